@@ -190,7 +190,7 @@ class Trainer:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = settings.clip_norm if settings.clip_norm > 0 else math.inf
         self._gradient_norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-        values = {name: float(loss) for name, loss in losses.items()} | {"loss": float(total)}
+        values = {name: float(loss.detach()) for name, loss in losses.items()} | {"loss": float(total.detach())}
         # A scaler meets infinite gradients by design: it skips the step and lowers its scale.
         if not math.isfinite(values["loss"]) or not (self._scaler.is_enabled() or math.isfinite(self._gradient_norm)):
             self._diverged(batch, values, previous)
