@@ -71,9 +71,11 @@ def build_schedule(train: Train, length: int) -> schedule.Factor:
     return schedule.with_warmup(main, train.warmup.kind, train.warmup.iterations, train.warmup.factor)
 
 
-def loop_settings(train: Train, length: int) -> LoopSettings:
+def loop_settings(train: Train, length: int, stop_at: int | None = None) -> LoopSettings:
+    """Settings of a loop of ``length`` steps that may have to stop before its end."""
     return LoopSettings(
         length=length,
+        stop_at=length if stop_at is None else min(stop_at, length),
         log_every=train.log_every,
         checkpoint_every=train.checkpoint_every,
         eval_every=train.eval_every,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,16 +42,17 @@ class RunLog:
             self._text.write(f"{stamp} {line}\n")
 
     def scalars(self, iteration: int, values: Mapping[str, float], kind: str) -> None:
-        """Numbers of one iteration.
+        """Numbers of one iteration; what is not finite is null in JSON.
 
         Args:
             iteration: completed optimizer steps.
             values: name -> number; a name with a slash keeps its own TensorBoard group, others go under ``kind``.
             kind: ``train`` or ``test``, written into the JSON line.
         """
-        record: dict[str, Any] = {"kind": kind, "iteration": iteration, "time": round(time.time(), 3), **values}
-        self._json.write(json.dumps(record) + "\n")
-        for name, value in values.items():
+        defined = {name: value for name, value in values.items() if math.isfinite(value)}
+        record: dict[str, Any] = {"kind": kind, "iteration": iteration, "time": round(time.time(), 3)}
+        self._json.write(json.dumps(record | dict.fromkeys(values) | defined) + "\n")
+        for name, value in defined.items():
             self._board.add_scalar(name if "/" in name else f"{kind}/{name}", value, iteration)
 
     def image(self, iteration: int, name: str, image: np.ndarray) -> None:
@@ -70,7 +71,3 @@ def progress_line(done: int, total: int, started: float, what: str) -> str:
     rate = done / elapsed
     eta = duration((total - done) / rate) if done else "?"
     return f"{what} {done}/{total}  {rate:.1f}/s  eta {eta}"
-
-
-def is_terminal() -> bool:
-    return sys.stderr.isatty()

@@ -44,6 +44,7 @@ class LoopSettings:
 
     Attributes:
         length: steps of the whole run.
+        stop_at: the loop returns after this step, with a checkpoint saved; None goes to the end.
         log_every, checkpoint_every: steps between log lines and between checkpoints.
         eval_every: steps between evaluations; 0 evaluates only after the last.
         clip_norm: total gradient norm above which gradients are scaled down; 0 never.
@@ -52,6 +53,7 @@ class LoopSettings:
     """
 
     length: int
+    stop_at: int | None = None
     log_every: int = 20
     checkpoint_every: int = 1000
     eval_every: int = 0
@@ -147,7 +149,8 @@ class Trainer:
         window = _Window()
         started, first = time.monotonic(), self.iteration
         stream: Iterator[Batch] | None = None
-        while self.iteration < settings.length:
+        end = settings.length if settings.stop_at is None else settings.stop_at
+        while self.iteration < end:
             if stream is None:
                 stream = iter(self.batches(self.iteration))
             before = time.monotonic()
@@ -156,13 +159,13 @@ class Trainer:
             losses = self._step(batch)
             self.iteration += 1
             window.add(losses, len(batch), waited, time.monotonic() - before)
-            last = self.iteration == settings.length
+            last = self.iteration == end
             if self.iteration % settings.log_every == 0 or last or self.iteration - first == 1:
                 left = (time.monotonic() - started) / (self.iteration - first) * (settings.length - self.iteration)
                 self._report(window, left)
                 window = _Window()
             evaluate = self.evaluate is not None and (
-                last or (settings.eval_every > 0 and self.iteration % settings.eval_every == 0)
+                self.iteration == settings.length or (settings.eval_every > 0 and self.iteration % settings.eval_every == 0)
             )
             # Before the evaluation, so that a failure in it costs nothing, and once more after it if it matters.
             saved = self.iteration % settings.checkpoint_every == 0 or last or self._signal is not None

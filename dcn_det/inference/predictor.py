@@ -13,6 +13,7 @@ from dcn_det.config import Config, from_plain
 from dcn_det.data.loader import collate
 from dcn_det.data.transforms import resize_short_side
 from dcn_det.engine import checkpoint
+from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Batch, Category, Detections, ImageInfo
 
@@ -81,7 +82,7 @@ class Predictor:
         config: Config = from_plain(state["config"])
         categories = checkpoint.categories_from_plain(state["categories"])
         where = resolve_device(device)
-        model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
+        model = build_detector(config.model, len(categories), config.test, pretrained=False)
         checkpoint.load_weights(model, state["model"], Path(path))
         resize = config.test.resize or config.data.resize
         return cls(model.to(where).eval(), categories, resize.short_side, resize.max_side, where)
@@ -131,8 +132,6 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: the name is none of these, or CUDA is not there.
     """
-    from dcn_det.errors import UserError
-
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
