@@ -121,8 +121,8 @@ def register(
 
     Args:
         name: The operator, without the namespace.
-        plain: The kernel made of PyTorch operations; compiled kernels go before it. It runs below autograd and
-            so cannot use ``torch.autograd.grad``: a backward operator's plain kernel spells its formula out.
+        plain: The kernel made of PyTorch operations; compiled kernels go before it. It runs below autograd,
+            where ``torch.autograd.grad`` does not work: a backward operator's plain kernel spells its formula out.
         fake: Gives empty tensors of the result's shape, dtype, device and strides.
         backward: Autograd's ``backward(ctx, *grads)``.
         setup_context: Autograd's ``setup_context(ctx, inputs, output)``.
@@ -175,6 +175,16 @@ def once_differentiable(name: str) -> Callable[..., Any]:
         raise RuntimeError(f"{name}: double backward (a gradient of the gradient) is not supported")
 
     return backward
+
+
+def alert_not_deterministic(caller: str) -> None:
+    """Heeds ``torch.use_deterministic_algorithms`` before a kernel whose sums depend on the order of threads."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = f"{caller} does not have a deterministic implementation on this device"
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(f"{message}, but torch.use_deterministic_algorithms(True) is set")
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def tier(name: str, device_type: str) -> str:
