@@ -75,7 +75,7 @@ run(main)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
     )
     assert process.stdin and process.stdout and process.stderr
     process.stdout.close()

@@ -155,7 +155,9 @@ def test_nothing_is_printed_and_nothing_is_changed(capsys: pytest.CaptureFixture
     data, results = random_case(0)
     before = copy.deepcopy((data, results))
     truth = load_ground_truth(data)
+    annotations = copy.deepcopy(truth.annotations)
     first = evaluate(truth, results)
+    assert truth.annotations == annotations
     assert evaluate(truth, results).values == pytest.approx(first.values, nan_ok=True)
     assert (data, results) == before
     assert capsys.readouterr() == ("", "")
@@ -196,13 +198,14 @@ def test_masks_have_their_own_area_even_where_a_box_is_given() -> None:
     for annotation in data["annotations"]:
         x, y, width, height = annotation["bbox"]
         annotation["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    dog = {"image_id": 5, "category_id": 3}
     found = [
-        {"image_id": 5, "category_id": 1, "segmentation": rle(slice(0, 100), slice(0, 100)), "score": 0.9},
-        {"image_id": 5, "category_id": 3, "segmentation": rle(slice(80, 90), slice(0, 9)), "score": 0.9},
+        dog | {"segmentation": rle(slice(80, 90), slice(0, 9)), "score": 0.9},
+        dog | {"segmentation": rle(slice(10, 30), slice(10, 30)), "score": 0.5},
     ]
     plain = evaluate(data, found, "segm")
-    assert plain["AP"] == pytest.approx(0.5)
-    # A false positive counts in the range of its own area: with the box's it would be a large one.
+    assert plain["APs"] == pytest.approx(0.5)
+    # By the area of its box the false positive would be large and would not count among the small ones.
     boxed = evaluate(data, [entry | {"bbox": [0, 0, 120, 100]} for entry in found], "segm")
     assert boxed.values == pytest.approx(plain.values, nan_ok=True)
 
