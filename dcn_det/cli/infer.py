@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-
 from dcn_det.data.transforms import read_image
+from dcn_det.evaluation.coco import write_json
+
 from dcn_det.engine.logging import progress_line
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import write_json
 from dcn_det.inference.predictor import Predictor
 from dcn_det.structures import Detections
 from dcn_det.visualize.boxes import draw_detections, sheet
@@ -27,13 +26,16 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="infer", description="Draws what a trained detector finds; the checkpoint carries config and classes."
+        prog="infer",
+        description="Draws what a trained detector finds; the checkpoint carries config and classes.",
     )
     result.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     result.add_argument("--weights", type=Path, required=True, help="checkpoint written by tools/train.py")
     result.add_argument("--output", type=Path, required=True, help="folder for pictures and detections.json")
     result.add_argument("--score", type=float, default=0.5, help="least score to draw (default %(default)s)")
-    result.add_argument("--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg")
+    result.add_argument(
+        "--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg"
+    )
     result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     return result
 
@@ -78,7 +80,9 @@ def main(argv: list[str] | None = None) -> int:
         records.append({"image": str(path), "detections": to_plain(detections, predictor.names)})
         if sys.stderr.isatty() or index + 1 == len(images):
             end = "\n" if index + 1 == len(images) else "\r"
-            print(progress_line(index + 1, len(images), started, "image"), end=end, file=sys.stderr, flush=True)
+            print(
+                progress_line(index + 1, len(images), started, "image"), end=end, file=sys.stderr, flush=True
+            )
     write_json(args.output / "detections.json", records)
     if cells:
         write_picture(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))

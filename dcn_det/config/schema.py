@@ -21,7 +21,9 @@ Triple = tuple[float, float, float]
 class Section(BaseModel):
     """Base of every block of settings: immutable, closed, strictly typed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class Preprocess(Section):

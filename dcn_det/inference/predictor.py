@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from dcn_det.config import Config, from_plain
 from dcn_det.data.loader import collate
 from dcn_det.data.transforms import resize_short_side
-from dcn_det.engine import checkpoint
 from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Batch, Category, Detections, ImageInfo
+from dcn_det.weights import checkpoint
 
 
 def to_original(detections: Detections, info: ImageInfo) -> Detections:
@@ -139,5 +139,7 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"device '{name}' is unknown; allowed: auto, cpu, cuda, cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
+        raise UserError(
+            f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)"
+        )
     return device

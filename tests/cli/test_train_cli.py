@@ -14,8 +14,9 @@ import torch
 import yaml
 
 from dcn_det.cli import infer, test, train
-from dcn_det.engine import checkpoint
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
+from dcn_det.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +79,9 @@ def test_a_plain_detector_and_adamw_train_too(tiny: Path, tmp_path: Path) -> Non
     assert not [name for name in state["model"] if "offset" in name]
 
 
-def test_testing_writes_results_and_metrics(tiny: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_testing_writes_results_and_metrics(
+    tiny: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = trained / "test"
     assert test.main([str(tiny), "--weights", str(trained / "last.pth"), "--output", str(out)]) == 0
     results = json.loads((out / "detections.json").read_text())
@@ -101,7 +104,9 @@ def test_inference_needs_only_the_checkpoint(trained: Path, sample_root: Path) -
     assert record["detections"][0].keys() == {"box", "score", "class"}
 
 
-def test_print_config_can_be_read_back(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_config_can_be_read_back(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train.main([str(tiny), "--print-config", "train.batch_size=3"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"batch_size: 3\s+# override", text)
@@ -115,7 +120,14 @@ def test_dry_run_prints_sizes_and_writes_nothing(
 ) -> None:
     assert train.main([str(tiny), "--dry-run", "--output", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
-    for part in ("parameters", "trainable", "12 images", "effective learning rate", "global batch 2", "4 iterations"):
+    for part in (
+        "parameters",
+        "trainable",
+        "12 images",
+        "effective learning rate",
+        "global batch 2",
+        "4 iterations",
+    ):
         assert part in text
     assert not (tmp_path / "run").exists()
 
@@ -210,7 +222,10 @@ def test_other_classes_than_the_checkpoint_are_refused(tiny: Path, trained: Path
 
 def test_the_tool_ends_mistakes_with_code_two_and_one_line(tiny: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "tools/train.py", str(tiny), "train.iteration=3"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "tools/train.py", str(tiny), "train.iteration=3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -234,7 +249,7 @@ def test_sigterm_saves_and_exits_with_143(tiny: Path, tmp_path: Path) -> None:
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 143, text
     assert "stopped by SIGTERM" in text
-    store = checkpoint.CheckpointStore(out, keep=2)
+    store = CheckpointStore(out, keep=2)
     found = store.latest()
     assert found is not None
     assert str(found[0]) in text

@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from dcn_det.engine import checkpoint
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
+from dcn_det.weights import checkpoint
 
 
 def test_a_saved_state_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    checkpoint.save(path, {"model": {"w": torch.arange(3.0)}, "iteration": 7, "config": {"a": [1, "b", None]}})
+    checkpoint.save(
+        path, {"model": {"w": torch.arange(3.0)}, "iteration": 7, "config": {"a": [1, "b", None]}}
+    )
     state = checkpoint.load(path)
     assert state["iteration"] == 7
     assert state["config"] == {"a": [1, "b", None]}
@@ -69,7 +72,7 @@ def test_weights_of_another_architecture_name_what_differs() -> None:
 
 
 def test_the_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
-    store = checkpoint.CheckpointStore(tmp_path, keep=2)
+    store = CheckpointStore(tmp_path, keep=2)
     for iteration in (10, 20, 30):
         store.save(iteration, {"iteration": iteration})
     store.save_best({"iteration": 20})
@@ -78,7 +81,7 @@ def test_the_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 
 
 def test_latest_goes_back_past_a_damaged_checkpoint(tmp_path: Path) -> None:
-    store = checkpoint.CheckpointStore(tmp_path, keep=2)
+    store = CheckpointStore(tmp_path, keep=2)
     assert store.latest() is None
     store.save(10, {"iteration": 10})
     newest = store.save(20, {"iteration": 20})

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcn_det.engine import checkpoint
 from dcn_det.engine.logging import RunLog
 from dcn_det.engine.optim import parameter_groups
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.trainer import Interrupted, LoopSettings, Trainer, TrainingDiverged
 from dcn_det.structures import Batch, ImageInfo, Target
+from dcn_det.weights import checkpoint
 
 
 class Mean(nn.Module):
@@ -38,7 +39,9 @@ def batches(first: int) -> Iterator[Batch]:
         first += 1
 
 
-def trainer(folder: Path, length: int = 10, factor=lambda iteration: 1.0, lr: float = 0.1, **settings) -> Trainer:
+def trainer(
+    folder: Path, length: int = 10, factor=lambda iteration: 1.0, lr: float = 0.1, **settings
+) -> Trainer:
     evaluate = settings.pop("evaluate", None)
     model = Mean()
     optimizer = torch.optim.SGD(parameter_groups(model, lr, 0.0, False, {}), lr=lr, momentum=0.9)
@@ -48,7 +51,7 @@ def trainer(folder: Path, length: int = 10, factor=lambda iteration: 1.0, lr: fl
         factor,
         batches,
         LoopSettings(length, **({"log_every": 5, "checkpoint_every": 5} | settings)),
-        checkpoint.CheckpointStore(folder, keep=3),
+        CheckpointStore(folder, keep=3),
         RunLog(folder, quiet=True),
         torch.device("cpu"),
         {"config": {"name": "toy"}},

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,11 +58,15 @@ def load(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises many kinds for a damaged archive
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint '{path}' cannot be read; it is truncated or damaged ({reason})") from error
+        raise UserError(
+            f"checkpoint '{path}' cannot be read; it is truncated or damaged ({reason})"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"'{path}' is not a dcn_det checkpoint; tools/train.py writes them")
     if state.get("format_version", 0) > VERSION:
-        raise UserError(f"checkpoint '{path}' was written by a newer dcn_det (format {state['format_version']})")
+        raise UserError(
+            f"checkpoint '{path}' was written by a newer dcn_det (format {state['format_version']})"
+        )
     return state
 
 
@@ -96,47 +98,3 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: Path) ->
             f"checkpoint '{source}' is of another architecture than the config: {'; '.join(problems[:3])}{more}"
         )
     model.load_state_dict(dict(state))
-
-
-class CheckpointStore:
-    """The checkpoints of one run: the newest few by iteration, and the best by a metric.
-
-    Args:
-        folder: the run's folder.
-        keep: how many of the newest to keep.
-    """
-
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder = folder
-        self.keep = keep
-
-    @property
-    def best_path(self) -> Path:
-        return self.folder / "best.pth"
-
-    def path(self, iteration: int) -> Path:
-        return self.folder / f"iteration_{iteration:08d}.pth"
-
-    def saved(self) -> list[Path]:
-        """Checkpoints by iteration, oldest first."""
-        found = [path for path in self.folder.glob("iteration_*.pth") if re.fullmatch(r"iteration_\d{8}", path.stem)]
-        return sorted(found)
-
-    def save(self, iteration: int, state: Mapping[str, Any]) -> Path:
-        path = self.path(iteration)
-        save(path, state)
-        for old in self.saved()[: -self.keep]:
-            old.unlink()
-        return path
-
-    def save_best(self, state: Mapping[str, Any]) -> None:
-        save(self.best_path, state)
-
-    def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read; warns about each newer one that cannot."""
-        for path in reversed(self.saved()):
-            try:
-                return path, load(path)
-            except UserError as error:
-                warnings.warn(f"{error}; going back to the one before", stacklevel=2)
-        return None
