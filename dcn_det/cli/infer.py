@@ -11,11 +11,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from dcn_det.data.transforms import read_image
-from dcn_det.evaluation.coco import write_json
 
+from dcn_det.data.transforms import read_image
 from dcn_det.engine.logging import progress_line
 from dcn_det.errors import UserError
+from dcn_det.evaluation.coco import write_json
 from dcn_det.inference.predictor import Predictor
 from dcn_det.structures import Detections
 from dcn_det.visualize.boxes import draw_detections, sheet
@@ -33,9 +33,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--weights", type=Path, required=True, help="checkpoint written by tools/train.py")
     result.add_argument("--output", type=Path, required=True, help="folder for pictures and detections.json")
     result.add_argument("--score", type=float, default=0.5, help="least score to draw (default %(default)s)")
-    result.add_argument(
-        "--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg"
-    )
+    result.add_argument("--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     return result
 
@@ -80,9 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         records.append({"image": str(path), "detections": to_plain(detections, predictor.names)})
         if sys.stderr.isatty() or index + 1 == len(images):
             end = "\n" if index + 1 == len(images) else "\r"
-            print(
-                progress_line(index + 1, len(images), started, "image"), end=end, file=sys.stderr, flush=True
-            )
+            print(progress_line(index + 1, len(images), started, "image"), end=end, file=sys.stderr, flush=True)
     write_json(args.output / "detections.json", records)
     if cells:
         write_picture(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
@@ -104,9 +100,7 @@ def to_plain(detections: Detections, names: Sequence[str]) -> list[dict[str, Any
     """JSON-ready records; ``box`` is half-open xyxy in the image's pixels."""
     return [
         {"box": [round(v, 2) for v in box], "score": round(score, 5), "class": names[label]}
-        for box, score, label in zip(
-            detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist()
-        )
+        for box, score, label in zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
     ]
 
 

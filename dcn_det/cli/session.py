@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+
+from dcn_det.config import Config
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
-from dcn_det.evaluation.coco import evaluate
-from dcn_det.models.build import build_detector
-
-from dcn_det.config import Config
 from dcn_det.engine.build import PRECISIONS, build_optimizer, build_schedule, learning_rate, run_length
 from dcn_det.engine.logging import RunLog
 from dcn_det.engine.testing import detect_all, pictures, say_sample_progress
 from dcn_det.engine.trainer import Evaluate
 from dcn_det.errors import UserError
+from dcn_det.evaluation.coco import evaluate
 from dcn_det.inference.predictor import Predictor, resolve_device
+from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
 
 WORLD_SIZE = 1
@@ -45,15 +45,11 @@ class Session:
                 f"'{self.train_set.index.source}'"
             )
         torch.manual_seed(config.seed)
-        self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(
-            self.device
-        )
+        self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.rate = learning_rate(config.train, WORLD_SIZE)
-        self.optimizer = build_optimizer(
-            config.train, self.model, self.rate.effective, self.model.lr_multipliers()
-        )
+        self.optimizer = build_optimizer(config.train, self.model, self.rate.effective, self.model.lr_multipliers())
         sampler = self.train_batches(0).sampler
         assert isinstance(sampler, TrainSampler)
         self.epoch_length = sampler.epoch_length

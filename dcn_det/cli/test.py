@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcn_det.data.build import build_dataset, build_eval_loader
-from dcn_det.evaluation.coco import CocoMetrics, evaluate, load_ground_truth, write_json
-from dcn_det.models.build import build_detector
-
 from dcn_det.config import Config, load_config
+from dcn_det.data.build import build_dataset, build_eval_loader
 from dcn_det.engine.build import PRECISIONS
 from dcn_det.engine.testing import detect_all, say_on_stderr, say_sample_progress
 from dcn_det.errors import UserError
+from dcn_det.evaluation.coco import CocoMetrics, evaluate, load_ground_truth, write_json
 from dcn_det.inference.predictor import Predictor, resolve_device
+from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 
@@ -26,9 +25,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("config", type=Path, help="YAML file")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
     result.add_argument("--weights", type=Path, required=True, help="checkpoint written by tools/train.py")
-    result.add_argument(
-        "--output", type=Path, help="folder of the results (default: test/ beside the weights)"
-    )
+    result.add_argument("--output", type=Path, help="folder of the results (default: test/ beside the weights)")
     return result
 
 
@@ -55,9 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         device,
         PRECISIONS[config.train.precision],
     )
-    batches = build_eval_loader(
-        dataset, config.data, config.test.batch_size, pin_memory=device.type == "cuda"
-    )
+    batches = build_eval_loader(dataset, config.data, config.test.batch_size, pin_memory=device.type == "cuda")
     results = detect_all(predictor, batches, len(dataset), say_on_stderr)
     write_json(output / "detections.json", results)
     print(f"detections: '{output / 'detections.json'}'")
@@ -68,9 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def check_categories(
-    trained: tuple[Category, ...], given: tuple[Category, ...], weights: Path, source: Path
-) -> None:
+def check_categories(trained: tuple[Category, ...], given: tuple[Category, ...], weights: Path, source: Path) -> None:
     """Raises a UserError unless the detector and the annotations have the same classes."""
     if trained == given:
         return

@@ -29,12 +29,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="save and stop after iteration N of the run; --resume goes on",
     )
-    result.add_argument(
-        "--print-config", action="store_true", help="print every value and its origin, and stop"
-    )
-    result.add_argument(
-        "--dry-run", action="store_true", help="build everything, print sizes and rates, and stop"
-    )
+    result.add_argument("--print-config", action="store_true", help="print every value and its origin, and stop")
+    result.add_argument("--dry-run", action="store_true", help="build everything, print sizes and rates, and stop")
     return result
 
 
@@ -103,11 +99,7 @@ def _say_differences(now: dict, saved: dict) -> None:
     def flat(plain: object, prefix: str = "") -> dict[str, object]:
         if not isinstance(plain, dict):
             return {prefix: plain}
-        return {
-            key: leaf
-            for name, value in plain.items()
-            for key, leaf in flat(value, f"{prefix}.{name}").items()
-        }
+        return {key: leaf for name, value in plain.items() for key, leaf in flat(value, f"{prefix}.{name}").items()}
 
     present, before = flat(now), flat(saved)
     changed = [

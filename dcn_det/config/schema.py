@@ -191,13 +191,9 @@ class FasterRCNNHead(Section):
     def _check(self) -> FasterRCNNHead:
         low, high = self.negative_iou
         if low >= high:
-            raise ValueError(
-                f"negative_iou [{low:g}, {high:g}) is empty; its first number must be the smaller"
-            )
+            raise ValueError(f"negative_iou [{low:g}, {high:g}) is empty; its first number must be the smaller")
         if high > self.positive_iou:
-            raise ValueError(
-                f"negative_iou ends at {high:g}, above positive_iou {self.positive_iou:g}; lower its end"
-            )
+            raise ValueError(f"negative_iou ends at {high:g}, above positive_iou {self.positive_iou:g}; lower its end")
         return self
 
 

@@ -161,9 +161,7 @@ def _load_material() -> tuple[_Material, _Material]:
 
         photos = load_sample_images().images
     except ImportError as error:
-        raise UserError(
-            'the sample data set needs scikit-learn and Pillow: pip install "dcn_det[sample]"'
-        ) from error
+        raise UserError('the sample data set needs scikit-learn and Pillow: pip install "dcn_det[sample]"') from error
     digits = load_digits()
 
     def glyphs(part: slice) -> list[list[NDArray[np.float32]]]:
@@ -219,9 +217,7 @@ def _write_split(
                 }
             )
         count_one()
-    categories = [
-        {"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)
-    ]
+    categories = [{"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations" / f"{split}.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
 
@@ -274,9 +270,7 @@ def _draw_ink(glyph: NDArray[np.float32], long_side: float, rng: np.random.Gener
     stretch = math.exp(rng.uniform(-_MAX_LOG_STRETCH, _MAX_LOG_STRETCH) / 2)
     shear = rng.uniform(-_MAX_SHEAR, _MAX_SHEAR)
     cos, sin = math.cos(angle), math.sin(angle)
-    linear = (
-        np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
-    )
+    linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
     rows, columns = np.nonzero(glyph > _INK_EDGE[0])
     points = linear @ np.stack([columns, rows])
     extent = np.ptp(points, axis=1)
@@ -284,9 +278,7 @@ def _draw_ink(glyph: NDArray[np.float32], long_side: float, rng: np.random.Gener
     border = 2
     shift = border - scale * points.min(axis=1)
     width, height = (np.ceil(scale * extent) + 2 * border).astype(int).tolist()
-    warped = cv2.warpAffine(
-        glyph, np.column_stack([scale * linear, shift]), (width, height), flags=cv2.INTER_LINEAR
-    )
+    warped = cv2.warpAffine(glyph, np.column_stack([scale * linear, shift]), (width, height), flags=cv2.INTER_LINEAR)
     t = np.clip((warped - _INK_EDGE[0]) / (_INK_EDGE[1] - _INK_EDGE[0]), 0, 1)
     opacity = t * t * (3 - 2 * t)
     visible_rows = np.flatnonzero((opacity > 0.3).any(axis=1))
@@ -322,9 +314,7 @@ def _cover(a: Box, b: Box) -> float:
 def main() -> None:
     """Writes the set from the command line."""
     parser = argparse.ArgumentParser(description="Write the sample data set of digits over photographs.")
-    parser.add_argument(
-        "root", nargs="?", default=DEFAULT_ROOT, help="folder to write (default: %(default)s)"
-    )
+    parser.add_argument("root", nargs="?", default=DEFAULT_ROOT, help="folder to write (default: %(default)s)")
     parser.add_argument("--train-images", type=int, default=TRAIN_IMAGES)
     parser.add_argument("--val-images", type=int, default=VAL_IMAGES)
     parser.add_argument("--seed", type=int, default=0)

@@ -17,9 +17,7 @@ def step(length: int, drops: Sequence[float], gamma: float) -> Factor:
 
 def cosine(length: int, final: float) -> Factor:
     """Falls from 1 to ``final`` along half a cosine over ``length`` iterations."""
-    return lambda iteration: (
-        final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(iteration / length, 1.0)))
-    )
+    return lambda iteration: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(iteration / length, 1.0)))
 
 
 def with_warmup(main: Factor, kind: str, iterations: int, factor: float) -> Factor:

@@ -33,11 +33,7 @@ class CheckpointStore:
 
     def saved(self) -> list[Path]:
         """Checkpoints by iteration, oldest first."""
-        found = [
-            path
-            for path in self.folder.glob("iteration_*.pth")
-            if re.fullmatch(r"iteration_\d{8}", path.stem)
-        ]
+        found = [path for path in self.folder.glob("iteration_*.pth") if re.fullmatch(r"iteration_\d{8}", path.stem)]
         return sorted(found)
 
     def save(self, iteration: int, state: Mapping[str, Any]) -> Path:

@@ -45,9 +45,7 @@ def detect_all(
     return results
 
 
-def pictures(
-    predictor: Predictor, files: Sequence[Path], minimum_score: float = 0.5
-) -> list[tuple[str, np.ndarray]]:
+def pictures(predictor: Predictor, files: Sequence[Path], minimum_score: float = 0.5) -> list[tuple[str, np.ndarray]]:
     """Names and drawn detections (uint8 RGB) of a few images."""
     drawn = []
     for path in files:

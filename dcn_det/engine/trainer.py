@@ -126,9 +126,7 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
-            raise UserError(
-                f"checkpoint '{source}' holds another optimizer than the config: {error}"
-            ) from error
+            raise UserError(f"checkpoint '{source}' holds another optimizer than the config: {error}") from error
         for group, settings in zip(self.optimizer.param_groups, own):
             group.update(settings)
         self._scaler.load_state_dict(state["scaler"])
@@ -164,11 +162,7 @@ class Trainer:
             window.add(losses, len(batch), waited, time.monotonic() - before)
             last = self.iteration == end
             if self.iteration % settings.log_every == 0 or last or self.iteration - first == 1:
-                left = (
-                    (time.monotonic() - started)
-                    / (self.iteration - first)
-                    * (settings.length - self.iteration)
-                )
+                left = (time.monotonic() - started) / (self.iteration - first) * (settings.length - self.iteration)
                 self._report(window, left)
                 window = _Window()
             evaluate = self.evaluate is not None and (
@@ -201,13 +195,9 @@ class Trainer:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = settings.clip_norm if settings.clip_norm > 0 else math.inf
         self._gradient_norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-        values = {name: float(loss.detach()) for name, loss in losses.items()} | {
-            "loss": float(total.detach())
-        }
+        values = {name: float(loss.detach()) for name, loss in losses.items()} | {"loss": float(total.detach())}
         # A scaler meets infinite gradients by design: it skips the step and lowers its scale.
-        if not math.isfinite(values["loss"]) or not (
-            self._scaler.is_enabled() or math.isfinite(self._gradient_norm)
-        ):
+        if not math.isfinite(values["loss"]) or not (self._scaler.is_enabled() or math.isfinite(self._gradient_norm)):
             self._diverged(batch, values, previous)
         self._scaler.step(self.optimizer)
         self._scaler.update()
@@ -278,9 +268,7 @@ class Trainer:
         def wish(signum: int, frame: FrameType | None) -> None:
             self._signal = signum
             signal.signal(signum, previous[signum])
-            self.log.say(
-                f"{signal.Signals(signum).name}: finishing this step, then saving; again to stop at once"
-            )
+            self.log.say(f"{signal.Signals(signum).name}: finishing this step, then saving; again to stop at once")
 
         try:
             for signum in (signal.SIGINT, signal.SIGTERM):

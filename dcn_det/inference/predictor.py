@@ -139,7 +139,5 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"device '{name}' is unknown; allowed: auto, cpu, cuda, cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)"
-        )
+        raise UserError(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
     return device

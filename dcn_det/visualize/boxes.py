@@ -49,9 +49,7 @@ def draw(
         (text_width, text_height), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)
         left = min(max(x1, 0), max(width - text_width - 2, 0))
         bottom = y1 if y1 - text_height - base - 2 >= 0 else min(y1 + text_height + base + 2, height - 1)
-        cv2.rectangle(
-            canvas, (left, bottom - text_height - base - 2), (left + text_width + 2, bottom), paint, -1
-        )
+        cv2.rectangle(canvas, (left, bottom - text_height - base - 2), (left + text_width + 2, bottom), paint, -1)
         luminance = 0.299 * paint[0] + 0.587 * paint[1] + 0.114 * paint[2]
         ink = (0, 0, 0) if luminance > 140 else (255, 255, 255)
         cv2.putText(

@@ -58,15 +58,11 @@ def load(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises many kinds for a damaged archive
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"checkpoint '{path}' cannot be read; it is truncated or damaged ({reason})"
-        ) from error
+        raise UserError(f"checkpoint '{path}' cannot be read; it is truncated or damaged ({reason})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"'{path}' is not a dcn_det checkpoint; tools/train.py writes them")
     if state.get("format_version", 0) > VERSION:
-        raise UserError(
-            f"checkpoint '{path}' was written by a newer dcn_det (format {state['format_version']})"
-        )
+        raise UserError(f"checkpoint '{path}' was written by a newer dcn_det (format {state['format_version']})")
     return state
 
 

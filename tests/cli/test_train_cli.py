@@ -79,9 +79,7 @@ def test_a_plain_detector_and_adamw_train_too(tiny: Path, tmp_path: Path) -> Non
     assert not [name for name in state["model"] if "offset" in name]
 
 
-def test_testing_writes_results_and_metrics(
-    tiny: Path, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_testing_writes_results_and_metrics(tiny: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = trained / "test"
     assert test.main([str(tiny), "--weights", str(trained / "last.pth"), "--output", str(out)]) == 0
     results = json.loads((out / "detections.json").read_text())
@@ -104,9 +102,7 @@ def test_inference_needs_only_the_checkpoint(trained: Path, sample_root: Path) -
     assert record["detections"][0].keys() == {"box", "score", "class"}
 
 
-def test_print_config_can_be_read_back(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_print_config_can_be_read_back(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([str(tiny), "--print-config", "train.batch_size=3"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"batch_size: 3\s+# override", text)

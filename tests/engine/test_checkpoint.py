@@ -11,9 +11,7 @@ from dcn_det.weights import checkpoint
 
 def test_a_saved_state_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    checkpoint.save(
-        path, {"model": {"w": torch.arange(3.0)}, "iteration": 7, "config": {"a": [1, "b", None]}}
-    )
+    checkpoint.save(path, {"model": {"w": torch.arange(3.0)}, "iteration": 7, "config": {"a": [1, "b", None]}})
     state = checkpoint.load(path)
     assert state["iteration"] == 7
     assert state["config"] == {"a": [1, "b", None]}

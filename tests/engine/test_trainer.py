@@ -39,9 +39,7 @@ def batches(first: int) -> Iterator[Batch]:
         first += 1
 
 
-def trainer(
-    folder: Path, length: int = 10, factor=lambda iteration: 1.0, lr: float = 0.1, **settings
-) -> Trainer:
+def trainer(folder: Path, length: int = 10, factor=lambda iteration: 1.0, lr: float = 0.1, **settings) -> Trainer:
     evaluate = settings.pop("evaluate", None)
     model = Mean()
     optimizer = torch.optim.SGD(parameter_groups(model, lr, 0.0, False, {}), lr=lr, momentum=0.9)
@@ -166,9 +164,7 @@ def test_the_best_by_the_metric_is_kept(tmp_path: Path) -> None:
     assert run.model.training
     best = checkpoint.load(run.store.best_path)
     assert (best["iteration"], best["best"]) == (4, 0.3)
-    tests = [
-        json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"test"' in line
-    ]
+    tests = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"test"' in line]
     assert [record["AP"] for record in tests] == list(scores.values())
 
 

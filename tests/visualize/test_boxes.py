@@ -19,9 +19,7 @@ def test_a_box_is_drawn_on_its_edges_and_the_image_is_left_alone() -> None:
 def test_weak_detections_are_not_drawn() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     boxes = torch.tensor([[10.0, 30.0, 30.0, 60.0], [40.0, 30.0, 60.0, 60.0]])
-    picture = draw_detections(
-        image, Detections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([0, 0])), ["a"], 0.5
-    )
+    picture = draw_detections(image, Detections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([0, 0])), ["a"], 0.5)
     assert picture[45, 10].any()
     assert not picture[:, 44:].any()
 
