@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from dcn_det.config import Config
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader

@@ -179,7 +179,7 @@ def test_a_truncated_image_is_named(tiny: Path, tmp_path: Path, sample_root: Pat
 
 
 def test_a_run_is_not_overwritten(tiny: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match="already holds a run.*--resume"):
+    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
         train.main([str(tiny), "--output", str(trained)])
 
 

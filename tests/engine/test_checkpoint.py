@@ -22,7 +22,7 @@ def test_a_saved_state_comes_back(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     checkpoint.save(path, {"iteration": 1})
-    with pytest.raises(Exception, match="pickle|local"):
+    with pytest.raises(Exception, match=r"pickle|local"):
         checkpoint.save(path, {"iteration": lambda: 0})
     assert checkpoint.load(path)["iteration"] == 1
     assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]
@@ -53,7 +53,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none.pth' does not exist"):
+    with pytest.raises(UserError, match=r"none\.pth' does not exist"):
         checkpoint.load(tmp_path / "none.pth")
 
 
