@@ -50,14 +50,7 @@ def cuda_refusal() -> tuple[Path | None, str]:
     if found is None:
         return None, f"{home}/bin/nvcc does not tell its version"
     if found.group(1) != torch.version.cuda.split(".")[0]:
-<<<<<<< HEAD
-        return (
-            None,
-            f"nvcc is {found.group(1)}.{found.group(2)}, torch was built for CUDA {torch.version.cuda}",
-        )
-=======
         return None, f"nvcc is {found.group(0).split()[1]}, torch was built for CUDA {torch.version.cuda}"
->>>>>>> conv
     return home, ""
 
 

@@ -71,9 +71,7 @@ def deform_conv2d(
         _pair("dilation", dilation),
     )
     _check(input, offset, weight, bias, mask, stride, padding, dilation, border)
-    return torch.ops.dcn_det.deform_conv2d(
-        input, offset, weight, bias, mask, stride, padding, dilation, border
-    )
+    return torch.ops.dcn_det.deform_conv2d(input, offset, weight, bias, mask, stride, padding, dilation, border)
 
 
 class DeformConv2d(nn.Module):
@@ -125,13 +123,9 @@ class DeformConv2d(nn.Module):
         super().__init__()
         for name, count in (("groups", groups), ("offset_groups", offset_groups)):
             if count < 1 or in_channels % count:
-                raise ValueError(
-                    f"DeformConv2d: in_channels is {in_channels}; expected a multiple of {name}, {count}"
-                )
+                raise ValueError(f"DeformConv2d: in_channels is {in_channels}; expected a multiple of {name}, {count}")
         if out_channels % groups:
-            raise ValueError(
-                f"DeformConv2d: out_channels is {out_channels}; expected a multiple of groups, {groups}"
-            )
+            raise ValueError(f"DeformConv2d: out_channels is {out_channels}; expected a multiple of groups, {groups}")
         _check_border(border)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = _pair("kernel_size", kernel_size)
@@ -139,9 +133,7 @@ class DeformConv2d(nn.Module):
         self.dilation = _pair("dilation", dilation)
         self.groups, self.offset_groups = groups, offset_groups
         self.modulated, self.border = modulated, border
-        branch_dilation = (
-            self.dilation if offset_dilation is None else _pair("offset_dilation", offset_dilation)
-        )
+        branch_dilation = self.dilation if offset_dilation is None else _pair("offset_dilation", offset_dilation)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.offset = nn.Conv2d(
@@ -226,17 +218,13 @@ def _pair(name: str, value: int | Sequence[int]) -> list[int]:
     least = 0 if name == "padding" else 1
     pair = [value, value] if isinstance(value, int) else list(value)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
-        raise ValueError(
-            f"deform_conv2d: {name} is {value!r}; expected one or two ints, each at least {least}"
-        )
+        raise ValueError(f"deform_conv2d: {name} is {value!r}; expected one or two ints, each at least {least}")
     return pair
 
 
 def _check_border(border: str) -> None:
     if border not in BORDERS:
-        raise ValueError(
-            f"deform_conv2d: border is {border!r}; expected one of {', '.join(map(repr, BORDERS))}"
-        )
+        raise ValueError(f"deform_conv2d: border is {border!r}; expected one of {', '.join(map(repr, BORDERS))}")
 
 
 def _check_shape(name: str, tensor: Tensor, expected: Sequence[int], meaning: str) -> None:
@@ -246,9 +234,7 @@ def _check_shape(name: str, tensor: Tensor, expected: Sequence[int], meaning: st
         )
 
 
-def _check_kinds(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-) -> None:
+def _check_kinds(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
     """Number of dimensions, devices and dtypes."""
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight), ("mask", mask)):
         if tensor is not None and tensor.dim() != 4:
@@ -264,17 +250,11 @@ def _check_kinds(
         if tensor is None:
             continue
         if tensor.device != input.device:
-            raise ValueError(
-                f"deform_conv2d: {name} is on {tensor.device}; expected {input.device}, as the input"
-            )
+            raise ValueError(f"deform_conv2d: {name} is on {tensor.device}; expected {input.device}, as the input")
         if tensor.dtype not in DTYPES:
             raise ValueError(f"deform_conv2d: {name} is {tensor.dtype}; expected a floating point dtype")
         half = input.dtype in (torch.float16, torch.bfloat16)
-        if (
-            tensor.dtype == input.dtype
-            or autocast
-            or (name == "offset" and half and tensor.dtype == torch.float32)
-        ):
+        if tensor.dtype == input.dtype or autocast or (name == "offset" and half and tensor.dtype == torch.float32):
             continue
         raise ValueError(f"deform_conv2d: {name} is {tensor.dtype}; expected {input.dtype}, as the input")
 
@@ -296,9 +276,7 @@ def _check(
     out_channels, group_channels, kernel_height, kernel_width = weight.shape
     for name, tensor in (("input", input), ("weight", weight)):
         if 0 in tensor.shape[1:] or (name == "weight" and out_channels == 0):
-            raise ValueError(
-                f"deform_conv2d: {name} has shape {tuple(tensor.shape)}; expected no dimension of size 0"
-            )
+            raise ValueError(f"deform_conv2d: {name} has shape {tuple(tensor.shape)}; expected no dimension of size 0")
     if channels % group_channels:
         raise ValueError(
             f"deform_conv2d: input has {channels} channels; expected a multiple of {group_channels}, weight.shape[1]"
@@ -323,9 +301,7 @@ def _check(
     meaning = "the input's batch and the output's height and width"
     _check_shape("offset", offset, (input.shape[0], offset.shape[1], *out_size), meaning)
     if mask is not None:
-        _check_shape(
-            "mask", mask, (input.shape[0], offset_groups * taps, *out_size), "one for each pair of offsets"
-        )
+        _check_shape("mask", mask, (input.shape[0], offset_groups * taps, *out_size), "one for each pair of offsets")
     if bias is not None:
         _check_shape("bias", bias, (out_channels,), "one for each output channel")
 
@@ -374,9 +350,7 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     needed = ((input, need_input), (offset, need_offset), (weight, need_weight), (mask, need_mask))
     return tuple(
-        reference.empty_in_layout_of(like, tuple(like.shape))
-        if need and like is not None
-        else input.new_empty(0)
+        reference.empty_in_layout_of(like, tuple(like.shape)) if need and like is not None else input.new_empty(0)
         for like, need in needed
     )
 

@@ -78,9 +78,7 @@ class Problem:
 
     def each_tap(self) -> Iterator[Tap]:
         offset, width = self.offset, self.width
-        grid_y = (
-            torch.arange(self.out_height, device=offset.device, dtype=offset.dtype)[:, None] * self.stride[0]
-        )
+        grid_y = torch.arange(self.out_height, device=offset.device, dtype=offset.dtype)[:, None] * self.stride[0]
         grid_x = torch.arange(self.out_width, device=offset.device, dtype=offset.dtype) * self.stride[1]
         maps = torch.arange(self.batch * self.offset_groups, device=offset.device)
         start = maps.view(self.batch, self.offset_groups, 1) * (self.height * width)
