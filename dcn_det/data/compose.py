@@ -37,9 +37,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Material:
-    """What one split is composed of: smooth ink maps by class (float32, 0-1) and photographs (uint8 RGB)."""
+    """What one split is composed of: by class, 8x8 digits (0-16); and photographs (uint8 RGB)."""
 
-    glyphs: list[list[NDArray[np.float32]]]
+    digits: list[NDArray[np.float64]]
     photos: list[NDArray[np.uint8]]
 
 
@@ -55,12 +55,12 @@ def load_material() -> tuple[Material, Material]:
         ) from error
     digits = load_digits()
 
-    def glyphs(part: slice) -> list[list[NDArray[np.float32]]]:
+    def by_class(part: slice) -> list[NDArray[np.float64]]:
         images, labels = digits.images[part], digits.target[part]
-        return [[_glyph(image) for image in images[labels == label]] for label in range(len(CLASSES))]
+        return [images[labels == label] for label in range(len(CLASSES))]
 
-    train = Material(glyphs(slice(None, _DIGIT_SPLIT)), [photo[:, :_PHOTO_SPLIT] for photo in photos])
-    val = Material(glyphs(slice(_DIGIT_SPLIT, None)), [photo[:, _PHOTO_SPLIT:] for photo in photos])
+    train = Material(by_class(slice(None, _DIGIT_SPLIT)), [photo[:, :_PHOTO_SPLIT] for photo in photos])
+    val = Material(by_class(slice(_DIGIT_SPLIT, None)), [photo[:, _PHOTO_SPLIT:] for photo in photos])
     return train, val
 
 
@@ -82,7 +82,7 @@ def compose(material: Material, rng: np.random.Generator) -> tuple[NDArray[np.ui
     # Large ones first: placed last, they would rarely find room and the sizes would no longer be log-uniform.
     for long_side in sorted(np.exp(rng.uniform(low, high, count)).tolist(), reverse=True):
         label = int(rng.integers(len(CLASSES)))
-        choices = material.glyphs[label]
+        choices = material.digits[label]
         ink = draw_ink(choices[int(rng.integers(len(choices)))], long_side, rng)
         height, width = ink.shape
         for _ in range(_PLACEMENT_TRIES):
@@ -111,8 +111,9 @@ def _background(photos: list[NDArray[np.uint8]], rng: np.random.Generator) -> ND
     return np.clip(enlarged.astype(np.float32) * np.float32(gain), 0, 255)
 
 
-def draw_ink(glyph: NDArray[np.float32], long_side: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Stretches, shears and rotates a glyph; returns its opacity (0-1), cropped to the visible ink."""
+def draw_ink(digit: NDArray[np.float64], long_side: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Enlarges, stretches, shears and rotates a digit; returns its opacity (0-1) cropped to the visible ink."""
+    glyph = _glyph(digit)
     angle = rng.uniform(-_MAX_ROTATION, _MAX_ROTATION)
     stretch = math.exp(rng.uniform(-_MAX_LOG_STRETCH, _MAX_LOG_STRETCH) / 2)
     shear = rng.uniform(-_MAX_SHEAR, _MAX_SHEAR)

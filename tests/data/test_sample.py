@@ -83,15 +83,15 @@ def test_boxes_touch_the_ink_on_all_sides() -> None:
     """Every outer row and column of the drawn opacity, which becomes the box, holds visible ink."""
     train, _ = load_material()
     rng = np.random.default_rng(0)
-    for glyphs in train.glyphs:
-        ink = draw_ink(glyphs[0], 60.0, rng)
+    for digits in train.digits:
+        ink = draw_ink(digits[0], 60.0, rng)
         assert 58 <= max(ink.shape) <= 62
         assert min(ink[0].max(), ink[-1].max(), ink[:, 0].max(), ink[:, -1].max()) > 0.3
 
 
 def test_training_and_validation_share_no_material() -> None:
     train, val = load_material()
-    assert sum(map(len, train.glyphs)) + sum(map(len, val.glyphs)) == 1797
+    assert sum(map(len, train.digits)) + sum(map(len, val.digits)) == 1797
     for a, b in zip(train.photos, val.photos):
         assert a.shape[1] + b.shape[1] == 640
 
