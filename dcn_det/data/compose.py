@@ -112,7 +112,7 @@ def _background(photos: list[NDArray[np.uint8]], rng: np.random.Generator) -> ND
 
 
 def draw_ink(digit: NDArray[np.float64], long_side: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Enlarges, stretches, shears and rotates a digit; returns its opacity (0-1) cropped to the visible ink."""
+    """Enlarges, stretches, shears and rotates a digit; returns its opacity (0-1), cropped to the ink."""
     glyph = _glyph(digit)
     angle = rng.uniform(-_MAX_ROTATION, _MAX_ROTATION)
     stretch = math.exp(rng.uniform(-_MAX_LOG_STRETCH, _MAX_LOG_STRETCH) / 2)
