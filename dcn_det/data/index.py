@@ -191,14 +191,14 @@ def _bad_files(folder: Path, names: list[str], policy: Literal["error", "skip"])
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist")
     # Listing each folder once is far quicker than asking for every file, above all over a network.
-    listings: dict[Path, frozenset[str]] = {}
+    listings: dict[str, frozenset[str]] = {}
     bad = np.zeros(len(names), dtype=np.bool_)
     for row, name in enumerate(names):
-        path = folder / name
-        if path.parent not in listings:
-            found = os.scandir(path.parent) if path.parent.is_dir() else ()
-            listings[path.parent] = frozenset(entry.name for entry in found)
-        bad[row] = path.name not in listings[path.parent]
+        inner, _, file = name.rpartition("/")
+        if inner not in listings:
+            found = os.scandir(folder / inner) if (folder / inner).is_dir() else ()
+            listings[inner] = frozenset(entry.name for entry in found)
+        bad[row] = file not in listings[inner]
     if policy == "error":
         if bad.any():
             missing = [names[i] for i in np.flatnonzero(bad)]

@@ -1,4 +1,5 @@
 import copy
+import gc
 import json
 import pickle
 import re
@@ -214,6 +215,7 @@ def test_files_that_are_not_annotations(write: Write, tmp_path: Path) -> None:
     annotations.write_text('{"images": [')
     with pytest.raises(UserError, match=r"boxes\.json is not JSON"):
         load_coco(annotations, images)
+    assert gc.isenabled()
     annotations.write_text("[]")
     with pytest.raises(UserError, match=r"boxes\.json holds a list, expected an object"):
         load_coco(annotations, images)
