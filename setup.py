@@ -1,7 +1,7 @@
-"""Builds the compiled operators: ``dcn_det.ops._C`` (CPU) and, where a fitting nvcc is found, ``dcn_det.ops._C_cuda``.
+"""Builds the compiled operators: ``dcn_det.ops._C`` and, where a fitting nvcc is found, ``_C_cuda`` beside it.
 
-Two libraries, because one that refers to CUDA cannot be loaded beside a CPU build of torch. Both use LibTorch's
-stable ABI, so that one build serves every torch from 2.11 on.
+Two libraries, because one that refers to CUDA cannot be loaded beside a CPU build of torch. Both use
+LibTorch's stable ABI, so that one build serves every torch from 2.11 on.
 
 Environment: ``DCN_DET_CUDA=0`` leaves CUDA out, ``DCN_DET_CUDA=1`` fails when it cannot be built;
 ``TORCH_CUDA_ARCH_LIST`` names the GPU architectures (default ``8.0;9.0+PTX``).
@@ -18,8 +18,9 @@ import torch
 from setuptools import setup
 
 CSRC = Path("dcn_det/ops/csrc")
-DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x030a0000"]
-OPTIMISE = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math"]
+# torch adds -DPy_LIMITED_API itself, for py_limited_api below.
+DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+OPTIMISE = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-g0"]
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 
@@ -49,7 +50,7 @@ def cuda_refusal() -> tuple[Path | None, str]:
     if found is None:
         return None, f"{home}/bin/nvcc does not tell its version"
     if found.group(1) != torch.version.cuda.split(".")[0]:
-        return None, f"nvcc is {found.group(1)}.{found.group(2)}, torch was built for CUDA {torch.version.cuda}"
+        return None, f"nvcc is {found.group(0).split()[1]}, torch was built for CUDA {torch.version.cuda}"
     return home, ""
 
 
@@ -81,7 +82,7 @@ def extensions() -> list:
     print(f"dcn_det: building for the CPU and for CUDA {os.environ['TORCH_CUDA_ARCH_LIST']} with {home}")
     cuda = CUDAExtension(
         "dcn_det.ops._C_cuda",
-        sources("cuda", "*.cu"),
+        [str(CSRC / "cuda" / "schema.cpp"), *sources("cuda", "*.cu")],
         include_dirs=include,
         extra_compile_args={
             "cxx": [*OPTIMISE, *DEFINES],

@@ -1,0 +1,210 @@
+"""Finds the compiled operators and registers what surrounds them.
+
+Every operator ``torch.ops.dcn_det.<name>`` has three tiers that give the same results:
+
+* ``cuda``: kernels of ``_C_cuda`` beside this file,
+* ``cpu``: threaded, vectorised kernels of ``_C`` beside this file,
+* ``plain``: PyTorch operations, which serve every device that has no compiled kernel.
+
+``DCN_DET_TIER=plain`` in the environment leaves the compiled libraries unloaded. A library that is missing,
+damaged or of another version costs one warning, never the import.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcn_det.ops.schemas import SCHEMAS
+
+NAMESPACE = "dcn_det"
+TIER_VARIABLE = "DCN_DET_TIER"
+AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+REBUILD = "rebuild with `python setup.py build_ext --inplace` in the checkout, or reinstall dcn_det"
+
+
+@dataclass(frozen=True)
+class LibraryState:
+    """What became of one compiled library.
+
+    Attributes:
+        path: The file that was found, or None.
+        loaded: Whether its kernels are registered.
+        reason: Why it is not loaded; empty when it is.
+    """
+
+    path: Path | None
+    loaded: bool
+    reason: str
+
+
+def _truncated(content: bytes) -> bool:
+    """Whether an ELF file ends before its section table does, as after an interrupted copy.
+
+    The loader maps such a file and the process dies of a bus error, which no ``except`` can catch.
+    """
+    if content[:5] != b"\x7fELF\x02" or len(content) < 64:
+        return False
+    (section_offset,) = struct.unpack_from("<Q", content, 0x28)
+    entry_size, entries = struct.unpack_from("<HH", content, 0x3A)
+    return section_offset + entry_size * entries > len(content)
+
+
+def _load(stem: str, folder: Path) -> LibraryState:
+    """Loads ``folder/stem.*.so``, after a look inside."""
+    found = sorted(folder.glob(f"{stem}.*so"))
+    if not found:
+        return LibraryState(None, False, f"{folder / stem}.abi3.so does not exist")
+    path = found[0]
+    try:
+        content = path.read_bytes()
+        if _truncated(content):
+            return LibraryState(path, False, f"{path} is truncated")
+        if not all((name + schema).encode() in content for name, schema in SCHEMAS.items()):
+            return LibraryState(path, False, f"{path} is damaged or of another version of dcn_det")
+        torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        return LibraryState(path, False, f"{path} cannot be loaded: {error}")
+    return LibraryState(path, True, "")
+
+
+def _load_all() -> dict[str, LibraryState]:
+    if os.environ.get(TIER_VARIABLE) == "plain":
+        unloaded = LibraryState(None, False, f"{TIER_VARIABLE}=plain in the environment")
+        return {"cpu": unloaded, "cuda": unloaded}
+    folder = Path(__file__).parent
+    cpu = _load("_C", folder)
+    if not cpu.loaded:
+        _warn_plain("CPU", cpu)
+    if torch.version.cuda is None:
+        return {"cpu": cpu, "cuda": LibraryState(None, False, "this torch was built without CUDA")}
+    cuda = _load("_C_cuda", folder)
+    if not cuda.loaded and torch.cuda.is_available():
+        _warn_plain("CUDA", cuda)
+    return {"cpu": cpu, "cuda": cuda}
+
+
+def _warn_plain(device: str, state: LibraryState) -> None:
+    warnings.warn(
+        f"dcn_det: plain PyTorch operators serve {device} tensors, slowly: {state.reason}; {REBUILD}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+_states = _load_all()
+_registry = torch.library.Library(NAMESPACE, "FRAGMENT")
+if not _states["cpu"].loaded:
+    for _name, _schema in SCHEMAS.items():
+        _registry.define(_name + _schema)
+
+
+def register(
+    name: str,
+    *,
+    plain: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+    autocast: Sequence[str] = (),
+) -> None:
+    """Registers what an operator of :data:`SCHEMAS` needs beside its compiled kernels.
+
+    All callables take the schema's arguments in its order.
+
+    Args:
+        name: The operator, without the namespace.
+        plain: The kernel made of PyTorch operations; compiled kernels go before it. It runs below autograd,
+            where ``torch.autograd.grad`` does not work: a backward operator's plain kernel spells its formula out.
+        fake: Gives empty tensors of the result's shape, dtype, device and strides.
+        backward: Autograd's ``backward(ctx, *grads)``.
+        setup_context: Autograd's ``setup_context(ctx, inputs, output)``.
+        autocast: The tensor arguments that are cast to the autocast dtype on the CPU and on CUDA. The others,
+            those that hold coordinates, are passed as they are.
+    """
+    qualified = f"{NAMESPACE}::{name}"
+    _registry.impl(name, plain, "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, fake, lib=_registry)
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_registry)
+    if autocast:
+        for device_type, key in AUTOCAST_KEYS.items():
+            _registry.impl(name, _autocast_kernel(name, device_type, tuple(autocast)), key)
+
+
+def _autocast_kernel(name: str, device_type: str, cast: tuple[str, ...]) -> Callable[..., Any]:
+    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+    positions = [i for i, argument in enumerate(operator._schema.arguments) if argument.name in cast]
+    assert len(positions) == len(cast), f"{name} has no such arguments: {cast}"
+    excluded = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+        torch._C.DispatchKey.AutocastCUDA
+    )
+
+    def kernel(*args: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device_type)
+        values = list(args)
+        for i in positions:
+            if i < len(values):
+                values[i] = _cast(values[i], device_type, dtype)
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
+            return operator(*values)
+
+    return kernel
+
+
+def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
+    """Autocast's own rule: floating point of this device, float64 excepted."""
+    if not isinstance(value, torch.Tensor) or value.device.type != device_type:
+        return value
+    if not value.is_floating_point() or value.dtype == torch.float64:
+        return value
+    return value.to(dtype)
+
+
+def once_differentiable(name: str) -> Callable[..., Any]:
+    """The ``backward`` of a backward operator: an error that says that there is no second derivative."""
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{name}: double backward (a gradient of the gradient) is not supported")
+
+    return backward
+
+
+def alert_not_deterministic(caller: str) -> None:
+    """Heeds ``torch.use_deterministic_algorithms`` before a kernel whose sums depend on the order of threads."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = f"{caller} does not have a deterministic implementation on this device"
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(f"{message}, but torch.use_deterministic_algorithms(True) is set")
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def tier(name: str, device_type: str) -> str:
+    """Which kernel serves an operator on a device.
+
+    Args:
+        name: The operator, without the namespace, for example ``"deform_conv2d"``.
+        device_type: ``torch.device(...).type``, for example ``"cuda"``.
+
+    Returns:
+        ``"cuda"`` or ``"cpu"`` for a compiled kernel, ``"plain"`` for PyTorch operations.
+    """
+    if name not in SCHEMAS:
+        raise ValueError(f"unknown operator {name!r}; expected one of {', '.join(SCHEMAS)}")
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
+    if key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", key):
+        return device_type
+    return "plain"
+
+
+def status() -> dict[str, LibraryState]:
+    """What became of the compiled libraries, by device type: ``"cpu"``, ``"cuda"``."""
+    return dict(_states)

@@ -1,0 +1,17 @@
+"""The operators' schemas: the text of ``csrc/common/schemas.h``, for when no compiled library defines them.
+
+The two are held equal by :mod:`dcn_det.ops.library`, which refuses a compiled library with other schemas.
+"""
+
+SCHEMAS: dict[str, str] = {
+    "deform_conv2d": (
+        "(Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask, int[2] stride, "
+        "int[2] padding, int[2] dilation, str border) -> Tensor"
+    ),
+    "deform_conv2d_backward": (
+        "(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
+        "int[2] stride, int[2] padding, int[2] dilation, str border, bool need_input, bool need_offset, "
+        "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "
+        "Tensor grad_mask)"
+    ),
+}
