@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dcn_det.config import schema
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.models.anchors import cell_anchors
-from dcn_det.models.backbones.resnet import DEPTHS, DeformableBlocks, ResNet, stage_block_names
-from dcn_det.models.detector import Backbone, TwoStageDetector
+from dcn_det.models.backbones.resnet import BASIC, DEPTHS, DeformableBlocks, ResNet, stage_block_names
+from dcn_det.models.detector import Backbone, Head, TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
 from dcn_det.models.preprocess import Preprocess
 from dcn_det.models.rpn import RPN, AnchorSampling, ProposalSelection
@@ -42,7 +42,6 @@ def _faster_rcnn(
     model: schema.Model, num_classes: int, test: schema.Test, load_weights: bool
 ) -> TwoStageDetector:
     backbone = BACKBONES[model.backbone.kind](model.backbone, load_weights)
-    rpn = _rpn(model.rpn, backbone.channels["res4"], backbone.strides["res4"])
     settings = model.head
     head = FasterRCNNHead(
         backbone.channels["res5"],
@@ -66,11 +65,15 @@ def _faster_rcnn(
         sigma=settings.sigma,
         loss_weight=settings.loss_weight,
     )
+    return _two_stage(model, backbone, head, test)
+
+
+def _two_stage(model: schema.Model, backbone: Backbone, head: Head, test: schema.Test) -> TwoStageDetector:
     preprocess = model.backbone.preprocess
     return TwoStageDetector(
         Preprocess(preprocess.channel_order, preprocess.mean, preprocess.std),
         backbone,
-        rpn,
+        _rpn(model.rpn, backbone.channels["res4"], backbone.strides["res4"]),
         head,
         score_threshold=test.score_threshold,
         nms_iou=test.nms_iou,
@@ -189,6 +192,8 @@ def _warn_of_mismatch(settings: schema.Backbone) -> None:
         "preprocess.mean": torchvision_weights.MEAN,
         "preprocess.std": torchvision_weights.STD,
     }
+    if settings.kind in BASIC:
+        del given["stride_on"]  # Basic blocks have no choice.
     differing = [
         f"{key} {given[key]} (trained with {trained[key]})" for key in given if given[key] != trained[key]
     ]

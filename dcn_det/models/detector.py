@@ -14,7 +14,13 @@ from dcn_det.models.rpn import RPN, Proposals
 from dcn_det.structures import Batch, Detections, ImageInfo, Target
 
 
-class Backbone(Protocol):
+class Part(Protocol):
+    """What :class:`TwoStageDetector` asks of all its parts."""
+
+    def lr_multipliers(self) -> dict[str, float]: ...
+
+
+class Backbone(Part, Protocol):
     """What :class:`TwoStageDetector` asks of a backbone."""
 
     channels: dict[str, int]
@@ -22,10 +28,8 @@ class Backbone(Protocol):
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]: ...
 
-    def lr_multipliers(self) -> dict[str, float]: ...
 
-
-class Head(Protocol):
+class Head(Part, Protocol):
     """What :class:`TwoStageDetector` asks of a second stage; ``maps`` is whatever ``prepare`` returns."""
 
     def prepare(self, features: Tensor) -> Any: ...
@@ -37,8 +41,6 @@ class Head(Protocol):
     def predict(
         self, maps: Any, boxes: Sequence[Tensor], infos: Sequence[ImageInfo]
     ) -> list[tuple[Tensor, Tensor]]: ...
-
-    def lr_multipliers(self) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class TwoStageDetector(nn.Module):
 
     def lr_multipliers(self) -> dict[str, float]:
         """Learning-rate multipliers other than 1, by parameter name."""
-        parts = {"backbone": self.backbone, "rpn": self.rpn, "head": self.head}
+        parts: dict[str, Part] = {"backbone": self.backbone, "rpn": self.rpn, "head": self.head}
         return {
             f"{prefix}.{name}": value
             for prefix, part in parts.items()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn_det.models import boxes as box_ops
+from dcn_det.models import initialise
 from dcn_det.models.anchors import grid_anchors
 from dcn_det.models.losses import cross_entropy_mean, smooth_l1
 from dcn_det.models.targets import match_anchors, sample_anchors, sampling_generator
@@ -123,9 +124,7 @@ class RPN(nn.Module):
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.cls_score = nn.Conv2d(channels, 2 * len(anchors), 1)
         self.bbox_pred = nn.Conv2d(channels, 4 * len(anchors), 1)
-        for layer in (self.conv, self.cls_score, self.bbox_pred):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        initialise.normal(self.conv, self.cls_score, self.bbox_pred)
 
     def lr_multipliers(self) -> dict[str, float]:
         """Learning-rate multipliers other than 1, by parameter name: none."""

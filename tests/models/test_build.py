@@ -114,7 +114,7 @@ def test_stem_and_res2_are_frozen_by_default() -> None:
         ),
         (
             {"deform": schema.Deform(blocks=("res2a",), offset_groups=16)},
-            r"model\.backbone\.deform\.offset_groups: 16 does not divide the 8 channels of res2a",
+            r"model\.backbone\.deform\.offset_groups: 16 does not divide res2a's 8 channels",
         ),
         (
             {"kind": "resnet18", "res5_dilation": (1, 2, 2)},
@@ -171,7 +171,8 @@ def test_torchvision_weights_as_trained_load_silently(monkeypatch: pytest.Monkey
     torchvision_like(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build({"kind": "resnet18", "weights": "torchvision", **TORCHVISION})
+        build({"kind": "resnet18", "weights": "torchvision", **TORCHVISION, "stride_on": "first_1x1"})
+        build({"kind": "resnet50", "weights": "torchvision", **TORCHVISION})
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ DEPTHS: dict[str, tuple[int, int, int, int]] = {
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
 }
+BASIC = ("resnet18", "resnet34")
+"""Kinds made of basic blocks; the others have bottlenecks."""
 
 
 def stage_block_names(kind: str) -> dict[str, tuple[str, ...]]:
@@ -239,7 +241,7 @@ class ResNet(nn.Module):
             raise ValueError(f"{kind} has {len(names['res5'])} blocks in res5, got dilations {res5_dilation}")
 
         make_norm = norm_factory(norm, norm_eps)
-        block = BasicBlock if kind in ("resnet18", "resnet34") else Bottleneck
+        block = BasicBlock if kind in BASIC else Bottleneck
         self.conv1 = _conv(3, stem_width, 7, stride=2)
         self.bn1 = make_norm(stem_width)
         self.relu = nn.ReLU(inplace=True)

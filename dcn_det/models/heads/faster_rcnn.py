@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn_det.models import boxes as box_ops
+from dcn_det.models import initialise
 from dcn_det.models.losses import cross_entropy_mean, smooth_l1
 from dcn_det.models.targets import RoISampler, RoISamples, sampling_generator
 from dcn_det.ops import deform_psroi_pool, roi_pool
@@ -86,13 +87,10 @@ class FasterRCNNHead(nn.Module):
         self.fc2 = nn.Linear(hidden, hidden)
         self.cls_score = nn.Linear(hidden, num_classes + 1)
         self.bbox_pred = nn.Linear(hidden, 4 if class_agnostic else 4 * (num_classes + 1))
-        for layer in (self.reduce, self.fc1, self.fc2, self.cls_score, self.bbox_pred):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        initialise.normal(self.reduce, self.fc1, self.fc2, self.cls_score, self.bbox_pred)
         self.offset = nn.Linear(pooled, 2 * pooled_size**2) if pooling == "deformable" else None
         if self.offset is not None:
-            nn.init.zeros_(self.offset.weight)
-            nn.init.zeros_(self.offset.bias)
+            initialise.zero(self.offset)
 
     def lr_multipliers(self) -> dict[str, float]:
         """Learning-rate multipliers other than 1, by parameter name."""
