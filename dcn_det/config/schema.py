@@ -98,7 +98,9 @@ class Deform(Section):
 class Backbone(Section):
     kind: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet101"
     width: Positive = 64
-    """Channels of the stem; the stages follow in proportion."""
+    """Channels of the 3x3 convolutions of res2; the later stages follow in proportion."""
+    stem_width: Positive = 64
+    """Channels of the first convolution."""
     stride_on: Literal["first_1x1", "3x3"] = "first_1x1"
     """Which convolution of a bottleneck carries the stride: the first 1x1 (Caffe) or the 3x3 (PyTorch)."""
     stem_pool: Literal["ceil", "pad"] = "ceil"
