@@ -362,7 +362,7 @@ class Expected(Section):
     value: float
     """A share: 0.331 for a published 33.1 percent."""
     tolerance: NonNegativeFloat = 0.0
-    """How far below ``value`` a measurement may be, as a share."""
+    """How far a measurement may be off, as a share."""
     source: Text
     """Where the number stands: the table of the paper, or the command that gave it."""
 
