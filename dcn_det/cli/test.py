@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset = build_dataset(config.data, "test", config.test.resize, progress=say_sample_progress)
     trained = checkpoint.categories_from_plain(state["categories"])
     check_categories(trained, dataset.categories, args.weights, dataset.index.source)
-    model = build_detector(config.model, len(trained), config.test, pretrained=False)
+    model = build_detector(config.model, len(trained), config.test, load_backbone_weights=False)
     checkpoint.load_weights(model, state["model"], args.weights)
     output: Path = args.output or args.weights.parent / "test"
     output.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ class Predictor:
         config: Config = from_plain(state["config"])
         categories = checkpoint.categories_from_plain(state["categories"])
         where = resolve_device(device)
-        model = build_detector(config.model, len(categories), config.test, pretrained=False)
+        model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
         checkpoint.load_weights(model, state["model"], Path(path))
         resize = config.test.resize or config.data.resize
         return cls(model.to(where).eval(), categories, resize.short_side, resize.max_side, where)
