@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dcn_det
+from dcn_det.cli.run import run
 
 PACKAGES = {
     "torch": "torch",
@@ -107,12 +108,23 @@ def _cuda() -> Lines:
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     yield "cuda", f"torch built for {torch.version.cuda or 'no CUDA'}, driver {driver or 'not found'}"
     if not torch.cuda.is_available():
-        yield "cuda devices", "none usable"
+        yield "cuda devices", f"none usable: {_cuda_refusal()}"
         return
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         memory = device.total_memory / 2**30
         yield f"cuda:{index}", f"{device.name}, {memory:.1f} GiB, capability {device.major}.{device.minor}"
+
+
+def _cuda_refusal() -> str:
+    """Why torch cannot use a CUDA device."""
+    import torch
+
+    try:
+        torch.cuda.init()
+    except Exception as error:  # torch raises AssertionError or RuntimeError
+        return _reason(error)
+    return "no device is visible"
 
 
 def _compilers() -> Lines:
@@ -162,4 +174,4 @@ def _operators() -> Lines:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

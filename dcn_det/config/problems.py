@@ -50,8 +50,10 @@ def _line(problem: Any, root: Item) -> str:
     kind = str(problem["type"])
     place = _locate(problem["loc"])
     path = place.path
-    if kind == "union_tag_invalid":
-        path = (*path, "kind")
+    if _is_union(place.form):
+        kind = "none of its types fits"
+    elif kind == "union_tag_invalid":
+        path, place = (*path, "kind"), place._replace(form=Literal[tuple(_choices(place.form))])
     elif kind == "missing" and isinstance(path[-1], int):
         kind, path = "too_short", path[:-1]
         place = _locate(path)
@@ -74,7 +76,7 @@ def _unknown_key(key: str, section: type[Section], items: list[Item]) -> str:
     if "." in key:
         hint = "; dotted keys are for the command line, in a file blocks are nested"
     elif not hint:
-        elsewhere = [path for path in _key_paths(Config) if path.rpartition(".")[2] == key]
+        elsewhere = list(dict.fromkeys(p for p in _key_paths(Config) if p.rpartition(".")[2] == key))
         hint = f"; did you mean '{elsewhere[0]}'?" if len(elsewhere) == 1 else ""
     block = items[-2].value if len(items) > 1 else None
     kind = block["kind"].value if isinstance(block, dict) and "kind" in block else None
@@ -126,6 +128,11 @@ def _members(form: Any) -> tuple[Any, ...]:
     return get_args(form) if get_origin(form) in (Union, UnionType) else (form,)
 
 
+def _is_union(form: Any) -> bool:
+    """Whether values of different types are allowed; pydantic then reports a problem with each of them."""
+    return len(_members(_bare(form))) > 1 and not _sections(_bare(form))
+
+
 def _sections(form: Any) -> list[type[Section]]:
     return [m for m in _members(form) if isinstance(m, type) and issubclass(m, Section)]
 
@@ -173,7 +180,7 @@ def describe(form: Any, constraints: tuple[Any, ...] = (), plural: bool = False)
         return words + _range(constraints)
     members = _members(form)
     if len(_sections(form)) > 1:
-        return ", ".join(_choices(form))
+        return f"a block with kind: {' or '.join(_choices(form))}"
     if len(members) > 1:
         return ", or ".join(describe(member) for member in members)
     return f"blocks with the keys {', '.join(form.model_fields)}" if plural else "a block of keys"
@@ -199,6 +206,6 @@ def _show(value: object) -> str:
     if isinstance(value, dict):
         return "a block"
     if isinstance(value, str):
-        return f"the string '{value[:60]}'"
+        return f"the string {value[:60]!r}"
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -168,7 +168,7 @@ def box_problem(box: object) -> tuple[str, str] | None:
 def _mask_problem(mask: object, size: tuple[int, int]) -> tuple[str, str] | None:
     if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str | bytes) or "size" not in mask:
         return "mask", "segmentation must be a compressed RLE {size: [height, width], counts: string}"
-    if list(mask["size"]) != list(size):
+    if mask["size"] not in (size, list(size)):
         return (
             "mask size",
             f"segmentation is for size {mask['size']}, the image is {list(size)} (height, width)",
@@ -188,7 +188,7 @@ def rle_length(counts: str | bytes) -> int:
     written in groups of 5 bits, lowest first, as characters from "0" on; bit 5 marks that more follow, bit 4
     of the last is the sign. From the fourth run on, the difference to the run two before is written.
     """
-    text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     runs: list[int] = []
     value = shift = 0
     for character in text:
