@@ -24,8 +24,11 @@ from dcn_det.structures import Category
 _NAMED = 5
 """Offenders named in a message."""
 
-_CLIP_TOLERANCE = 0.01
-"""Pixels a box may exceed its image by without being counted as clipped: decimals of the annotation file."""
+_TOLERANCE = 0.01
+"""Pixels that mean nothing, such as the last decimals of a file. A shorter side is none, so that no box
+loses its area to float32 when scaled or mirrored; a box that exceeds its image by less is not counted as
+clipped.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,8 +138,9 @@ def build_index(
     limits = records.sizes[records.owners][:, [1, 0, 1, 0]].astype(np.float64)
     with np.errstate(invalid="ignore"):
         clipped = np.clip(records.boxes, 0, limits)
-        beyond = np.abs(clipped - records.boxes).max(axis=1) > _CLIP_TOLERANCE
-        usable = np.isfinite(records.boxes).all(axis=1) & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        beyond = np.abs(clipped - records.boxes).max(axis=1) > _TOLERANCE
+        sides = (clipped[:, 2:] - clipped[:, :2]).min(axis=1)
+        usable = np.isfinite(records.boxes).all(axis=1) & (sides >= _TOLERANCE)
     rows = np.flatnonzero(usable)
     targets = np.bincount(
         records.owners[rows], weights=~records.crowd[rows], minlength=len(records.image_ids)
@@ -159,11 +163,11 @@ def build_index(
     names = [records.names[i].encode() for i in order]
 
     notes = [
-        (int(records.crowd[rows].sum()), "crowd boxes not trained on"),
-        (int((~usable).sum()), "boxes without area left out"),
-        (int(beyond[rows].sum()), "boxes clipped to their image"),
-        (int(empty.sum()), "images without boxes " + ("kept" if empty_images == "keep" else "left out")),
-        (int(bad.sum()), "images missing or unreadable left out"),
+        ("crowd boxes, not trained on", int(records.crowd[rows].sum())),
+        ("boxes without area, left out", int((~usable).sum())),
+        ("boxes clipped to their image", int(beyond[rows].sum())),
+        ("images without boxes, " + ("kept" if empty_images == "keep" else "left out"), int(empty.sum())),
+        ("images missing or unreadable, left out", int(bad.sum())),
     ]
     report = f"{source}: {len(order)} of {len(kept)} images, {len(rows)} boxes, {len(categories)} classes"
     return DatasetIndex(
@@ -178,7 +182,7 @@ def build_index(
         offsets=_offsets(np.bincount(place[records.owners[rows]], minlength=len(order))),
         name_bytes=torch.from_numpy(np.frombuffer(b"".join(names), dtype=np.uint8).copy()),
         name_offsets=_offsets(np.array([len(name) for name in names])),
-        report="; ".join([report, *(f"{count} {what}" for count, what in notes if count)]),
+        report="; ".join([report, *(f"{what}: {count}" for what, count in notes if count)]),
     )
 
 

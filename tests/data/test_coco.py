@@ -84,8 +84,8 @@ def test_reads_images_boxes_and_labels(write: Write) -> None:
     check_content(index)
     assert index.crowd.tolist() == [False, False, False, True]
     assert re.search(
-        r"boxes\.json: 3 of 3 images, 4 boxes, 2 classes; 1 crowd boxes not trained on; "
-        r"1 images without boxes kept$",
+        r"boxes\.json: 3 of 3 images, 4 boxes, 2 classes; crowd boxes, not trained on: 1; "
+        r"images without boxes, kept: 1$",
         index.report,
     )
 
@@ -107,7 +107,7 @@ def test_empty_images_can_be_skipped(write: Write) -> None:
     index = load_coco(*paths, empty_images="skip")
     assert index.image_ids.tolist() == [10, 20]
     assert len(index.boxes) == 4 == index.offsets[-1]
-    assert "2 of 3 images" in index.report and "1 images without boxes left out" in index.report
+    assert "2 of 3 images" in index.report and "images without boxes, left out: 1" in index.report
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,7 @@ def test_empty_images_can_be_skipped(write: Write) -> None:
     [
         [5, 5, 0, 5],
         [5, 5, 5, -1],
+        [5, 5, 1e-3, 5],  # none once scaled in float32
         [16, 0, 5, 5],  # beyond the image
         [-5, 0, 5, 5],
         [float("nan"), 0, 5, 5],
@@ -124,7 +125,7 @@ def test_empty_images_can_be_skipped(write: Write) -> None:
 def test_boxes_without_area_are_left_out_and_counted(write: Write, bbox: list[float]) -> None:
     index = load_coco(*write(add(annotation(30, bbox))), empty_images="skip")
     assert index.image_ids.tolist() == [10, 20]
-    assert "1 boxes without area left out" in index.report and "clipped" not in index.report
+    assert "boxes without area, left out: 1" in index.report and "clipped" not in index.report
 
 
 def test_boxes_are_clipped_and_counted(write: Write) -> None:
@@ -132,7 +133,7 @@ def test_boxes_are_clipped_and_counted(write: Write) -> None:
     rounding = annotation(30, [0, 0, 16.004, 16])
     index = load_coco(*write(add(outside, rounding)))
     assert index.targets(2)[0].tolist() == [[0, 3, 16, 7], [0, 0, 16, 16]]
-    assert "1 boxes clipped to their image" in index.report
+    assert "boxes clipped to their image: 1" in index.report
 
 
 def test_missing_images_stop_by_default(write: Write) -> None:
@@ -154,7 +155,7 @@ def test_missing_and_unreadable_images_can_be_skipped(write: Write) -> None:
     assert index.image_ids.tolist() == [20]
     assert index.targets(0)[1].tolist() == [1, 0]
     assert "1 of 3 images, 3 boxes" in index.report
-    assert "2 images missing or unreadable left out" in index.report
+    assert "images missing or unreadable, left out: 2" in index.report
 
 
 def test_no_image_left_is_an_error(write: Write) -> None:
@@ -256,7 +257,7 @@ def test_real_coco_photos(shared: Path) -> None:
         torch.testing.assert_close(widths_heights, wanted, rtol=0, atol=1e-3)
         assert [index.categories[k].id for k in labels.tolist()] == [a["category_id"] for a in expected]
     assert index.report.endswith(
-        "288 of 288 images, 2383 boxes, 80 classes; 24 crowd boxes not trained on; "
-        "2 images without boxes kept"
+        "288 of 288 images, 2383 boxes, 80 classes; crowd boxes, not trained on: 24; "
+        "images without boxes, kept: 2"
     )
     assert len(load_coco(path, root / "train2017", empty_images="skip", bad_images="skip")) == 286
