@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -168,6 +169,10 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
+    # A signal meant for the run reaches the whole process group; the main process decides what to do about it, and
+    # needs its workers for that. They end when it does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Every worker using every core slows all of them down.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -228,24 +228,36 @@ def test_the_tool_ends_mistakes_with_code_two_and_one_line(tiny: Path) -> None:
     assert re.fullmatch(r"error: .*train\.iteration.*did you mean 'iterations'.*\n", done.stderr)
 
 
-def test_sigterm_saves_and_exits_with_143(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("signum", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
+def test_a_signal_to_the_process_group_saves_and_exits(
+    tiny: Path, tmp_path: Path, signum: signal.Signals, workers: int
+) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "tools/train.py", str(tiny), "--output", str(out), "train.iterations=100000"],
+        [
+            sys.executable,
+            "tools/train.py",
+            str(tiny),
+            "--output",
+            str(out),
+            "train.iterations=100000",
+            f"data.workers={workers}",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not list(out.glob("iteration_*.pth")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signum)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, text
-    assert "stopped by SIGTERM" in text
-    store = CheckpointStore(out, keep=2)
-    found = store.latest()
+    assert process.returncode == 128 + signum, text
+    assert text.count(f"stopped by {signum.name}") == 1
+    assert "Traceback" not in text
+    found = CheckpointStore(out, keep=2).latest()
     assert found is not None
     assert str(found[0]) in text
