@@ -38,8 +38,6 @@ def dispatch(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument(
-        "command", choices=COMMANDS, metavar="command", help="one of those below; each has --help"
-    )
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below; each has --help")
     parser.parse_args(argv)
     raise AssertionError("argparse exits on every list that does not begin with a command")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +26,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="infer", description="Draws what a trained detector finds; the checkpoint carries config and classes."
+        prog="infer",
+        description="Draws what a trained detector finds; the checkpoint carries config and classes.",
     )
     result.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     result.add_argument("--weights", type=Path, required=True, help="checkpoint written by tools/train.py")
@@ -100,9 +100,7 @@ def to_plain(detections: Detections, names: Sequence[str]) -> list[dict[str, Any
     """JSON-ready records; ``box`` is half-open xyxy in the image's pixels."""
     return [
         {"box": [round(v, 2) for v in box], "score": round(score, 5), "class": names[label]}
-        for box, score, label in zip(
-            detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist()
-        )
+        for box, score, label in zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
     ]
 
 

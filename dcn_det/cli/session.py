@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from dcn_det.config import Config
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
@@ -49,9 +50,7 @@ class Session:
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.rate = learning_rate(config.train, WORLD_SIZE)
-        self.optimizer = build_optimizer(
-            config.train, self.model, self.rate.effective, self.model.lr_multipliers()
-        )
+        self.optimizer = build_optimizer(config.train, self.model, self.rate.effective, self.model.lr_multipliers())
         sampler = self.train_batches(0).sampler
         assert isinstance(sampler, TrainSampler)
         self.epoch_length = sampler.epoch_length
@@ -112,6 +111,4 @@ class Session:
         """A predictor with the settings of testing."""
         resize = self.config.test.resize or self.config.data.resize
         precision = PRECISIONS[self.config.train.precision]
-        return Predictor(
-            model, self.categories, resize.short_side, resize.max_side, self.device, precision
-        )
+        return Predictor(model, self.categories, resize.short_side, resize.max_side, self.device, precision)

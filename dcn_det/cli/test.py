@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dcn_det.config import Config, load_config
 from dcn_det.data.build import build_dataset, build_eval_loader
-from dcn_det.engine import checkpoint
 from dcn_det.engine.build import PRECISIONS
 from dcn_det.engine.testing import detect_all, say_on_stderr, say_sample_progress
 from dcn_det.errors import UserError
@@ -15,6 +14,7 @@ from dcn_det.evaluation.coco import CocoMetrics, evaluate, load_ground_truth, wr
 from dcn_det.inference.predictor import Predictor, resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
+from dcn_det.weights import checkpoint
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset = build_dataset(config.data, "test", config.test.resize, progress=say_sample_progress)
     trained = checkpoint.categories_from_plain(state["categories"])
     check_categories(trained, dataset.categories, args.weights, dataset.index.source)
-    model = build_detector(config.model, len(trained), config.test, pretrained=False)
+    model = build_detector(config.model, len(trained), config.test, load_backbone_weights=False)
     checkpoint.load_weights(model, state["model"], args.weights)
     output: Path = args.output or args.weights.parent / "test"
     output.mkdir(parents=True, exist_ok=True)
@@ -52,9 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         device,
         PRECISIONS[config.train.precision],
     )
-    batches = build_eval_loader(
-        dataset, config.data, config.test.batch_size, pin_memory=device.type == "cuda"
-    )
+    batches = build_eval_loader(dataset, config.data, config.test.batch_size, pin_memory=device.type == "cuda")
     results = detect_all(predictor, batches, len(dataset), say_on_stderr)
     write_json(output / "detections.json", results)
     print(f"detections: '{output / 'detections.json'}'")
@@ -65,9 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def check_categories(
-    trained: tuple[Category, ...], given: tuple[Category, ...], weights: Path, source: Path
-) -> None:
+def check_categories(trained: tuple[Category, ...], given: tuple[Category, ...], weights: Path, source: Path) -> None:
     """Raises a UserError unless the detector and the annotations have the same classes."""
     if trained == given:
         return

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from dcn_det.cli.session import Session
 from dcn_det.config import load_with_origins, print_config, to_plain
-from dcn_det.engine import checkpoint
 from dcn_det.engine.build import loop_settings
 from dcn_det.engine.logging import RunLog
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.trainer import Interrupted, Trainer
 from dcn_det.errors import UserError
+from dcn_det.weights import checkpoint
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,7 +24,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--output", type=Path, help="folder of the run (default runs/<config name>)")
     result.add_argument("--resume", action="store_true", help="continue the run in the folder")
     result.add_argument(
-        "--stop-at", type=int, metavar="N", help="save and stop after iteration N of the run; --resume goes on"
+        "--stop-at",
+        type=int,
+        metavar="N",
+        help="save and stop after iteration N of the run; --resume goes on",
     )
     result.add_argument("--print-config", action="store_true", help="print every value and its origin, and stop")
     result.add_argument("--dry-run", action="store_true", help="build everything, print sizes and rates, and stop")
@@ -38,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         print(print_config(config, origins), end="")
         return 0
     output: Path = args.output or Path("runs") / config.name
-    store = checkpoint.CheckpointStore(output, config.train.keep_checkpoints)
+    store = CheckpointStore(output, config.train.keep_checkpoints)
     if not args.resume and not args.dry_run and store.saved():
         raise UserError(f"'{output}' already holds a run; continue it with --resume or give another --output")
 

@@ -113,9 +113,7 @@ def _locate(loc: KeyPath) -> _Place:
         elif get_origin(bare) is tuple and isinstance(part, int):
             path = (*path, part)
             form = get_args(bare)[0]
-        elif members := [
-            s for s in _sections(bare) if get_args(s.model_fields["kind"].annotation)[0] == part
-        ]:
+        elif members := [s for s in _sections(bare) if get_args(s.model_fields["kind"].annotation)[0] == part]:
             form = members[0]
         else:
             break
@@ -154,9 +152,7 @@ def _choices(form: Any) -> list[str]:
         return _choices(get_args(form)[0])
     sections = _sections(form)
     if len(sections) > 1:
-        return [
-            choice for section in sections for choice in _choices(section.model_fields["kind"].annotation)
-        ]
+        return [choice for section in sections for choice in _choices(section.model_fields["kind"].annotation)]
     return [choice for member in _members(form) if member is not form for choice in _choices(member)]
 
 
@@ -198,11 +194,7 @@ def _range(constraints: tuple[Any, ...]) -> str:
     ge, gt, le, lt, pattern = (_bound(name, constraints) for name in ("ge", "gt", "le", "lt", "pattern"))
     if ge is not None and le is not None:
         return f" from {ge} to {le}"
-    bounds = [
-        f"{sign} {value}"
-        for sign, value in ((">=", ge), (">", gt), ("<=", le), ("<", lt))
-        if value is not None
-    ]
+    bounds = [f"{sign} {value}" for sign, value in ((">=", ge), (">", gt), ("<=", le), ("<", lt)) if value is not None]
     return (" " + " and ".join(bounds) if bounds else "") + (f" matching {pattern}" if pattern else "")
 
 

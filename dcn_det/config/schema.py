@@ -98,7 +98,9 @@ class Deform(Section):
 class Backbone(Section):
     kind: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet101"
     width: Positive = 64
-    """Channels of the stem; the stages follow in proportion."""
+    """Channels of the 3x3 convolutions of res2; the later stages follow in proportion."""
+    stem_width: Positive = 64
+    """Channels of the first convolution."""
     stride_on: Literal["first_1x1", "3x3"] = "first_1x1"
     """Which convolution of a bottleneck carries the stride: the first 1x1 (Caffe) or the 3x3 (PyTorch)."""
     stem_pool: Literal["ceil", "pad"] = "ceil"
@@ -191,13 +193,9 @@ class FasterRCNNHead(Section):
     def _check(self) -> FasterRCNNHead:
         low, high = self.negative_iou
         if low >= high:
-            raise ValueError(
-                f"negative_iou [{low:g}, {high:g}) is empty; its first number must be the smaller"
-            )
+            raise ValueError(f"negative_iou [{low:g}, {high:g}) is empty; its first number must be the smaller")
         if high > self.positive_iou:
-            raise ValueError(
-                f"negative_iou ends at {high:g}, above positive_iou {self.positive_iou:g}; lower its end"
-            )
+            raise ValueError(f"negative_iou ends at {high:g}, above positive_iou {self.positive_iou:g}; lower its end")
         return self
 
 

@@ -27,9 +27,7 @@ def print_config(config: Config, origins: Mapping[str, str] | None = None) -> st
     if origins is None:
         return "".join(f"{text}\n" for text, _ in lines)
     width = max(len(text) for text, key in lines if key and len(text) <= _WIDEST)
-    return "".join(
-        f"{text:<{width}}  # {origins.get(key, DEFAULT)}\n" if key else f"{text}\n" for text, key in lines
-    )
+    return "".join(f"{text:<{width}}  # {origins.get(key, DEFAULT)}\n" if key else f"{text}\n" for text, key in lines)
 
 
 def _lines(block: dict[str, Any], indent: str, prefix: str) -> Iterator[tuple[str, str]]:

@@ -39,9 +39,7 @@ class LearningRate:
 
 
 def learning_rate(train: Train, world_size: int) -> LearningRate:
-    return LearningRate(
-        train.optimizer.lr, train.reference_batch, train.batch_size * world_size, scaled=train.scale_lr
-    )
+    return LearningRate(train.optimizer.lr, train.reference_batch, train.batch_size * world_size, scaled=train.scale_lr)
 
 
 def build_optimizer(

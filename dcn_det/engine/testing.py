@@ -34,10 +34,8 @@ def detect_all(
     """
     results: list[dict[str, Any]] = []
     started = spoken = time.monotonic()
-    done = 0
-    for info, detections in predictor.stream(batches):
+    for done, (info, detections) in enumerate(predictor.stream(batches), start=1):
         results += to_coco_results(detections, info.image_id, predictor.categories)
-        done += 1
         now = time.monotonic()
         if now - spoken >= every or done == total:
             say(progress_line(done, total, started, "test image"))
@@ -45,9 +43,7 @@ def detect_all(
     return results
 
 
-def pictures(
-    predictor: Predictor, files: Sequence[Path], minimum_score: float = 0.5
-) -> list[tuple[str, np.ndarray]]:
+def pictures(predictor: Predictor, files: Sequence[Path], minimum_score: float = 0.5) -> list[tuple[str, np.ndarray]]:
     """Names and drawn detections (uint8 RGB) of a few images."""
     drawn = []
     for path in files:

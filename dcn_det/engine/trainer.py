@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn_det.engine import checkpoint
 from dcn_det.engine.logging import RunLog, duration
 from dcn_det.engine.schedule import Factor
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch
+from dcn_det.weights import checkpoint
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 """Takes the model (in training mode) and the iteration; returns metrics by name."""
@@ -85,7 +86,7 @@ class Trainer:
         factor: Factor,
         batches: Callable[[int], Iterable[Batch]],
         settings: LoopSettings,
-        store: checkpoint.CheckpointStore,
+        store: CheckpointStore,
         log: RunLog,
         device: torch.device,
         metadata: Mapping[str, Any],
@@ -165,7 +166,8 @@ class Trainer:
                 self._report(window, left)
                 window = _Window()
             evaluate = self.evaluate is not None and (
-                self.iteration == settings.length or (settings.eval_every > 0 and self.iteration % settings.eval_every == 0)
+                self.iteration == settings.length
+                or (settings.eval_every > 0 and self.iteration % settings.eval_every == 0)
             )
             # Before the evaluation, so that a failure in it costs nothing, and once more after it if it matters.
             saved = self.iteration % settings.checkpoint_every == 0 or last or self._signal is not None
@@ -276,8 +278,8 @@ class Trainer:
         try:
             yield
         finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 class _Window:

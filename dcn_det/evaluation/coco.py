@@ -159,9 +159,7 @@ def _coco(truth: GroundTruth, annotations: Iterable[Mapping[str, Any]]) -> COCO:
     """pycocotools' object over copies, since it writes into annotations."""
     coco = COCO()
     coco.dataset = {
-        "images": [
-            {"id": i, "height": height, "width": width} for i, (height, width) in truth.images.items()
-        ],
+        "images": [{"id": i, "height": height, "width": width} for i, (height, width) in truth.images.items()],
         "categories": [{"id": category.id, "name": category.name} for category in truth.categories],
         "annotations": [dict(annotation) for annotation in annotations],
     }

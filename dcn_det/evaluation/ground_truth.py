@@ -79,9 +79,7 @@ def load_ground_truth(source: str | Path | Mapping[str, Any] | COCO) -> GroundTr
 def _require(entry: object, types: Mapping[str, type], where: str) -> None:
     for key, wanted in types.items():
         if not isinstance(entry, Mapping) or not isinstance(entry.get(key), wanted):
-            raise UserError(
-                f"{where}: '{key}' is missing or not {'a string' if wanted is str else 'an integer'}"
-            )
+            raise UserError(f"{where}: '{key}' is missing or not {'a string' if wanted is str else 'an integer'}")
 
 
 def _check_unique(categories: Sequence[Category], name: str) -> None:

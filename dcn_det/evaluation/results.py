@@ -17,9 +17,7 @@ Result = dict[str, Any]
 """``image_id``, ``category_id``, ``score``, and ``bbox`` (x, y, width, height) or ``segmentation``."""
 
 
-def to_coco_results(
-    detections: Detections, image_id: int, categories: Sequence[Category]
-) -> list[dict[str, Any]]:
+def to_coco_results(detections: Detections, image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:
     """Detections of one image as COCO results.
 
     Args:
@@ -79,9 +77,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})"
-        ) from None
+        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except RecursionError:
@@ -111,11 +107,7 @@ def check_results(
         UserError: one line for each kind of problem, with the first entry that has it and how many do.
     """
     if not isinstance(results, list):
-        hint = (
-            "; this looks like a ground-truth file"
-            if isinstance(results, dict) and "images" in results
-            else ""
-        )
+        hint = "; this looks like a ground-truth file" if isinstance(results, dict) and "images" in results else ""
         raise UserError(f"{source}: expected a list of results, got {_kind(results)}{hint}")
     first: dict[str, str] = {}
     count: dict[str, int] = {}

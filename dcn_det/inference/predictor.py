@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from dcn_det.config import Config, from_plain
 from dcn_det.data.loader import collate
 from dcn_det.data.transforms import resize_short_side
-from dcn_det.engine import checkpoint
 from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Batch, Category, Detections, ImageInfo
+from dcn_det.weights import checkpoint
 
 
 def to_original(detections: Detections, info: ImageInfo) -> Detections:
@@ -82,7 +82,7 @@ class Predictor:
         config: Config = from_plain(state["config"])
         categories = checkpoint.categories_from_plain(state["categories"])
         where = resolve_device(device)
-        model = build_detector(config.model, len(categories), config.test, pretrained=False)
+        model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
         checkpoint.load_weights(model, state["model"], Path(path))
         resize = config.test.resize or config.data.resize
         return cls(model.to(where).eval(), categories, resize.short_side, resize.max_side, where)

@@ -14,4 +14,5 @@ SCHEMAS: dict[str, str] = {
         "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "
         "Tensor grad_mask)"
     ),
+    "nms": "(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor",
 }

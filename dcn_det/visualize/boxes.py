@@ -53,7 +53,14 @@ def draw(
         luminance = 0.299 * paint[0] + 0.587 * paint[1] + 0.114 * paint[2]
         ink = (0, 0, 0) if luminance > 140 else (255, 255, 255)
         cv2.putText(
-            canvas, caption, (left + 1, bottom - base), cv2.FONT_HERSHEY_SIMPLEX, font_scale, ink, 1, cv2.LINE_AA
+            canvas,
+            caption,
+            (left + 1, bottom - base),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            font_scale,
+            ink,
+            1,
+            cv2.LINE_AA,
         )
     return canvas
 

@@ -14,8 +14,9 @@ import torch
 import yaml
 
 from dcn_det.cli import infer, test, train
-from dcn_det.engine import checkpoint
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
+from dcn_det.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,7 +116,14 @@ def test_dry_run_prints_sizes_and_writes_nothing(
 ) -> None:
     assert train.main([str(tiny), "--dry-run", "--output", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
-    for part in ("parameters", "trainable", "12 images", "effective learning rate", "global batch 2", "4 iterations"):
+    for part in (
+        "parameters",
+        "trainable",
+        "12 images",
+        "effective learning rate",
+        "global batch 2",
+        "4 iterations",
+    ):
         assert part in text
     assert not (tmp_path / "run").exists()
 
@@ -171,7 +179,7 @@ def test_a_truncated_image_is_named(tiny: Path, tmp_path: Path, sample_root: Pat
 
 
 def test_a_run_is_not_overwritten(tiny: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match="already holds a run.*--resume"):
+    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
         train.main([str(tiny), "--output", str(trained)])
 
 
@@ -210,31 +218,46 @@ def test_other_classes_than_the_checkpoint_are_refused(tiny: Path, trained: Path
 
 def test_the_tool_ends_mistakes_with_code_two_and_one_line(tiny: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "tools/train.py", str(tiny), "train.iteration=3"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "tools/train.py", str(tiny), "train.iteration=3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert re.fullmatch(r"error: .*train\.iteration.*did you mean 'iterations'.*\n", done.stderr)
 
 
-def test_sigterm_saves_and_exits_with_143(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("signum", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
+def test_a_signal_to_the_process_group_saves_and_exits(
+    tiny: Path, tmp_path: Path, signum: signal.Signals, workers: int
+) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "tools/train.py", str(tiny), "--output", str(out), "train.iterations=100000"],
+        [
+            sys.executable,
+            "tools/train.py",
+            str(tiny),
+            "--output",
+            str(out),
+            "train.iterations=100000",
+            f"data.workers={workers}",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not list(out.glob("iteration_*.pth")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signum)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, text
-    assert "stopped by SIGTERM" in text
-    store = checkpoint.CheckpointStore(out, keep=2)
-    found = store.latest()
+    assert process.returncode == 128 + signum, text
+    assert text.count(f"stopped by {signum.name}") == 1
+    assert "Traceback" not in text
+    found = CheckpointStore(out, keep=2).latest()
     assert found is not None
     assert str(found[0]) in text

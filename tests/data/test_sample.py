@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dcn_det.data import sample
+from dcn_det.data.compose import IMAGE_SIZE, draw_ink, load_material
 from dcn_det.errors import UserError
 
 
@@ -64,7 +65,7 @@ def test_objects_keep_to_their_limits(root: Path) -> None:
     for split in ("train", "val"):
         for annotation in annotations(root, split)["annotations"]:
             x, y, w, h = annotation["bbox"]
-            assert 0 <= x < x + w <= sample.IMAGE_SIZE and 0 <= y < y + h <= sample.IMAGE_SIZE
+            assert 0 <= x < x + w <= IMAGE_SIZE and 0 <= y < y + h <= IMAGE_SIZE
             assert 22 <= max(w, h) <= 142
             assert annotation["area"] == w * h and annotation["iscrowd"] == 0
             by_image.setdefault(annotation["image_id"], []).append([x, y, x + w, y + h])
@@ -80,17 +81,17 @@ def test_objects_keep_to_their_limits(root: Path) -> None:
 
 def test_boxes_touch_the_ink_on_all_sides() -> None:
     """Every outer row and column of the drawn opacity, which becomes the box, holds visible ink."""
-    train, _ = sample._load_material()
+    train, _ = load_material()
     rng = np.random.default_rng(0)
-    for glyphs in train.glyphs:
-        ink = sample._draw_ink(glyphs[0], 60.0, rng)
+    for digits in train.digits:
+        ink = draw_ink(digits[0], 60.0, rng)
         assert 58 <= max(ink.shape) <= 62
         assert min(ink[0].max(), ink[-1].max(), ink[:, 0].max(), ink[:, -1].max()) > 0.3
 
 
 def test_training_and_validation_share_no_material() -> None:
-    train, val = sample._load_material()
-    assert sum(map(len, train.glyphs)) + sum(map(len, val.glyphs)) == 1797
+    train, val = load_material()
+    assert sum(map(len, train.digits)) + sum(map(len, val.digits)) == 1797
     for a, b in zip(train.photos, val.photos):
         assert a.shape[1] + b.shape[1] == 640
 

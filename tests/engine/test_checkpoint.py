@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dcn_det.engine import checkpoint
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
+from dcn_det.weights import checkpoint
 
 
 def test_a_saved_state_comes_back(tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_a_saved_state_comes_back(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     checkpoint.save(path, {"iteration": 1})
-    with pytest.raises(Exception, match="pickle|local"):
+    with pytest.raises(Exception, match=r"pickle|local"):
         checkpoint.save(path, {"iteration": lambda: 0})
     assert checkpoint.load(path)["iteration"] == 1
     assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]
@@ -52,7 +53,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none.pth' does not exist"):
+    with pytest.raises(UserError, match=r"none\.pth' does not exist"):
         checkpoint.load(tmp_path / "none.pth")
 
 
@@ -69,7 +70,7 @@ def test_weights_of_another_architecture_name_what_differs() -> None:
 
 
 def test_the_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
-    store = checkpoint.CheckpointStore(tmp_path, keep=2)
+    store = CheckpointStore(tmp_path, keep=2)
     for iteration in (10, 20, 30):
         store.save(iteration, {"iteration": iteration})
     store.save_best({"iteration": 20})
@@ -78,7 +79,7 @@ def test_the_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 
 
 def test_latest_goes_back_past_a_damaged_checkpoint(tmp_path: Path) -> None:
-    store = checkpoint.CheckpointStore(tmp_path, keep=2)
+    store = CheckpointStore(tmp_path, keep=2)
     assert store.latest() is None
     store.save(10, {"iteration": 10})
     newest = store.save(20, {"iteration": 20})

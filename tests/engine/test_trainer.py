@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcn_det.engine import checkpoint
 from dcn_det.engine.logging import RunLog
 from dcn_det.engine.optim import parameter_groups
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.trainer import Interrupted, LoopSettings, Trainer, TrainingDiverged
 from dcn_det.structures import Batch, ImageInfo, Target
+from dcn_det.weights import checkpoint
 
 
 class Mean(nn.Module):
@@ -48,7 +49,7 @@ def trainer(folder: Path, length: int = 10, factor=lambda iteration: 1.0, lr: fl
         factor,
         batches,
         LoopSettings(length, **({"log_every": 5, "checkpoint_every": 5} | settings)),
-        checkpoint.CheckpointStore(folder, keep=3),
+        CheckpointStore(folder, keep=3),
         RunLog(folder, quiet=True),
         torch.device("cpu"),
         {"config": {"name": "toy"}},
@@ -163,9 +164,7 @@ def test_the_best_by_the_metric_is_kept(tmp_path: Path) -> None:
     assert run.model.training
     best = checkpoint.load(run.store.best_path)
     assert (best["iteration"], best["best"]) == (4, 0.3)
-    tests = [
-        json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"test"' in line
-    ]
+    tests = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"test"' in line]
     assert [record["AP"] for record in tests] == list(scores.values())
 
 

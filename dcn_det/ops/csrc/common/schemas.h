@@ -8,4 +8,5 @@
   X("deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, " \
     "int[2] stride, int[2] padding, int[2] dilation, str border, bool need_input, bool need_offset, "       \
     "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "     \
-    "Tensor grad_mask)")
+    "Tensor grad_mask)")                                                                                    \
+  X("nms(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor")
