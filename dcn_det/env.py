@@ -91,9 +91,7 @@ def _machine() -> Lines:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield "cpu", f"{model}, {usable} of {os.cpu_count()} cores usable"
@@ -128,9 +126,7 @@ def _cuda_refusal() -> str:
 
 
 def _compilers() -> Lines:
-    compiler = os.environ.get("CXX") or next(
-        (name for name in ("c++", "g++", "clang++") if shutil.which(name)), "c++"
-    )
+    compiler = os.environ.get("CXX") or next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), "c++")
     yield "c++ compiler", _output(compiler, "--version") or f"not found ({compiler})"
     homes = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
     candidates = [str(Path(home) / "bin" / "nvcc") for home in homes if home]
@@ -147,9 +143,7 @@ def _output(command: str, *args: str, containing: str = "") -> str:
         return ""
     if done.returncode != 0:
         return ""
-    return next(
-        (line.strip() for line in done.stdout.splitlines() if line.strip() and containing in line), ""
-    )
+    return next((line.strip() for line in done.stdout.splitlines() if line.strip() and containing in line), "")
 
 
 def _variables() -> Lines:

@@ -56,9 +56,7 @@ def test_an_empty_list_is_said_and_gives_zeros(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.usefixtures("files")
 def test_swapped_files_are_recognised() -> None:
-    with pytest.raises(
-        UserError, match=r"^results.json: not COCO annotations: .* this looks like a results file$"
-    ):
+    with pytest.raises(UserError, match=r"^results.json: not COCO annotations: .* this looks like a results file$"):
         main(["results.json", "gt.json"])
 
 

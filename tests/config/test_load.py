@@ -141,9 +141,7 @@ def test_a_byte_order_mark_is_skipped(write):
 
 
 def test_plain_containers_give_the_same_config(write):
-    config = load_config(
-        write("train: {optimizer: {kind: adamw}}\nmodel: {backbone: {res5_dilation: [2, 4, 8]}}\n")
-    )
+    config = load_config(write("train: {optimizer: {kind: adamw}}\nmodel: {backbone: {res5_dilation: [2, 4, 8]}}\n"))
     plain = to_plain(config)
     assert from_plain(plain) == config
     assert all(type(value) in (str, int, float, bool, list, type(None)) for _, value in leaves(plain))
@@ -152,9 +150,7 @@ def test_plain_containers_give_the_same_config(write):
 def test_plain_containers_are_checked_too():
     plain = to_plain(Config(name="x"))
     plain["model"]["rpn"]["pre_nms"] = "many"
-    with pytest.raises(
-        UserError, match=r"^last.pth: model.rpn.pre_nms: wrong value \(got the string 'many'\)"
-    ):
+    with pytest.raises(UserError, match=r"^last.pth: model.rpn.pre_nms: wrong value \(got the string 'many'\)"):
         from_plain(plain, "last.pth")
     with pytest.raises(UserError, match=r"^last.pth: no settings"):
         from_plain(None, "last.pth")

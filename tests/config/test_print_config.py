@@ -109,9 +109,7 @@ def test_every_value_has_its_origin(tmp_path: Path, in_file: set[str], overridde
             assert origin == (f"{path}:1" if leaf == "version" else "default")
 
 
-def test_every_line_with_a_value_ends_with_its_origin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_line_with_a_value_ends_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text("seed: 4\nexpected:\n- {metric: AP, value: 0.3, source: here}\n")
     config, origins = load_with_origins("a.yaml", ["train.batch_size=2"])

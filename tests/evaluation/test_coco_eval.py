@@ -232,9 +232,7 @@ def test_results_have_half_open_sizes_and_the_files_ids() -> None:
 def test_detections_that_are_not_finite_are_refused(field: str, value: float) -> None:
     detections = Detections(torch.ones(2, 4), torch.ones(2), torch.zeros(2, dtype=torch.int64))
     getattr(detections, field)[1] = value
-    with pytest.raises(
-        UserError, match=r"^image 42: the detector returned boxes or scores that are not finite$"
-    ):
+    with pytest.raises(UserError, match=r"^image 42: the detector returned boxes or scores that are not finite$"):
         to_coco_results(detections, 42, (Category(1, "cat"),))
 
 
@@ -302,8 +300,7 @@ def test_each_kind_of_problem_is_reported_once() -> None:
     with pytest.raises(UserError) as caught:
         evaluate(ground_truth(), entries)
     assert str(caught.value).splitlines() == [
-        "results: entry 1: image_id 1 is not in the ground truth; is it that of another split?"
-        " (2 of 5 entries)",
+        "results: entry 1: image_id 1 is not in the ground truth; is it that of another split? (2 of 5 entries)",
         "results: entry 2: score must be a finite number, got None (2 of 5 entries)",
     ]
 
