@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dcn_det.config import schema
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.models.anchors import cell_anchors
-from dcn_det.models.backbones.resnet import BASIC, DEPTHS, DeformableBlocks, ResNet, stage_block_names
+from dcn_det.models.backbones.convolution import DeformableBlocks
+from dcn_det.models.backbones.resnet import BASIC, DEPTHS, ResNet, stage_block_names
 from dcn_det.models.detector import Backbone, Head, TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
 from dcn_det.models.preprocess import Preprocess

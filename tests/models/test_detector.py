@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from dcn_det.models.anchors import cell_anchors
-from dcn_det.models.backbones.resnet import DeformableBlocks, ResNet
+from dcn_det.models.backbones.convolution import DeformableBlocks
+from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
 from dcn_det.models.preprocess import Preprocess

@@ -100,7 +100,7 @@ def test_predictions_are_split_by_image() -> None:
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
 def test_losses_by_hand(class_agnostic: bool) -> None:
-    # The first proposal overlaps the only object by 0.8, so it and the object itself are foreground; the other
+    # The first proposal overlaps the only object by 0.8, so it and the object are foreground; the other
     # two are background. All four candidates are drawn.
     proposals = torch.tensor([[10.0, 10.0, 50.0, 42.0], [10.0, 10.0, 30.0, 30.0], [30.0, 30.0, 50.0, 50.0]])
     target = Target(torch.tensor([[10.0, 10.0, 50.0, 50.0]]), torch.tensor([2]))

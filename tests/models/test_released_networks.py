@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dcn_det.models.anchors import cell_anchors
-from dcn_det.models.backbones.resnet import DeformableBlocks, ResNet, block_names
+from dcn_det.models.backbones.convolution import DeformableBlocks
+from dcn_det.models.backbones.resnet import ResNet, block_names
 from dcn_det.models.boxes import to_rois
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead

@@ -3,7 +3,8 @@ import torch
 import torchvision
 from torch import nn
 
-from dcn_det.models.backbones.resnet import DEPTHS, DeformableBlocks, ResNet, block_names
+from dcn_det.models.backbones.convolution import DeformableBlocks
+from dcn_det.models.backbones.resnet import DEPTHS, ResNet, block_names
 from dcn_det.models.norm import FrozenBatchNorm2d
 from dcn_det.weights.files import load_into
 

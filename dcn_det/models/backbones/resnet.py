@@ -7,17 +7,20 @@ release (``res4b22``).
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
+from dcn_det.models.backbones.convolution import (
+    Conv3x3,
+    DeformableBlocks,
+    conv,
+    deformable3x3,
+    offset_lr_multipliers,
+    plain3x3,
+)
 from dcn_det.models.norm import Norm, norm_factory
-from dcn_det.ops import DeformConv2d
-
-Conv3x3 = Callable[[int, int, int, int], nn.Module]
 
 STAGES = ("res2", "res3", "res4", "res5")
 DEPTHS: dict[str, tuple[int, int, int, int]] = {
@@ -53,68 +56,10 @@ def block_names(kind: str) -> tuple[str, ...]:
     return tuple(name for names in stage_block_names(kind).values() for name in names)
 
 
-@dataclass(frozen=True, slots=True)
-class DeformableBlocks:
-    """Which blocks are deformable and how.
-
-    Attributes:
-        names: blocks, as :func:`block_names` spells them. In a basic block the second 3x3 convolution
-            deforms.
-        modulated: learn a modulation mask as well (DCN v2).
-        offset_groups: sets of offsets, each for an equal share of the channels.
-        offset_dilation: of the 3x3 convolution that predicts the offsets; ``None`` takes that of the
-            deformable one, as the paper says.
-        border: ``zeros`` or ``dcn_v1``, see :func:`dcn_det.ops.deform_conv2d`.
-        lr_mult: learning-rate multiplier of the convolutions that predict the offsets.
-    """
-
-    names: tuple[str, ...] = ()
-    modulated: bool = False
-    offset_groups: int = 4
-    offset_dilation: int | None = None
-    border: Literal["zeros", "dcn_v1"] = "zeros"
-    lr_mult: float = 1.0
-
-
-def _he(conv: nn.Conv2d | DeformConv2d) -> None:
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-
-
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Module:
-    padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
-    _he(conv)
-    return conv
-
-
-def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Module:
-    return _conv(in_channels, out_channels, 3, stride, dilation)
-
-
-def _deform3x3(
-    deform: DeformableBlocks, in_channels: int, out_channels: int, stride: int, dilation: int
-) -> nn.Module:
-    conv = DeformConv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        stride=stride,
-        padding=dilation,
-        dilation=dilation,
-        bias=False,
-        offset_groups=deform.offset_groups,
-        modulated=deform.modulated,
-        border=deform.border,
-        offset_dilation=deform.offset_dilation,
-    )
-    _he(conv)
-    return conv
-
-
 def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
     if stride == 1 and in_channels == out_channels:
         return None
-    return nn.Sequential(_conv(in_channels, out_channels, 1, stride), norm(out_channels))
+    return nn.Sequential(conv(in_channels, out_channels, 1, stride), norm(out_channels))
 
 
 class BasicBlock(nn.Module):
@@ -131,13 +76,13 @@ class BasicBlock(nn.Module):
         dilation: int,
         stride_on_3x3: bool,
         norm: Norm,
-        conv3x3: Conv3x3,
+        main3x3: Conv3x3,
     ) -> None:
         super().__init__()
         del stride_on_3x3  # There is no 1x1 convolution to choose instead.
-        self.conv1 = _conv3x3(in_channels, channels, stride, dilation)
+        self.conv1 = plain3x3(in_channels, channels, stride, dilation)
         self.bn1 = norm(channels)
-        self.conv2 = conv3x3(channels, channels, 1, dilation)
+        self.conv2 = main3x3(channels, channels, 1, dilation)
         self.bn2 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, channels, stride, norm)
@@ -164,16 +109,16 @@ class Bottleneck(nn.Module):
         dilation: int,
         stride_on_3x3: bool,
         norm: Norm,
-        conv3x3: Conv3x3,
+        main3x3: Conv3x3,
     ) -> None:
         super().__init__()
         out_channels = channels * self.expansion
         stride_1x1, stride_3x3 = (1, stride) if stride_on_3x3 else (stride, 1)
-        self.conv1 = _conv(in_channels, channels, 1, stride_1x1)
+        self.conv1 = conv(in_channels, channels, 1, stride_1x1)
         self.bn1 = norm(channels)
-        self.conv2 = conv3x3(channels, channels, stride_3x3, dilation)
+        self.conv2 = main3x3(channels, channels, stride_3x3, dilation)
         self.bn2 = norm(channels)
-        self.conv3 = _conv(channels, out_channels, 1)
+        self.conv3 = conv(channels, out_channels, 1)
         self.bn3 = norm(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, out_channels, stride, norm)
@@ -242,7 +187,7 @@ class ResNet(nn.Module):
 
         make_norm = norm_factory(norm, norm_eps)
         block = BasicBlock if kind in BASIC else Bottleneck
-        self.conv1 = _conv(3, stem_width, 7, stride=2)
+        self.conv1 = conv(3, stem_width, 7, stride=2)
         self.bn1 = make_norm(stem_width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = (
@@ -265,7 +210,7 @@ class ResNet(nn.Module):
                         dilation=res5_dilation[position] if stage == "res5" else 1,
                         stride_on_3x3=stride_on == "3x3",
                         norm=make_norm,
-                        conv3x3=partial(_deform3x3, deform) if name in deform.names else _conv3x3,
+                        main3x3=partial(deformable3x3, deform) if name in deform.names else plain3x3,
                     )
                 )
                 in_channels = channels * block.expansion
@@ -291,14 +236,7 @@ class ResNet(nn.Module):
 
     def lr_multipliers(self) -> dict[str, float]:
         """Learning-rate multipliers other than 1, by parameter name."""
-        if self._offset_lr_mult == 1:
-            return {}
-        offsets = [name for name, module in self.named_modules() if isinstance(module, DeformConv2d)]
-        return {
-            f"{name}.offset.{parameter}": self._offset_lr_mult
-            for name in offsets
-            for parameter in ("weight", "bias")
-        }
+        return offset_lr_multipliers(self, self._offset_lr_mult)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised images -> outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""
