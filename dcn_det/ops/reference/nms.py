@@ -46,7 +46,7 @@ def nms(
     boxes = boxes.to(dtype)[order]
     labels = None if labels is None else labels[order]
     limit = len(order) if max_keep is None else max_keep
-    kept = []
+    kept: list[Tensor] = []
     while len(order) > 0 and len(kept) < limit:
         kept.append(order[0])
         suppressed = overlaps_of(boxes[0], boxes[1:]) > threshold

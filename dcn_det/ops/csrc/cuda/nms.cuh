@@ -1,0 +1,128 @@
+// Non-maximum suppression's CUDA kernels. Boxes, sorted by decreasing score, are dealt with in strips: first
+// all overlaps of a strip's boxes with those that follow, a bit each, then one block that walks along the
+// strip and drops what its kept boxes overlap. Free of torch.
+#pragma once
+
+#include <cstdint>
+
+#include "common/box_overlap.h"
+
+namespace dcn_det {
+
+using Word = unsigned long long;  // atomicOr's 64-bit type
+constexpr int kWordBits = 64;     // boxes to a word, one bit each
+// Words of boxes in a strip: bounds the memory for overlaps to 512 bytes a box, and lets max_keep save work.
+constexpr int kStripWords = 64;
+constexpr int kSweepThreads = 512;
+
+// `sorted` = boxes in `order`. Scores come sorted; where they are NaN the box counts as dropped.
+template <typename A>
+__global__ void gather_kernel(const A* boxes, const A* sorted_scores, const int64_t* labels,
+                              const int64_t* order, int64_t count, Box<A>* sorted, int64_t* sorted_labels,
+                              Word* dropped) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    const A* box = boxes + 4 * order[i];
+    sorted[i] = {box[0], box[1], box[2], box[3]};
+    if (labels != nullptr) sorted_labels[i] = labels[order[i]];
+    if (sorted_scores[i] != sorted_scores[i]) atomicOr(dropped + i / kWordBits, Word(1) << (i % kWordBits));
+  }
+}
+
+// What the kernels know about the strip that starts at box first_word * kWordBits.
+struct Strip {
+  int64_t count;       // boxes in all
+  int64_t first_word;  // of the strip
+  int64_t words;       // from the strip's first to the last of all
+  int64_t limit;       // boxes to keep
+
+  DCN_DET_INLINE int64_t first_box(int64_t word) const { return (first_word + word) * kWordBits; }
+  // Boxes in a word; the last one need not be full.
+  DCN_DET_INLINE int boxes_in(int64_t word) const {
+    const int64_t left = count - first_box(word);
+    return left < kWordBits ? static_cast<int>(left) : kWordBits;
+  }
+};
+
+// overlaps[box of the strip][word]: which of the word's boxes follow the box and overlap it by more than the
+// threshold. One block of kWordBits threads for each word (x) and each word of the strip (y); words before
+// the box's own are left unwritten.
+template <typename A>
+__global__ void overlap_kernel(Strip strip, const Box<A>* boxes, const int64_t* labels, A threshold,
+                               const Word* dropped, const int64_t* kept_count, Word* overlaps) {
+  __shared__ Box<A> columns[kWordBits];
+  __shared__ A column_areas[kWordBits];
+  __shared__ int64_t column_labels[kWordBits];
+  const int64_t row_word = blockIdx.y, column_word = blockIdx.x;
+  if (column_word < row_word || *kept_count >= strip.limit) return;
+
+  const int thread = threadIdx.x, column_count = strip.boxes_in(column_word);
+  if (thread < column_count) {
+    const int64_t column = strip.first_box(column_word) + thread;
+    columns[thread] = boxes[column];
+    column_areas[thread] = area_of(boxes[column]);
+    if (labels != nullptr) column_labels[thread] = labels[column];
+  }
+  __syncthreads();
+  if (thread >= strip.boxes_in(row_word)) return;
+
+  Word bits = 0;
+  if ((dropped[strip.first_word + row_word] >> thread & 1) == 0) {
+    const int64_t row = strip.first_box(row_word) + thread;
+    const Box<A> box = boxes[row];
+    const A area = area_of(box);
+    const int64_t label = labels != nullptr ? labels[row] : 0;
+    for (int i = column_word == row_word ? thread + 1 : 0; i < column_count; ++i) {
+      const bool comparable = labels == nullptr || column_labels[i] == label;
+      if (comparable && overlap_exceeds(threshold, box, area, columns[i], column_areas[i])) {
+        bits |= Word(1) << i;
+      }
+    }
+  }
+  overlaps[(row_word * kWordBits + thread) * strip.words + column_word] = bits;
+}
+
+// Appends the strip's kept boxes, as indices into the unsorted ones, and drops those after it that they
+// overlap. One block.
+static __global__ void sweep_kernel(Strip strip, int64_t strip_words, const Word* overlaps,
+                                    const int64_t* order, Word* dropped, int64_t* kept, int64_t* kept_count) {
+  __shared__ Word within[kWordBits];  // overlaps among the boxes of one word
+  __shared__ Word chosen;
+  const int thread = threadIdx.x;
+  int64_t found = *kept_count;
+  for (int64_t word = 0; word < strip_words && found < strip.limit; ++word) {
+    const Word* rows = overlaps + word * kWordBits * strip.words;
+    const int row_count = strip.boxes_in(word);
+    if (thread < row_count) within[thread] = rows[thread * strip.words + word];
+    __syncthreads();
+    if (thread == 0) {
+      Word gone = dropped[strip.first_word + word], keep = 0;
+      for (int i = 0; i < row_count; ++i) {
+        if ((gone >> i & 1) == 0) {
+          keep |= Word(1) << i;
+          gone |= within[i];
+        }
+      }
+      chosen = keep;
+    }
+    __syncthreads();
+    const Word keep = chosen;
+    if (thread < row_count && (keep >> thread & 1) != 0) {
+      const int64_t place = found + __popcll(keep & ((Word(1) << thread) - 1));
+      if (place < strip.limit) kept[place] = order[strip.first_box(word) + thread];
+    }
+    found += __popcll(keep);
+    for (int64_t later = word + 1 + thread; later < strip.words; later += blockDim.x) {
+      Word bits = 0;
+      for (Word left = keep; left != 0; left &= left - 1) {
+        bits |= rows[(__ffsll(static_cast<long long>(left)) - 1) * strip.words + later];
+      }
+      if (bits != 0) dropped[strip.first_word + later] |= bits;
+    }
+    __syncthreads();
+  }
+  __syncthreads();  // all have read the count
+  if (thread == 0) *kept_count = found < strip.limit ? found : strip.limit;
+}
+
+}  // namespace dcn_det
