@@ -29,6 +29,6 @@ echo "pictures     $output/pictures  (sheet.jpg shows twelve at once)"
 import json
 import sys
 
-metrics = json.load(open(sys.argv[1]))
+metrics = json.load(open(sys.argv[1]))['metrics']
 print(f"sample AP50 {metrics['AP50']:.2f} in {int(sys.argv[2]) / 60:.1f} min")
 END

@@ -85,7 +85,7 @@ def test_testing_writes_results_and_metrics(tiny: Path, trained: Path, capsys: p
     results = json.loads((out / "detections.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} <= results[0].keys()
     metrics = json.loads((out / "metrics.json").read_text())
-    assert {"AP", "AP50", "AR100"} <= metrics.keys()
+    assert {"AP", "AP50", "AR100"} <= metrics["metrics"].keys()
     text = capsys.readouterr().out
     assert "AP50" in text
     assert all(f"{digit}" in text for digit in range(10))
