@@ -176,6 +176,8 @@ class FasterRCNNHead(Section):
     offset_lr_mult: NonNegativeFloat = 0.01
     hidden: Positive = 1024
     """Width of the two fully connected layers."""
+    hidden_init: Literal["normal", "he"] = "normal"
+    """How the layers before the outputs start: N(0, 0.01), or He's rule for narrow heads trained from scratch."""
     class_agnostic: bool = False
     """One set of box deltas for all classes instead of one per class."""
     batch_per_image: Positive = 128

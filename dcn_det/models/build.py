@@ -65,6 +65,7 @@ def _faster_rcnn(
         box_stds=settings.box_stds,
         sigma=settings.sigma,
         loss_weight=settings.loss_weight,
+        hidden_init=settings.hidden_init,
     )
     return _two_stage(model, backbone, head, test)
 

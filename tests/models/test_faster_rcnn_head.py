@@ -137,3 +137,16 @@ def test_no_rois_at_all() -> None:
     sum(losses.values()).backward()
     assert losses == {"head_cls": 0, "head_box": 0}
     assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_he_start_keeps_the_signal_through_a_narrow_head() -> None:
+    torch.manual_seed(0)
+    spread = {}
+    for start in ("normal", "he"):
+        head = FasterRCNNHead(64, 3, 16, channels=32, hidden=64, hidden_init=start)
+        with torch.no_grad():
+            pooled = torch.randn(200, 32 * 49).relu()
+            hidden = head.fc2(head.fc1(pooled).relu()).relu()
+        spread[start] = hidden.std().item() / pooled.std().item()
+    assert spread["normal"] < 0.05
+    assert 0.5 < spread["he"] < 2

@@ -45,6 +45,8 @@ class FasterRCNNHead(nn.Module):
         box_stds: the box deltas are learned divided by these.
         sigma: of the smooth L1 loss.
         loss_weight: on both losses.
+        hidden_init: how the layers before the two outputs start: ``normal``, N(0, 0.01) as in the authors' code, or
+            ``he``, for narrow heads trained from scratch.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class FasterRCNNHead(nn.Module):
         box_stds: box_ops.Stds = (0.1, 0.1, 0.2, 0.2),
         sigma: float = 1.0,
         loss_weight: float = 1.0,
+        hidden_init: Literal["normal", "he"] = "normal",
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -87,7 +90,9 @@ class FasterRCNNHead(nn.Module):
         self.fc2 = nn.Linear(hidden, hidden)
         self.cls_score = nn.Linear(hidden, num_classes + 1)
         self.bbox_pred = nn.Linear(hidden, 4 if class_agnostic else 4 * (num_classes + 1))
-        initialise.normal(self.reduce, self.fc1, self.fc2, self.cls_score, self.bbox_pred)
+        start = initialise.he if hidden_init == "he" else initialise.normal
+        start(self.reduce, self.fc1, self.fc2)
+        initialise.normal(self.cls_score, self.bbox_pred)
         self.offset = nn.Linear(pooled, 2 * pooled_size**2) if pooling == "deformable" else None
         if self.offset is not None:
             initialise.zero(self.offset)
