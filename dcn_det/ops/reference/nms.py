@@ -1,7 +1,6 @@
-"""Non-maximum suppression in plain PyTorch operations, one kept box after the other.
+"""Non-maximum suppression in plain PyTorch operations, a block of boxes at a time.
 
-The box of the highest score is kept, those that overlap it by more than the threshold are dropped, and so on
-with the rest.
+By decreasing score, a box is kept unless it overlaps one that is kept already by more than the threshold.
 """
 
 from __future__ import annotations
@@ -9,18 +8,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLOCK = 256
+
 
 def areas_of(boxes: Tensor) -> Tensor:
     """(N, 4) half-open boxes -> (N,)."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def overlaps_of(box: Tensor, boxes: Tensor) -> Tensor:
-    """The intersection over the union of a box (4,) with each of (N, 4); NaN for two empty ones."""
-    low = torch.maximum(box[:2], boxes[:, :2])
-    high = torch.minimum(box[2:], boxes[:, 2:])
-    common = (high - low).clamp(min=0).prod(1)
-    return common / (areas_of(box[None]) + areas_of(boxes) - common)
+def overlaps_of(boxes: Tensor, others: Tensor) -> Tensor:
+    """The intersections over the unions of (N, 4) and (M, 4) boxes: (N, M); NaN for two empty ones."""
+    low = torch.maximum(boxes[:, None, :2], others[:, :2])
+    high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    width, height = (high - low).clamp(min=0).unbind(-1)
+    common = width * height
+    return common / (areas_of(boxes)[:, None] + areas_of(others) - common)
 
 
 def threshold_as(dtype: torch.dtype, threshold: float) -> float:
@@ -35,23 +37,36 @@ def threshold_as(dtype: torch.dtype, threshold: float) -> float:
     return nearest.item()
 
 
+def unsuppressed(suppresses: Tensor) -> Tensor:
+    """Which of N boxes are kept, given whether each (row) would suppress each later one (column): (N,).
+
+    Starting from all, every pass settles at least one more box from the left on, so that this ends.
+    """
+    kept = torch.ones_like(suppresses[0])
+    while True:
+        settled = ~(suppresses & kept[:, None]).any(0)
+        if torch.equal(settled, kept):
+            return kept
+        kept = settled
+
+
 def nms(
     boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_keep: int | None
 ) -> Tensor:
     """Both public functions; without labels, boxes suppress each other across classes."""
     dtype = torch.float64 if torch.float64 in (boxes.dtype, scores.dtype) else torch.float32
-    threshold = threshold_as(dtype, iou_threshold)
-    order = scores.to(dtype).argsort(descending=True, stable=True)
-    order = order[~scores[order].isnan()]
-    boxes = boxes.to(dtype)[order]
-    labels = None if labels is None else labels[order]
-    limit = len(order) if max_keep is None else max_keep
-    kept: list[Tensor] = []
-    while len(order) > 0 and len(kept) < limit:
-        kept.append(order[0])
-        suppressed = overlaps_of(boxes[0], boxes[1:]) > threshold
-        if labels is not None:
-            suppressed &= labels[1:] == labels[0]
-            labels = labels[1:][~suppressed]
-        order, boxes = order[1:][~suppressed], boxes[1:][~suppressed]
-    return torch.stack(kept) if kept else order.new_empty(0)
+    boxes, threshold = boxes.to(dtype), threshold_as(dtype, iou_threshold)
+
+    def suppresses(some: Tensor, others: Tensor) -> Tensor:
+        exceeds = overlaps_of(boxes[some], boxes[others]) > threshold
+        return exceeds if labels is None else exceeds & (labels[some][:, None] == labels[others])
+
+    rest = scores.to(dtype).argsort(descending=True, stable=True)
+    rest = rest[~scores[rest].isnan()]
+    kept = rest[:0]
+    while len(rest) > 0 and (max_keep is None or len(kept) < max_keep):
+        block, rest = rest[:BLOCK], rest[BLOCK:]
+        block = block[unsuppressed(suppresses(block, block).triu(1))]
+        rest = rest[~suppresses(block, rest).any(0)]
+        kept = torch.cat([kept, block])
+    return kept[:max_keep].clone()

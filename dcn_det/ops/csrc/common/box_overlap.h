@@ -36,15 +36,29 @@ DCN_DET_INLINE A area_of(const Box<A>& box) {
   return rounded_product(box.x2 - box.x1, box.y2 - box.y1);
 }
 
+template <typename A>
+DCN_DET_INLINE A common_area(const Box<A>& a, const Box<A>& b) {
+  const A left = a.x1 > b.x1 ? a.x1 : b.x1, right = a.x2 < b.x2 ? a.x2 : b.x2;
+  const A top = a.y1 > b.y1 ? a.y1 : b.y1, bottom = a.y2 < b.y2 ? a.y2 : b.y2;
+  const A width = right - left, height = bottom - top;
+  return rounded_product(width > A(0) ? width : A(0), height > A(0) ? height : A(0));
+}
+
 // Whether the intersection over the union is above a threshold of at least 0; false where it is not a number,
 // as between two empty boxes or beside coordinates that are not finite.
 template <typename A>
 DCN_DET_INLINE bool overlap_exceeds(A threshold, const Box<A>& a, A area_a, const Box<A>& b, A area_b) {
-  const A left = a.x1 > b.x1 ? a.x1 : b.x1, right = a.x2 < b.x2 ? a.x2 : b.x2;
-  const A top = a.y1 > b.y1 ? a.y1 : b.y1, bottom = a.y2 < b.y2 ? a.y2 : b.y2;
-  const A width = right - left, height = bottom - top;
-  const A common = rounded_product(width > A(0) ? width : A(0), height > A(0) ? height : A(0));
+  const A common = common_area(a, b);
   return common / (area_a + area_b - common) > threshold;
+}
+
+// True wherever overlap_exceeds is, and hardly anywhere else, without its costly division. Rounding keeps the
+// order of numbers: a rounded quotient above the threshold was above it before, so that the intersection was
+// above the product before that was rounded.
+template <typename A>
+DCN_DET_INLINE bool overlap_may_exceed(A threshold, const Box<A>& a, A area_a, const Box<A>& b, A area_b) {
+  const A common = common_area(a, b);
+  return common >= threshold * (area_a + area_b - common);
 }
 
 // The largest A that is not above the threshold: an A exceeds it exactly where it exceeds the threshold

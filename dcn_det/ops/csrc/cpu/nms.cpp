@@ -113,6 +113,13 @@ DCN_DET_VECTORIZED bool overlaps_any(const KeptBlock<A>* blocks, size_t count, c
 #pragma omp simd reduction(| : any)
     for (int i = 0; i < KeptBlock<A>::kSize; ++i) {
       const Box<A> other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
+      any |= overlap_may_exceed(threshold, box, area, other, kept.area[i]);
+    }
+    if (any == 0) continue;
+    any = 0;
+#pragma omp simd reduction(| : any)
+    for (int i = 0; i < KeptBlock<A>::kSize; ++i) {
+      const Box<A> other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
       any |= overlap_exceeds(threshold, box, area, other, kept.area[i]);
     }
     if (any != 0) return true;

@@ -73,8 +73,9 @@ __global__ void overlap_kernel(Strip strip, const Box<A>* boxes, const int64_t* 
     const A area = area_of(box);
     const int64_t label = labels != nullptr ? labels[row] : 0;
     for (int i = column_word == row_word ? thread + 1 : 0; i < column_count; ++i) {
-      const bool comparable = labels == nullptr || column_labels[i] == label;
-      if (comparable && overlap_exceeds(threshold, box, area, columns[i], column_areas[i])) {
+      if (labels != nullptr && column_labels[i] != label) continue;
+      if (overlap_may_exceed(threshold, box, area, columns[i], column_areas[i]) &&
+          overlap_exceeds(threshold, box, area, columns[i], column_areas[i])) {
         bits |= Word(1) << i;
       }
     }
