@@ -5,8 +5,8 @@ With x the features, p an output position and p_k the place of tap k in the kern
     y(p) = bias + sum over k of weight_k * mask_k(p) * x(p * stride - padding + p_k * dilation + offset_k(p))
 
 where x between the cells is bilinear (Dai et al., "Deformable Convolutional Networks", 2017, equations 2
-to 4, and for the mask Zhu et al., "Deformable ConvNets v2", 2019, equation 1). What it is beyond the map is up
-to ``border``.
+to 4, and for the mask Zhu et al., "Deformable ConvNets v2", 2019, equation 1). What it is beyond the map is
+up to ``border``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@
 #include "common/deform_conv_driver.h"
 #include "cpu/deform_conv_loops.h"
 
+// Null where PyTorch was built without MKL.
+extern "C" int MKL_Set_Num_Threads_Local(int) __attribute__((weak));
+
 namespace dcn_det {
 namespace {
 
@@ -96,17 +99,63 @@ void sweep(const DeformConvShape& shape, const SweepTensors& tensors, const Need
   });
 }
 
+// Matrix products of this thread run on this thread alone, in a parallel region: oneDNN heeds the region, MKL
+// has to be told. Each then gives the same bits for any number of threads, which products spread over threads
+// do not.
+class SerialProducts {
+ public:
+  SerialProducts() {
+    torch::stable::get_num_threads();  // at its first call in a thread, PyTorch sets MKL's number, too
+    if (MKL_Set_Num_Threads_Local != nullptr) before_ = MKL_Set_Num_Threads_Local(1);
+  }
+  ~SerialProducts() {
+    if (MKL_Set_Num_Threads_Local != nullptr) MKL_Set_Num_Threads_Local(before_);
+  }
+  SerialProducts(const SerialProducts&) = delete;
+  SerialProducts& operator=(const SerialProducts&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
 struct Cpu {
-  // A tile of columns stays in the cache between being made and being multiplied.
-  static constexpr int64_t kForwardTileBytes = 6 << 20;
-  // The weight's gradient is read and written once for each tile, which asks for larger ones.
-  static constexpr int64_t kBackwardTileBytes = 12 << 20;
+  // A tile of columns stays in a core's cache between being made and being multiplied.
+  static constexpr int64_t kForwardTileBytes = 9 << 18;
+  // All cores share a tile, and the weight's gradient is read and written for each, which asks for larger
+  // ones.
+  static constexpr int64_t kBackwardTileBytes = 24 << 20;
+  static constexpr int64_t kPiece = 128;  // rows or columns of a product for one thread
   static constexpr auto fill = dcn_det::fill;
   static constexpr auto sweep = dcn_det::sweep;
+
+  // Two tiles at least, because parallel_for calls the body for a single one outside of any parallel region.
+  template <typename Body>
+  static void for_each_tile(int64_t tiles, const Body& body) {
+    torch::stable::parallel_for(0, std::max<int64_t>(tiles, 2), 1, [&](int64_t begin, int64_t end) {
+      const SerialProducts serial;
+      if (begin < tiles) body(begin, std::min(end, tiles));
+    });
+  }
+
+  static void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
+  }
 
   static void multiply_add(const Tensor& out, const Tensor& self, const Tensor& a, const Tensor& b) {
     STABLE_TORCH_ERROR_CODE_CHECK(
         aoti_torch_cpu_addmm_out(out.get(), self.get(), a.get(), b.get(), 1.0, 1.0));
+  }
+
+  template <typename Body>
+  static void split(const Tensor& out, const Tensor& a, const Tensor& b, int dim, const Body& body) {
+    const int64_t size = out.size(dim);
+    for_each_tile((size + kPiece - 1) / kPiece, [&](int64_t begin, int64_t end) {
+      for (int64_t piece = begin; piece < end; ++piece) {
+        const int64_t first = piece * kPiece, count = std::min(kPiece, size - first);
+        body(narrowed(out, dim, first, count), dim == 0 ? narrowed(a, 0, first, count) : a,
+             dim == 1 ? narrowed(b, 1, first, count) : b);
+      }
+    });
   }
 };
 

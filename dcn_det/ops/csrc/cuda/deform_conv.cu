@@ -15,6 +15,20 @@ struct Cuda {
   static constexpr int64_t kForwardTileBytes = 128 << 20;
   static constexpr int64_t kBackwardTileBytes = 128 << 20;
 
+  template <typename Body>
+  static void for_each_tile(int64_t tiles, const Body& body) {
+    body(0, tiles);
+  }
+
+  template <typename Body>
+  static void split(const Tensor& out, const Tensor& a, const Tensor& b, int dim, const Body& body) {
+    body(out, a, b);
+  }
+
+  static void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
+  }
+
   static void multiply_add(const Tensor& out, const Tensor& self, const Tensor& a, const Tensor& b) {
     STABLE_TORCH_ERROR_CODE_CHECK(
         aoti_torch_cuda_addmm_out(out.get(), self.get(), a.get(), b.get(), 1.0, 1.0));
