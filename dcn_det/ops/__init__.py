@@ -1,3 +1,8 @@
 """The operators of deformable networks: public functions and modules."""
 
-__all__: list[str] = []
+from dcn_det.ops.deform_conv import DeformConv2d, deform_conv2d
+
+__all__ = [
+    "DeformConv2d",
+    "deform_conv2d",
+]

@@ -1,0 +1,93 @@
+// What the deformable convolution's kernels know about their tensors; free of torch.
+#pragma once
+
+#include <cstdint>
+
+#include "common/bilinear.h"
+
+namespace dcn_det {
+
+// Features lie in memory as (batch, height, width, channels). Columns, the sampled features that the weights
+// are multiplied with, lie as (groups, rows, taps, channels / groups), one row for each output position of a
+// tile.
+struct DeformConvShape {
+  int64_t batch;
+  int channels, height, width;
+  int out_channels, out_height, out_width;
+  int kernel_height, kernel_width;
+  int stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x;
+  int groups, offset_groups;
+  Border border;
+
+  DCN_DET_INLINE int taps() const { return kernel_height * kernel_width; }
+  DCN_DET_INLINE int group_channels() const { return channels / groups; }
+  DCN_DET_INLINE int offset_group_channels() const { return channels / offset_groups; }
+  DCN_DET_INLINE int64_t cells() const { return static_cast<int64_t>(height) * width; }
+  DCN_DET_INLINE int64_t out_cells() const { return static_cast<int64_t>(out_height) * out_width; }
+  DCN_DET_INLINE int64_t positions() const { return batch * out_cells(); }
+};
+
+// A (batch, channels, out_height, out_width) tensor whose last two dimensions are dense.
+template <typename A>
+struct Planes {
+  A* data;
+  int64_t image_stride, channel_stride, cell_stride;
+
+  DCN_DET_INLINE A& at(int64_t image, int64_t channel, int64_t cell) const {
+    return data[image * image_stride + channel * channel_stride + cell * cell_stride];
+  }
+};
+
+// The columns of a tile.
+template <typename T>
+struct Columns {
+  T* data;
+  int64_t group_stride;
+  int groups, group_channels, taps;
+
+  // The element for a channel of the whole map.
+  DCN_DET_INLINE T* at(int64_t row, int tap, int channel) const {
+    const int group = groups == 1 ? 0 : channel / group_channels;
+    return data + group * group_stride + (row * taps + tap) * group_channels +
+           (channel - group * group_channels);
+  }
+};
+
+// Where one tap of one output position reads, for the channels of one offset group.
+template <typename A>
+struct Sample {
+  Axis<A> y, x;
+  A modulation;  // the mask's factor
+  bool inside;   // false: the value and all gradients are 0
+
+  DCN_DET_INLINE int64_t cell(int corner, int width) const {
+    return static_cast<int64_t>(y.cell[corner >> 1]) * width + x.cell[corner & 1];
+  }
+  DCN_DET_INLINE A weight(int corner) const { return y.weight[corner >> 1] * x.weight[corner & 1]; }
+  DCN_DET_INLINE A slope_y(int corner) const { return y.slope[corner >> 1] * x.weight[corner & 1]; }
+  DCN_DET_INLINE A slope_x(int corner) const { return y.weight[corner >> 1] * x.slope[corner & 1]; }
+};
+
+// Offsets are interleaved (y, x) for each tap; mask.data is null where there is no mask.
+template <typename A>
+DCN_DET_INLINE Sample<A> sample_at(const DeformConvShape& shape, const Planes<const A>& offset,
+                                   const Planes<const A>& mask, int64_t image, int64_t cell, int offset_group,
+                                   int tap) {
+  const int64_t channel = static_cast<int64_t>(offset_group) * shape.taps() + tap;
+  const int row = static_cast<int>(cell / shape.out_width);
+  const int column = static_cast<int>(cell % shape.out_width);
+  const int from_y = row * shape.stride_y - shape.padding_y + tap / shape.kernel_width * shape.dilation_y;
+  const int from_x = column * shape.stride_x - shape.padding_x + tap % shape.kernel_width * shape.dilation_x;
+  const A y = A(from_y) + offset.at(image, 2 * channel, cell);
+  const A x = A(from_x) + offset.at(image, 2 * channel + 1, cell);
+  Sample<A> sample;
+  sample.inside = reads_map(shape.border, y, shape.height) && reads_map(shape.border, x, shape.width);
+  if (sample.inside) {
+    sample.y = axis_at(shape.border, y, shape.height);
+    sample.x = axis_at(shape.border, x, shape.width);
+    sample.modulation = mask.data == nullptr ? A(1) : mask.at(image, channel, cell);
+  }
+  return sample;
+}
+
+}  // namespace dcn_det

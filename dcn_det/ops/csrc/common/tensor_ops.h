@@ -1,0 +1,88 @@
+// What the stable ABI leaves out: products and layouts through the dispatcher, and the choice of a kernel by
+// dtype.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <array>
+#include <optional>
+#include <type_traits>
+
+namespace dcn_det {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename... Args>
+Tensor call_operator(const char* name, const char* overload, const Args&... args) {
+  std::array<StableIValue, sizeof...(Args)> stack{torch::stable::detail::from(args)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// out = a b
+inline void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
+  call_operator("aten::mm", "out", a, b, out);
+}
+
+// torch::stable has it too, but not in all the versions this builds with.
+inline Tensor permuted(const Tensor& self, IntHeaderOnlyArrayRef order) {
+  return call_operator("aten::permute", "", self, order);
+}
+
+inline Tensor narrowed(Tensor self, int64_t dim, int64_t start, int64_t length) {
+  return torch::stable::narrow(self, dim, start, length);
+}
+
+// (N, C, H, W) -> dense (N, H, W, C); a view where the memory already lies so.
+inline Tensor to_channels_last(const Tensor& self) {
+  return torch::stable::contiguous(permuted(self, {0, 2, 3, 1}));
+}
+
+// Whether memory lies as (N, H, W, C) and not, as it may for trivial sizes, as (N, C, H, W) too.
+inline bool is_channels_last(const Tensor& self) {
+  return !self.is_contiguous() && permuted(self, {0, 2, 3, 1}).is_contiguous();
+}
+
+// (N, H, W, C) -> (N, C, H, W), with memory laid out like that of `like`.
+inline Tensor from_channels_last(const Tensor& self, bool channels_last) {
+  Tensor view = permuted(self, {0, 3, 1, 2});
+  return channels_last ? view : torch::stable::contiguous(view);
+}
+
+inline Tensor cast(const Tensor& self, ScalarType dtype) {
+  return self.scalar_type() == dtype ? self : torch::stable::to(self, dtype);
+}
+
+// Sums and coordinates are kept in at least float32.
+template <typename T>
+using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+inline ScalarType accumulate_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Calls body.operator()<T>() with the C++ type of a floating dtype.
+template <typename Body>
+void dispatch_floating(ScalarType dtype, const char* name, const Body& body) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return body.template operator()<float>();
+    case ScalarType::Double:
+      return body.template operator()<double>();
+    case ScalarType::Half:
+      return body.template operator()<torch::headeronly::Half>();
+    case ScalarType::BFloat16:
+      return body.template operator()<torch::headeronly::BFloat16>();
+    default:
+      STD_TORCH_CHECK(false, name, ": dtype must be float32, float64, float16 or bfloat16");
+  }
+}
+
+}  // namespace dcn_det

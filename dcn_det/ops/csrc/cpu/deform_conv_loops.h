@@ -1,0 +1,161 @@
+// The deformable convolution's loops over tiles of columns on the CPU. Channels lie next to each other, so
+// that the innermost loops, over channels, read and write memory in order. Free of torch's tensors.
+#pragma once
+
+#include <algorithm>
+
+#include "common/deform_conv_shape.h"
+#include "cpu/vectorize.h"
+
+namespace dcn_det {
+
+// The four corners' features, from a channel on.
+template <typename T>
+struct Corners {
+  T* at[4];
+
+  template <typename A>
+  DCN_DET_INLINE Corners(T* image, const Sample<A>& sample, const DeformConvShape& shape, int channel) {
+    for (int i = 0; i < 4; ++i) at[i] = image + sample.cell(i, shape.width) * shape.channels + channel;
+  }
+};
+
+template <typename T, typename A>
+DCN_DET_INLINE void interpolate(T* out, const Corners<const T>& corner, const Sample<A>& sample, int count) {
+  const A w0 = sample.modulation * sample.weight(0), w1 = sample.modulation * sample.weight(1);
+  const A w2 = sample.modulation * sample.weight(2), w3 = sample.modulation * sample.weight(3);
+  const T *a = corner.at[0], *b = corner.at[1], *c = corner.at[2], *d = corner.at[3];
+#pragma omp simd
+  for (int i = 0; i < count; ++i) {
+    out[i] = store_as<T>(w0 * load_as<A>(a[i]) + w1 * load_as<A>(b[i]) + w2 * load_as<A>(c[i]) +
+                         w3 * load_as<A>(d[i]));
+  }
+}
+
+// Columns for the output positions [begin, end) of the tile that starts at position `first`.
+template <typename T, typename A>
+DCN_DET_VECTORIZED void fill_columns(const DeformConvShape& shape, const T* features,
+                                     const Planes<const A>& offset, const Planes<const A>& mask,
+                                     const Columns<T>& columns, int64_t first, int64_t begin, int64_t end) {
+  const int group_channels = shape.group_channels(), offset_channels = shape.offset_group_channels();
+  for (int64_t position = begin; position < end; ++position) {
+    const int64_t image = position / shape.out_cells(), cell = position % shape.out_cells();
+    const T* map = features + image * shape.cells() * shape.channels;
+    for (int tap = 0; tap < shape.taps(); ++tap) {
+      for (int group = 0; group < shape.offset_groups; ++group) {
+        const Sample<A> sample = sample_at(shape, offset, mask, image, cell, group, tap);
+        const int stop = (group + 1) * offset_channels;
+        // A stretch of channels that lies together in the columns too.
+        for (int channel = group * offset_channels, next; channel < stop; channel = next) {
+          next = std::min((channel / group_channels + 1) * group_channels, stop);
+          T* out = columns.at(position - first, tap, channel);
+          if (sample.inside) {
+            interpolate(out, Corners<const T>(map, sample, shape, channel), sample, next - channel);
+          } else {
+            std::fill(out, out + (next - channel), T(0.f));
+          }
+        }
+      }
+    }
+  }
+}
+
+// Where the rows [begin, end) of a tile read: samples[row][offset group][tap].
+template <typename A>
+void locate_samples(const DeformConvShape& shape, const Planes<const A>& offset, const Planes<const A>& mask,
+                    Sample<A>* samples, int64_t first, int64_t begin, int64_t end) {
+  for (int64_t position = begin; position < end; ++position) {
+    const int64_t image = position / shape.out_cells(), cell = position % shape.out_cells();
+    Sample<A>* out = samples + (position - first) * shape.offset_groups * shape.taps();
+    for (int group = 0; group < shape.offset_groups; ++group) {
+      for (int tap = 0; tap < shape.taps(); ++tap) {
+        *out++ = sample_at(shape, offset, mask, image, cell, group, tap);
+      }
+    }
+  }
+}
+
+// Channels [begin, end) of the map: at most kBlockChannels, of one group and one offset group. Blocks depend
+// on the shape alone, never on the number of threads, and so do the sums.
+struct ChannelBlock {
+  int begin, end, offset_group;
+};
+constexpr int kBlockChannels = 64;
+
+// A block's share of the gradients of one sample.
+template <typename A>
+struct SampleGrad {
+  A y, x, modulation;
+};
+
+template <typename T, typename A>
+DCN_DET_INLINE SampleGrad<A> sample_grad(const T* grad, const Corners<const T>& corner,
+                                         const Sample<A>& sample, int count) {
+  const T *a = corner.at[0], *b = corner.at[1], *c = corner.at[2], *d = corner.at[3];
+  A s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+  for (int i = 0; i < count; ++i) {
+    const A g = load_as<A>(grad[i]);
+    s0 += g * load_as<A>(a[i]);
+    s1 += g * load_as<A>(b[i]);
+    s2 += g * load_as<A>(c[i]);
+    s3 += g * load_as<A>(d[i]);
+  }
+  const A sums[4] = {s0, s1, s2, s3};
+  SampleGrad<A> result{0, 0, 0};
+  for (int i = 0; i < 4; ++i) {
+    result.y += sample.slope_y(i) * sums[i];
+    result.x += sample.slope_x(i) * sums[i];
+    result.modulation += sample.weight(i) * sums[i];
+  }
+  result.y *= sample.modulation;
+  result.x *= sample.modulation;
+  return result;
+}
+
+template <typename T, typename A>
+DCN_DET_INLINE void scatter(const T* grad, const Corners<A>& corner, const Sample<A>& sample, int count) {
+  for (int k = 0; k < 4; ++k) {
+    const A weight = sample.modulation * sample.weight(k);
+    if (weight == A(0)) continue;
+    A* out = corner.at[k];
+#pragma omp simd
+    for (int i = 0; i < count; ++i) out[i] += weight * load_as<A>(grad[i]);
+  }
+}
+
+// The gradients of a block's samples, for all rows of a tile. `columns` holds the columns' gradients; with
+// `keep_columns` the columns take their place. grad_features and sample_grads (one for each sample) may be
+// null.
+template <typename T, typename A>
+DCN_DET_VECTORIZED void sweep_block(const DeformConvShape& shape, const ChannelBlock& block,
+                                    const T* features, const Sample<A>* samples, const Columns<T>& columns,
+                                    A* grad_features, SampleGrad<A>* sample_grads, bool keep_columns,
+                                    int64_t first, int64_t rows) {
+  const int count = block.end - block.begin;
+  const int64_t map_size = shape.cells() * shape.channels;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t image = (first + row) / shape.out_cells();
+    const int64_t start = (row * shape.offset_groups + block.offset_group) * shape.taps();
+    for (int tap = 0; tap < shape.taps(); ++tap) {
+      const Sample<A>& sample = samples[start + tap];
+      T* column = columns.at(row, tap, block.begin);
+      if (!sample.inside) {
+        if (sample_grads != nullptr) sample_grads[row * shape.taps() + tap] = {0, 0, 0};
+        if (keep_columns) std::fill(column, column + count, T(0.f));
+        continue;
+      }
+      const Corners<const T> corner(features + image * map_size, sample, shape, block.begin);
+      if (sample_grads != nullptr) {
+        sample_grads[row * shape.taps() + tap] = sample_grad(column, corner, sample, count);
+      }
+      if (grad_features != nullptr) {
+        scatter(column, Corners<A>(grad_features + image * map_size, sample, shape, block.begin), sample,
+                count);
+      }
+      if (keep_columns) interpolate(column, corner, sample, count);
+    }
+  }
+}
+
+}  // namespace dcn_det
