@@ -11,10 +11,10 @@ struct DeformPsroiSizes : PsroiSizes {
   int64_t classes;  // pairs of offset planes, each for output_dim / classes channels; 1 without offsets
   int part, samples;
 
-  HOST_DEVICE int64_t channels_per_class() const { return output_dim / classes; }
-  HOST_DEVICE int64_t offset_plane() const { return int64_t(part) * part; }
+  DCN_DET_INLINE int64_t channels_per_class() const { return output_dim / classes; }
+  DCN_DET_INLINE int64_t offset_plane() const { return int64_t(part) * part; }
   // The x offset of a bin; its y offset lies one plane further.
-  HOST_DEVICE int64_t offset_index(int64_t roi, int64_t class_, int row, int column) const {
+  DCN_DET_INLINE int64_t offset_index(int64_t roi, int64_t class_, int row, int column) const {
     return (roi * classes + class_) * 2 * offset_plane() + part_of_bin(row, pooled, part) * part +
            part_of_bin(column, pooled, part);
   }
@@ -25,7 +25,7 @@ template <typename T>
 struct RoiAxis {
   T origin, extent, bin_extent, step;
 
-  HOST_DEVICE RoiAxis(T origin, T extent, int bins, int samples)
+  DCN_DET_INLINE RoiAxis(T origin, T extent, int bins, int samples)
       : origin(origin),
         extent(extent),
         bin_extent(extent / static_cast<T>(bins)),
@@ -39,21 +39,21 @@ struct SampleAxis {
   int samples, size;
 
   // `offset` moves the bin, relative to the region's extent.
-  HOST_DEVICE SampleAxis(const RoiAxis<T>& roi, int bin, T offset, int samples, int size)
+  DCN_DET_INLINE SampleAxis(const RoiAxis<T>& roi, int bin, T offset, int samples, int size)
       : start(product(static_cast<T>(bin), roi.bin_extent) + roi.origin + product(offset, roi.extent)),
         step(roi.step),
         samples(samples),
         size(size) {}
 
-  HOST_DEVICE T position(int sample) const { return start + product(static_cast<T>(sample), step); }
-  HOST_DEVICE bool counts(T position) const {
+  DCN_DET_INLINE T position(int sample) const { return start + product(static_cast<T>(sample), step); }
+  DCN_DET_INLINE bool counts(T position) const {
     return position >= T(-0.5) && position <= static_cast<T>(size) - T(0.5);
   }
-  HOST_DEVICE T clamp(T position) const {
+  DCN_DET_INLINE T clamp(T position) const {
     const T last = static_cast<T>(size - 1);
     return position < T(0) ? T(0) : (position > last ? last : position);
   }
-  HOST_DEVICE int count() const {
+  DCN_DET_INLINE int count() const {
     int counted = 0;
     for (int i = 0; i < samples; ++i) counted += counts(position(i)) ? 1 : 0;
     return counted;
@@ -68,9 +68,9 @@ struct CellWalker {
   int cell = 0, sample = 0;
   T weight = 0, next_weight = 0, slope = 0, next_slope = 0;  // of `cell` and of the one after it
 
-  HOST_DEVICE explicit CellWalker(const SampleAxis<T>& axis) : axis(axis) {}
+  DCN_DET_INLINE explicit CellWalker(const SampleAxis<T>& axis) : axis(axis) {}
 
-  HOST_DEVICE bool next(int& index, T& index_weight, T& index_slope) {
+  DCN_DET_INLINE bool next(int& index, T& index_weight, T& index_slope) {
     for (; sample < axis.samples; ++sample) {
       const T raw = axis.position(sample);
       if (!axis.counts(raw)) continue;
@@ -92,7 +92,7 @@ struct CellWalker {
   }
 
  private:
-  HOST_DEVICE bool emit(int& index, T& index_weight, T& index_slope) {
+  DCN_DET_INLINE bool emit(int& index, T& index_weight, T& index_slope) {
     index = cell++;
     index_weight = weight;
     index_slope = slope;

@@ -10,9 +10,9 @@ struct PsroiSizes {
   int64_t images, rois, output_dim;
   int height, width, group, pooled;
 
-  HOST_DEVICE int64_t bins() const { return int64_t(pooled) * pooled; }
-  HOST_DEVICE int64_t input_channels() const { return output_dim * group * group; }
-  HOST_DEVICE int64_t source_channel(int64_t output_channel, int row, int column) const {
+  DCN_DET_INLINE int64_t bins() const { return int64_t(pooled) * pooled; }
+  DCN_DET_INLINE int64_t input_channels() const { return output_dim * group * group; }
+  DCN_DET_INLINE int64_t source_channel(int64_t output_channel, int row, int column) const {
     return (output_channel * group + part_of_bin(row, pooled, group)) * group +
            part_of_bin(column, pooled, group);
   }
@@ -20,7 +20,7 @@ struct PsroiSizes {
 
 // The cells of one axis that a bin touches.
 template <typename T>
-HOST_DEVICE inline CellRange psroi_bin_cells(T origin, T extent, int bin, int bins, int size) {
+DCN_DET_INLINE CellRange psroi_bin_cells(T origin, T extent, int bin, int bins, int size) {
   const T bin_extent = extent / static_cast<T>(bins);
   return touched_cells(product(static_cast<T>(bin), bin_extent) + origin,
                        product(static_cast<T>(bin + 1), bin_extent) + origin, size);

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "common/portable.h"
+#include "common/rounding.h"
 
 namespace dcn_det {
 
@@ -19,12 +19,12 @@ struct Roi {
 };
 
 template <typename T>
-HOST_DEVICE inline bool is_finite(T value) {
+DCN_DET_INLINE bool is_finite(T value) {
   return value - value == T(0);
 }
 
 template <typename T>
-HOST_DEVICE inline bool is_valid_roi(const T* row, int64_t images) {
+DCN_DET_INLINE bool is_valid_roi(const T* row, int64_t images) {
   return row[0] >= T(0) && row[0] < static_cast<T>(images) && is_finite(row[1]) && is_finite(row[2]) &&
          is_finite(row[3]) && is_finite(row[4]);
 }
@@ -32,7 +32,7 @@ HOST_DEVICE inline bool is_valid_roi(const T* row, int64_t images) {
 // Corners are rounded half away from zero before they are scaled, and the far one is taken at its outer edge.
 // `shift` is -0.5 where cells are sampled at their centres and 0 where whole cells are counted.
 template <typename T>
-HOST_DEVICE inline Roi<T> read_roi(const T* row, T spatial_scale, T shift, int64_t images) {
+DCN_DET_INLINE Roi<T> read_roi(const T* row, T spatial_scale, T shift, int64_t images) {
   Roi<T> roi{};
   roi.valid = is_valid_roi(row, images);
   if (!roi.valid) return roi;
@@ -50,12 +50,12 @@ HOST_DEVICE inline Roi<T> read_roi(const T* row, T spatial_scale, T shift, int64
 // Cells [begin, end) of one axis.
 struct CellRange {
   int begin, end;
-  HOST_DEVICE int size() const { return end > begin ? end - begin : 0; }
+  DCN_DET_INLINE int size() const { return end > begin ? end - begin : 0; }
 };
 
 // The cells that [begin, end] touches, clipped to [0, size). Written so that no value overflows an int.
 template <typename T>
-HOST_DEVICE inline CellRange touched_cells(T begin, T end, int size) {
+DCN_DET_INLINE CellRange touched_cells(T begin, T end, int size) {
   const T limit = static_cast<T>(size);
   const T first = std::floor(begin), last = std::ceil(end);
   CellRange range;
@@ -65,6 +65,6 @@ HOST_DEVICE inline CellRange touched_cells(T begin, T end, int size) {
 }
 
 // Which of `parts` equal parts holds bin `bin` of `bins`; all below 2^15.
-HOST_DEVICE inline int part_of_bin(int bin, int bins, int parts) { return bin * parts / bins; }
+DCN_DET_INLINE int part_of_bin(int bin, int bins, int parts) { return bin * parts / bins; }
 
 }  // namespace dcn_det

@@ -6,16 +6,18 @@
 
 #include "common/deform_psroi_pool.h"
 #include "common/roi_pool.h"
-#include "common/tensors.h"
+#include "common/tensor_ops.h"
 
 namespace dcn_det {
+
+using torch::headeronly::MemoryFormat;
 
 // Sizes along an axis are held in an int; squares of these and 4-byte cell indices of a plane too.
 constexpr int64_t kMaxBins = 1 << 14;
 
 inline void check_rois(const Tensor& rois, const Tensor& features) {
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, "rois must have shape (R, 5)");
-  STD_TORCH_CHECK(rois.scalar_type() == accumulate_type(features),
+  STD_TORCH_CHECK(rois.scalar_type() == accumulate_dtype(features.scalar_type()),
                   "rois must be float64 where the features are, else float32");
 }
 
@@ -35,6 +37,11 @@ inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> sha
   int64_t dimension = 0;
   for (const int64_t size : shape) equal = equal && tensor.size(dimension++) == size;
   STD_TORCH_CHECK(equal, name, " has the wrong shape");
+}
+
+inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> shape) {
+  Tensor zeros = torch::stable::new_empty(like, shape);
+  return torch::stable::zero_(zeros);
 }
 
 inline PsroiSizes psroi_sizes(int64_t images, int64_t height, int64_t width, const Tensor& rois,

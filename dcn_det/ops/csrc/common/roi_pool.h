@@ -9,7 +9,7 @@ struct RoiPoolSizes {
   int64_t images, rois, channels;
   int height, width, pooled;
 
-  HOST_DEVICE int64_t bins() const { return int64_t(pooled) * pooled; }
+  DCN_DET_INLINE int64_t bins() const { return int64_t(pooled) * pooled; }
 };
 
 // One axis of a region, from its inclusive corners in image pixels.
@@ -18,13 +18,14 @@ struct RoiPoolAxis {
   int start;
   T bin_extent;
 
-  HOST_DEVICE RoiPoolAxis(T first, T last, T spatial_scale, int bins) : start(to_cell(first, spatial_scale)) {
+  DCN_DET_INLINE RoiPoolAxis(T first, T last, T spatial_scale, int bins)
+      : start(to_cell(first, spatial_scale)) {
     const int extent = to_cell(last, spatial_scale) - start + 1;
     bin_extent = static_cast<T>(extent > 1 ? extent : 1) / static_cast<T>(bins);
   }
 
   // The cells of a bin, which overlaps its neighbours, clipped to [0, size).
-  HOST_DEVICE CellRange cells(int bin, int size) const {
+  DCN_DET_INLINE CellRange cells(int bin, int size) const {
     const int begin = static_cast<int>(std::floor(product(static_cast<T>(bin), bin_extent))) + start;
     const int end = static_cast<int>(std::ceil(product(static_cast<T>(bin + 1), bin_extent))) + start;
     return {begin < 0 ? 0 : (begin < size ? begin : size), end < 0 ? 0 : (end < size ? end : size)};
@@ -32,7 +33,7 @@ struct RoiPoolAxis {
 
  private:
   // Half away from zero, and within bounds far outside any map, so that sums of two fit an int.
-  HOST_DEVICE static int to_cell(T coordinate, T spatial_scale) {
+  DCN_DET_INLINE static int to_cell(T coordinate, T spatial_scale) {
     const T limit = T(1 << 28);
     const T cell = std::round(product(coordinate, spatial_scale));
     return static_cast<int>(cell < -limit ? -limit : (cell > limit ? limit : cell));

@@ -8,7 +8,8 @@ constexpr int64_t kPlaneBlock = 4;
 
 // sum[0, n) = scale * the weighted cells of n channels that lie side by side.
 template <typename T>
-ALWAYS_INLINE void sum_cells(const T* map, const Cells<T>& y, const Cells<T>& x, T scale, int64_t n, T* sum) {
+DCN_DET_INLINE void sum_cells(const T* map, const Cells<T>& y, const Cells<T>& x, T scale, int64_t n,
+                              T* sum) {
   for (int64_t i = 0; i < n; ++i) sum[i] = 0;
   for (int a = 0; a < y.size; ++a) {
     const T* row = map + y.offset[a];
@@ -28,12 +29,12 @@ ALWAYS_INLINE void sum_cells(const T* map, const Cells<T>& y, const Cells<T>& x,
     }
   }
 }
-PER_INSTRUCTION_SET void pool_channels(const float* map, const Cells<float>& y, const Cells<float>& x,
-                                       float scale, int64_t n, float* sum) {
+DCN_DET_VECTORIZED void pool_channels(const float* map, const Cells<float>& y, const Cells<float>& x,
+                                      float scale, int64_t n, float* sum) {
   sum_cells(map, y, x, scale, n, sum);
 }
-PER_INSTRUCTION_SET void pool_channels(const double* map, const Cells<double>& y, const Cells<double>& x,
-                                       double scale, int64_t n, double* sum) {
+DCN_DET_VECTORIZED void pool_channels(const double* map, const Cells<double>& y, const Cells<double>& x,
+                                      double scale, int64_t n, double* sum) {
   sum_cells(map, y, x, scale, n, sum);
 }
 
@@ -85,7 +86,8 @@ template <typename T>
 Tensor forward(const Tensor& input, const Tensor& rois, const std::optional<Tensor>& trans,
                const DeformPsroiSizes& sizes, double spatial_scale, double trans_std) {
   const DeformPsroiProblem<T> problem(sizes, rois, trans, spatial_scale, trans_std);
-  const Tensor map = torch::stable::contiguous(cast(input, accumulate_type(input)), problem.format());
+  const Tensor map =
+      torch::stable::contiguous(cast(input, accumulate_dtype(input.scalar_type())), problem.format());
   Tensor output = torch::stable::new_empty(map, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
   if (output.numel() == 0) return output;
   if (map.numel() == 0) return torch::stable::zero_(output);

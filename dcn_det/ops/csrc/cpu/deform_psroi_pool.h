@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "common/roi_arguments.h"
-#include "cpu/util.h"
+#include "cpu/roi_loops.h"
 
 namespace dcn_det {
 

@@ -12,8 +12,8 @@ constexpr int64_t kPlaneBlock = 1;
 // What one bin does to n <= kVectorBlock channels that lie side by side: spreads their gradient over the
 // cells of grad_map, and sums the derivatives with respect to the bin's position. Either target may be null.
 template <typename T>
-ALWAYS_INLINE void spread_cells(const T* map, T* grad_map, const T* grad, const Cells<T>& y,
-                                const Cells<T>& x, T scale, int64_t n, T* position_grad) {
+DCN_DET_INLINE void spread_cells(const T* map, T* grad_map, const T* grad, const Cells<T>& y,
+                                 const Cells<T>& x, T scale, int64_t n, T* position_grad) {
   T sum_x[kVectorBlock] = {}, sum_y[kVectorBlock] = {};
   for (int a = 0; a < y.size; ++a)
     for (int b = 0; b < x.size; ++b) {
@@ -47,21 +47,21 @@ ALWAYS_INLINE void spread_cells(const T* map, T* grad_map, const T* grad, const 
 
 // A full block gets loops of constant length.
 template <typename T>
-ALWAYS_INLINE void spread_block(const T* map, T* grad_map, const T* grad, const Cells<T>& y,
-                                const Cells<T>& x, T scale, int64_t n, T* position_grad) {
+DCN_DET_INLINE void spread_block(const T* map, T* grad_map, const T* grad, const Cells<T>& y,
+                                 const Cells<T>& x, T scale, int64_t n, T* position_grad) {
   if (n == kVectorBlock)
     spread_cells(map, grad_map, grad, y, x, scale, kVectorBlock, position_grad);
   else
     spread_cells(map, grad_map, grad, y, x, scale, n, position_grad);
 }
-PER_INSTRUCTION_SET void spread_channels(const float* map, float* grad_map, const float* grad,
-                                         const Cells<float>& y, const Cells<float>& x, float scale, int64_t n,
-                                         float* position_grad) {
+DCN_DET_VECTORIZED void spread_channels(const float* map, float* grad_map, const float* grad,
+                                        const Cells<float>& y, const Cells<float>& x, float scale, int64_t n,
+                                        float* position_grad) {
   spread_block(map, grad_map, grad, y, x, scale, n, position_grad);
 }
-PER_INSTRUCTION_SET void spread_channels(const double* map, double* grad_map, const double* grad,
-                                         const Cells<double>& y, const Cells<double>& x, double scale,
-                                         int64_t n, double* position_grad) {
+DCN_DET_VECTORIZED void spread_channels(const double* map, double* grad_map, const double* grad,
+                                        const Cells<double>& y, const Cells<double>& x, double scale,
+                                        int64_t n, double* position_grad) {
   spread_block(map, grad_map, grad, y, x, scale, n, position_grad);
 }
 
@@ -163,11 +163,10 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
                                     double spatial_scale, double trans_std, bool need_input,
                                     bool need_trans) {
   const DeformPsroiProblem<T> problem(sizes, rois, trans, spatial_scale, trans_std);
-  const ScalarType type = accumulate_type(input);
+  const ScalarType type = accumulate_dtype(input.scalar_type());
   const Tensor map = torch::stable::contiguous(cast(input, type), problem.format());
   const Tensor grad = torch::stable::contiguous(cast(grad_output, type));
   Tensor grad_map = torch::stable::new_empty(map, {0});
-  Tensor grad_input = torch::stable::new_empty(input, {0});
   Tensor grad_trans = torch::stable::new_empty(rois, {0});
   if (need_input) {
     grad_map = torch::stable::empty_like(map);
@@ -181,10 +180,11 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
     pool_backward(problem, grad.template const_data_ptr<T>(), map.template const_data_ptr<T>(),
                   need_input ? grad_map.template mutable_data_ptr<T>() : nullptr,
                   need_trans ? grad_trans.template mutable_data_ptr<T>() : nullptr);
-  if (need_input) {
-    grad_input = torch::stable::empty_like(input);
-    torch::stable::copy_(grad_input, grad_map);
-  }
+  // The map is the input itself where dtype and layout suit the loops.
+  const bool in_layout = map.const_data_ptr() == input.const_data_ptr();
+  if (in_layout && need_input) return {grad_map, grad_trans};
+  Tensor grad_input = need_input ? torch::stable::empty_like(input) : torch::stable::new_empty(input, {0});
+  if (need_input) torch::stable::copy_(grad_input, grad_map);
   return {grad_input, grad_trans};
 }
 

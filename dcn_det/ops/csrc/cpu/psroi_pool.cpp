@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "common/roi_arguments.h"
-#include "cpu/util.h"
+#include "cpu/roi_loops.h"
 
 namespace dcn_det {
 namespace {
@@ -89,7 +89,7 @@ void pool_backward(const Bins<T>& bins, const T* grad_output, T* grad_input) {
 
 template <typename T>
 Tensor forward(const Tensor& input, const Tensor& rois, const PsroiSizes& sizes, double spatial_scale) {
-  const Tensor map = torch::stable::contiguous(cast(input, accumulate_type(input)));
+  const Tensor map = torch::stable::contiguous(cast(input, accumulate_dtype(input.scalar_type())));
   Tensor output = torch::stable::new_empty(map, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
   pool(Bins<T>(sizes, rois, spatial_scale), map.template const_data_ptr<T>(),
        output.template mutable_data_ptr<T>());
@@ -99,10 +99,9 @@ Tensor forward(const Tensor& input, const Tensor& rois, const PsroiSizes& sizes,
 template <typename T>
 Tensor backward(const Tensor& grad_output, const Tensor& rois, const PsroiSizes& sizes,
                 double spatial_scale) {
-  const ScalarType type = accumulate_type(grad_output);
+  const ScalarType type = accumulate_dtype(grad_output.scalar_type());
   const Tensor grad = torch::stable::contiguous(cast(grad_output, type));
-  Tensor grad_input =
-      new_zeros(grad, {sizes.images, sizes.input_channels(), sizes.height, sizes.width}, type);
+  Tensor grad_input = new_zeros(grad, {sizes.images, sizes.input_channels(), sizes.height, sizes.width});
   pool_backward(Bins<T>(sizes, rois, spatial_scale), grad.template const_data_ptr<T>(),
                 grad_input.template mutable_data_ptr<T>());
   return grad_input;

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "common/roi_arguments.h"
-#include "cpu/util.h"
+#include "cpu/roi_loops.h"
 
 namespace dcn_det {
 namespace {
@@ -12,8 +12,8 @@ namespace {
 // The largest of the cells and its index in the plane, for n channels that lie side by side. The first of
 // equal cells wins, and a NaN over all numbers.
 template <typename T>
-ALWAYS_INLINE void max_cells(const T* map, CellRange rows, CellRange columns, int width, int64_t n, T* best,
-                             int32_t* index) {
+DCN_DET_INLINE void max_cells(const T* map, CellRange rows, CellRange columns, int width, int64_t n, T* best,
+                              int32_t* index) {
   const int32_t first = rows.begin * width + columns.begin;
   for (int64_t i = 0; i < n; ++i) {
     best[i] = map[first * n + i];
@@ -25,18 +25,18 @@ ALWAYS_INLINE void max_cells(const T* map, CellRange rows, CellRange columns, in
       const T* value = map + cell * n;
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) {
-        const bool better = value[i] > best[i] || value[i] != value[i];
+        const bool better = value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]);
         best[i] = better ? value[i] : best[i];
         index[i] = better ? cell : index[i];
       }
     }
 }
-PER_INSTRUCTION_SET void max_channels(const float* map, CellRange rows, CellRange columns, int width,
-                                      int64_t n, float* best, int32_t* index) {
+DCN_DET_VECTORIZED void max_channels(const float* map, CellRange rows, CellRange columns, int width,
+                                     int64_t n, float* best, int32_t* index) {
   max_cells(map, rows, columns, width, n, best, index);
 }
-PER_INSTRUCTION_SET void max_channels(const double* map, CellRange rows, CellRange columns, int width,
-                                      int64_t n, double* best, int32_t* index) {
+DCN_DET_VECTORIZED void max_channels(const double* map, CellRange rows, CellRange columns, int width,
+                                     int64_t n, double* best, int32_t* index) {
   max_cells(map, rows, columns, width, n, best, index);
 }
 
@@ -88,8 +88,8 @@ void pool_backward(const RoiPoolSizes& sizes, const T* grad_output, const T* roi
 template <typename T>
 std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, const RoiPoolSizes& sizes,
                                    double spatial_scale) {
-  const Tensor map =
-      torch::stable::contiguous(cast(input, accumulate_type(input)), MemoryFormat::ChannelsLast);
+  const Tensor map = torch::stable::contiguous(cast(input, accumulate_dtype(input.scalar_type())),
+                                               MemoryFormat::ChannelsLast);
   const std::initializer_list<int64_t> shape = {sizes.rois, sizes.channels, sizes.pooled, sizes.pooled};
   Tensor output = torch::stable::new_empty(map, shape);
   Tensor argmax = torch::stable::new_empty(map, shape, ScalarType::Int);
@@ -101,9 +101,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, cons
 template <typename T>
 Tensor backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
                 const RoiPoolSizes& sizes) {
-  const ScalarType type = accumulate_type(grad_output);
+  const ScalarType type = accumulate_dtype(grad_output.scalar_type());
   const Tensor grad = torch::stable::contiguous(cast(grad_output, type));
-  Tensor grad_input = new_zeros(grad, {sizes.images, sizes.channels, sizes.height, sizes.width}, type);
+  Tensor grad_input = new_zeros(grad, {sizes.images, sizes.channels, sizes.height, sizes.width});
   pool_backward(sizes, grad.template const_data_ptr<T>(), rois.const_data_ptr<T>(),
                 argmax.const_data_ptr<int32_t>(), grad_input.template mutable_data_ptr<T>());
   return grad_input;

@@ -1,19 +1,11 @@
-// What the CPU kernels share.
+// What the RoI pooling kernels for the CPU share.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
-#include "common/tensors.h"
-
-// Compiles a function for three generations of x86 and chooses among them when the library is loaded. What
-// such a function calls has to be inlined into it (ALWAYS_INLINE), or it stays at the oldest generation.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define PER_INSTRUCTION_SET __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
-#else
-#define PER_INSTRUCTION_SET
-#endif
-#define ALWAYS_INLINE __attribute__((always_inline)) inline
+#include "common/tensor_ops.h"
+#include "cpu/vectorize.h"
 
 namespace dcn_det {
 
