@@ -1,4 +1,4 @@
-"""Builds the compiled operators: ``dcn_det.ops._C`` and, where a fitting nvcc is found, ``_C_cuda`` beside it.
+"""Builds the compiled operators: ``dcn_det.ops._C`` and, where a fitting nvcc is found, ``_C_cuda``.
 
 Two libraries, because one that refers to CUDA cannot be loaded beside a CPU build of torch. Both use
 LibTorch's stable ABI, so that one build serves every torch from 2.11 on.

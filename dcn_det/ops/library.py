@@ -121,8 +121,8 @@ def register(
 
     Args:
         name: The operator, without the namespace.
-        plain: The kernel made of PyTorch operations; compiled kernels go before it. It runs below autograd,
-            where ``torch.autograd.grad`` does not work: a backward operator's plain kernel spells its formula out.
+        plain: The kernel made of PyTorch operations; compiled kernels go before it. It runs below
+            autograd, where ``torch.autograd.grad`` does not work: that of a backward operator is a formula.
         fake: Gives empty tensors of the result's shape, dtype, device and strides.
         backward: Autograd's ``backward(ctx, *grads)``.
         setup_context: Autograd's ``setup_context(ctx, inputs, output)``.
@@ -178,7 +178,7 @@ def once_differentiable(name: str) -> Callable[..., Any]:
 
 
 def alert_not_deterministic(caller: str) -> None:
-    """Heeds ``torch.use_deterministic_algorithms`` before a kernel whose sums depend on the order of threads."""
+    """Heeds ``torch.use_deterministic_algorithms``, before a kernel that sums in an order that varies."""
     if not torch.are_deterministic_algorithms_enabled():
         return
     message = f"{caller} does not have a deterministic implementation on this device"

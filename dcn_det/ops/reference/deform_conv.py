@@ -4,8 +4,9 @@ With x the features, p an output position and p_k the place of tap k in the kern
 
     y(p) = bias + sum over k of weight_k * mask_k(p) * x(p * stride - padding + p_k * dilation + offset_k(p))
 
-where x between the cells is bilinear (Dai et al., "Deformable Convolutional Networks", 2017, equations 2 to 4, and
-for the mask Zhu et al., "Deformable ConvNets v2", 2019, equation 1). What x is beyond the map, ``border`` tells.
+where x between the cells is bilinear (Dai et al., "Deformable Convolutional Networks", 2017, equations 2
+to 4, and for the mask Zhu et al., "Deformable ConvNets v2", 2019, equation 1). What it is beyond the map is up
+to ``border``.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def deform_conv2d(
     dilation: list[int],
     border: str,
 ) -> Tensor:
-    """The forward pass; differentiable by autograd, in float64 too. See the public function for the arguments."""
+    """The forward pass, differentiable by autograd; the arguments are those of the public function."""
     problem = Problem(input, offset, weight, mask, stride, padding, dilation, border)
     group_outputs = problem.out_channels // problem.groups
     output = problem.table.new_zeros(problem.batch, problem.groups, group_outputs, problem.positions)

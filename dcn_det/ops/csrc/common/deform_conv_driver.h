@@ -27,6 +27,12 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
                   "deform_conv2d: stride, padding and dilation must be pairs");
   STD_TORCH_CHECK(options.border == "zeros" || options.border == "dcn_v1",
                   "deform_conv2d: border must be 'zeros' or 'dcn_v1'");
+  const auto beside_input = [&](const Tensor& tensor) {
+    return tensor.is_cpu() == input.is_cpu() && tensor.is_cuda() == input.is_cuda() &&
+           tensor.get_device_index() == input.get_device_index();
+  };
+  STD_TORCH_CHECK(beside_input(offset) && beside_input(weight) && (!mask.has_value() || beside_input(*mask)),
+                  "deform_conv2d: tensors are on different devices");
   STD_TORCH_CHECK(input.scalar_type() == weight.scalar_type(),
                   "deform_conv2d: input and weight differ in dtype");
   for (int i = 0; i < 2; ++i) {
@@ -138,6 +144,12 @@ inline int64_t tile_rows(const DeformConvShape& shape, const Tensor& input, int6
 inline Tensor empty_columns(const DeformConvShape& shape, const Tensor& input, int64_t rows) {
   return torch::stable::new_empty(
       input, {shape.groups, rows, static_cast<int64_t>(shape.taps()) * shape.group_channels()});
+}
+
+template <typename T>
+Columns<T> columns_of(const DeformConvShape& shape, const Tensor& columns) {
+  return {columns.mutable_data_ptr<T>(), columns.stride(0), shape.groups, shape.group_channels(),
+          shape.taps()};
 }
 
 // The rows of a tile, the columns of a group, of a (positions, out_channels) matrix.

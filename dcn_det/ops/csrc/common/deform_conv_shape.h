@@ -38,6 +38,21 @@ struct Planes {
   }
 };
 
+// The columns of a tile.
+template <typename T>
+struct Columns {
+  T* data;
+  int64_t group_stride;
+  int groups, group_channels, taps;
+
+  // The element for a channel of the whole map.
+  DCN_DET_INLINE T* at(int64_t row, int tap, int channel) const {
+    const int group = groups == 1 ? 0 : channel / group_channels;
+    return data + group * group_stride + (row * taps + tap) * group_channels +
+           (channel - group * group_channels);
+  }
+};
+
 // Where one tap of one output position reads, for the channels of one offset group.
 template <typename A>
 struct Sample {

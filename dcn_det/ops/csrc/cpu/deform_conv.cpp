@@ -9,11 +9,6 @@
 namespace dcn_det {
 namespace {
 
-template <typename T>
-Columns<T> columns_of(const DeformConvShape& shape, const Tensor& columns) {
-  return {columns.mutable_data_ptr<T>(), columns.stride(0), shape.group_channels(), shape.taps()};
-}
-
 void fill(const DeformConvShape& shape, const Tensor& features, const Tensor& offset,
           const std::optional<Tensor>& mask, const Tensor& columns, int64_t first, int64_t rows) {
   dispatch_floating(features.scalar_type(), "deform_conv2d", [&]<typename T>() {

@@ -9,19 +9,6 @@
 
 namespace dcn_det {
 
-// Columns of a tile: the element for row, tap and channel of the whole map.
-template <typename T>
-struct Columns {
-  T* data;
-  int64_t group_stride;
-  int group_channels, taps;
-
-  DCN_DET_INLINE T* at(int64_t row, int tap, int channel) const {
-    return data + channel / group_channels * group_stride + (row * taps + tap) * group_channels +
-           channel % group_channels;
-  }
-};
-
 // The four corners' features, from a channel on.
 template <typename T>
 struct Corners {

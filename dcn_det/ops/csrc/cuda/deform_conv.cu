@@ -1,0 +1,60 @@
+// Deformable convolution on CUDA: launches of the kernels in deform_conv.cuh.
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "common/deform_conv_driver.h"
+#include "cuda/deform_conv.cuh"
+#include "cuda/launch.h"
+
+namespace dcn_det {
+namespace {
+
+struct Cuda {
+  // Bounds the memory for columns; the last tile of a batch may be smaller.
+  static constexpr int64_t kForwardTileBytes = 128 << 20;
+  static constexpr int64_t kBackwardTileBytes = 128 << 20;
+
+  static void multiply_add(const Tensor& out, const Tensor& self, const Tensor& a, const Tensor& b) {
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_cuda_addmm_out(out.get(), self.get(), a.get(), b.get(), 1.0, 1.0));
+  }
+
+  static void fill(const DeformConvShape& shape, const Tensor& features, const Tensor& offset,
+                   const std::optional<Tensor>& mask, const Tensor& columns, int64_t first, int64_t rows) {
+    const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
+    const cudaStream_t stream = current_stream(features);
+    const int64_t threads = rows * shape.offset_groups * shape.taps() * kLanes;
+    dispatch_floating(features.scalar_type(), "deform_conv2d", [&]<typename T>() {
+      using A = accumulate_t<T>;
+      fill_columns_kernel<T, A><<<blocks_for(threads), kThreads, 0, stream>>>(
+          shape, features.const_data_ptr<T>(), planes_of<const A>(offset), planes_of<const A>(mask),
+          columns_of<T>(shape, columns), first, rows);
+    });
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  static void sweep(const DeformConvShape& shape, const SweepTensors& tensors, const Needs& needs,
+                    const Tensor& columns, int64_t first, int64_t rows) {
+    const torch::stable::accelerator::DeviceGuard guard(columns.get_device_index());
+    const cudaStream_t stream = current_stream(columns);
+    const int64_t threads = rows * shape.offset_groups * shape.taps() * kLanes;
+    dispatch_floating(columns.scalar_type(), "deform_conv2d_backward", [&]<typename T>() {
+      using A = accumulate_t<T>;
+      A* grad_features = needs.input ? tensors.grad_features->template mutable_data_ptr<A>() : nullptr;
+      sweep_kernel<T, A><<<blocks_for(threads), kThreads, 0, stream>>>(
+          shape, tensors.features.const_data_ptr<T>(), planes_of<const A>(tensors.offset),
+          planes_of<const A>(tensors.mask), columns_of<T>(shape, columns), grad_features,
+          planes_of<A>(tensors.grad_offset), planes_of<A>(tensors.grad_mask), needs.weight, first, rows);
+    });
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+};
+
+}  // namespace
+}  // namespace dcn_det
+
+STABLE_TORCH_LIBRARY_IMPL(dcn_det, CUDA, m) {
+  m.impl("deform_conv2d", TORCH_BOX(&dcn_det::deform_conv2d<dcn_det::Cuda>));
+  m.impl("deform_conv2d_backward", TORCH_BOX(&dcn_det::deform_conv2d_backward<dcn_det::Cuda>));
+}

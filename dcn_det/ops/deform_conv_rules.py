@@ -1,0 +1,104 @@
+"""What surrounds the deformable convolution's kernels: fake kernels, autograd, autocast, operation counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from dcn_det.ops import library
+from dcn_det.ops.reference import deform_conv as reference
+
+OPERATOR = torch.ops.dcn_det.deform_conv2d
+BACKWARD_OPERATOR = torch.ops.dcn_det.deform_conv2d_backward
+
+
+def _fake(input: Tensor, offset: Tensor, weight: Tensor, *options: Any) -> Tensor:
+    shape = (input.shape[0], weight.shape[0], offset.shape[2], offset.shape[3])
+    return reference.empty_in_layout_of(input, shape)
+
+
+def _fake_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    border: str,
+    *needs: bool,
+) -> tuple[Tensor, ...]:
+    return tuple(
+        reference.empty_in_layout_of(like, tuple(like.shape))
+        if need and like is not None
+        else input.new_empty(0)
+        for like, need in zip((input, offset, weight, mask), needs)
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, offset, weight, _, mask, *ctx.options = inputs
+    ctx.save_for_backward(input, offset, weight, mask)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    input, offset, weight, mask = ctx.saved_tensors
+    need_input, need_offset, need_weight, need_bias, need_mask = ctx.needs_input_grad[:5]
+    needs = (need_input, need_offset, need_weight, need_mask)
+    grads: list[Tensor | None] = [None] * 4
+    if any(needs):
+        # The CUDA kernel sums the input's gradient in an order that varies, PyTorch's index_add_ need not.
+        strict = input.is_cuda and need_input and torch.are_deterministic_algorithms_enabled()
+        operator: Any = reference.deform_conv2d_backward if strict else BACKWARD_OPERATOR
+        results = operator(grad_output, input, offset, weight, mask, *ctx.options, *needs)
+        grads = [result if need else None for result, need in zip(results, needs)]
+    grad_bias = grad_output.sum((0, 2, 3)) if need_bias else None
+    return (*grads[:3], grad_bias, grads[3], None, None, None, None)
+
+
+library.register(
+    "deform_conv2d",
+    plain=reference.deform_conv2d,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    autocast=("input", "weight", "bias", "mask"),
+)
+library.register(
+    "deform_conv2d_backward",
+    plain=reference.deform_conv2d_backward,
+    fake=_fake_backward,
+    backward=library.once_differentiable("deform_conv2d"),
+)
+
+
+@register_flop_formula(OPERATOR)
+def _flops(
+    input_shape: Sequence[int],
+    offset_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *options: Any,
+    **kwargs: Any,
+) -> int:
+    """The products, as PyTorch counts those of a convolution; sampling is left out."""
+    return 2 * offset_shape[0] * offset_shape[2] * offset_shape[3] * math.prod(weight_shape)
+
+
+@register_flop_formula(BACKWARD_OPERATOR)
+def _flops_backward(
+    grad_shape: Sequence[int],
+    input_shape: Sequence[int],
+    offset_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *options: Any,
+    **kwargs: Any,
+) -> int:
+    need_input, need_offset, need_weight, need_mask = options[-4:]
+    products = int(need_input or need_offset or need_mask) + int(need_weight)
+    return products * _flops(input_shape, offset_shape, weight_shape)
