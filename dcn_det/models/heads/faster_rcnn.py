@@ -125,7 +125,7 @@ class FasterRCNNHead(nn.Module):
 
     def _pool(self, maps: Tensor, rois: Tensor) -> Tensor:
         if self.pooling == "max":
-            return roi_pool(maps, rois, self.spatial_scale, self.pooled_size)
+            return roi_pool(maps, rois, spatial_scale=self.spatial_scale, pooled_size=self.pooled_size)
         pooled = self._sample(maps, rois, None)
         if self.offset is None:
             return pooled

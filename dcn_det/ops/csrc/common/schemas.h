@@ -2,11 +2,24 @@
 // library.
 #pragma once
 
-#define DCN_DET_SCHEMAS(X)                                                                                  \
-  X("deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask, int[2] stride, " \
-    "int[2] padding, int[2] dilation, str border) -> Tensor")                                               \
-  X("deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, " \
-    "int[2] stride, int[2] padding, int[2] dilation, str border, bool need_input, bool need_offset, "       \
-    "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "     \
-    "Tensor grad_mask)")                                                                                    \
+#define DCN_DET_SCHEMAS(X)                                                                                   \
+  X("deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask, int[2] stride, "  \
+    "int[2] padding, int[2] dilation, str border) -> Tensor")                                                \
+  X("deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "  \
+    "int[2] stride, int[2] padding, int[2] dilation, str border, bool need_input, bool need_offset, "        \
+    "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "      \
+    "Tensor grad_mask)")                                                                                     \
+  X("deform_psroi_pool(Tensor input, Tensor rois, Tensor? trans, float spatial_scale, int output_dim, int "  \
+    "group_size, int pooled_size, int part_size, int sample_per_part, float trans_std) -> Tensor")           \
+  X("deform_psroi_pool_backward(Tensor grad_output, Tensor input, Tensor rois, Tensor? trans, float "        \
+    "spatial_scale, int output_dim, int group_size, int pooled_size, int part_size, int sample_per_part, "   \
+    "float trans_std, bool need_input, bool need_trans) -> (Tensor grad_input, Tensor grad_trans)")          \
+  X("psroi_pool(Tensor input, Tensor rois, float spatial_scale, int output_dim, int group_size, int "        \
+    "pooled_size) -> Tensor")                                                                                \
+  X("psroi_pool_backward(Tensor grad_output, Tensor rois, SymInt batch, SymInt height, SymInt width, float " \
+    "spatial_scale, int group_size) -> Tensor")                                                              \
+  X("roi_pool(Tensor input, Tensor rois, float spatial_scale, int pooled_size) -> (Tensor output, Tensor "   \
+    "argmax)")                                                                                               \
+  X("roi_pool_backward(Tensor grad_output, Tensor rois, Tensor argmax, SymInt batch, SymInt height, SymInt " \
+    "width) -> Tensor")                                                                                      \
   X("nms(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor")

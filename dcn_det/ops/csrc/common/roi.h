@@ -1,0 +1,70 @@
+// Regions of interest as the authors' pooling operators read them: (image, x1, y1, x2, y2) with inclusive
+// corners in image pixels. Shared by every device; free of torch.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "common/rounding.h"
+
+namespace dcn_det {
+
+// A region in cells of the feature map. `valid` is false when a coordinate is not finite or there is no such
+// image; such a region pools to zero and gets no gradient.
+template <typename T>
+struct Roi {
+  T x, y, width, height;
+  int64_t image;
+  bool valid;
+};
+
+template <typename T>
+DCN_DET_INLINE bool is_finite(T value) {
+  return value - value == T(0);
+}
+
+template <typename T>
+DCN_DET_INLINE bool is_valid_roi(const T* row, int64_t images) {
+  return row[0] >= T(0) && row[0] < static_cast<T>(images) && is_finite(row[1]) && is_finite(row[2]) &&
+         is_finite(row[3]) && is_finite(row[4]);
+}
+
+// Corners are rounded half away from zero before they are scaled, and the far one is taken at its outer edge.
+// `shift` is -0.5 where cells are sampled at their centres and 0 where whole cells are counted.
+template <typename T>
+DCN_DET_INLINE Roi<T> read_roi(const T* row, T spatial_scale, T shift, int64_t images) {
+  Roi<T> roi{};
+  roi.valid = is_valid_roi(row, images);
+  if (!roi.valid) return roi;
+  const T min_extent = T(0.1);
+  roi.image = static_cast<int64_t>(row[0]);
+  roi.x = product(std::round(row[1]), spatial_scale) + shift;
+  roi.y = product(std::round(row[2]), spatial_scale) + shift;
+  const T end_x = product(std::round(row[3]) + T(1), spatial_scale) + shift;
+  const T end_y = product(std::round(row[4]) + T(1), spatial_scale) + shift;
+  roi.width = end_x - roi.x > min_extent ? end_x - roi.x : min_extent;
+  roi.height = end_y - roi.y > min_extent ? end_y - roi.y : min_extent;
+  return roi;
+}
+
+// Cells [begin, end) of one axis.
+struct CellRange {
+  int begin, end;
+  DCN_DET_INLINE int size() const { return end > begin ? end - begin : 0; }
+};
+
+// The cells that [begin, end] touches, clipped to [0, size). Written so that no value overflows an int.
+template <typename T>
+DCN_DET_INLINE CellRange touched_cells(T begin, T end, int size) {
+  const T limit = static_cast<T>(size);
+  const T first = std::floor(begin), last = std::ceil(end);
+  CellRange range;
+  range.begin = first > T(0) ? (first < limit ? static_cast<int>(first) : size) : 0;
+  range.end = last > T(0) ? (last < limit ? static_cast<int>(last) : size) : 0;
+  return range;
+}
+
+// Which of `parts` equal parts holds bin `bin` of `bins`; all below 2^15.
+DCN_DET_INLINE int part_of_bin(int bin, int bins, int parts) { return bin * parts / bins; }
+
+}  // namespace dcn_det

@@ -1,0 +1,132 @@
+// Sizes of a call of a RoI pooling operator. The public functions explain wrong arguments; the checks here
+// keep a direct call of an operator from reading outside its tensors.
+#pragma once
+
+#include <optional>
+
+#include "common/deform_psroi_pool.h"
+#include "common/roi_pool.h"
+#include "common/tensor_ops.h"
+
+namespace dcn_det {
+
+using torch::headeronly::MemoryFormat;
+
+// Sizes along an axis are held in an int; squares of these and 4-byte cell indices of a plane too.
+constexpr int64_t kMaxBins = 1 << 14;
+
+inline void check_rois(const Tensor& rois, const Tensor& features) {
+  STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, "rois must have shape (R, 5)");
+  STD_TORCH_CHECK(rois.scalar_type() == accumulate_dtype(features.scalar_type()),
+                  "rois must be float64 where the features are, else float32");
+}
+
+inline int bounded(int64_t value, int64_t least, int64_t most, const char* name) {
+  STD_TORCH_CHECK(value >= least && value <= most, name, " must be in [", least, ", ", most, "], got ",
+                  value);
+  return static_cast<int>(value);
+}
+
+inline void check_plane(int64_t height, int64_t width) {
+  STD_TORCH_CHECK(height >= 0 && width >= 0 && (height == 0 || width <= INT32_MAX / height),
+                  "a feature map must have less than 2^31 cells");
+}
+
+inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape, const char* name) {
+  bool equal = tensor.dim() == static_cast<int64_t>(shape.size());
+  int64_t dimension = 0;
+  for (const int64_t size : shape) equal = equal && tensor.size(dimension++) == size;
+  STD_TORCH_CHECK(equal, name, " has the wrong shape");
+}
+
+inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> shape) {
+  Tensor zeros = torch::stable::new_empty(like, shape);
+  return torch::stable::zero_(zeros);
+}
+
+inline PsroiSizes psroi_sizes(int64_t images, int64_t height, int64_t width, const Tensor& rois,
+                              int64_t output_dim, int64_t group, int64_t pooled) {
+  check_plane(height, width);
+  STD_TORCH_CHECK(output_dim > 0, "output_dim must be positive, got ", output_dim);
+  PsroiSizes sizes{};
+  sizes.images = images;
+  sizes.rois = rois.size(0);
+  sizes.output_dim = output_dim;
+  sizes.height = static_cast<int>(height);
+  sizes.width = static_cast<int>(width);
+  sizes.group = bounded(group, 1, kMaxBins, "group_size");
+  sizes.pooled = bounded(pooled, 1, kMaxBins, "pooled_size");
+  return sizes;
+}
+
+inline PsroiSizes psroi_sizes(const Tensor& input, const Tensor& rois, int64_t output_dim, int64_t group,
+                              int64_t pooled) {
+  STD_TORCH_CHECK(input.dim() == 4, "input must have 4 dimensions, got ", input.dim());
+  check_rois(rois, input);
+  const PsroiSizes sizes =
+      psroi_sizes(input.size(0), input.size(2), input.size(3), rois, output_dim, group, pooled);
+  STD_TORCH_CHECK(input.size(1) == sizes.input_channels(),
+                  "input must have output_dim * group_size^2 = ", sizes.input_channels(), " channels, got ",
+                  input.size(1));
+  return sizes;
+}
+
+// The sizes of the forward call that gave the output of grad_output's shape.
+inline PsroiSizes psroi_sizes(const Tensor& grad_output, const Tensor& rois, int64_t images, int64_t height,
+                              int64_t width, int64_t group) {
+  STD_TORCH_CHECK(grad_output.dim() == 4, "grad_output must have 4 dimensions, got ", grad_output.dim());
+  check_rois(rois, grad_output);
+  const int64_t output_dim = grad_output.size(1), pooled = grad_output.size(2);
+  check_shape(grad_output, {rois.size(0), output_dim, pooled, pooled}, "grad_output");
+  return psroi_sizes(images, height, width, rois, output_dim, group, pooled);
+}
+
+inline DeformPsroiSizes deform_psroi_sizes(const Tensor& input, const Tensor& rois,
+                                           const std::optional<Tensor>& trans, int64_t output_dim,
+                                           int64_t group, int64_t pooled, int64_t part, int64_t samples) {
+  DeformPsroiSizes sizes{psroi_sizes(input, rois, output_dim, group, pooled)};
+  sizes.part = bounded(part, 1, kMaxBins, "part_size");
+  sizes.samples = bounded(samples, 1, kMaxBins, "sample_per_part");
+  sizes.classes = 1;
+  if (!trans) return sizes;
+  STD_TORCH_CHECK(trans->dim() == 4 && trans->size(1) >= 2 && trans->size(1) % 2 == 0 &&
+                      output_dim % (trans->size(1) / 2) == 0,
+                  "trans must have 2 * K channels, K dividing output_dim");
+  check_shape(*trans, {sizes.rois, trans->size(1), part, part}, "trans");
+  STD_TORCH_CHECK(trans->scalar_type() == rois.scalar_type(), "trans must have the dtype of rois");
+  sizes.classes = trans->size(1) / 2;
+  return sizes;
+}
+
+inline RoiPoolSizes roi_pool_sizes(int64_t images, int64_t channels, int64_t height, int64_t width,
+                                   const Tensor& rois, int64_t pooled) {
+  check_plane(height, width);
+  RoiPoolSizes sizes{};
+  sizes.images = images;
+  sizes.rois = rois.size(0);
+  sizes.channels = channels;
+  sizes.height = static_cast<int>(height);
+  sizes.width = static_cast<int>(width);
+  sizes.pooled = bounded(pooled, 1, kMaxBins, "pooled_size");
+  return sizes;
+}
+
+inline RoiPoolSizes roi_pool_sizes(const Tensor& input, const Tensor& rois, int64_t pooled) {
+  STD_TORCH_CHECK(input.dim() == 4, "input must have 4 dimensions, got ", input.dim());
+  check_rois(rois, input);
+  return roi_pool_sizes(input.size(0), input.size(1), input.size(2), input.size(3), rois, pooled);
+}
+
+// The sizes of the forward call that gave the output of grad_output's shape.
+inline RoiPoolSizes roi_pool_sizes(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
+                                   int64_t images, int64_t height, int64_t width) {
+  STD_TORCH_CHECK(grad_output.dim() == 4, "grad_output must have 4 dimensions, got ", grad_output.dim());
+  check_rois(rois, grad_output);
+  const int64_t channels = grad_output.size(1), pooled = grad_output.size(2);
+  check_shape(grad_output, {rois.size(0), channels, pooled, pooled}, "grad_output");
+  check_shape(argmax, {rois.size(0), channels, pooled, pooled}, "argmax");
+  STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Int, "argmax must be int32");
+  return roi_pool_sizes(images, channels, height, width, rois, pooled);
+}
+
+}  // namespace dcn_det

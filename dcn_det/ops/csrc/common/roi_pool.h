@@ -1,0 +1,43 @@
+// RoI max pooling: a region becomes whole cells of the feature map, at least one, before it is cut into bins.
+#pragma once
+
+#include "common/roi.h"
+
+namespace dcn_det {
+
+struct RoiPoolSizes {
+  int64_t images, rois, channels;
+  int height, width, pooled;
+
+  DCN_DET_INLINE int64_t bins() const { return int64_t(pooled) * pooled; }
+};
+
+// One axis of a region, from its inclusive corners in image pixels.
+template <typename T>
+struct RoiPoolAxis {
+  int start;
+  T bin_extent;
+
+  DCN_DET_INLINE RoiPoolAxis(T first, T last, T spatial_scale, int bins)
+      : start(to_cell(first, spatial_scale)) {
+    const int extent = to_cell(last, spatial_scale) - start + 1;
+    bin_extent = static_cast<T>(extent > 1 ? extent : 1) / static_cast<T>(bins);
+  }
+
+  // The cells of a bin, which overlaps its neighbours, clipped to [0, size).
+  DCN_DET_INLINE CellRange cells(int bin, int size) const {
+    const int begin = static_cast<int>(std::floor(product(static_cast<T>(bin), bin_extent))) + start;
+    const int end = static_cast<int>(std::ceil(product(static_cast<T>(bin + 1), bin_extent))) + start;
+    return {begin < 0 ? 0 : (begin < size ? begin : size), end < 0 ? 0 : (end < size ? end : size)};
+  }
+
+ private:
+  // Half away from zero, and within bounds far outside any map, so that sums of two fit an int.
+  DCN_DET_INLINE static int to_cell(T coordinate, T spatial_scale) {
+    const T limit = T(1 << 28);
+    const T cell = std::round(product(coordinate, spatial_scale));
+    return static_cast<int>(cell < -limit ? -limit : (cell > limit ? limit : cell));
+  }
+};
+
+}  // namespace dcn_det

@@ -1,0 +1,133 @@
+// RoI max pooling on the CPU. The map is channels-last and the loops run over channels; backward works on
+// planes, one thread to a plane.
+#include <tuple>
+#include <vector>
+
+#include "common/roi_arguments.h"
+#include "cpu/roi_loops.h"
+
+namespace dcn_det {
+namespace {
+
+// The largest of the cells and its index in the plane, for n channels that lie side by side. The first of
+// equal cells wins, and a NaN over all numbers.
+template <typename T>
+DCN_DET_INLINE void max_cells(const T* map, CellRange rows, CellRange columns, int width, int64_t n, T* best,
+                              int32_t* index) {
+  const int32_t first = rows.begin * width + columns.begin;
+  for (int64_t i = 0; i < n; ++i) {
+    best[i] = map[first * n + i];
+    index[i] = first;
+  }
+  for (int y = rows.begin; y < rows.end; ++y)
+    for (int x = columns.begin; x < columns.end; ++x) {
+      const int32_t cell = y * width + x;
+      const T* value = map + cell * n;
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) {
+        const bool better = value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]);
+        best[i] = better ? value[i] : best[i];
+        index[i] = better ? cell : index[i];
+      }
+    }
+}
+DCN_DET_VECTORIZED void max_channels(const float* map, CellRange rows, CellRange columns, int width,
+                                     int64_t n, float* best, int32_t* index) {
+  max_cells(map, rows, columns, width, n, best, index);
+}
+DCN_DET_VECTORIZED void max_channels(const double* map, CellRange rows, CellRange columns, int width,
+                                     int64_t n, double* best, int32_t* index) {
+  max_cells(map, rows, columns, width, n, best, index);
+}
+
+template <typename T>
+void pool(const RoiPoolSizes& sizes, const T* input, const T* rois, T spatial_scale, T* output,
+          int32_t* argmax) {
+  const int64_t n = sizes.channels, bins = sizes.bins();
+  torch::stable::parallel_for(0, sizes.rois, grain(n * bins * 8), [&](int64_t begin, int64_t end) {
+    std::vector<T> best(n * bins);
+    std::vector<int32_t> index(n * bins);
+    for (int64_t r = begin; r < end; ++r) {
+      const T* roi = rois + r * 5;
+      std::fill(best.begin(), best.end(), T(0));
+      std::fill(index.begin(), index.end(), -1);
+      if (is_valid_roi(roi, sizes.images)) {
+        const T* map = input + static_cast<int64_t>(roi[0]) * sizes.height * sizes.width * n;
+        const RoiPoolAxis<T> x(roi[1], roi[3], spatial_scale, sizes.pooled);
+        const RoiPoolAxis<T> y(roi[2], roi[4], spatial_scale, sizes.pooled);
+        for (int64_t bin = 0; bin < bins; ++bin) {
+          const CellRange rows = y.cells(static_cast<int>(bin / sizes.pooled), sizes.height);
+          const CellRange columns = x.cells(static_cast<int>(bin % sizes.pooled), sizes.width);
+          if (rows.size() > 0 && columns.size() > 0)
+            max_channels(map, rows, columns, sizes.width, n, &best[bin * n], &index[bin * n]);
+        }
+      }
+      transpose(best.data(), bins, n, output + r * n * bins);
+      transpose(index.data(), bins, n, argmax + r * n * bins);
+    }
+  });
+}
+
+template <typename T>
+void pool_backward(const RoiPoolSizes& sizes, const T* grad_output, const T* rois, const int32_t* argmax,
+                   T* grad_input) {
+  const int64_t bins = sizes.bins(), plane = int64_t(sizes.height) * sizes.width;
+  torch::stable::parallel_for(0, sizes.channels, grain(sizes.rois * bins), [&](int64_t begin, int64_t end) {
+    for (int64_t channel = begin; channel < end; ++channel)
+      for (int64_t r = 0; r < sizes.rois; ++r) {
+        const T* roi = rois + r * 5;
+        if (!is_valid_roi(roi, sizes.images)) continue;
+        const int64_t first = (r * sizes.channels + channel) * bins;
+        T* target = grad_input + (static_cast<int64_t>(roi[0]) * sizes.channels + channel) * plane;
+        for (int64_t bin = first; bin < first + bins; ++bin)
+          if (argmax[bin] >= 0 && argmax[bin] < plane) target[argmax[bin]] += grad_output[bin];
+      }
+  });
+}
+
+template <typename T>
+std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, const RoiPoolSizes& sizes,
+                                   double spatial_scale) {
+  const Tensor map = torch::stable::contiguous(cast(input, accumulate_dtype(input.scalar_type())),
+                                               MemoryFormat::ChannelsLast);
+  const std::initializer_list<int64_t> shape = {sizes.rois, sizes.channels, sizes.pooled, sizes.pooled};
+  Tensor output = torch::stable::new_empty(map, shape);
+  Tensor argmax = torch::stable::new_empty(map, shape, ScalarType::Int);
+  pool(sizes, map.template const_data_ptr<T>(), rois.const_data_ptr<T>(), static_cast<T>(spatial_scale),
+       output.template mutable_data_ptr<T>(), argmax.mutable_data_ptr<int32_t>());
+  return {cast(output, input.scalar_type()), argmax};
+}
+
+template <typename T>
+Tensor backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
+                const RoiPoolSizes& sizes) {
+  const ScalarType type = accumulate_dtype(grad_output.scalar_type());
+  const Tensor grad = torch::stable::contiguous(cast(grad_output, type));
+  Tensor grad_input = new_zeros(grad, {sizes.images, sizes.channels, sizes.height, sizes.width});
+  pool_backward(sizes, grad.template const_data_ptr<T>(), rois.const_data_ptr<T>(),
+                argmax.const_data_ptr<int32_t>(), grad_input.template mutable_data_ptr<T>());
+  return grad_input;
+}
+
+std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
+                                    int64_t pooled_size) {
+  const RoiPoolSizes sizes = roi_pool_sizes(input, rois, pooled_size);
+  const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
+  return run(input, torch::stable::contiguous(rois), sizes, spatial_scale);
+}
+
+Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax, int64_t batch,
+                         int64_t height, int64_t width) {
+  const RoiPoolSizes sizes = roi_pool_sizes(grad_output, rois, argmax, batch, height, width);
+  const auto run = grad_output.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
+  return cast(run(grad_output, torch::stable::contiguous(rois), torch::stable::contiguous(argmax), sizes),
+              grad_output.scalar_type());
+}
+
+}  // namespace
+}  // namespace dcn_det
+
+STABLE_TORCH_LIBRARY_IMPL(dcn_det, CPU, m) {
+  m.impl("roi_pool", TORCH_BOX(&dcn_det::roi_pool));
+  m.impl("roi_pool_backward", TORCH_BOX(&dcn_det::roi_pool_backward));
+}

@@ -1,0 +1,130 @@
+"""Position-sensitive RoI pooling: the public function, its module and its dispatch rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcn_det.ops import library
+from dcn_det.ops.reference import roi_pooling as reference
+from dcn_det.ops.roi_checks import Checker, coordinate_dtype
+
+OPERATOR = torch.ops.dcn_det.psroi_pool
+BACKWARD_OPERATOR = torch.ops.dcn_det.psroi_pool_backward
+
+
+def psroi_pool(
+    input: Tensor, rois: Tensor, *, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int
+) -> Tensor:
+    """Pools regions of a position-sensitive feature map into bins, each the mean of the cells it touches.
+
+    Source: Dai et al., "R-FCN" (2016), section 2, as in the authors' released code: corners are rounded,
+    halves away from zero, the far ones then moved to their outer edge (+ 1), and scaled; a region spans at
+    least 0.1 cells. Bin i of an axis holds the cells from ``floor(start + i * extent)`` to before
+    ``ceil(start + (i + 1) * extent)`` that lie in the map; a bin without a cell is 0.
+    (``torchvision.ops.ps_roi_pool`` rounds otherwise.)
+
+    Args:
+        input: (B, output_dim * group_size ** 2, H, W), float32, float64, float16 or bfloat16. Channel
+            ``(o * group_size + i) * group_size + j`` feeds output channel o in the bins of row group i and
+            column group j.
+        rois: (R, 5) of (image index, x1, y1, x2, y2), in pixels of the image, both corners inclusive:
+            subtract 1 from the x2 and y2 of a half-open box.
+        spatial_scale: cells per pixel: 1 / stride of the feature map.
+        output_dim: number of output channels.
+        group_size: number of groups of bins along an axis.
+        pooled_size: number of bins along an axis.
+
+    Returns:
+        (R, output_dim, pooled_size, pooled_size), the input's dtype.
+
+    Raises:
+        ValueError: an argument does not fit; the message tells which, what it is and what was expected.
+
+    Dtypes of regions, autocast, regions that are not finite or of an image that does not exist, and
+    determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
+    differentiable.
+    """
+    check = Checker("psroi_pool")
+    check.sizes(output_dim=output_dim, group_size=group_size, pooled_size=pooled_size)
+    check.scales(spatial_scale)
+    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
+    check.rois(rois, input)
+    return OPERATOR(
+        input, rois.to(coordinate_dtype(input)), spatial_scale, output_dim, group_size, pooled_size
+    )
+
+
+class PSRoIPool(nn.Module):
+    """:func:`psroi_pool` with its sizes fixed; arguments as there."""
+
+    def __init__(self, *, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int) -> None:
+        super().__init__()
+        self.spatial_scale = spatial_scale
+        self.output_dim, self.group_size, self.pooled_size = output_dim, group_size, pooled_size
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """Returns (R, output_dim, pooled_size, pooled_size)."""
+        return psroi_pool(
+            input,
+            rois,
+            spatial_scale=self.spatial_scale,
+            output_dim=self.output_dim,
+            group_size=self.group_size,
+            pooled_size=self.pooled_size,
+        )
+
+    def extra_repr(self) -> str:
+        names = ("spatial_scale", "output_dim", "group_size", "pooled_size")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+def _fake(
+    input: Tensor, rois: Tensor, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int
+) -> Tensor:
+    return input.new_empty(rois.shape[0], output_dim, pooled_size, pooled_size)
+
+
+def _fake_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    batch: int,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    group_size: int,
+) -> Tensor:
+    return grad_output.new_empty(batch, grad_output.shape[1] * group_size**2, height, width)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, rois, spatial_scale, _, group_size, _ = inputs
+    ctx.options = (input.shape[0], *input.shape[2:], spatial_scale, group_size)
+    ctx.save_for_backward(rois)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    grad_input = None
+    if ctx.needs_input_grad[0]:
+        strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
+        operator: Any = reference.psroi_pool_backward if strict else BACKWARD_OPERATOR
+        grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
+    return grad_input, None, None, None, None, None
+
+
+library.register(
+    "psroi_pool",
+    plain=reference.psroi_pool,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    autocast=("input",),
+)
+library.register(
+    "psroi_pool_backward",
+    plain=reference.psroi_pool_backward,
+    fake=_fake_backward,
+    backward=library.once_differentiable("psroi_pool"),
+)

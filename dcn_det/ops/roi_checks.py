@@ -1,0 +1,83 @@
+"""The RoI pooling operators' arguments, checked before any tier sees them, so that all say the same."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+LARGEST_SIZE = 1 << 14
+
+
+class Checker:
+    """Raises ValueError in the name of an operator: the argument, what it is, what was expected."""
+
+    def __init__(self, operator: str) -> None:
+        self.operator = operator
+
+    def error(self, name: str, got: str, expected: str) -> ValueError:
+        return ValueError(f"{self.operator}: {name} is {got}; expected {expected}")
+
+    def sizes(self, **sizes: int) -> None:
+        for name, size in sizes.items():
+            if not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE:
+                raise self.error(name, repr(size), f"an int from 1 to {LARGEST_SIZE}")
+
+    def scales(self, spatial_scale: float, trans_std: float = 0.0) -> None:
+        if not (math.isfinite(spatial_scale) and spatial_scale > 0):
+            raise self.error("spatial_scale", repr(spatial_scale), "a positive number, such as 1 / stride")
+        if not math.isfinite(trans_std):
+            raise self.error("trans_std", repr(trans_std), "a finite number")
+
+    def features(self, input: Tensor, channels: int | None = None, meaning: str = "") -> None:
+        if input.dim() != 4:
+            raise self.error("input", f"of shape {tuple(input.shape)}", "4 dimensions (B, C, H, W)")
+        if input.dtype not in DTYPES:
+            raise self.error("input", str(input.dtype), "float32, float64, float16 or bfloat16")
+        if channels is not None and input.shape[1] != channels:
+            raise self.error("input", f"of {input.shape[1]} channels", f"{channels}, {meaning}")
+
+    def rois(self, rois: Tensor, input: Tensor) -> None:
+        if rois.dim() != 2 or rois.shape[1] != 5:
+            raise self.error("rois", f"of shape {tuple(rois.shape)}", "(R, 5): image index, x1, y1, x2, y2")
+        self._coordinates("rois", rois, input)
+        if rois.device.type != "cpu" or not _has_values(rois) or rois.shape[0] == 0:
+            return
+        index = rois[:, 0]
+        wrong = ~((index >= 0) & (index < input.shape[0]))
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise self.error(
+                "rois",
+                f"of image {index[row].item():g} in row {row}",
+                f"one of the input's {input.shape[0]} images",
+            )
+
+    def trans(self, trans: Tensor, rois: Tensor, input: Tensor, output_dim: int, part_size: int) -> None:
+        expected = (rois.shape[0], "2 * K", part_size, part_size)
+        shape = tuple(trans.shape)
+        if len(shape) != 4 or (shape[0], *shape[2:]) != (expected[0], *expected[2:]):
+            raise self.error("trans", f"of shape {shape}", "({}, {}, {}, {})".format(*expected))
+        if shape[1] == 0 or shape[1] % 2 or output_dim % (shape[1] // 2):
+            raise self.error(
+                "trans", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}"
+            )
+        self._coordinates("trans", trans, input)
+
+    def _coordinates(self, name: str, tensor: Tensor, input: Tensor) -> None:
+        if tensor.device != input.device:
+            raise self.error(name, f"on {tensor.device}", f"{input.device}, as the input")
+        if tensor.dtype not in DTYPES:
+            raise self.error(name, str(tensor.dtype), "float32, float64, float16 or bfloat16")
+
+
+def coordinate_dtype(input: Tensor) -> torch.dtype:
+    """Regions and offsets are read in float32, whatever the features; in float64 beside float64 features."""
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether values can be looked at: not while a graph is captured."""
+    return not torch.compiler.is_compiling() and type(tensor) in (Tensor, torch.nn.Parameter)
