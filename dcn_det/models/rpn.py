@@ -86,8 +86,7 @@ class RPN(nn.Module):
     A 3x3 convolution with ReLU feeds two 1x1 convolutions. New layers start from N(0, 0.01), biases from 0.
 
     An image has ``floor(height / stride) x floor(width / stride)`` cells, in training and testing alike;
-    further rows and columns of the map, which come from rounding up and from padding to the batch, are cut
-    off.
+    the map's further rows and columns, from rounding up and from padding to the batch, are cut off.
 
     Args:
         in_channels: of the feature map.
@@ -189,11 +188,9 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def proposals(self, output: RPNOutput, infos: Sequence[ImageInfo]) -> list[Proposals]:
-        """Turns predictions into boxes: decode, clip, drop small ones, keep the best, suppress, keep the
-        best.
+        """Decodes and clips all boxes, and keeps those that ``selection`` chooses.
 
-        There may be fewer than ``selection.post_nms``: unlike in the authors' code, none is repeated to fill
-        up.
+        There may be fewer than ``selection.post_nms``: the authors' code repeats some, here they stay few.
         """
         return [self._propose(*self._of_image(output, index, info), info) for index, info in enumerate(infos)]
 
