@@ -1,17 +1,14 @@
-// The deformable convolution as tiles of columns and matrix products, the same for every device.
+// The deformable convolution as tiles of columns and matrix products: what is the same for every device.
 //
 // A Device supplies, as static members,
-//   kForwardTileBytes, kBackwardTileBytes: the size of a tile of columns;
+//   kForwardTileBytes: the size of a tile of columns;
 //   for_each_tile(tiles, body): calls body(begin, end) for ranges that make up [0, tiles), perhaps in
 //   parallel; multiply(out, a, b), multiply_add(out, self, a, b): out = a b and out = self + a b, where self
 //   is broadcast
 //     and may be out;
-//   split(out, a, b, dim, body): body(out, a, b) for pieces of out along dim and what they are products of;
 //   fill(shape, features, offset, mask, columns, first, rows): makes the columns of the output positions from
 //     `first` on;
-//   sweep(shape, tensors, needs, columns, first, rows): gets the columns' gradients in `columns`. It adds to
-//     grad_features, sets the tile's part of grad_offset and grad_mask and, where the weight's gradient is
-//     needed, leaves the columns themselves in `columns`.
+//   backward(shape, tensors, needs): computes the gradients that are needed.
 #pragma once
 
 #include <algorithm>
@@ -70,8 +67,9 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   const Tensor matrices =
       torch::stable::contiguous(torch::stable::transpose(weight_matrices(weight, shape), 1, 2));
   const Tensor planes = dense_planes(offset, sums);
-  std::optional<Tensor> mask_planes;
+  std::optional<Tensor> mask_planes, shift;
   if (mask.has_value()) mask_planes = dense_planes(*mask, sums);
+  if (bias.has_value()) shift = detached(*bias);
 
   const int64_t rows = tile_rows(shape, input, Device::kForwardTileBytes);
   const Tensor output = torch::stable::new_empty(input, {shape.positions(), shape.out_channels});
@@ -84,9 +82,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
         const Tensor out = tile_of(output, shape, first, count, group);
         const Tensor samples = group_columns(columns, group, count);
         const Tensor matrix = torch::stable::select(matrices, 0, group);
-        if (bias.has_value()) {
-          const Tensor shift = narrowed(detached(*bias), 0, group * out.size(1), out.size(1));
-          Device::multiply_add(out, shift, samples, matrix);
+        if (shift.has_value()) {
+          Device::multiply_add(out, narrowed(*shift, 0, group * out.size(1), out.size(1)), samples, matrix);
         } else {
           Device::multiply(out, samples, matrix);
         }
@@ -104,45 +101,15 @@ struct Needs {
   bool samples() const { return input || offset || mask; }
 };
 
-// What a sweep over a tile reads and writes. Gradients that are not asked for are absent.
-struct SweepTensors {
-  Tensor features, offset;
-  std::optional<Tensor> mask, grad_features, grad_offset, grad_mask;
-};
-
-// The sum over tiles of grad_rows^T columns, one matrix for each group, in at least float32.
-template <typename Device>
-class WeightGradient {
- public:
-  WeightGradient(const Tensor& matrices, ScalarType sums)
-      : sum_(torch::stable::new_zeros(matrices, matrices.sizes(), sums)),
-        exact_(sums == matrices.scalar_type()) {
-    if (!exact_) product_ = torch::stable::new_empty(matrices, matrices.sizes());
-  }
-
-  void add(const DeformConvShape& shape, const Tensor& grad_rows, const Tensor& columns, int64_t first,
-           int64_t count) {
-    for (int group = 0; group < shape.groups; ++group) {
-      const Tensor grad = torch::stable::transpose(tile_of(grad_rows, shape, first, count, group), 0, 1);
-      const Tensor tile = group_columns(columns, group, count);
-      if (exact_) {
-        Device::split(torch::stable::select(sum_, 0, group), grad, tile, 1, accumulate);
-      } else {
-        Device::split(torch::stable::select(product_, 0, group), grad, tile, 1, Device::multiply);
-      }
-    }
-    if (!exact_) sum_ = torch::stable::subtract(sum_, product_, -1.0);
-  }
-
-  const Tensor& sum() const { return sum_; }
-
- private:
-  static void accumulate(const Tensor& out, const Tensor& a, const Tensor& b) {
-    Device::multiply_add(out, out, a, b);
-  }
-
-  Tensor sum_, product_;
-  bool exact_;
+// What a backward pass reads and, where it is needed, writes.
+struct BackwardTensors {
+  Tensor grad_rows;            // (positions, out_channels)
+  Tensor features;             // (batch, height, width, channels)
+  Tensor matrices;             // (groups, out_channels / groups, taps * channels / groups)
+  Tensor offset;               // planes of the dtype of sums
+  std::optional<Tensor> mask;  // likewise
+  // In the dtype of sums. The first and the last are zero at first, the others uninitialised.
+  std::optional<Tensor> grad_features, grad_offset, grad_mask, grad_matrices;
 };
 
 template <typename Device>
@@ -154,38 +121,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   const DeformConvShape shape = describe(input, offset, weight, mask, {stride, padding, dilation, border});
   STD_TORCH_CHECK(grad_output.dim() == 4 && grad_output.scalar_type() == input.scalar_type() &&
                       grad_output.size(0) == shape.batch && grad_output.size(1) == shape.out_channels &&
-                      grad_output.size(2) == shape.out_height && grad_output.size(3) == shape.out_width,
-                  "deform_conv2d_backward: grad_output does not have the output's shape and dtype");
+                      grad_output.size(2) == shape.out_height && grad_output.size(3) == shape.out_width &&
+                      on_same_device(grad_output, input),
+                  "deform_conv2d_backward: grad_output does not have the output's shape, dtype and device");
   const Needs needs{need_input, need_offset, need_weight, need_mask && mask.has_value()};
   const ScalarType dtype = input.scalar_type(), sums = accumulate_dtype(dtype);
-  const Tensor matrices = weight_matrices(weight, shape);
-  const Tensor grad_rows =
-      torch::stable::view(to_channels_last(detached(grad_output)), {shape.positions(), shape.out_channels});
-  SweepTensors tensors{to_channels_last(input), dense_planes(offset, sums), {}, {}, {}, {}};
+  BackwardTensors tensors{
+      torch::stable::view(to_channels_last(detached(grad_output)), {shape.positions(), shape.out_channels}),
+      to_channels_last(input),
+      weight_matrices(weight, shape),
+      dense_planes(offset, sums),
+      {},
+      {},
+      {},
+      {},
+      {}};
   if (mask.has_value()) tensors.mask = dense_planes(*mask, sums);
-  if (needs.input) {
-    tensors.grad_features = torch::stable::new_zeros(tensors.features, tensors.features.sizes(), sums);
-  }
+  const auto zeros_like = [&](const Tensor& like) {
+    return torch::stable::new_zeros(like, like.sizes(), sums);
+  };
+  if (needs.input) tensors.grad_features = zeros_like(tensors.features);
   if (needs.offset) tensors.grad_offset = empty_planes(offset, sums);
   if (needs.mask) tensors.grad_mask = empty_planes(*mask, sums);
-  std::optional<WeightGradient<Device>> weight_gradient;
-  if (needs.weight) weight_gradient.emplace(matrices, sums);
+  if (needs.weight) tensors.grad_matrices = zeros_like(tensors.matrices);
 
-  const int64_t rows = tile_rows(shape, input, Device::kBackwardTileBytes);
-  const Tensor columns = empty_columns(shape, input, rows);
-  for (int64_t first = 0; first < shape.positions(); first += rows) {
-    const int64_t count = std::min(rows, shape.positions() - first);
-    if (needs.samples()) {
-      for (int group = 0; group < shape.groups; ++group) {
-        Device::split(group_columns(columns, group, count), tile_of(grad_rows, shape, first, count, group),
-                      torch::stable::select(matrices, 0, group), 0, Device::multiply);
-      }
-      Device::sweep(shape, tensors, needs, columns, first, count);
-    } else if (needs.weight) {
-      Device::fill(shape, tensors.features, tensors.offset, tensors.mask, columns, first, count);
-    }
-    if (needs.weight) weight_gradient->add(shape, grad_rows, columns, first, count);
-  }
+  if (shape.positions() > 0) Device::backward(shape, tensors, needs);
 
   const auto absent = [&] { return torch::stable::new_empty(input, {0}); };
   Tensor grad_input = absent(), grad_offset = absent(), grad_weight = absent(), grad_mask = absent();
@@ -195,7 +155,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   if (needs.mask) grad_mask = cast(*tensors.grad_mask, mask->scalar_type());
   if (needs.weight) {
     const Tensor grid = torch::stable::view(
-        weight_gradient->sum(),
+        *tensors.grad_matrices,
         {shape.out_channels, shape.kernel_height, shape.kernel_width, shape.group_channels()});
     grad_weight = from_channels_last(cast(grid, dtype), is_channels_last(weight));
   }

@@ -23,11 +23,8 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
                   "deform_conv2d: stride, padding and dilation must be pairs");
   STD_TORCH_CHECK(options.border == "zeros" || options.border == "dcn_v1",
                   "deform_conv2d: border must be 'zeros' or 'dcn_v1'");
-  const auto beside_input = [&](const Tensor& tensor) {
-    return tensor.is_cpu() == input.is_cpu() && tensor.is_cuda() == input.is_cuda() &&
-           tensor.get_device_index() == input.get_device_index();
-  };
-  STD_TORCH_CHECK(beside_input(offset) && beside_input(weight) && (!mask.has_value() || beside_input(*mask)),
+  STD_TORCH_CHECK(on_same_device(offset, input) && on_same_device(weight, input) &&
+                      (!mask.has_value() || on_same_device(*mask, input)),
                   "deform_conv2d: tensors are on different devices");
   STD_TORCH_CHECK(input.scalar_type() == weight.scalar_type(),
                   "deform_conv2d: input and weight differ in dtype");

@@ -34,6 +34,11 @@ inline Tensor permuted(const Tensor& self, IntHeaderOnlyArrayRef order) {
 // Other threads than the caller's would record operations on a tensor that requires a gradient.
 inline Tensor detached(const Tensor& self) { return call_operator("aten::detach", "", self); }
 
+inline bool on_same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.is_cuda() == b.is_cuda() &&
+         a.get_device_index() == b.get_device_index();
+}
+
 inline Tensor narrowed(Tensor self, int64_t dim, int64_t start, int64_t length) {
   return torch::stable::narrow(self, dim, start, length);
 }
