@@ -44,6 +44,20 @@ inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> shape
   return torch::stable::zero_(zeros);
 }
 
+// The gradient of `like`, in its dtype and layout, from contiguous sums.
+inline Tensor in_layout_of(const Tensor& like, const Tensor& sums) {
+  if (sums.scalar_type() == like.scalar_type() && like.is_contiguous()) return sums;
+  Tensor result = torch::stable::empty_like(like);
+  return torch::stable::copy_(result, sums);
+}
+
+// The gradient of the output of a call with `input`.
+inline void check_grad(const Tensor& grad_output, const Tensor& input, std::initializer_list<int64_t> shape) {
+  check_shape(grad_output, shape, "grad_output");
+  STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(),
+                  "grad_output must have the dtype of input");
+}
+
 inline PsroiSizes psroi_sizes(int64_t images, int64_t height, int64_t width, const Tensor& rois,
                               int64_t output_dim, int64_t group, int64_t pooled) {
   check_plane(height, width);
