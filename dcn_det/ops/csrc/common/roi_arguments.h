@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "common/deform_psroi_pool.h"
 #include "common/roi_pool.h"
@@ -35,8 +36,12 @@ inline void check_plane(int64_t height, int64_t width) {
 inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape, const char* name) {
   bool equal = tensor.dim() == static_cast<int64_t>(shape.size());
   int64_t dimension = 0;
-  for (const int64_t size : shape) equal = equal && tensor.size(dimension++) == size;
-  STD_TORCH_CHECK(equal, name, " has the wrong shape");
+  std::string expected;
+  for (const int64_t size : shape) {
+    equal = equal && tensor.size(dimension++) == size;
+    expected += (expected.empty() ? "" : ", ") + std::to_string(size);
+  }
+  STD_TORCH_CHECK(equal, name, " must have shape (", expected, ")");
 }
 
 inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> shape) {
