@@ -26,9 +26,9 @@ class Checker:
                 raise self.error(name, repr(size), f"an int from 1 to {LARGEST_SIZE}")
 
     def scales(self, spatial_scale: float, trans_std: float = 0.0) -> None:
-        if not (math.isfinite(spatial_scale) and spatial_scale > 0):
+        if not 0 < spatial_scale < math.inf:
             raise self.error("spatial_scale", repr(spatial_scale), "a positive number, such as 1 / stride")
-        if not math.isfinite(trans_std):
+        if not -math.inf < trans_std < math.inf:
             raise self.error("trans_std", repr(trans_std), "a finite number")
 
     def features(self, input: Tensor, channels: int | None = None, meaning: str = "") -> None:

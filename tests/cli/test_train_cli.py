@@ -136,7 +136,7 @@ def spoil(path: Path) -> None:
     ("arguments", "message"),
     [
         (["train.batchsize=2"], r"train\.batchsize.*did you mean 'batch_size'"),
-        (["train.batch_size=two"], r"train\.batch_size.*integer.*two"),
+        (["train.batch_size=two"], r"train\.batch_size.*two.*integer"),
         (["data.root=/nowhere"], r"/nowhere"),
         (["model.backbone.deform.blocks=[res6a]"], r"model\.backbone\.deform\.blocks.*res6a.*did you mean"),
         (["data.classes=[zero, one]"], r"data\.classes"),

@@ -72,7 +72,7 @@ class Problem:
         shape = (rois.shape[0], self.classes, 2, pooled_size, pooled_size)
         offset = rois.new_zeros(shape)
         if trans is not None:
-            offset = trans.reshape(*shape[:3], -1)[..., self.part_of_bin].reshape(shape) * trans_std
+            offset = trans.reshape(*shape[:3], part_size**2)[..., self.part_of_bin].reshape(shape) * trans_std
 
         def axis(origin: Tensor, extent: Tensor, bins: Tensor, offset: Tensor, size: int) -> Axis:
             origin, extent = origin[:, None, None, None], extent[:, None, None, None]

@@ -60,47 +60,53 @@ struct SampleAxis {
   }
 };
 
-// Walks the cells that an axis reads, in increasing order and each once, with the sum of its samples'
-// interpolation weights and the sum of their derivatives with respect to the position.
+// A cell that an axis reads: the sum of its samples' interpolation weights, and that of their derivatives
+// with respect to the position.
 template <typename T>
-struct CellWalker {
-  SampleAxis<T> axis;
-  int cell = 0, sample = 0;
-  T weight = 0, next_weight = 0, slope = 0, next_slope = 0;  // of `cell` and of the one after it
+struct CellSum {
+  int cell;
+  T weight, slope;
+};
 
-  DCN_DET_INLINE explicit CellWalker(const SampleAxis<T>& axis) : axis(axis) {}
+// Walks the cells that an axis reads, in increasing order and each once.
+template <typename T>
+class CellWalker {
+ public:
+  DCN_DET_INLINE explicit CellWalker(const SampleAxis<T>& axis) : axis_(axis), here_{0, T(0), T(0)} {}
 
-  DCN_DET_INLINE bool next(int& index, T& index_weight, T& index_slope) {
-    for (; sample < axis.samples; ++sample) {
-      const T raw = axis.position(sample);
-      if (!axis.counts(raw)) continue;
-      const T position = axis.clamp(raw);
+  DCN_DET_INLINE bool next(CellSum<T>& sum) {
+    for (; sample_ < axis_.samples; ++sample_) {
+      const T raw = axis_.position(sample_);
+      if (!axis_.counts(raw)) continue;
+      const T position = axis_.clamp(raw);
       const int lower = static_cast<int>(position);
       const T fraction = position - static_cast<T>(lower);
-      if (lower != cell) {
-        if (weight > T(0)) return emit(index, index_weight, index_slope);
-        cell = lower;
+      if (lower != here_.cell) {
+        if (here_.weight > T(0)) return step(sum);
+        here_.cell = lower;
       }
-      weight += T(1) - fraction;
-      next_weight += fraction;
-      if (fraction > T(0)) {
-        slope -= T(1);
-        next_slope += T(1);
-      }
+      const T inside = fraction > T(0) ? T(1) : T(0);
+      here_.weight += T(1) - fraction;
+      here_.slope -= inside;
+      next_weight_ += fraction;
+      next_slope_ += inside;
     }
-    return weight > T(0) && emit(index, index_weight, index_slope);
+    return here_.weight > T(0) && step(sum);
   }
 
  private:
-  DCN_DET_INLINE bool emit(int& index, T& index_weight, T& index_slope) {
-    index = cell++;
-    index_weight = weight;
-    index_slope = slope;
-    weight = next_weight;
-    slope = next_slope;
-    next_weight = next_slope = T(0);
+  // Gives the cell and moves to the next one.
+  DCN_DET_INLINE bool step(CellSum<T>& sum) {
+    sum = here_;
+    here_ = {here_.cell + 1, next_weight_, next_slope_};
+    next_weight_ = next_slope_ = T(0);
     return true;
   }
+
+  SampleAxis<T> axis_;
+  CellSum<T> here_;
+  T next_weight_ = 0, next_slope_ = 0;
+  int sample_ = 0;
 };
 
 }  // namespace dcn_det

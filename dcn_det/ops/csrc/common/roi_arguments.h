@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "common/deform_psroi_pool.h"
 #include "common/roi_pool.h"
@@ -35,13 +36,31 @@ inline void check_plane(int64_t height, int64_t width) {
 inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape, const char* name) {
   bool equal = tensor.dim() == static_cast<int64_t>(shape.size());
   int64_t dimension = 0;
-  for (const int64_t size : shape) equal = equal && tensor.size(dimension++) == size;
-  STD_TORCH_CHECK(equal, name, " has the wrong shape");
+  std::string expected;
+  for (const int64_t size : shape) {
+    equal = equal && tensor.size(dimension++) == size;
+    expected += (expected.empty() ? "" : ", ") + std::to_string(size);
+  }
+  STD_TORCH_CHECK(equal, name, " must have shape (", expected, ")");
 }
 
 inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> shape) {
   Tensor zeros = torch::stable::new_empty(like, shape);
   return torch::stable::zero_(zeros);
+}
+
+// The gradient of `like`, in its dtype and layout, from contiguous sums.
+inline Tensor in_layout_of(const Tensor& like, const Tensor& sums) {
+  if (sums.scalar_type() == like.scalar_type() && like.is_contiguous()) return sums;
+  Tensor result = torch::stable::empty_like(like);
+  return torch::stable::copy_(result, sums);
+}
+
+// The gradient of the output of a call with `input`.
+inline void check_grad(const Tensor& grad_output, const Tensor& input, std::initializer_list<int64_t> shape) {
+  check_shape(grad_output, shape, "grad_output");
+  STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(),
+                  "grad_output must have the dtype of input");
 }
 
 inline PsroiSizes psroi_sizes(int64_t images, int64_t height, int64_t width, const Tensor& rois,

@@ -62,7 +62,11 @@ struct Cells {
 
   void read_sparse(const SampleAxis<T>& axis, int64_t stride) {
     CellWalker<T> walker(axis);
-    for (int index; walker.next(index, weight[size], slope[size]); ++size) offset[size] = index * stride;
+    for (CellSum<T> sum; walker.next(sum); ++size) {
+      offset[size] = sum.cell * stride;
+      weight[size] = sum.weight;
+      slope[size] = sum.slope;
+    }
   }
 };
 
@@ -131,8 +135,8 @@ struct DeformPsroiProblem {
     T offset_x = 0, offset_y = 0;
     if (offsets_ != nullptr) {
       const T* pair = offsets_ + (r * sizes.classes + class_) * class_stride + offset_of_bin[bin];
-      offset_x = pair[0] * trans_std_;
-      offset_y = pair[sizes.offset_plane()] * trans_std_;
+      offset_x = product(pair[0], trans_std_);
+      offset_y = product(pair[sizes.offset_plane()], trans_std_);
     }
     const int row = static_cast<int>(bin) / sizes.pooled, column = static_cast<int>(bin) % sizes.pooled;
     x.read(SampleAxis<T>(columns_[r], column, offset_x, sizes.samples, sizes.width), column_stride_);

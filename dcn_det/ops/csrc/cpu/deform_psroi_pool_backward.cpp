@@ -196,7 +196,7 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
                                                       double trans_std, bool need_input, bool need_trans) {
   const auto sizes =
       deform_psroi_sizes(input, rois, trans, output_dim, group_size, pooled_size, part_size, sample_per_part);
-  check_shape(grad_output, {sizes.rois, output_dim, pooled_size, pooled_size}, "grad_output");
+  check_grad(grad_output, input, {sizes.rois, output_dim, pooled_size, pooled_size});
   STD_TORCH_CHECK(trans || !need_trans, "there is no gradient of trans without trans");
   const Tensor rows = torch::stable::contiguous(rois);
   if (trans) trans = torch::stable::contiguous(*trans);

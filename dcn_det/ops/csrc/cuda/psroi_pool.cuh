@@ -1,0 +1,57 @@
+// The position-sensitive RoI pooling's CUDA kernels: a thread for each element of the output. Free of torch,
+// so that a host compiler can run them, too.
+#pragma once
+
+#include "common/psroi_pool.h"
+#include "cuda/grid.cuh"
+
+namespace dcn_det {
+
+// The cells of a bin, in its plane for an output channel. A bin that reads nothing has area 0.
+template <typename A>
+struct PsroiBin {
+  CellRange rows, columns;
+  int64_t plane, area;
+
+  __device__ __forceinline__ PsroiBin(const PsroiSizes& sizes, const A* rois, A spatial_scale,
+                                      const OutputIndex& at) {
+    const Roi<A> roi = read_roi(rois + at.roi * 5, spatial_scale, A(0), sizes.images);
+    rows = psroi_bin_cells(roi.y, roi.height, at.row, sizes.pooled, sizes.height);
+    columns = psroi_bin_cells(roi.x, roi.width, at.column, sizes.pooled, sizes.width);
+    area = roi.valid ? int64_t(rows.size()) * columns.size() : 0;
+    plane = (roi.image * sizes.input_channels() + sizes.source_channel(at.channel, at.row, at.column)) *
+            sizes.height * sizes.width;
+  }
+};
+
+template <typename T, typename A>
+__global__ void psroi_pool_kernel(PsroiSizes sizes, const T* input, const A* rois, A spatial_scale,
+                                  T* output) {
+  const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
+  for (int64_t i = first_thread(); i < count; i += all_threads()) {
+    const PsroiBin<A> bin(sizes, rois, spatial_scale, OutputIndex(i, sizes.output_dim, sizes.pooled));
+    A sum = 0;
+    if (bin.area > 0)
+      for (int y = bin.rows.begin; y < bin.rows.end; ++y)
+        for (int x = bin.columns.begin; x < bin.columns.end; ++x)
+          sum += static_cast<A>(input[bin.plane + int64_t(y) * sizes.width + x]);
+    output[i] = static_cast<T>(bin.area > 0 ? sum / static_cast<A>(bin.area) : A(0));
+  }
+}
+
+// Adds to grad_input, which is zero before; bins share cells, so that the additions are atomic.
+template <typename T, typename A>
+__global__ void psroi_pool_grad_input_kernel(PsroiSizes sizes, const T* grad_output, const A* rois,
+                                             A spatial_scale, A* grad_input) {
+  const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
+  for (int64_t i = first_thread(); i < count; i += all_threads()) {
+    const PsroiBin<A> bin(sizes, rois, spatial_scale, OutputIndex(i, sizes.output_dim, sizes.pooled));
+    if (bin.area == 0) continue;
+    const A share = static_cast<A>(grad_output[i]) / static_cast<A>(bin.area);
+    for (int y = bin.rows.begin; y < bin.rows.end; ++y)
+      for (int x = bin.columns.begin; x < bin.columns.end; ++x)
+        atomicAdd(grad_input + bin.plane + int64_t(y) * sizes.width + x, share);
+  }
+}
+
+}  // namespace dcn_det

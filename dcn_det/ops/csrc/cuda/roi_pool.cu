@@ -1,0 +1,60 @@
+// RoI max pooling on CUDA: launches of the kernels in roi_pool.cuh.
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <tuple>
+
+#include "common/roi_arguments.h"
+#include "cuda/launch.h"
+#include "cuda/roi_pool.cuh"
+
+namespace dcn_det {
+namespace {
+
+using torch::stable::accelerator::DeviceGuard;
+
+std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
+                                    int64_t pooled_size) {
+  const RoiPoolSizes sizes = roi_pool_sizes(input, rois, pooled_size);
+  const DeviceGuard guard(input.get_device_index());
+  const Tensor map = torch::stable::contiguous(input), rows = torch::stable::contiguous(rois);
+  Tensor output = torch::stable::new_empty(input, {sizes.rois, sizes.channels, pooled_size, pooled_size});
+  Tensor argmax = torch::stable::new_empty(input, {sizes.rois, sizes.channels, pooled_size, pooled_size},
+                                           ScalarType::Int);
+  if (output.numel() == 0) return {output, argmax};
+  dispatch_floating(input.scalar_type(), "roi_pool", [&]<typename T>() {
+    using A = accumulate_t<T>;
+    roi_pool_kernel<T, A><<<blocks_for(output.numel()), kThreads, 0, current_stream(input)>>>(
+        sizes, map.template const_data_ptr<T>(), rows.template const_data_ptr<A>(),
+        static_cast<A>(spatial_scale), output.template mutable_data_ptr<T>(),
+        argmax.mutable_data_ptr<int32_t>());
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return {output, argmax};
+}
+
+Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax, int64_t batch,
+                         int64_t height, int64_t width) {
+  const RoiPoolSizes sizes = roi_pool_sizes(grad_output, rois, argmax, batch, height, width);
+  const DeviceGuard guard(grad_output.get_device_index());
+  const Tensor grad = torch::stable::contiguous(grad_output), rows = torch::stable::contiguous(rois);
+  const Tensor cells = torch::stable::contiguous(argmax);
+  Tensor sums = new_zeros(rois, {batch, sizes.channels, height, width});
+  if (grad.numel() == 0 || sums.numel() == 0) return cast(sums, grad.scalar_type());
+  dispatch_floating(grad.scalar_type(), "roi_pool_backward", [&]<typename T>() {
+    using A = accumulate_t<T>;
+    roi_pool_grad_input_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, current_stream(grad)>>>(
+        sizes, grad.template const_data_ptr<T>(), rows.template const_data_ptr<A>(),
+        cells.const_data_ptr<int32_t>(), sums.template mutable_data_ptr<A>());
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return cast(sums, grad.scalar_type());
+}
+
+}  // namespace
+}  // namespace dcn_det
+
+STABLE_TORCH_LIBRARY_IMPL(dcn_det, CUDA, m) {
+  m.impl("roi_pool", TORCH_BOX(&dcn_det::roi_pool));
+  m.impl("roi_pool_backward", TORCH_BOX(&dcn_det::roi_pool_backward));
+}

@@ -1,0 +1,114 @@
+"""Runs the RoI operators on every tier: compiled for the CPU, compiled for CUDA, plain PyTorch."""
+
+import importlib
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from dcn_det.ops import library
+
+TIERS = ["cpu", "plain", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+BAD_ROIS = torch.tensor(
+    [
+        [0, float("nan"), 0, 60, 60],
+        [0, 0, 0, float("inf"), 60],
+        [0, 0, float("-inf"), 60, 60],
+        [0, 1e30, 1e30, 2e30, 2e30],
+        [0, -2e30, -2e30, -1e30, -1e30],
+        [0, -1e9, -1e9, -5e8, -5e8],
+        [0, 5000, 5000, 6000, 6000],
+    ]
+)
+
+
+def module_of(name: str):
+    """The module of an operator; the package's attribute of that name is the function."""
+    return importlib.import_module(f"dcn_det.ops.{name}")
+
+
+def plain_operator(name: str) -> Callable:
+    """The plain tier's formulas under the dispatch rules of the operator, whichever tier serves the CPU."""
+    module = module_of(name)
+    forward = getattr(module.reference, name)
+    if not hasattr(module, "_setup_context"):
+        return forward
+
+    class Plain(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            output = forward(*args)
+            module._setup_context(ctx, args, output)
+            return output
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return module._backward(ctx, *grads)
+
+    return Plain.apply
+
+
+def use_tier(name: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Makes the public function of an operator run on a tier; returns the device its tensors belong on."""
+    if tier == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if tier == "plain":
+        module = module_of(name)
+        monkeypatch.setattr(module, "OPERATOR", plain_operator(name))
+        if hasattr(module, "BACKWARD_OPERATOR"):
+            monkeypatch.setattr(module, "BACKWARD_OPERATOR", getattr(module.reference, f"{name}_backward"))
+        return torch.device("cpu")
+    if library.tier(name, tier) != tier:
+        pytest.skip(f"no compiled {tier} kernel: {library.status()[tier].reason}")
+    return torch.device(tier)
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def random_rois(count: int, images: int, height: float, width: float, seed: int = 0) -> Tensor:
+    """float64 regions of images of this size, some of them partly outside; corners are not whole."""
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(count, 4, generator=generator, dtype=torch.float64)
+    size = torch.tensor([width, height], dtype=torch.float64)
+    start = (uniform[:, :2] * 1.2 - 0.2) * size
+    end = start + (0.05 + 0.8 * uniform[:, 2:]) * size
+    image = torch.arange(count, dtype=torch.float64)[:, None] % images
+    return torch.cat([image, start, end], 1)
+
+
+def gradients(
+    run: Callable, leaves: dict[str, Tensor | None], grad: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The output of ``run(**leaves)`` and the gradient of every leaf, on the CPU."""
+    leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items() if leaf is not None}
+    output = run(**leaves)
+    if grad is None:
+        grad = random(*output.shape, seed=99)
+    found = torch.autograd.grad(output, list(leaves.values()), grad.to(output))
+    return {"output": output.detach().cpu()} | {name: g.cpu() for name, g in zip(leaves, found)}
+
+
+def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """Every error is at most ``tolerance`` times the largest value."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].shape == value.shape, name
+        if value.numel() == 0:
+            continue
+        error = (found[name].double() - value.double()).abs().max() / value.abs().max().clamp(min=1e-30)
+        assert error <= tolerance, f"{name}: {error:.2e} of the largest value"
+
+
+def each_thread_count() -> Iterator[int]:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            yield threads
+    finally:
+        torch.set_num_threads(before)
