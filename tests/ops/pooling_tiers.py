@@ -81,9 +81,7 @@ def random_rois(count: int, images: int, height: float, width: float, seed: int 
     return torch.cat([image, start, end], 1)
 
 
-def gradients(
-    run: Callable, leaves: dict[str, Tensor | None], grad: Tensor | None = None
-) -> dict[str, Tensor]:
+def gradients(run: Callable, leaves: dict[str, Tensor | None], grad: Tensor | None = None) -> dict[str, Tensor]:
     """The output of ``run(**leaves)`` and the gradient of every leaf, on the CPU."""
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items() if leaf is not None}
     output = run(**leaves)
