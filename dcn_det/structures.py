@@ -55,7 +55,8 @@ class Target:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
         return Target(
-            self.boxes.to(device, non_blocking=non_blocking), self.labels.to(device, non_blocking=non_blocking)
+            self.boxes.to(device, non_blocking=non_blocking),
+            self.labels.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Target:

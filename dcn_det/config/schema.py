@@ -1,12 +1,16 @@
 """Every setting there is: type, unit, default and meaning.
 
-Values are frozen and unknown keys are refused. Defaults are the paper's recipe for ResNet-101 on COCO (Dai et al.,
-ICCV 2017) and, where the paper is silent, the authors' released code.
+Values are frozen and unknown keys are refused. Defaults are the paper's recipe for ResNet-101 on COCO (Dai et
+al., ICCV 2017) and, where the paper is silent, the authors' released code.
+
+Rules between keys live here too, each in the block that holds all of its keys. What depends on more than the
+settings (names of residual blocks, categories of a data set) is checked where that is known.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,13 +19,53 @@ NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
 Triple = tuple[float, float, float]
+Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
 
 class Section(BaseModel):
-    """Base of every block of settings: immutable, closed, strictly typed."""
+    """Base of every block of settings: immutable, closed, strictly typed.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    Nothing is converted except an integer where a float is wanted and a list where a tuple is.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
+
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Groups of keys of which one is given; when files inherit, giving one takes the place of the others."""
+
+    @classmethod
+    def variants(cls, key: str) -> dict[str, type[Section]]:
+        """The classes that the block ``key`` can be, by ``kind``; empty unless ``kind`` decides its keys."""
+        field = cls.model_fields.get(key)
+        if field is None or field.discriminator != "kind":
+            return {}
+        return {get_args(c.model_fields["kind"].annotation)[0]: c for c in get_args(field.annotation)}
+
+    @classmethod
+    def default_kind(cls, key: str) -> str:
+        """What the block ``key``, which has variants, is when it names no ``kind``."""
+        return str(cls.model_fields[key].default.kind)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_plain(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        read = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        for key, value in read.items():
+            if isinstance(value, dict) and "kind" not in value and cls.variants(key):
+                read[key] = {"kind": cls.default_kind(key), **value}
+        return read
 
 
 class Preprocess(Section):
@@ -29,22 +73,22 @@ class Preprocess(Section):
 
     channel_order: Literal["rgb", "bgr"] = "rgb"
     mean: Triple = (123.15, 115.90, 103.06)
-    """Subtracted per channel, in the order red, green, blue whatever ``channel_order`` is; pixel values are 0-255."""
-    std: Triple = (1.0, 1.0, 1.0)
+    """Subtracted from pixel values 0-255, in the order red, green, blue whatever ``channel_order`` is."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
     """Divides after the subtraction, in the order red, green, blue."""
 
 
 class Deform(Section):
     """Deformable convolution in the backbone."""
 
-    blocks: tuple[str, ...] = ()
+    blocks: tuple[Text, ...] = ()
     """Names of residual blocks whose 3x3 convolution is deformable, such as ``res5a`` or ``res4b22``."""
     kind: Literal["v1", "v2"] = "v1"
     """v1 learns offsets; v2 learns a modulation mask as well."""
     offset_groups: Positive = 4
     """Channels are divided into this many groups, each with offsets of its own."""
     offset_dilation: Literal["host"] | Positive = "host"
-    """Dilation of the 3x3 convolution that predicts the offsets; ``host`` takes that of the deformable one."""
+    """Dilation of the 3x3 convolution that predicts the offsets; ``host``: that of the deformable one."""
     border: Literal["zeros", "dcn_v1"] = "zeros"
     """Sampling beyond the map: zero padding, or the rule of the authors' first release."""
     lr_mult: NonNegativeFloat = 1.0
@@ -54,11 +98,13 @@ class Deform(Section):
 class Backbone(Section):
     kind: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet101"
     width: Positive = 64
-    """Channels of the stem; the stages follow in proportion."""
+    """Channels of the 3x3 convolutions of res2; the later stages follow in proportion."""
+    stem_width: Positive = 64
+    """Channels of the first convolution."""
     stride_on: Literal["first_1x1", "3x3"] = "first_1x1"
     """Which convolution of a bottleneck carries the stride: the first 1x1 (Caffe) or the 3x3 (PyTorch)."""
     stem_pool: Literal["ceil", "pad"] = "ceil"
-    """3x3 stride-2 max pooling: unpadded with ceil rounding (Caffe), or padded by one with floor (PyTorch)."""
+    """3x3 stride-2 max pooling: unpadded, rounding up (Caffe), or padded by one, rounding down (PyTorch)."""
     norm: Literal["frozen_bn", "bn", "sync_bn", "gn"] = "frozen_bn"
     norm_eps: PositiveFloat = 1e-5
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
@@ -68,15 +114,25 @@ class Backbone(Section):
     res5_dilation: Positive | tuple[Positive, Positive, Positive] = 2
     """Dilation of the 3x3 convolutions of res5, one number or one per block."""
     deform: Deform = Deform()
-    weights: str = "torchvision"
+    weights: Text = "torchvision"
     """``none``, ``torchvision`` (ImageNet weights by name, downloaded once), or a local file."""
     preprocess: Preprocess = Preprocess()
+
+    @model_validator(mode="after")
+    def _check(self) -> Backbone:
+        if self.res5_stride == 2 and "res5_dilation" not in self.model_fields_set:
+            raise ValueError(
+                f"res5_stride 2 goes with a stated res5_dilation (1 in an ordinary ResNet); its default "
+                f"{self.res5_dilation} makes up for a stride of 1"
+            )
+        return self
 
 
 class Anchors(Section):
     base_size: Positive = 16
-    scales: tuple[PositiveFloat, ...] = (4, 8, 16, 32)
-    ratios: tuple[PositiveFloat, ...] = (0.5, 1, 2)
+    """Pixels; side of the anchor at scale 1 and ratio 1."""
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (4, 8, 16, 32)
+    ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1, 2)
     """Height over width."""
 
 
@@ -96,6 +152,16 @@ class RPN(Section):
     """Smooth-L1 is quadratic below 1 / sigma^2."""
     loss_weight: NonNegativeFloat = 1.0
 
+    @model_validator(mode="after")
+    def _check(self) -> RPN:
+        if self.negative_iou > self.positive_iou:
+            raise ValueError(
+                f"negative_iou {self.negative_iou:g} is above positive_iou {self.positive_iou:g}; lower it"
+            )
+        if self.post_nms > self.pre_nms:
+            raise ValueError(f"post_nms {self.post_nms} is above pre_nms {self.pre_nms}; lower it")
+        return self
+
 
 class FasterRCNNHead(Section):
     channels: Positive = 256
@@ -110,6 +176,8 @@ class FasterRCNNHead(Section):
     offset_lr_mult: NonNegativeFloat = 0.01
     hidden: Positive = 1024
     """Width of the two fully connected layers."""
+    hidden_init: Literal["normal", "he"] = "normal"
+    """How the layers before the outputs start: N(0, 0.01), or He's rule for narrow heads trained from scratch."""
     class_agnostic: bool = False
     """One set of box deltas for all classes instead of one per class."""
     batch_per_image: Positive = 128
@@ -117,9 +185,20 @@ class FasterRCNNHead(Section):
     positive_iou: Fraction = 0.5
     negative_iou: tuple[Fraction, Fraction] = (0.1, 0.5)
     """Background RoIs have their best IoU in [low, high)."""
-    box_stds: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    box_stds: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (0.1, 0.1, 0.2, 0.2)
+    """Box targets (dx, dy, dw, dh) are divided by these."""
     sigma: PositiveFloat = 1
+    """Smooth-L1 is quadratic below 1 / sigma^2."""
     loss_weight: NonNegativeFloat = 1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> FasterRCNNHead:
+        low, high = self.negative_iou
+        if low >= high:
+            raise ValueError(f"negative_iou [{low:g}, {high:g}) is empty; its first number must be the smaller")
+        if high > self.positive_iou:
+            raise ValueError(f"negative_iou ends at {high:g}, above positive_iou {self.positive_iou:g}; lower its end")
+        return self
 
 
 class Model(Section):
@@ -130,9 +209,9 @@ class Model(Section):
 
 
 class Split(Section):
-    images: str
+    images: Text
     """Folder of the images, relative to ``data.root``."""
-    annotations: str
+    annotations: Text
     """COCO-format JSON file, relative to ``data.root``."""
 
 
@@ -145,21 +224,21 @@ class Resize(Section):
     @model_validator(mode="after")
     def _check(self) -> Resize:
         if self.max_side < self.short_side:
-            raise ValueError(f"max_side {self.max_side} is below short_side {self.short_side}")
+            raise ValueError(f"max_side {self.max_side} is below short_side {self.short_side}; raise it")
         return self
 
 
 class Data(Section):
     kind: Literal["coco", "sample"] = "coco"
     """``sample`` is the embedded set of digits over photographs, written to ``root`` when first used."""
-    root: str = "datasets/coco"
+    root: Text = "datasets/coco"
     train: Split = Split(images="train2017", annotations="annotations/instances_train2017.json")
     test: Split = Split(images="val2017", annotations="annotations/instances_val2017.json")
-    classes: tuple[str, ...] | None = None
+    classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     """Category names; when given they must be those of the annotation file."""
     resize: Resize = Resize()
     flip: Literal["double", "random", "none"] = "double"
-    """``double`` lists every image twice, mirrored the second time (the authors' way); ``random`` tosses a coin."""
+    """``double`` lists every image twice, once mirrored (the authors' way); ``random`` tosses a coin."""
     empty_images: Literal["keep", "skip"] = "skip"
     """Training images without a usable box."""
     bad_images: Literal["error", "skip"] = "error"
@@ -169,12 +248,20 @@ class Data(Section):
     workers: NonNegative = 2
     """Loader processes; 0 loads in the main one."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        classes = self.classes or ()
+        twice = sorted({name for name in classes if classes.count(name) > 1})
+        if twice:
+            raise ValueError(f"classes has '{twice[0]}' twice; name each category once")
+        return self
+
 
 class SGD(Section):
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat = 0.004
     """For a global batch of ``train.reference_batch`` images."""
-    momentum: Fraction = 0.9
+    momentum: BelowOne = 0.9
     weight_decay: NonNegativeFloat = 6.25e-5
     decay_bias: bool = False
     """Whether weight decay reaches biases and normalisation parameters."""
@@ -184,7 +271,7 @@ class AdamW(Section):
     kind: Literal["adamw"]
     lr: PositiveFloat = 1e-4
     """For a global batch of ``train.reference_batch`` images."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.05
     decay_bias: bool = False
     """Whether weight decay reaches biases and normalisation parameters."""
@@ -203,6 +290,12 @@ class StepSchedule(Section):
     """Points of the run, as shares of its length, where the learning rate is multiplied by ``gamma``."""
     gamma: PositiveFloat = 0.1
 
+    @model_validator(mode="after")
+    def _check(self) -> StepSchedule:
+        if any(first >= second for first, second in pairwise(self.drops)):
+            raise ValueError(f"drops {list(self.drops)} must increase")
+        return self
+
 
 class CosineSchedule(Section):
     kind: Literal["cosine"]
@@ -211,10 +304,13 @@ class CosineSchedule(Section):
 
 
 class Train(Section):
+    alternatives = (("iterations", "epochs"),)
+
     iterations: Positive | None = None
     """Length of the run in optimizer steps; give this or ``epochs``."""
     epochs: PositiveFloat | None = None
-    """Length of the run in passes over the training list (flip-doubled when ``data.flip`` is ``double``)."""
+    """Length of the run in passes over the training list (which ``data.flip: double`` doubles); 8 when
+    neither is given."""
     batch_size: Positive = 1
     """Images per process and step."""
     reference_batch: Positive = 8
@@ -235,13 +331,20 @@ class Train(Section):
     keep_checkpoints: Positive = 2
     eval_every: NonNegative = 0
     """Iterations between evaluations during training; 0 evaluates only at the end."""
-    best_metric: str = "AP"
+    best_metric: Metric = "AP"
     """Decides which checkpoint is kept as the best."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_length(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.keys() & {"iterations", "epochs"}:
+            return {**data, "epochs": 8}
+        return data
 
     @model_validator(mode="after")
     def _check(self) -> Train:
         if (self.iterations is None) == (self.epochs is None):
-            raise ValueError("give exactly one of iterations and epochs")
+            raise ValueError("give exactly one of iterations and epochs; remove the other or set it to null")
         return self
 
 
@@ -257,21 +360,24 @@ class Test(Section):
 class Expected(Section):
     """A number this config should reach."""
 
-    metric: str
+    metric: Metric
     value: float
+    """A share: 0.331 for a published 33.1 percent."""
     tolerance: NonNegativeFloat = 0.0
-    source: str
+    """How far a measurement may be off, as a share."""
+    source: Text
+    """Where the number stands: the table of the paper, or the command that gave it."""
 
 
 class Config(Section):
     version: Literal[1] = 1
     name: str = ""
     """Taken from the file name when empty."""
-    seed: NonNegative = 0
-    device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern="^cuda:[0-9]+$")] = "auto"
+    """``auto`` takes a CUDA device when there is one; ``cuda:N`` is the N-th, from 0."""
     model: Model = Model()
     data: Data = Data()
-    train: Train = Train(epochs=8)
+    train: Train = Train()
     test: Test = Test()
     expected: tuple[Expected, ...] = ()

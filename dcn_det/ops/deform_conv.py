@@ -46,11 +46,11 @@ def deform_conv2d(
             bilinear samples blend within one cell of it, as in torchvision, mmcv and DCNv2. ``"dcn_v1"``: the
             rule of the authors' released code: zero outside [0, H) x [0, W), while y in [H - 1, H) reads the
             last row at full strength and x in [W - 1, W) the last column. The rules differ next to the border
-            only, and not for zero offsets. Weights belong to the rule they were trained with.
+            only, and give the same values for zero offsets. Weights belong to the rule they were trained with.
 
     Returns:
-        (N, C_out, H_out, W_out), the input's dtype, in channels-last memory where the input lies so. With zero
-        offsets and no mask it is ``torch.nn.functional.conv2d``.
+        (N, C_out, H_out, W_out), the input's dtype, in channels-last memory where the input lies so. With
+        zero offsets and no mask it is ``torch.nn.functional.conv2d``.
 
     Raises:
         ValueError: an argument does not fit; the message tells which, what it is and what was expected.

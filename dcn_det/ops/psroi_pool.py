@@ -52,9 +52,7 @@ def psroi_pool(
     check.scales(spatial_scale)
     check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
     check.rois(rois, input)
-    return OPERATOR(
-        input, rois.to(coordinate_dtype(input)), spatial_scale, output_dim, group_size, pooled_size
-    )
+    return OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, output_dim, group_size, pooled_size)
 
 
 class PSRoIPool(nn.Module):

@@ -61,9 +61,7 @@ class Checker:
         if len(shape) != 4 or (shape[0], *shape[2:]) != (expected[0], *expected[2:]):
             raise self.error("trans", f"of shape {shape}", "({}, {}, {}, {})".format(*expected))
         if shape[1] == 0 or shape[1] % 2 or output_dim % (shape[1] // 2):
-            raise self.error(
-                "trans", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}"
-            )
+            raise self.error("trans", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}")
         self._coordinates("trans", trans, input)
 
     def _coordinates(self, name: str, tensor: Tensor, input: Tensor) -> None:

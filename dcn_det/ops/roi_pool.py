@@ -70,9 +70,7 @@ def _fake(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int) -
     return output, torch.empty_like(output, dtype=torch.int32)
 
 
-def _fake_backward(
-    grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int, height: int, width: int
-) -> Tensor:
+def _fake_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int, height: int, width: int) -> Tensor:
     return grad_output.new_empty(batch, grad_output.shape[1], height, width)
 
 

@@ -38,5 +38,5 @@ SCHEMAS: dict[str, str] = {
         "(Tensor grad_output, Tensor rois, Tensor argmax, SymInt batch, SymInt height, SymInt width) "
         "-> Tensor"
     ),
-    "nms": ("(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor"),
+    "nms": "(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor",
 }

@@ -1,10 +1,9 @@
-// Runs the CUDA kernels of RoI pooling and NMS on the host: one block of one thread, which strides over all the work.
+// Runs the CUDA kernels of RoI pooling on the host: one block of one thread, which strides over all the work.
 #include <cmath>
 #include <cstdint>
 
 #define __global__
 #define __device__
-#define __shared__
 #define __forceinline__ inline
 
 namespace {
@@ -14,8 +13,6 @@ struct Index {
 };
 constexpr Index blockIdx{0}, threadIdx{0}, blockDim{1}, gridDim{1};
 
-void __syncthreads() {}
-
 template <typename T>
 void atomicAdd(T* target, T value) {
   *target += value;
@@ -24,7 +21,6 @@ void atomicAdd(T* target, T value) {
 }  // namespace
 
 #include "cuda/deform_psroi_pool.cuh"
-#include "cuda/nms.cuh"
 #include "cuda/psroi_pool.cuh"
 #include "cuda/roi_pool.cuh"
 
@@ -34,7 +30,8 @@ namespace {
 
 // images, rois, output_dim, height, width, group, pooled, classes, part, samples
 DeformPsroiSizes deform_sizes(const int64_t* s) {
-  DeformPsroiSizes sizes{{s[0], s[1], s[2], int(s[3]), int(s[4]), int(s[5]), int(s[6])}, s[7], int(s[8]), int(s[9])};
+  DeformPsroiSizes sizes{
+      {s[0], s[1], s[2], int(s[3]), int(s[4]), int(s[5]), int(s[6])}, s[7], int(s[8]), int(s[9])};
   return sizes;
 }
 
@@ -47,8 +44,9 @@ void deform_psroi_pool(const int64_t* s, double scale, double std, const double*
   deform_psroi_pool_kernel<double, double>(deform_sizes(s), {rois, trans, scale, std}, input, output);
 }
 
-void deform_psroi_pool_backward(const int64_t* s, double scale, double std, const double* grad, const double* input,
-                                const double* rois, const double* trans, double* grad_input, double* grad_trans) {
+void deform_psroi_pool_backward(const int64_t* s, double scale, double std, const double* grad,
+                                const double* input, const double* rois, const double* trans,
+                                double* grad_input, double* grad_trans) {
   const auto sizes = deform_sizes(s);
   const DeformPsroiRegions<double> regions{rois, trans, scale, std};
   deform_psroi_pool_grad_input_kernel<double, double>(sizes, regions, grad, grad_input);
@@ -68,18 +66,5 @@ void roi_pool(const int64_t* s, double scale, const double* input, const double*
   const RoiPoolSizes sizes{s[0], s[1], s[2], int(s[3]), int(s[4]), int(s[6])};
   roi_pool_kernel<double, double>(sizes, input, rois, scale, output, argmax);
   roi_pool_grad_input_kernel<double, double>(sizes, grad, rois, argmax, grad_input);
-}
-
-void nms_keys(int64_t size, const float* boxes, const float* scores, float* keys) {
-  nms_keys_kernel<float>(size, boxes, scores, keys);
-}
-
-// `masks` holds a word for each box and 64 boxes, `removed` a zero for each 64 boxes.
-void nms(int64_t size, double threshold, int64_t max_keep, const float* boxes, const float* scores,
-         const int64_t* labels, const int64_t* order, uint64_t* masks, uint64_t* removed, int64_t* kept,
-         int64_t* count) {
-  const int64_t words = (size + kWordBits - 1) / kWordBits;
-  nms_masks_kernel<float>(size, words, boxes, scores, labels, order, round_down<float>(threshold), masks);
-  nms_sweep_kernel(size, words, masks, order, max_keep, removed, kept, count);
 }
 }

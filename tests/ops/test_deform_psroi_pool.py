@@ -104,9 +104,7 @@ def test_all_goldens_are_there():
 def test_matches_autograd_of_the_reference(changes, device):
     tensors, settings = make_case(**changes)
     expected = gradients(
-        lambda input, trans=None: reference.deform_psroi_pool(
-            input, tensors["rois"], trans, *settings.values()
-        ),
+        lambda input, trans=None: reference.deform_psroi_pool(input, tensors["rois"], trans, *settings.values()),
         {k: v for k, v in tensors.items() if k != "rois"},
     )
     assert_near(run(tensors, settings, device), expected, 1e-11)
@@ -161,12 +159,8 @@ def test_zero_offsets_are_no_offsets(classes, device):
 
 def test_corners_are_rounded_half_away_from_zero_and_the_far_one_is_included(device):
     ramp = torch.arange(40, dtype=torch.float64).expand(1, 1, 40, 40).contiguous()
-    settings = options(
-        output_dim=1, group_size=1, pooled_size=1, part_size=1, sample_per_part=2, spatial_scale=1.0
-    )
-    rois = torch.tensor(
-        [[0, 2.5, 5, 8.5, 9], [0, 3, 5, 9, 9], [0, 3.49, 5, 8.51, 9], [0, 4, 5, 4, 9]]
-    ).double()
+    settings = options(output_dim=1, group_size=1, pooled_size=1, part_size=1, sample_per_part=2, spatial_scale=1.0)
+    rois = torch.tensor([[0, 2.5, 5, 8.5, 9], [0, 3, 5, 9, 9], [0, 3.49, 5, 8.51, 9], [0, 4, 5, 4, 9]]).double()
     pooled = deform_psroi_pool(ramp.to(device), rois.to(device), **settings).flatten().cpu()
     # [3, 9] is 7 cells, sampled at 2.5 and 6; [4, 4] is one, sampled at 3.5 and 4.
     torch.testing.assert_close(pooled, torch.tensor([4.25, 4.25, 4.25, 3.75]).double())

@@ -1,252 +1,360 @@
-"""Non-maximum suppression, for every tier that is present."""
+"""Non-maximum suppression, on every tier that is present."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pooling_tiers import TIERS, use_tier
-from torch import Tensor
 
-from dcn_det.ops import batched_nms, nms
+from dcn_det.ops import batched_nms, library, nms
 from dcn_det.ops.reference import nms as reference
 
-
-@pytest.fixture(params=TIERS)
-def device(request, monkeypatch) -> torch.device:
-    return use_tier("nms", request.param, monkeypatch)
+OPERATOR = torch.ops.dcn_det.nms
 
 
-def make_boxes(
-    count: int, seed: int = 0, grid: float = 0.0, dtype=torch.float32
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores and labels. With a grid, corners are multiples of it and scores multiples of 0.1."""
+class Tier:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.device = "cuda" if name == "cuda" else "cpu"
+        self.operator = reference.nms if name == "plain" else OPERATOR
+
+    def __call__(self, boxes, scores, iou_threshold, max_keep=None, labels=None) -> list[int]:
+        labels = None if labels is None else labels.to(self.device)
+        result = self.operator(boxes.to(self.device), scores.to(self.device), labels, iou_threshold, max_keep)
+        assert result.dtype == torch.int64 and result.dim() == 1 and result.device.type == self.device
+        return result.tolist()
+
+
+@pytest.fixture(params=["cpu", "plain", pytest.param("cuda", marks=pytest.mark.cuda)])
+def tier(request) -> Tier:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if request.param != "plain" and library.tier("nms", request.param) != request.param:
+        pytest.skip(f"no compiled {request.param} kernel: {library.status()[request.param].reason}")
+    return Tier(request.param)
+
+
+def random_boxes(count: int, seed: int, extent: float = 200, size: float = 60, dtype=torch.float32):
+    """Boxes in a square of `extent` pixels, sides of 1 to `size`, and their scores."""
     generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 90
-    size = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 40 + 1
-    boxes = torch.cat([corner, corner + size], 1)
+    corner = torch.rand(count, 2, generator=generator, dtype=torch.float64) * extent
+    side = 1 + torch.rand(count, 2, generator=generator, dtype=torch.float64) * (size - 1)
     scores = torch.rand(count, generator=generator, dtype=torch.float64)
-    labels = torch.randint(0, 4, (count,), generator=generator)
-    if grid:
-        boxes, scores = (boxes / grid).round() * grid, (scores * 10).round() / 10
-    return boxes.to(dtype), scores.to(dtype), labels
+    return torch.cat([corner, corner + side], 1).to(dtype), scores.to(dtype)
 
 
-def by_loops(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float) -> list[int]:
-    """The definition, in Python's numbers."""
-    rows, values = boxes.double().tolist(), scores.double().tolist()
-    classes = [0] * len(rows) if labels is None else labels.tolist()
-    usable = [i for i, row in enumerate(rows) if not any(map(math.isnan, [*row, values[i]]))]
-    kept: list[int] = []
-    for i in sorted(usable, key=lambda i: (-values[i], i)):
-        if all(classes[i] != classes[j] or iou(rows[i], rows[j]) <= iou_threshold for j in kept):
-            kept.append(i)
-    return kept
-
-
-def iou(a: list[float], b: list[float]) -> float:
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
-    return width * height / union if union else 0.0
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 300])
-@pytest.mark.parametrize("grid", [0, 8.0])
-@pytest.mark.parametrize("with_labels", [False, True])
-def test_matches_loops(count, grid, with_labels, device):
-    boxes, scores, labels = make_boxes(count, count, grid, torch.float64)
-    expected = by_loops(boxes, scores, labels if with_labels else None, 0.3)
-    arguments = [t.to(device) for t in ((boxes, scores, labels) if with_labels else (boxes, scores))]
-    found = (batched_nms if with_labels else nms)(*arguments, 0.3)
-    assert found.dtype == torch.int64 and found.device.type == device.type
-    assert found.tolist() == expected
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.3, 1 / 3, 0.5, 0.7, 1.0])
-@pytest.mark.parametrize("grid", [0.0, 0.1, 10.0])
-def test_matches_torchvision(threshold, grid, device):
-    for seed in range(4):
-        boxes, _, _ = make_boxes(400, seed, grid)
-        # Different scores, because torchvision does not order equal ones.
-        scores = torch.randperm(400, generator=torch.Generator().manual_seed(seed)).float()
-        expected = torchvision.ops.nms(boxes, scores, threshold)
-        assert torch.equal(nms(boxes.to(device), scores.to(device), threshold).cpu(), expected)
-
-
-def test_batched_matches_torchvision(device):
-    boxes, _, labels = make_boxes(600)
-    scores = torch.randperm(600, generator=torch.Generator().manual_seed(0)).float()
-    expected = torchvision.ops.batched_nms(boxes, scores, labels, 0.5)
-    found = batched_nms(boxes.to(device), scores.to(device), labels.to(device), 0.5)
-    assert torch.equal(found.cpu(), expected)
-
-
-@pytest.mark.parametrize("values", [[-5, -5, 3], [0, 1 << 62, -(1 << 62)], [(1 << 63) - 1, -(1 << 63), 7]])
-def test_labels_may_have_any_value(values, device):
-    boxes, scores, labels = make_boxes(60)
-    labels = labels % 3
-    strange = torch.tensor(values)[labels]
-    same = strange[:, None] == strange
-    expected = batched_nms(boxes, scores, same.int().argmax(1), 0.3)
-    assert torch.equal(
-        batched_nms(boxes.to(device), scores.to(device), strange.to(device), 0.3).cpu(), expected
+def clustered_boxes(count: int, seed: int, dtype=torch.float32):
+    """Boxes about a few objects, as a detector proposes them."""
+    objects, _ = random_boxes(7, seed, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed + 1)
+    chosen = torch.randint(7, (count,), generator=generator)
+    jitter = torch.randn(count, 4, generator=generator, dtype=torch.float64) * 4
+    boxes = objects[chosen] + jitter
+    boxes = torch.cat(
+        [torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], 1
     )
+    return boxes.to(dtype), torch.rand(count, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def test_classes_far_from_the_origin_are_told_apart_exactly(device):
-    # Moving classes apart by an offset would round these corners to multiples of 8.
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4.5], [5e7, 0, 5e7 + 64, 64]]).to(device)
-    scores, labels = torch.tensor([0.9, 0.8, 0.7]).to(device), torch.tensor([3, 3, 0]).to(device)
-    assert batched_nms(boxes, scores, labels, 0.46).tolist() == [0, 1, 2]
-    assert batched_nms(boxes, scores, labels, 0.44).tolist() == [0, 2]
+def random_labels(count: int, classes: int, seed: int) -> torch.Tensor:
+    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("with_labels", [False, True])
-def test_max_keep_gives_a_prefix(with_labels, device):
-    arguments = [t.to(device) for t in make_boxes(200)[: 3 if with_labels else 2]]
-    function = batched_nms if with_labels else nms
-    everything = function(*arguments, 0.5)
-    for most in (0, 1, 5, 64, len(everything), len(everything) + 1, 10**12):
-        assert torch.equal(function(*arguments, 0.5, most), everything[:most])
+def greedy(boxes, scores, iou_threshold, max_keep=None, labels=None) -> list[int]:
+    """The definition, in exact arithmetic for finite boxes, one pair at a time."""
+    corners = [[Fraction(value) for value in box] for box in boxes.double().tolist()]
+    values, classes = scores.tolist(), None if labels is None else labels.tolist()
+
+    def overlap_exceeds(i: int, j: int) -> bool:
+        a, b = corners[i], corners[j]
+        width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+        height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+        areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+        union = sum(areas) - width * height
+        return union != 0 and Fraction(width * height) / union > Fraction(iou_threshold)
+
+    kept: list[int] = []
+    for i in sorted(range(len(values)), key=lambda i: (-values[i], i)):
+        rivals = [j for j in kept if classes is None or classes[i] == classes[j]]
+        if not any(overlap_exceeds(i, j) for j in rivals):
+            kept.append(i)
+    return kept[:max_keep]
 
 
-def test_equal_scores_keep_their_order(device):
-    boxes = torch.tensor([[0.0, 0, 1, 1], [10, 0, 11, 1], [20, 0, 21, 1], [30, 0, 31, 1]]).to(device)
-    assert nms(boxes, torch.tensor([0.5, 0.9, 0.5, 0.5]).to(device), 0.5).tolist() == [1, 0, 2, 3]
-    assert nms(boxes, torch.tensor([0.0, -0.0, 0.0, -0.0]).to(device), 0.5).tolist() == [0, 1, 2, 3]
-
-
-def test_an_overlap_equal_to_the_threshold_is_kept(device):
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]]).to(device)
-    scores = torch.tensor([0.9, 0.8]).to(device)
-    assert nms(boxes, scores, 0.5).tolist() == [0, 1]
-    assert nms(boxes, scores, 0.4999999).tolist() == [0]
+@pytest.mark.parametrize("make", [random_boxes, clustered_boxes])
+@pytest.mark.parametrize("iou_threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
+def test_equals_the_definition(tier, make, iou_threshold):
+    boxes, scores = make(150, seed=3)
+    expected = greedy(boxes, scores, iou_threshold)
+    assert tier(boxes, scores, iou_threshold) == expected
+    if 0 < iou_threshold < 1:
+        assert 1 < len(expected) < 150
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_nan_is_never_kept_and_suppresses_nothing(dtype, device):
-    boxes, scores, labels = make_boxes(100, dtype=dtype)
-    bad = torch.zeros(100, dtype=torch.bool)
-    for i, corner in ((3, 0), (20, 1), (40, 2), (80, 3)):
-        boxes[i, corner], bad[i] = float("nan"), True
-    for i in (0, 7, 99):
-        scores[i], bad[i] = float("nan"), True
-    good = (~bad).nonzero().flatten()
-    for function, extra in ((nms, []), (batched_nms, [labels])):
-        expected = good[function(boxes[good], scores[good], *(e[good] for e in extra), 0.3)]
-        found = function(*(t.to(device) for t in (boxes, scores, *extra)), 0.3)
-        assert torch.equal(found.cpu(), expected)
-    assert nms((boxes * float("nan")).to(device), scores.to(device), 0.3).tolist() == []
+@pytest.mark.parametrize("make", [random_boxes, clustered_boxes])
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 1000])
+def test_equals_torchvision(tier, dtype, make, count):
+    boxes, scores = make(count, seed=count, dtype=dtype)
+    for iou_threshold in (0.3, 0.7):
+        expected = torchvision.ops.nms(boxes, scores, iou_threshold).tolist()
+        assert tier(boxes, scores, iou_threshold) == expected
 
 
-def test_infinite_values_and_empty_boxes(device):
-    inf = float("inf")
-    boxes = torch.tensor(
-        [
-            [0.0, 0, 10, 10],
-            [-inf, -inf, inf, inf],
-            [0, 0, inf, 10],
-            [5, 5, 5, 5],
-            [9, 9, 1, 1],
-            [0, 0, 10, 10],
-        ]
-    ).to(device)
-    scores = torch.tensor([-inf, inf, 0.5, 0.4, 0.3, -inf]).to(device)
-    assert nms(boxes, scores, 0.5).tolist() == [1, 2, 3, 4, 0]
+def test_equals_torchvision_next_to_the_threshold(tier):
+    """Small whole sizes: thousands of pairs overlap by exactly 1/2, 3/10 or 7/10."""
+    for seed in range(3):
+        boxes, scores = random_boxes(800, seed, extent=100, size=11)
+        boxes = boxes.round()
+        for iou_threshold in (0.3, 0.5, 0.7):
+            expected = torchvision.ops.nms(boxes, scores, iou_threshold).tolist()
+            assert tier(boxes, scores, iou_threshold) == expected
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(0, 8)] * 2, st.integers(0, 3), st.integers(0, 2)),
-        max_size=80,
-    ),
-    st.sampled_from([0.0, 0.25, 0.3, 0.5, 0.6, 1.0]),
-)
-def test_any_whole_boxes(rows, threshold):
-    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 6)
-    boxes = torch.cat([table[:, :2], table[:, :2] + table[:, 2:4]], 1)
-    for labels in (None, table[:, 5].long()):
-        expected = by_loops(boxes, table[:, 4], labels, threshold)
-        for dtype in (torch.float32, torch.float64):
-            arguments = (boxes.to(dtype), table[:, 4].to(dtype), labels, threshold, None)
-            assert torch.ops.dcn_det.nms(*arguments).tolist() == expected
-            assert reference.nms(*arguments).tolist() == expected
+@pytest.mark.parametrize("count", [3000, 9000])
+def test_many_boxes(tier, count):
+    """Beyond one strip of the CUDA kernel."""
+    boxes, scores = random_boxes(count, seed=1, extent=2000, size=250)
+    expected = torchvision.ops.nms(boxes, scores, 0.2).tolist()
+    assert tier(boxes, scores, 0.2) == expected
+    assert tier(boxes, scores, 0.2, max_keep=500) == expected[:500]
+
+
+def test_ties_keep_the_lower_index_first(tier):
+    boxes, scores = random_boxes(300, seed=5)
+    scores = (scores * 4).round() / 4
+    expected = greedy(boxes, scores, 0.4)
+    assert tier(boxes, scores, 0.4) == expected
+    apart = torch.arange(200.0)[:, None] * 10 + torch.tensor([0.0, 0, 5, 5])
+    assert tier(apart, torch.ones(200), 0.5) == list(range(200))
+    signed_zeros = torch.zeros(200)
+    signed_zeros[::3] = -0.0
+    assert tier(apart, signed_zeros, 0.5) == list(range(200))
+    identical = torch.tensor([[0.0, 0, 5, 5]]).expand(100, 4)
+    assert tier(identical, torch.ones(100), 0.5) == [0]
+
+
+def test_scores_of_any_sign_and_size(tier):
+    scores = torch.tensor([-1.0, 3.0, -math.inf, 1e-40, math.inf, -2.5, 0.0, 1e30])
+    boxes = torch.arange(8.0)[:, None] * 10 + torch.tensor([0.0, 0, 5, 5])
+    assert tier(boxes, scores, 0.5) == [4, 7, 1, 3, 6, 0, 5, 2]
+    assert tier(boxes.double(), scores.double(), 0.5) == [4, 7, 1, 3, 6, 0, 5, 2]
+
+
+@pytest.mark.parametrize("max_keep", [1, 2, 10, 64, 65, 10_000])
+def test_max_keep_is_a_prefix(tier, max_keep):
+    boxes, scores = random_boxes(400, seed=2)
+    labels = random_labels(400, 5, seed=2)
+    for classes in (None, labels):
+        whole = tier(boxes, scores, 0.5, labels=classes)
+        assert len(whole) > 65
+        assert tier(boxes, scores, 0.5, max_keep, labels=classes) == whole[:max_keep]
+
+
+@pytest.mark.parametrize("classes", [1, 3, 80])
+def test_classes_leave_each_other_alone(tier, classes):
+    boxes, scores = clustered_boxes(500, seed=4)
+    scores = (scores * 50).round() / 50
+    labels = random_labels(500, classes, seed=6)
+    kept = []
+    for label in range(classes):
+        members = (labels == label).nonzero()[:, 0]
+        kept += members[torchvision.ops.nms(boxes[members], scores[members], 0.5)].tolist()
+    expected = sorted(kept, key=lambda i: (-scores[i].item(), i))
+    assert tier(boxes, scores, 0.5, labels=labels) == expected == greedy(boxes, scores, 0.5, None, labels)
+
+
+def test_labels_may_be_any_integers(tier):
+    boxes, scores = clustered_boxes(200, seed=8)
+    labels = random_labels(200, 4, seed=8)
+    expected = tier(boxes, scores, 0.5, labels=labels)
+    values = torch.tensor([-(2**62), -1, 2**33, 2**62])
+    assert tier(boxes, scores, 0.5, labels=values[labels]) == expected
+    for dtype in (torch.int32, torch.int8, torch.uint8):
+        assert tier(boxes, scores, 0.5, labels=labels.to(dtype)) == expected
+
+
+def test_classes_are_not_moved_apart():
+    """An offset for each class, the common trick, costs the digits of far classes."""
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0.0, 0, 1, 0.501]])
+    labels = torch.tensor([2**40, 2**40])
+    scores = torch.tensor([0.9, 0.8])
+    assert batched_nms(boxes, scores, labels, 0.5).tolist() == [0]
+    assert batched_nms(boxes, scores, labels, 0.502).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_boxes(tier, count):
+    boxes, scores = random_boxes(count, seed=0)
+    assert tier(boxes, scores, 0.5) == list(range(count))
+    assert tier(boxes, scores, 0.5, 3, labels=torch.zeros(count, dtype=torch.int64)) == list(range(count))
+
+
+def test_nan_scores_are_never_kept(tier):
+    boxes, scores = clustered_boxes(300, seed=9)
+    missing = torch.rand(300, generator=torch.Generator().manual_seed(9)) < 0.4
+    scores[missing] = math.nan
+    present = (~missing).nonzero()[:, 0]
+    for labels in (torch.zeros(300, dtype=torch.int64), random_labels(300, 3, seed=9)):
+        expected = tier(boxes[present], scores[present], 0.5, labels=labels[present])
+        assert tier(boxes, scores, 0.5, labels=labels) == present[expected].tolist()
+    assert tier(boxes, torch.full((300,), math.nan), 0.5) == []
+    negative_nan = torch.full((300,), -1, dtype=torch.int32).view(torch.float32)
+    assert tier(boxes, negative_nan, 0.5) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("iou_threshold", [0.0, 0.5])
+def test_boxes_that_are_not_finite_overlap_nothing(tier, value, iou_threshold):
+    boxes, scores = clustered_boxes(120, seed=10)
+    finite = tier(boxes[:100], scores[:100], iou_threshold)
+    for i in range(100, 120):
+        boxes[i, i % 4] = value
+    assert sorted(tier(boxes, scores, iou_threshold)) == sorted(finite + list(range(100, 120)))
+
+
+def test_empty_and_inverted_boxes_overlap_nothing(tier):
+    boxes = torch.tensor([[0.0, 0, 10, 10], [5.0, 5, 5, 5], [5.0, 5, 5, 5], [8.0, 8, 2, 9], [2.0, 2, 8, 2]])
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
+    assert tier(boxes, scores, 0.0) == torchvision.ops.nms(boxes, scores, 0.0).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_widths_are_half_open(tier):
+    """With inclusive corners, the second would overlap the first by 33 / 55 and the third touch it."""
+    boxes = torch.tensor([[0.0, 0, 10, 2], [0.0, 0, 10, 4], [10.0, 0, 20, 2]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    assert tier(boxes, scores, 0.5) == [0, 1, 2]
+    assert tier(boxes, scores, 0.499) == [0, 2]
+    assert tier(boxes, scores, 0.0) == [0, 2]  # boxes that touch do not overlap
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype, device):
-    boxes, scores, _ = make_boxes(200, dtype=dtype)
-    expected = nms(boxes.float(), scores.float(), 0.5)
-    assert torch.equal(nms(boxes.to(device), scores.to(device), 0.5).cpu(), expected)
-    assert torch.equal(nms(boxes.float().to(device), scores.to(device), 0.5).cpu(), expected)
+def test_half_precision_is_computed_in_float32(tier, dtype):
+    boxes, scores = clustered_boxes(400, seed=11)
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+    expected = torchvision.ops.nms(boxes.float(), scores.float(), 0.5).tolist()
+    assert tier(boxes, scores, 0.5) == expected
+    assert tier(boxes.float(), scores, 0.5) == expected  # dtypes may differ
 
 
-def test_double_scores_are_not_rounded(device):
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]]).to(device)
-    scores = torch.tensor([0.5, 0.5 + 1e-12], dtype=torch.float64).to(device)
-    assert nms(boxes, scores, 0.5).tolist() == [1]
+def test_float64_is_computed_in_float64(tier):
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0.0, 0, 1, 0.5 + 1e-12]], dtype=torch.float64)
+    scores = torch.tensor([0.5, 0.5 + 1e-12], dtype=torch.float64)
+    assert tier(boxes, scores, 0.5) == [1]
+    assert tier(boxes, scores.float(), 0.5 + 2e-12) == [0, 1]
 
 
-def test_arguments_need_not_be_contiguous(device):
-    boxes, scores, labels = (t.to(device) for t in make_boxes(100))
-    strided = (boxes.T.contiguous().T, scores.repeat_interleave(2)[::2], labels.repeat_interleave(3)[::3])
-    assert torch.equal(batched_nms(*strided, 0.4), batched_nms(boxes, scores, labels, 0.4))
+def test_memory_layout_does_not_matter(tier):
+    boxes, scores = clustered_boxes(150, seed=12)
+    expected = tier(boxes, scores, 0.5)
+    wide = torch.zeros(150, 7)
+    wide[:, 1:5] = boxes
+    assert tier(wide[:, 1:5], scores, 0.5) == expected
+    shifted = torch.cat([torch.zeros(1), boxes.flatten()])[1:].view(150, 4)
+    assert tier(shifted, torch.stack([scores, scores], 1)[:, 1], 0.5) == expected
+    assert tier(boxes.T.contiguous().T, scores, 0.5) == expected
 
 
-ERRORS = {
-    "boxes": ({"boxes": torch.zeros(3, 5)}, r"boxes is of shape \(3, 5\); expected \(N, 4\)"),
-    "boxes dtype": ({"boxes": torch.zeros(3, 4).int()}, "boxes is torch.int32; expected float32"),
-    "scores": ({"scores": torch.zeros(2)}, r"scores is of shape \(2,\); expected \(3,\), one for each box"),
-    "scores dtype": ({"scores": torch.zeros(3).long()}, "scores is torch.int64; expected float32"),
-    "scores device": (
-        {"scores": torch.zeros(3, device="meta")},
-        "scores is on meta; expected cpu, as the boxes",
-    ),
-    "labels": ({"labels": torch.zeros(3, 1).long()}, r"labels is of shape \(3, 1\); expected \(3,\)"),
-    "labels dtype": ({"labels": torch.zeros(3)}, "labels is torch.float32; expected int64"),
-    "threshold": ({"iou_threshold": 1.5}, r"iou_threshold is 1.5; expected a number in \[0, 1\]"),
-    "threshold nan": ({"iou_threshold": float("nan")}, "iou_threshold is nan; expected a number"),
-    "max_keep": ({"max_keep": -1}, "max_keep is -1; expected None or an int of at least 0"),
-}
+def test_any_number_of_threads_gives_the_same():
+    boxes, scores = clustered_boxes(3000, seed=13)
+    labels = random_labels(3000, 40, seed=13)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(batched_nms(boxes, scores, labels, 0.5, 700).tolist())
+    finally:
+        torch.set_num_threads(before)
+    assert len(results[0]) == 700 and all(result == results[0] for result in results)
 
 
-@pytest.mark.parametrize(("changes", "message"), ERRORS.values(), ids=ERRORS)
-@pytest.mark.parametrize("tier", ["cpu", "plain"])
-def test_errors_tell_argument_and_expectation(changes, message, tier, monkeypatch):
-    use_tier("nms", tier, monkeypatch)
-    arguments = {"boxes": torch.zeros(3, 4), "scores": torch.zeros(3), "labels": torch.zeros(3).long()}
-    arguments |= {"iou_threshold": 0.5} | changes
+def test_gradients_and_autocast_leave_it_alone():
+    boxes, scores = clustered_boxes(200, seed=14)
+    expected = nms(boxes, scores, 0.5)
+    found = nms(boxes.requires_grad_(), scores.requires_grad_(), 0.5)
+    assert torch.equal(found, expected) and not found.requires_grad
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(nms(boxes, scores, 0.5), expected)
+    with torch.inference_mode():
+        assert torch.equal(nms(boxes, scores, 0.5), expected)
+
+
+def good_arguments() -> dict:
+    boxes, scores = random_boxes(5, seed=0)
+    return {"boxes": boxes, "scores": scores, "labels": torch.arange(5), "iou_threshold": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boxes": torch.zeros(5)}, r"boxes is of shape \(5,\); expected \(N, 4\)"),
+        ({"boxes": torch.zeros(5, 5)}, r"boxes is of shape \(5, 5\); expected \(N, 4\)"),
+        ({"boxes": torch.zeros(5, 4, dtype=torch.int64)}, r"boxes is torch.int64; expected float32"),
+        ({"scores": torch.zeros(4)}, r"scores is of shape \(4,\); expected \(5,\)"),
+        ({"scores": torch.zeros(5, 1)}, r"scores is of shape \(5, 1\); expected \(5,\)"),
+        ({"scores": torch.zeros(5, dtype=torch.bool)}, r"scores is torch.bool; expected float32"),
+        ({"scores": torch.zeros(5, device="meta")}, r"scores is on meta; expected cpu, as the boxes"),
+        ({"labels": torch.zeros(6, dtype=torch.int64)}, r"labels is of shape \(6,\); expected \(5,\)"),
+        ({"labels": torch.zeros(5)}, r"labels is torch.float32; expected an integer dtype"),
+        ({"labels": torch.zeros(5, dtype=torch.int64, device="meta")}, r"labels is on meta; expected cpu"),
+        ({"iou_threshold": -0.1}, r"iou_threshold is -0.1; expected a number in \[0, 1\]"),
+        ({"iou_threshold": 1.5}, r"iou_threshold is 1.5; expected a number in \[0, 1\]"),
+        ({"iou_threshold": math.nan}, r"iou_threshold is nan; expected a number in \[0, 1\]"),
+        ({"max_keep": 0}, r"max_keep is 0; expected an int of at least 1"),
+        ({"max_keep": 2.0}, r"max_keep is 2.0; expected an int of at least 1"),
+    ],
+)
+def test_mistakes_are_named(changes, message):
+    arguments = {**good_arguments(), **changes}
     with pytest.raises(ValueError, match=rf"^batched_nms: {message}"):
         batched_nms(**arguments)
-    del arguments["labels"]
     if "labels" not in changes:
+        del arguments["labels"]
         with pytest.raises(ValueError, match=rf"^nms: {message}"):
             nms(**arguments)
 
 
-@pytest.mark.parametrize("with_labels", [False, True])
-def test_opcheck(with_labels):
-    boxes, scores, labels = make_boxes(20)
-    arguments = (boxes, scores, labels if with_labels else None, 0.5, 5)
-    torch.library.opcheck(torch.ops.dcn_det.nms, arguments)
+def test_the_compiled_operator_guards_its_memory():
+    if library.tier("nms", "cpu") != "cpu":
+        pytest.skip(f"no compiled cpu kernel: {library.status()['cpu'].reason}")
+    boxes, scores = random_boxes(5, seed=0)
+    for arguments in (
+        (boxes, scores[:4], None, 0.5, None),
+        (boxes[:, :3], scores, None, 0.5, None),
+        (boxes, scores, torch.zeros(4, dtype=torch.int64), 0.5, None),
+        (boxes, scores, None, 2.0, None),
+        (boxes, scores, None, 0.5, -1),
+    ):
+        with pytest.raises(RuntimeError, match="nms"):
+            OPERATOR(*arguments)
 
 
-def test_compiles_without_a_graph_break():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_operator_registration(dtype, labelled):
+    boxes, scores = clustered_boxes(20, seed=15, dtype=dtype)
+    labels = random_labels(20, 3, seed=15) if labelled else None
+    torch.library.opcheck(OPERATOR.default, (boxes, scores, labels, 0.5, None))
+    torch.library.opcheck(OPERATOR.default, (boxes.requires_grad_(), scores, labels, 0.5, 4))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_in_one_graph(dynamic):
     def detect(boxes, scores, labels):
-        kept = batched_nms(boxes, scores, labels, 0.5, 10)
-        return boxes[kept] * 2
+        kept = batched_nms(boxes * 2, scores, labels, 0.5, 30)
+        first = nms(boxes[kept], scores[kept], 0.5)
+        return boxes[kept][first] + 1
 
-    compiled = torch.compile(detect, fullgraph=True, backend="aot_eager", dynamic=True)
-    for count in (50, 0, 80):
-        arguments = make_boxes(count)
-        assert torch.equal(compiled(*arguments), detect(*arguments))
+    compiled = torch.compile(detect, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for count in (50, 120):
+        boxes, scores = clustered_boxes(count, seed=count)
+        labels = random_labels(count, 3, seed=count)
+        assert torch.equal(compiled(boxes, scores, labels), detect(boxes, scores, labels))
 
 
-def test_nothing_needs_a_gradient():
-    boxes, scores, _ = make_boxes(30)
-    kept = nms(boxes.requires_grad_(), scores.requires_grad_(), 0.5)
-    assert not kept.requires_grad and len(kept) > 1
+def test_public_functions_reach_the_operator():
+    boxes, scores = clustered_boxes(100, seed=16)
+    labels = random_labels(100, 3, seed=16)
+    assert nms(boxes, scores, 0.5, 5).tolist() == greedy(boxes, scores, 0.5, 5)
+    assert batched_nms(boxes, scores, labels, 0.5, 7).tolist() == greedy(boxes, scores, 0.5, 7, labels)

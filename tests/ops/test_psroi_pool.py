@@ -120,9 +120,7 @@ def test_constant_map_pools_to_the_constant(device):
 def test_corners_are_rounded_half_away_from_zero_and_the_far_one_is_included(device):
     ramp = torch.arange(12, dtype=torch.float64).expand(1, 1, 12, 12).contiguous()
     settings = options(output_dim=1, group_size=1, pooled_size=1, spatial_scale=1.0)
-    rois = torch.tensor(
-        [[0, 2.5, 5, 8.5, 9], [0, 3, 5, 9, 9], [0, 3.49, 5, 8.51, 9], [0, 4, 5, 4, 9]]
-    ).double()
+    rois = torch.tensor([[0, 2.5, 5, 8.5, 9], [0, 3, 5, 9, 9], [0, 3.49, 5, 8.51, 9], [0, 4, 5, 4, 9]]).double()
     pooled = psroi_pool(ramp.to(device), rois.to(device), **settings).flatten().cpu()
     torch.testing.assert_close(pooled, torch.tensor([6.0, 6, 6, 4]).double())
 

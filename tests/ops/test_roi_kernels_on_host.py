@@ -1,4 +1,4 @@
-"""The CUDA kernels' arithmetic, compiled for the host: what can be tested of them without a GPU."""
+"""The arithmetic of RoI pooling's CUDA kernels, compiled for the host: what can be tested of them without a GPU."""
 
 import ctypes
 import shutil
@@ -9,10 +9,9 @@ import pytest
 import torch
 from pooling_tiers import BAD_ROIS, assert_near
 from test_deform_psroi_pool import CASES, make_case
-from test_nms import make_boxes
 from torch import Tensor
 
-from dcn_det.ops.reference import deform_psroi_pool, nms, roi_pooling
+from dcn_det.ops.reference import deform_psroi_pool, roi_pooling
 
 CSRC = Path(__file__).parents[2] / "dcn_det" / "ops" / "csrc"
 
@@ -114,23 +113,3 @@ def test_roi_pool(pooled_size, kernels):
     torch.testing.assert_close(found[0], output, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(found[1], argmax)
     assert_near({"input": found[2]}, {"input": grad_input}, 1e-12)
-
-
-@pytest.mark.parametrize("count", [1, 64, 65, 500])
-@pytest.mark.parametrize("with_labels", [False, True])
-@pytest.mark.parametrize("max_keep", [1, 70, 1 << 40])
-def test_nms(count, with_labels, max_keep, kernels):
-    boxes, scores, labels = make_boxes(count, grid=4.0)
-    boxes[count // 2, 1] = float("nan")
-    scores[::7] = float("nan")
-    scores[::5] = -float("inf")
-    keys = torch.empty_like(scores)
-    call(kernels.nms_keys, count, boxes, scores, keys)
-    order = keys.argsort(stable=True, descending=True)
-    words = (count + 63) // 64
-    masks = torch.full((count * words,), -1)  # what no kernel writes, none may read
-    removed, kept, found = torch.zeros(words).long(), torch.full((count,), -1), torch.zeros(1).long()
-    used = labels if with_labels else None
-    call(kernels.nms, count, 0.3, max_keep, boxes, scores, used, order, masks, removed, kept, found)
-    assert torch.equal(kept[: found.item()], nms.nms(boxes, scores, used, 0.3, max_keep))
-    assert (kept[found.item() :] == -1).all()

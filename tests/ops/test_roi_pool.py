@@ -94,9 +94,7 @@ def test_nan_is_the_largest_value(device):
 
 def test_least_value_is_not_lost(device):
     input = torch.full((1, 10, 4, 4), float("-inf"))
-    pooled = roi_pool(
-        input.to(device), torch.tensor([[0.0, 0, 0, 3, 3]]).to(device), spatial_scale=1.0, pooled_size=2
-    )
+    pooled = roi_pool(input.to(device), torch.tensor([[0.0, 0, 0, 3, 3]]).to(device), spatial_scale=1.0, pooled_size=2)
     assert (pooled == float("-inf")).all()
 
 
@@ -169,9 +167,7 @@ def test_opcheck():
     tensors["input"].requires_grad_()
     torch.library.opcheck(torch.ops.dcn_det.roi_pool, (*tensors.values(), 1 / 16, 3))
     output, argmax = torch.ops.dcn_det.roi_pool(*tensors.values(), 1 / 16, 3)
-    torch.library.opcheck(
-        torch.ops.dcn_det.roi_pool_backward, (output.detach(), tensors["rois"], argmax, 2, 9, 12)
-    )
+    torch.library.opcheck(torch.ops.dcn_det.roi_pool_backward, (output.detach(), tensors["rois"], argmax, 2, 9, 12))
 
 
 def test_compiles_without_a_graph_break():

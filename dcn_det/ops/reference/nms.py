@@ -1,33 +1,72 @@
-"""Greedy non-maximum suppression in plain PyTorch operations."""
+"""Non-maximum suppression in plain PyTorch operations, a block of boxes at a time.
+
+By decreasing score, a box is kept unless it overlaps one that is kept already by more than the threshold.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+BLOCK = 256
 
-def overlaps(box: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of a box (4,) with others (N, 4); NaN where there is no union."""
-    corner, end = torch.maximum(box[:2], others[:, :2]), torch.minimum(box[2:], others[:, 2:])
-    shared = (end - corner).clamp(min=0).prod(1)
-    areas = (others[:, 2:] - others[:, :2]).prod(1)
-    return shared / ((box[2:] - box[:2]).prod() + areas - shared)
+
+def areas_of(boxes: Tensor) -> Tensor:
+    """(N, 4) half-open boxes -> (N,)."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def overlaps_of(boxes: Tensor, others: Tensor) -> Tensor:
+    """The intersections over the unions of (N, 4) and (M, 4) boxes: (N, M); NaN for two empty ones."""
+    low = torch.maximum(boxes[:, None, :2], others[:, :2])
+    high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    width, height = (high - low).clamp(min=0).unbind(-1)
+    common = width * height
+    return common / (areas_of(boxes)[:, None] + areas_of(others) - common)
+
+
+def threshold_as(dtype: torch.dtype, threshold: float) -> float:
+    """The largest value of a dtype that is not above the threshold.
+
+    PyTorch rounds a number to the dtype of the tensor it is compared with, up as often as down. An overlap of
+    0.3 in float32 exceeds the float64 0.3, but not the float32 0.3.
+    """
+    nearest = torch.tensor(threshold, dtype=dtype)
+    if nearest.double() > threshold:
+        nearest = torch.nextafter(nearest, torch.zeros_like(nearest))
+    return nearest.item()
+
+
+def unsuppressed(suppresses: Tensor) -> Tensor:
+    """Which of N boxes are kept, given whether each (row) would suppress each later one (column): (N,).
+
+    Starting from all, every pass settles at least one more box from the left on, so that this ends.
+    """
+    kept = torch.ones_like(suppresses[0])
+    while True:
+        settled = ~(suppresses & kept[:, None]).any(0)
+        if torch.equal(settled, kept):
+            return kept
+        kept = settled
 
 
 def nms(
     boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_keep: int | None
 ) -> Tensor:
-    """Keeps the best box, drops those of its class that overlap it, and so on."""
-    order = (scores + 0.0).argsort(stable=True, descending=True)  # adding 0 makes -0 and 0 equal to any sort
-    usable = ~(boxes.isnan().any(1) | scores.isnan())
-    order = order[usable[order]]
-    kept = [order[:0]]
-    most = len(boxes) if max_keep is None else max_keep
-    while len(order) and len(kept) <= most:
-        first, rest = order[:1], order[1:]
-        kept.append(first)
-        suppressed = overlaps(boxes[first[0]], boxes[rest]).double() > iou_threshold
-        if labels is not None:
-            suppressed &= labels[rest] == labels[first]
-        order = rest[~suppressed]
-    return torch.cat(kept)
+    """Both public functions; without labels, boxes suppress each other across classes."""
+    dtype = torch.float64 if torch.float64 in (boxes.dtype, scores.dtype) else torch.float32
+    boxes, threshold = boxes.to(dtype), threshold_as(dtype, iou_threshold)
+
+    def suppresses(some: Tensor, others: Tensor) -> Tensor:
+        exceeds = overlaps_of(boxes[some], boxes[others]) > threshold
+        return exceeds if labels is None else exceeds & (labels[some][:, None] == labels[others])
+
+    rest = scores.to(dtype).argsort(descending=True, stable=True)
+    rest = rest[~scores[rest].isnan()]
+    kept = rest[:0]
+    while len(rest) > 0 and (max_keep is None or len(kept) < max_keep):
+        block, rest = rest[:BLOCK], rest[BLOCK:]
+        block = block[unsuppressed(suppresses(block, block).triu(1))]
+        rest = rest[~suppresses(block, rest).any(0)]
+        kept = torch.cat([kept, block])
+    return kept[:max_keep].clone()

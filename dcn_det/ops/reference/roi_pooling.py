@@ -110,9 +110,7 @@ def span(begin: Tensor, end: Tensor) -> Tensor:
     return begin[..., None] + torch.arange(longest, device=begin.device)
 
 
-def psroi_windows(
-    rois: Tensor, spatial_scale: float, pooled: int, batch: int, height: int, width: int
-) -> Windows:
+def psroi_windows(rois: Tensor, spatial_scale: float, pooled: int, batch: int, height: int, width: int) -> Windows:
     regions = read_rois(rois, spatial_scale, 0.0, batch)
     bins = torch.arange(pooled, device=rois.device, dtype=rois.dtype)
 
@@ -170,9 +168,7 @@ def psroi_pool_backward(
     return grad_input.to(grad_output.dtype)
 
 
-def roi_pool_windows(
-    rois: Tensor, spatial_scale: float, pooled: int, batch: int, height: int, width: int
-) -> Windows:
+def roi_pool_windows(rois: Tensor, spatial_scale: float, pooled: int, batch: int, height: int, width: int) -> Windows:
     """Corners become cells, both inclusive; a region has at least one and its bins overlap."""
     valid = valid_rois(rois, batch)
     rois = torch.where(valid[:, None], rois, torch.zeros_like(rois))
@@ -212,9 +208,7 @@ def roi_pool(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int
     return output, argmax
 
 
-def roi_pool_backward(
-    grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int, height: int, width: int
-) -> Tensor:
+def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int, height: int, width: int) -> Tensor:
     """The gradient of roi_pool's input."""
     channels = grad_output.shape[1]
     grad_input = rois.new_zeros(batch * channels, height * width)

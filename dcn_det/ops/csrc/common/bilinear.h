@@ -3,11 +3,7 @@
 
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define DCN_DET_INLINE __host__ __device__ __forceinline__
-#else
-#define DCN_DET_INLINE inline __attribute__((always_inline))
-#endif
+#include "common/inline.h"
 
 namespace dcn_det {
 

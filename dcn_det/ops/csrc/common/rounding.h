@@ -5,9 +5,9 @@
 
 namespace dcn_det {
 
-// A product that is not fused with a sum. Positions computed with it are the same to the bit on every tier, so
-// that floor() sends a sample to the same cell everywhere. (Of the CPUs, the baseline that positions are compiled
-// for has nothing to fuse with.)
+// A product that is not fused with a sum. Positions computed with it are the same to the bit on every tier,
+// so that floor() sends a sample to the same cell everywhere. (Of the CPUs, the baseline that positions are
+// compiled for has nothing to fuse with.)
 DCN_DET_INLINE float product(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);

@@ -26,14 +26,17 @@ Tensor call_operator(const char* name, const char* overload, const Args&... args
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// out = a b
-inline void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
-  call_operator("aten::mm", "out", a, b, out);
-}
-
 // torch::stable has it too, but not in all the versions this builds with.
 inline Tensor permuted(const Tensor& self, IntHeaderOnlyArrayRef order) {
   return call_operator("aten::permute", "", self, order);
+}
+
+// Other threads than the caller's would record operations on a tensor that requires a gradient.
+inline Tensor detached(const Tensor& self) { return call_operator("aten::detach", "", self); }
+
+inline bool on_same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.is_cuda() == b.is_cuda() &&
+         a.get_device_index() == b.get_device_index();
 }
 
 inline Tensor narrowed(Tensor self, int64_t dim, int64_t start, int64_t length) {

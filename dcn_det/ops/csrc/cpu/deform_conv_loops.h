@@ -1,5 +1,5 @@
-// The deformable convolution's loops over tiles of columns on the CPU. Channels lie next to each other, so
-// that the innermost loops, over channels, read and write memory in order. Free of torch's tensors.
+// The deformable convolution's loops over samples on the CPU. Channels lie next to each other, so that the
+// innermost loops, over channels, read and write memory in order. Free of torch's tensors.
 #pragma once
 
 #include <algorithm>
@@ -60,7 +60,7 @@ DCN_DET_VECTORIZED void fill_columns(const DeformConvShape& shape, const T* feat
   }
 }
 
-// Where the rows [begin, end) of a tile read: samples[row][offset group][tap].
+// Where the output positions [begin, end) read: samples[position - first][offset group][tap].
 template <typename A>
 void locate_samples(const DeformConvShape& shape, const Planes<const A>& offset, const Planes<const A>& mask,
                     Sample<A>* samples, int64_t first, int64_t begin, int64_t end) {
@@ -75,12 +75,11 @@ void locate_samples(const DeformConvShape& shape, const Planes<const A>& offset,
   }
 }
 
-// Channels [begin, end) of the map: at most kBlockChannels, of one group and one offset group. Blocks depend
-// on the shape alone, never on the number of threads, and so do the sums.
+// Channels [begin, end) of the map, all of one group and one offset group.
 struct ChannelBlock {
-  int begin, end, offset_group;
+  int begin, end, group, offset_group;
+  int size() const { return end - begin; }
 };
-constexpr int kBlockChannels = 64;
 
 // A block's share of the gradients of one sample.
 template <typename A>
@@ -124,38 +123,42 @@ DCN_DET_INLINE void scatter(const T* grad, const Corners<A>& corner, const Sampl
   }
 }
 
-// The gradients of a block's samples, for all rows of a tile. `columns` holds the columns' gradients; with
-// `keep_columns` the columns take their place. grad_features and sample_grads (one for each sample) may be
-// null.
+// The gradients of a block's samples for the output positions first, first + 1, ..., whose samples start at
+// `samples`. `columns`, (rows, taps, the block's channels), holds the columns' gradients; with `keep_columns`
+// the columns take their place. grad_features and sample_grads, (rows, taps), may be null.
 template <typename T, typename A>
 DCN_DET_VECTORIZED void sweep_block(const DeformConvShape& shape, const ChannelBlock& block,
-                                    const T* features, const Sample<A>* samples, const Columns<T>& columns,
-                                    A* grad_features, SampleGrad<A>* sample_grads, bool keep_columns,
-                                    int64_t first, int64_t rows) {
-  const int count = block.end - block.begin;
+                                    const T* features, const Sample<A>* samples, T* columns, A* grad_features,
+                                    SampleGrad<A>* sample_grads, bool keep_columns, int64_t first,
+                                    int64_t rows) {
+  const int count = block.end - block.begin, taps = shape.taps();
   const int64_t map_size = shape.cells() * shape.channels;
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t image = (first + row) / shape.out_cells();
-    const int64_t start = (row * shape.offset_groups + block.offset_group) * shape.taps();
-    for (int tap = 0; tap < shape.taps(); ++tap) {
-      const Sample<A>& sample = samples[start + tap];
-      T* column = columns.at(row, tap, block.begin);
-      if (!sample.inside) {
-        if (sample_grads != nullptr) sample_grads[row * shape.taps() + tap] = {0, 0, 0};
-        if (keep_columns) std::fill(column, column + count, T(0.f));
+    const int64_t map = (first + row) / shape.out_cells() * map_size;
+    const Sample<A>* sample = samples + (row * shape.offset_groups + block.offset_group) * taps;
+    for (int tap = 0; tap < taps; ++tap, ++sample, columns += count) {
+      if (!sample->inside) {
+        if (sample_grads != nullptr) sample_grads[row * taps + tap] = {0, 0, 0};
+        if (keep_columns) std::fill(columns, columns + count, T(0.f));
         continue;
       }
-      const Corners<const T> corner(features + image * map_size, sample, shape, block.begin);
+      const Corners<const T> corner(features + map, *sample, shape, block.begin);
       if (sample_grads != nullptr) {
-        sample_grads[row * shape.taps() + tap] = sample_grad(column, corner, sample, count);
+        sample_grads[row * taps + tap] = sample_grad(columns, corner, *sample, count);
       }
       if (grad_features != nullptr) {
-        scatter(column, Corners<A>(grad_features + image * map_size, sample, shape, block.begin), sample,
-                count);
+        scatter(columns, Corners<A>(grad_features + map, *sample, shape, block.begin), *sample, count);
       }
-      if (keep_columns) interpolate(column, corner, sample, count);
+      if (keep_columns) interpolate(columns, corner, *sample, count);
     }
   }
+}
+
+// sum += product, element by element.
+template <typename T, typename A>
+DCN_DET_VECTORIZED void add_to(A* sum, const T* product, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) sum[i] += load_as<A>(product[i]);
 }
 
 }  // namespace dcn_det

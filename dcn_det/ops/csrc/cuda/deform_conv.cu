@@ -1,4 +1,4 @@
-// Deformable convolution on CUDA: launches of the kernels in deform_conv.cuh.
+// Deformable convolution on CUDA: launches of the kernels in deform_conv.cuh, and the products between them.
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -14,6 +14,15 @@ struct Cuda {
   // Bounds the memory for columns; the last tile of a batch may be smaller.
   static constexpr int64_t kForwardTileBytes = 128 << 20;
   static constexpr int64_t kBackwardTileBytes = 128 << 20;
+
+  template <typename Body>
+  static void for_each_tile(int64_t tiles, const Body& body) {
+    body(0, tiles);
+  }
+
+  static void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
+  }
 
   static void multiply_add(const Tensor& out, const Tensor& self, const Tensor& a, const Tensor& b) {
     STABLE_TORCH_ERROR_CODE_CHECK(
@@ -34,7 +43,7 @@ struct Cuda {
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
-  static void sweep(const DeformConvShape& shape, const SweepTensors& tensors, const Needs& needs,
+  static void sweep(const DeformConvShape& shape, const BackwardTensors& tensors, const Needs& needs,
                     const Tensor& columns, int64_t first, int64_t rows) {
     const torch::stable::accelerator::DeviceGuard guard(columns.get_device_index());
     const cudaStream_t stream = current_stream(columns);
@@ -48,6 +57,46 @@ struct Cuda {
           planes_of<A>(tensors.grad_offset), planes_of<A>(tensors.grad_mask), needs.weight, first, rows);
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  static void backward(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs) {
+    const int64_t rows = tile_rows(shape, tensors.features, kBackwardTileBytes);
+    const Tensor columns = empty_columns(shape, tensors.features, rows);
+    for (int64_t first = 0; first < shape.positions(); first += rows) {
+      const int64_t count = std::min(rows, shape.positions() - first);
+      if (needs.samples()) {
+        for (int group = 0; group < shape.groups; ++group) {
+          multiply(group_columns(columns, group, count),
+                   tile_of(tensors.grad_rows, shape, first, count, group),
+                   torch::stable::select(tensors.matrices, 0, group));
+        }
+        sweep(shape, tensors, needs, columns, first, count);
+      } else {
+        fill(shape, tensors.features, tensors.offset, tensors.mask, columns, first, count);
+      }
+      if (needs.weight) add_weight_gradient(shape, tensors, columns, first, count);
+    }
+  }
+
+  // grad_matrices += grad_rows^T columns, in at least float32.
+  static void add_weight_gradient(const DeformConvShape& shape, BackwardTensors& tensors,
+                                  const Tensor& columns, int64_t first, int64_t rows) {
+    Tensor& sum = *tensors.grad_matrices;
+    const bool exact = sum.scalar_type() == columns.scalar_type();
+    Tensor product;
+    if (!exact) product = torch::stable::new_empty(tensors.matrices, tensors.matrices.sizes());
+    for (int group = 0; group < shape.groups; ++group) {
+      const Tensor grad =
+          torch::stable::transpose(tile_of(tensors.grad_rows, shape, first, rows, group), 0, 1);
+      const Tensor tile = group_columns(columns, group, rows);
+      if (exact) {
+        const Tensor out = torch::stable::select(sum, 0, group);
+        multiply_add(out, out, grad, tile);
+      } else {
+        multiply(torch::stable::select(product, 0, group), grad, tile);
+      }
+    }
+    if (!exact) sum = torch::stable::subtract(sum, product, -1.0);
   }
 };
 

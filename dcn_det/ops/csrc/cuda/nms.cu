@@ -1,73 +1,92 @@
-// Non-maximum suppression on CUDA: launches of the kernels in nms.cuh, and one wait for the size of the
-// result.
+// Non-maximum suppression on CUDA: launches of the kernels in nms.cuh.
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include <limits>
+#include <tuple>
 
-#include "common/nms_arguments.h"
+#include "common/nms_driver.h"
 #include "cuda/launch.h"
 #include "cuda/nms.cuh"
 
 namespace dcn_det {
 namespace {
 
-constexpr int kSweepThreads = 1024;
-
-// Indices that sort keys in decreasing order; equal keys keep theirs.
-Tensor descending_order(const Tensor& keys) {
-  return call_operator("aten::argsort", "stable", keys, true, int64_t(0), true);
+// Values by decreasing size, NaN first, and their indices; equal ones stay in order.
+std::tuple<Tensor, Tensor> sort_descending(const Tensor& values) {
+  using torch::stable::detail::from, torch::stable::detail::to;
+  std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(int64_t(0)),
+                                    from(true)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
-Tensor nms(const Tensor& boxes, const Tensor& scores, std::optional<Tensor> labels, double iou_threshold,
-           std::optional<int64_t> max_keep) {
-  check_nms(boxes, scores, labels);
-  const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  const int64_t size = boxes.size(0), words = (size + kWordBits - 1) / kWordBits;
-  const int64_t most = max_keep.value_or(std::numeric_limits<int64_t>::max());
-  Tensor kept = torch::stable::new_empty(boxes, {size}, ScalarType::Long);
-  if (size == 0 || most <= 0) return torch::stable::narrow(kept, 0, 0, 0);
-  const Tensor corners = torch::stable::contiguous(boxes), values = torch::stable::contiguous(scores);
-  if (labels) labels = torch::stable::contiguous(*labels);
-  const int64_t* label_of = labels ? labels->const_data_ptr<int64_t>() : nullptr;
-  Tensor keys = torch::stable::empty_like(values);
-  Tensor masks = torch::stable::new_empty(boxes, {size * words}, ScalarType::Long);
-  Tensor removed = torch::stable::new_empty(boxes, {words}, ScalarType::Long);
-  Tensor count = torch::stable::new_empty(boxes, {1}, ScalarType::Long);
-  torch::stable::zero_(removed);
-  const auto bits_of = [](const Tensor& tensor) { return static_cast<uint64_t*>(tensor.mutable_data_ptr()); };
-  const cudaStream_t stream = current_stream(boxes);
-
-  Tensor order;
-  const auto mark = [&]<typename A>() {
-    nms_keys_kernel<A><<<blocks_for(size), kThreads, 0, stream>>>(size, corners.template const_data_ptr<A>(),
-                                                                  values.template const_data_ptr<A>(),
-                                                                  keys.template mutable_data_ptr<A>());
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    order = descending_order(keys);
-    const int64_t pairs = words * (words + 1) / 2;
-    nms_masks_kernel<A><<<static_cast<unsigned>(std::min<int64_t>(pairs, 1 << 20)), kWordBits, 0, stream>>>(
-        size, words, corners.template const_data_ptr<A>(), values.template const_data_ptr<A>(), label_of,
-        order.const_data_ptr<int64_t>(), round_down<A>(iou_threshold), bits_of(masks));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  };
-  if (boxes.scalar_type() == ScalarType::Double)
-    mark.operator()<double>();
-  else
-    mark.operator()<float>();
-  nms_sweep_kernel<<<1, kSweepThreads, 0, stream>>>(
-      size, words, bits_of(masks), order.const_data_ptr<int64_t>(), most, bits_of(removed),
-      kept.mutable_data_ptr<int64_t>(), count.mutable_data_ptr<int64_t>());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-
-  int64_t found = 0;
-  STD_CUDA_CHECK(
-      cudaMemcpyAsync(&found, count.const_data_ptr(), sizeof(found), cudaMemcpyDeviceToHost, stream));
-  STD_CUDA_CHECK(cudaStreamSynchronize(stream));
-  return torch::stable::narrow(kept, 0, 0, found);
+Word* words_of(const Tensor& tensor) {
+  static_assert(sizeof(Word) == sizeof(int64_t));
+  return reinterpret_cast<Word*>(tensor.mutable_data_ptr<int64_t>());
 }
+
+struct Cuda {
+  static Tensor suppress(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels,
+                         double iou_threshold, int64_t limit) {
+    if (boxes.scalar_type() == ScalarType::Double) {
+      return suppress_as<double>(boxes, scores, labels, threshold_as<double>(iou_threshold), limit);
+    }
+    return suppress_as<float>(boxes, scores, labels, threshold_as<float>(iou_threshold), limit);
+  }
+
+  template <typename A>
+  static Tensor suppress_as(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels,
+                            A threshold, int64_t limit) {
+    const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
+    const cudaStream_t stream = current_stream(boxes);
+    const int64_t count = boxes.size(0), words = (count + kWordBits - 1) / kWordBits;
+    const int64_t most_strip_words = std::min<int64_t>(words, kStripWords);
+    STD_TORCH_CHECK(words <= INT32_MAX, "nms: too many boxes");  // the width of a grid
+
+    const auto [sorted_scores, order] = sort_descending(scores);
+    const Tensor sorted = torch::stable::new_empty(boxes, {count, 4});
+    const Tensor overlaps =
+        torch::stable::new_empty(order, {most_strip_words * kWordBits, words});  // bits, as are `dropped`
+    const Tensor dropped = torch::stable::new_zeros(order, {words});
+    const Tensor kept = torch::stable::new_empty(order, {limit});
+    const Tensor kept_count = torch::stable::new_zeros(order, {1});
+    const int64_t* label_data = nullptr;
+    int64_t* sorted_label_data = nullptr;
+    std::optional<Tensor> sorted_labels;
+    if (labels.has_value()) {
+      sorted_labels = torch::stable::new_empty(order, {count});
+      label_data = labels->const_data_ptr<int64_t>();
+      sorted_label_data = sorted_labels->mutable_data_ptr<int64_t>();
+    }
+    auto* sorted_boxes = reinterpret_cast<Box<A>*>(sorted.mutable_data_ptr<A>());
+    int64_t* found = kept_count.mutable_data_ptr<int64_t>();
+
+    gather_kernel<A><<<blocks_for(count), kThreads, 0, stream>>>(
+        boxes.const_data_ptr<A>(), sorted_scores.template const_data_ptr<A>(), label_data,
+        order.template const_data_ptr<int64_t>(), count, sorted_boxes, sorted_label_data, words_of(dropped));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    for (int64_t first = 0; first < words; first += kStripWords) {
+      const Strip strip{count, first, words - first, limit};
+      const int64_t strip_words = std::min<int64_t>(strip.words, kStripWords);
+      const dim3 grid(static_cast<unsigned>(strip.words), static_cast<unsigned>(strip_words));
+      overlap_kernel<A><<<grid, kWordBits, 0, stream>>>(strip, sorted_boxes, sorted_label_data, threshold,
+                                                        words_of(dropped), found, words_of(overlaps));
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      sweep_kernel<<<1, kSweepThreads, 0, stream>>>(
+          strip, strip_words, words_of(overlaps), order.template const_data_ptr<int64_t>(), words_of(dropped),
+          kept.mutable_data_ptr<int64_t>(), found);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+    }
+    // The only wait: the result's size has to be known here.
+    int64_t size = 0;
+    STD_CUDA_CHECK(cudaMemcpyAsync(&size, found, sizeof(size), cudaMemcpyDeviceToHost, stream));
+    STD_CUDA_CHECK(cudaStreamSynchronize(stream));
+    return narrowed(kept, 0, 0, size);
+  }
+};
 
 }  // namespace
 }  // namespace dcn_det
 
-STABLE_TORCH_LIBRARY_IMPL(dcn_det, CUDA, m) { m.impl("nms", TORCH_BOX(&dcn_det::nms)); }
+STABLE_TORCH_LIBRARY_IMPL(dcn_det, CUDA, m) { m.impl("nms", TORCH_BOX(&dcn_det::nms<dcn_det::Cuda>)); }

@@ -1,118 +1,129 @@
-// Non-maximum suppression on CUDA, without a look from the host: keys to sort by, a triangle of bits that
-// tell who suppresses whom, and one block that sweeps it in the order of the scores. Every loop strides by
-// the block's size and meets at __syncthreads(), so that a host compiler can run the kernels with blocks of
-// one thread. Free of torch.
+// Non-maximum suppression's CUDA kernels. Boxes, sorted by decreasing score, are dealt with in strips: first
+// all overlaps of a strip's boxes with those that follow, a bit each, then one block that walks along the
+// strip and drops what its kept boxes overlap. Free of torch.
 #pragma once
 
-#include "common/nms.h"
-#include "cuda/grid.cuh"
+#include <cstdint>
+
+#include "common/box_overlap.h"
 
 namespace dcn_det {
 
-constexpr int kWordBits = 64;
+using Word = unsigned long long;  // atomicOr's 64-bit type
+constexpr int kWordBits = 64;     // boxes to a word, one bit each
+// Words of boxes in a strip: bounds the memory for overlaps to 512 bytes a box, and lets max_keep save work.
+constexpr int kStripWords = 64;
+constexpr int kSweepThreads = 512;
 
-__device__ __forceinline__ int count_bits(uint64_t bits) {
-#if defined(__CUDACC__)
-  return __popcll(bits);
-#else
-  return __builtin_popcountll(bits);
-#endif
-}
-
-// The position of the lowest bit that is set, of at least one.
-__device__ __forceinline__ int lowest_bit(uint64_t bits) {
-#if defined(__CUDACC__)
-  return __ffsll(static_cast<long long>(bits)) - 1;
-#else
-  return __builtin_ctzll(bits);
-#endif
-}
-
-// What to sort by, decreasing. -0 becomes 0, and boxes that are no candidates go to the end, among those of
-// the least score; the masks tell them apart.
+// `sorted` = boxes in `order`. Scores come sorted; where they are NaN the box counts as dropped.
 template <typename A>
-__global__ void nms_keys_kernel(int64_t size, const A* boxes, const A* scores, A* keys) {
-  for (int64_t i = first_thread(); i < size; i += all_threads())
-    keys[i] = is_candidate(boxes + i * 4, scores[i]) ? scores[i] + A(0) : -INFINITY;
+__global__ void gather_kernel(const A* boxes, const A* sorted_scores, const int64_t* labels,
+                              const int64_t* order, int64_t count, Box<A>* sorted, int64_t* sorted_labels,
+                              Word* dropped) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    const A* box = boxes + 4 * order[i];
+    sorted[i] = {box[0], box[1], box[2], box[3]};
+    if (labels != nullptr) sorted_labels[i] = labels[order[i]];
+    if (sorted_scores[i] != sorted_scores[i]) atomicOr(dropped + i / kWordBits, Word(1) << (i % kWordBits));
+  }
 }
 
-// masks[i * words + w]: the boxes of word w that box i suppresses, all in sorted order, for w from i's own
-// word on. A box marks itself when it is no candidate. A block works on a pair of words.
+// What the kernels know about the strip that starts at box first_word * kWordBits.
+struct Strip {
+  int64_t count;       // boxes in all
+  int64_t first_word;  // of the strip
+  int64_t words;       // from the strip's first to the last of all
+  int64_t limit;       // boxes to keep
+
+  DCN_DET_INLINE int64_t first_box(int64_t word) const { return (first_word + word) * kWordBits; }
+  // Boxes in a word; the last one need not be full.
+  DCN_DET_INLINE int boxes_in(int64_t word) const {
+    const int64_t left = count - first_box(word);
+    return left < kWordBits ? static_cast<int>(left) : kWordBits;
+  }
+};
+
+// overlaps[box of the strip][word]: which of the word's boxes follow the box and overlap it by more than the
+// threshold. One block of kWordBits threads for each word (x) and each word of the strip (y); words before
+// the box's own are left unwritten.
 template <typename A>
-__global__ void nms_masks_kernel(int64_t size, int64_t words, const A* boxes, const A* scores,
-                                 const int64_t* labels, const int64_t* order, A threshold, uint64_t* masks) {
-  __shared__ Box<A> column_boxes[kWordBits];
+__global__ void overlap_kernel(Strip strip, const Box<A>* boxes, const int64_t* labels, A threshold,
+                               const Word* dropped, const int64_t* kept_count, Word* overlaps) {
+  __shared__ Box<A> columns[kWordBits];
+  __shared__ A column_areas[kWordBits];
   __shared__ int64_t column_labels[kWordBits];
-  const int64_t pairs = words * (words + 1) / 2;
-  for (int64_t pair = blockIdx.x; pair < pairs; pair += gridDim.x) {
-    // Pairs are numbered (0, 0), (0, 1), (1, 1), (0, 2), ...: row word, column word.
-    int64_t column_word = static_cast<int64_t>((sqrt(8.0 * static_cast<double>(pair) + 1.0) - 1.0) / 2.0);
-    while (column_word * (column_word + 1) / 2 > pair) --column_word;
-    while ((column_word + 1) * (column_word + 2) / 2 <= pair) ++column_word;
-    const int64_t row_word = pair - column_word * (column_word + 1) / 2;
-    const int64_t first = column_word * kWordBits;
-    const int columns = static_cast<int>(size - first < kWordBits ? size - first : kWordBits);
-    for (int i = threadIdx.x; i < columns; i += blockDim.x) {
-      column_boxes[i] = Box<A>::read(boxes + order[first + i] * 4);
-      column_labels[i] = labels == nullptr ? 0 : labels[order[first + i]];
-    }
-    __syncthreads();
-    for (int row = threadIdx.x; row < kWordBits; row += blockDim.x) {
-      const int64_t at = row_word * kWordBits + row;
-      if (at >= size) continue;
-      const int64_t original = order[at];
-      const Box<A> box = Box<A>::read(boxes + original * 4);
-      const int64_t label = labels == nullptr ? 0 : labels[original];
-      uint64_t bits = 0;
-      for (int i = row_word == column_word ? row + 1 : 0; i < columns; ++i)
-        if (column_labels[i] == label && suppresses(column_boxes[i], box, threshold))
-          bits |= uint64_t(1) << i;
-      if (row_word == column_word && !is_candidate(boxes + original * 4, scores[original]))
-        bits |= uint64_t(1) << row;
-      masks[at * words + column_word] = bits;
-    }
-    __syncthreads();
+  const int64_t row_word = blockIdx.y, column_word = blockIdx.x;
+  if (column_word < row_word || *kept_count >= strip.limit) return;
+
+  const int thread = threadIdx.x, column_count = strip.boxes_in(column_word);
+  if (thread < column_count) {
+    const int64_t column = strip.first_box(column_word) + thread;
+    columns[thread] = boxes[column];
+    column_areas[thread] = area_of(boxes[column]);
+    if (labels != nullptr) column_labels[thread] = labels[column];
   }
+  __syncthreads();
+  if (thread >= strip.boxes_in(row_word)) return;
+
+  Word bits = 0;
+  if ((dropped[strip.first_word + row_word] >> thread & 1) == 0) {
+    const int64_t row = strip.first_box(row_word) + thread;
+    const Box<A> box = boxes[row];
+    const A area = area_of(box);
+    const int64_t label = labels != nullptr ? labels[row] : 0;
+    for (int i = column_word == row_word ? thread + 1 : 0; i < column_count; ++i) {
+      if (labels != nullptr && column_labels[i] != label) continue;
+      if (overlap_may_exceed(threshold, box, area, columns[i], column_areas[i]) &&
+          overlap_exceeds(threshold, box, area, columns[i], column_areas[i])) {
+        bits |= Word(1) << i;
+      }
+    }
+  }
+  overlaps[(row_word * kWordBits + thread) * strip.words + column_word] = bits;
 }
 
-// One block. `removed` holds a zero for each word. Writes the original indices of the kept boxes to `kept`,
-// at most max_keep, and their number to `count`.
-__global__ void nms_sweep_kernel(int64_t size, int64_t words, const uint64_t* masks, const int64_t* order,
-                                 int64_t max_keep, uint64_t* removed, int64_t* kept, int64_t* count) {
-  __shared__ uint64_t diagonal[kWordBits];
-  __shared__ uint64_t kept_bits;
-  int64_t total = 0;
-  for (int64_t word = 0; word < words && total < max_keep; ++word) {
-    const int64_t first = word * kWordBits;
-    for (int i = threadIdx.x; i < kWordBits; i += blockDim.x)
-      diagonal[i] = first + i < size ? masks[(first + i) * words + word] : uint64_t(1) << i;
+// Appends the strip's kept boxes, as indices into the unsorted ones, and drops those after it that they
+// overlap. One block.
+static __global__ void sweep_kernel(Strip strip, int64_t strip_words, const Word* overlaps,
+                                    const int64_t* order, Word* dropped, int64_t* kept, int64_t* kept_count) {
+  __shared__ Word within[kWordBits];  // overlaps among the boxes of one word
+  __shared__ Word chosen;
+  const int thread = threadIdx.x;
+  int64_t found = *kept_count;
+  for (int64_t word = 0; word < strip_words && found < strip.limit; ++word) {
+    const Word* rows = overlaps + word * kWordBits * strip.words;
+    const int row_count = strip.boxes_in(word);
+    if (thread < row_count) within[thread] = rows[thread * strip.words + word];
     __syncthreads();
-    if (threadIdx.x == 0) {
-      uint64_t gone = removed[word], found = 0;
-      int64_t room = max_keep - total;
-      for (int i = 0; i < kWordBits && room > 0; ++i) {
-        if (((gone | diagonal[i]) >> i & 1) != 0) continue;
-        found |= uint64_t(1) << i;
-        gone |= diagonal[i];
-        --room;
+    if (thread == 0) {
+      Word gone = dropped[strip.first_word + word], keep = 0;
+      for (int i = 0; i < row_count; ++i) {
+        if ((gone >> i & 1) == 0) {
+          keep |= Word(1) << i;
+          gone |= within[i];
+        }
       }
-      kept_bits = found;
+      chosen = keep;
     }
     __syncthreads();
-    const uint64_t found = kept_bits;
-    for (int i = threadIdx.x; i < kWordBits; i += blockDim.x)
-      if ((found >> i & 1) != 0)
-        kept[total + count_bits(found & ((uint64_t(1) << i) - 1))] = order[first + i];
-    for (int64_t later = word + 1 + threadIdx.x; later < words; later += blockDim.x) {
-      uint64_t gone = removed[later];
-      for (uint64_t left = found; left != 0; left &= left - 1)
-        gone |= masks[(first + lowest_bit(left)) * words + later];
-      removed[later] = gone;
+    const Word keep = chosen;
+    if (thread < row_count && (keep >> thread & 1) != 0) {
+      const int64_t place = found + __popcll(keep & ((Word(1) << thread) - 1));
+      if (place < strip.limit) kept[place] = order[strip.first_box(word) + thread];
     }
-    total += count_bits(found);
+    found += __popcll(keep);
+    for (int64_t later = word + 1 + thread; later < strip.words; later += blockDim.x) {
+      Word bits = 0;
+      for (Word left = keep; left != 0; left &= left - 1) {
+        bits |= rows[(__ffsll(static_cast<long long>(left)) - 1) * strip.words + later];
+      }
+      if (bits != 0) dropped[strip.first_word + later] |= bits;
+    }
     __syncthreads();
   }
-  if (threadIdx.x == 0) *count = total;
+  __syncthreads();  // all have read the count
+  if (thread == 0) *kept_count = found < strip.limit ? found : strip.limit;
 }
 
 }  // namespace dcn_det

@@ -1,0 +1,43 @@
+"""The commands: ``dcn-det train`` is ``tools/train.py``, and so on."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import NoReturn
+
+from dcn_det import __version__
+from dcn_det.cli.run import run
+
+COMMANDS = {
+    "train": ("dcn_det.cli.train", "train a detector"),
+    "test": ("dcn_det.cli.test", "test a trained detector"),
+    "evaluate": ("dcn_det.cli.evaluate", "compute COCO metrics of a results file"),
+    "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
+    "env": ("dcn_det.env", "print versions, devices and which operators are compiled"),
+}
+"""Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""
+
+
+def main() -> NoReturn:
+    """Entry point of ``dcn-det``."""
+    run(lambda: dispatch(sys.argv[1:]))
+
+
+def dispatch(argv: list[str]) -> int:
+    """Runs the command named first with the remaining arguments."""
+    if argv and argv[0] in COMMANDS:
+        module = importlib.import_module(COMMANDS[argv[0]][0])
+        return int(module.main(argv[1:]))
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="dcn-det",
+        description="Object detection with deformable convolutional networks.",
+        epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below; each has --help")
+    parser.parse_args(argv)
+    raise AssertionError("argparse exits on every list that does not begin with a command")

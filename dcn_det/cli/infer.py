@@ -1,0 +1,116 @@
+"""``tools/infer.py``: detections of a trained model on any images, as pictures and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dcn_det.data.transforms import read_image
+from dcn_det.engine.logging import progress_line
+from dcn_det.errors import UserError
+from dcn_det.evaluation.coco import write_json
+from dcn_det.inference.predictor import Predictor
+from dcn_det.structures import Detections
+from dcn_det.visualize.boxes import draw_detections, sheet
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    result = argparse.ArgumentParser(
+        prog="infer",
+        description="Draws what a trained detector finds; the checkpoint carries config and classes.",
+    )
+    result.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    result.add_argument("--weights", type=Path, required=True, help="checkpoint written by tools/train.py")
+    result.add_argument("--output", type=Path, required=True, help="folder for pictures and detections.json")
+    result.add_argument("--score", type=float, default=0.5, help="least score to draw (default %(default)s)")
+    result.add_argument("--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    return result
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The images named, and those in the folders named, sorted within each folder.
+
+    Raises:
+        UserError: a path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError(f"folder '{path}' holds no image ({', '.join(sorted(SUFFIXES))})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"image '{path}' does not exist")
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    args = parser().parse_args(argv)
+    images = find_images(args.images)
+    predictor = Predictor.from_checkpoint(args.weights, args.device)
+    args.output.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    cells: list[np.ndarray] = []
+    used: set[str] = set()
+    started = time.monotonic()
+    for index, path in enumerate(images):
+        image = read_image(path)
+        detections = predictor(image)
+        picture = draw_detections(image, detections, predictor.names, args.score)
+        write_picture(args.output / unique_name(path, used), picture)
+        if len(cells) < args.sheet:
+            cells.append(picture)
+        records.append({"image": str(path), "detections": to_plain(detections, predictor.names)})
+        if sys.stderr.isatty() or index + 1 == len(images):
+            end = "\n" if index + 1 == len(images) else "\r"
+            print(progress_line(index + 1, len(images), started, "image"), end=end, file=sys.stderr, flush=True)
+    write_json(args.output / "detections.json", records)
+    if cells:
+        write_picture(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
+    print(f"pictures and detections.json are in '{args.output}'")
+    return 0
+
+
+def unique_name(path: Path, used: set[str]) -> str:
+    """A JPEG name for the picture of ``path`` that no earlier image took."""
+    name, number = f"{path.stem}.jpg", 1
+    while name in used:
+        number += 1
+        name = f"{path.stem}_{number}.jpg"
+    used.add(name)
+    return name
+
+
+def to_plain(detections: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
+    """JSON-ready records; ``box`` is half-open xyxy in the image's pixels."""
+    return [
+        {"box": [round(v, 2) for v in box], "score": round(score, 5), "class": names[label]}
+        for box, score, label in zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
+    ]
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Writes uint8 RGB as JPEG.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    good, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    if not good:
+        raise UserError(f"picture '{path}' could not be encoded")
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,67 @@
+"""How every command ends: exit codes, and one line instead of a traceback for what a user can mend."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from dcn_det.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_OF_THE_USER = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+}
+"""Missing or misplaced files, missing permissions, no room; other errors keep their traceback."""
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Runs a command and exits with its code.
+
+    A ``UserError`` or an error of the file system prints ``error: ...`` and exits with 2, Ctrl-C exits with
+    130, a reader that closed its pipe (``... | head``) with 141. Anything else is a defect and keeps its
+    traceback.
+    """
+    sys.exit(exit_code(main))
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """As ``run``, but returns the code."""
+    try:
+        code = main()
+        sys.stdout.flush()  # so that a closed pipe is noticed here
+    except UserError as error:
+        return _report(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _OF_THE_USER:
+            raise
+        name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return _report(f"{name}{error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _report(message: str) -> int:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return USER_ERROR

@@ -1,0 +1,30 @@
+"""``python -m dcn_det.config``: a config with the origin of every value, or a JSON schema for editors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from dcn_det.cli.run import run
+from dcn_det.config import json_schema, load_with_origins, print_config
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m dcn_det.config", description=__doc__)
+    parser.add_argument("config", nargs="?", type=Path, help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the file")
+    parser.add_argument("--json-schema", action="store_true", help="print the schema of config files instead")
+    args = parser.parse_args(argv)
+    if args.json_schema == (args.config is not None):
+        parser.error("give either a config or --json-schema")
+    if args.json_schema:
+        print(json.dumps(json_schema(), indent=2))
+    else:
+        print(print_config(*load_with_origins(args.config, args.overrides)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

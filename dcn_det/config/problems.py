@@ -1,0 +1,211 @@
+"""What is wrong with settings: one line a problem, with its place, what is allowed and the nearest match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from dcn_det.config.schema import Config, Section
+from dcn_det.config.source import Item, KeyPath
+from dcn_det.errors import UserError, did_you_mean
+
+_NOUNS: dict[Any, tuple[str, str]] = {
+    int: ("an integer", "integers"),
+    float: ("a number", "numbers"),
+    str: ("a string", "strings"),
+}
+_WHAT = {
+    "literal_error": "unknown choice",
+    "union_tag_invalid": "unknown choice",
+    "greater_than": "out of range",
+    "greater_than_equal": "out of range",
+    "less_than": "out of range",
+    "less_than_equal": "out of range",
+    "finite_number": "out of range",
+    "too_short": "wrong length",
+    "too_long": "wrong length",
+    "string_too_short": "wrong length",
+}
+
+
+class _Place(NamedTuple):
+    path: KeyPath
+    form: Any
+    """The type wanted there, as written in the schema; None where the schema has nothing."""
+    section: type[Section]
+    """The innermost block around it."""
+
+
+def user_error(error: ValidationError, root: Item) -> UserError:
+    """Says in one line each what pydantic found wrong with ``root``."""
+    lines = [_line(problem, root) for problem in error.errors(include_url=False)]
+    return UserError("\n".join(dict.fromkeys(lines)))
+
+
+def _line(problem: Any, root: Item) -> str:
+    kind = str(problem["type"])
+    place = _locate(problem["loc"])
+    path = place.path
+    if _is_union(place.form):
+        kind = "none of its types fits"
+    elif kind == "union_tag_invalid":
+        path, place = (*path, "kind"), place._replace(form=Literal[tuple(_choices(place.form))])
+    elif kind == "missing" and isinstance(path[-1], int):
+        kind, path = "too_short", path[:-1]
+        place = _locate(path)
+    items = root.along(path)
+    where = ": ".join([items[-1].origin, ".".join(map(str, path))] if path else [items[-1].origin])
+    if kind == "value_error":
+        return f"{where}: {problem['ctx']['error']}"
+    if kind == "extra_forbidden":
+        return f"{where}: {_unknown_key(str(path[-1]), place.section, items)}"
+    if kind == "missing":
+        return f"{where}: missing; give {describe(place.form)}"
+    value = items[-1].plain()
+    what = _WHAT.get(kind, "wrong value")
+    return f"{where}: {what} (got {_show(value)}); allowed: {_allowed(value, place.form)}"
+
+
+def _unknown_key(key: str, section: type[Section], items: list[Item]) -> str:
+    allowed = list(section.model_fields)
+    hint = did_you_mean(key, allowed)
+    if "." in key:
+        hint = "; dotted keys are for the command line, in a file blocks are nested"
+    elif not hint:
+        elsewhere = list(dict.fromkeys(p for p in _key_paths(Config) if p.rpartition(".")[2] == key))
+        hint = f"; did you mean '{elsewhere[0]}'?" if len(elsewhere) == 1 else ""
+    block = items[-2].value if len(items) > 1 else None
+    kind = block["kind"].value if isinstance(block, dict) and "kind" in block else None
+    return f"unknown key{f' for kind {kind}' if kind else ''}; allowed: {', '.join(allowed)}{hint}"
+
+
+def _key_paths(section: type[Section]) -> Iterator[str]:
+    for key, field in section.model_fields.items():
+        yield key
+        for inner in _sections(field.annotation):
+            yield from (f"{key}.{path}" for path in _key_paths(inner))
+
+
+def _allowed(value: object, form: Any) -> str:
+    text = describe(form)
+    if not isinstance(value, str):
+        return text
+    if _bare(form) is bool and value.lower() in ("yes", "no", "on", "off"):
+        return f"{text}; did you mean '{'true' if value.lower() in ('yes', 'on') else 'false'}'?"
+    return text + did_you_mean(value, _choices(form))
+
+
+def _locate(loc: KeyPath) -> _Place:
+    """Follows a pydantic location, which also names the members of unions, through the schema."""
+    path: KeyPath = ()
+    section: type[Section] = Config
+    form: Any = Config
+    for part in loc:
+        bare = _bare(form)
+        if isinstance(bare, type) and issubclass(bare, Section):
+            section = bare
+            path = (*path, part)
+            form = _form(section.model_fields[str(part)]) if part in section.model_fields else None
+        elif get_origin(bare) is tuple and isinstance(part, int):
+            path = (*path, part)
+            form = get_args(bare)[0]
+        elif members := [s for s in _sections(bare) if get_args(s.model_fields["kind"].annotation)[0] == part]:
+            form = members[0]
+        else:
+            break
+    return _Place(path, form, section)
+
+
+def _form(field: FieldInfo) -> Any:
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+def _members(form: Any) -> tuple[Any, ...]:
+    return get_args(form) if get_origin(form) in (Union, UnionType) else (form,)
+
+
+def _is_union(form: Any) -> bool:
+    """Whether values of different types are allowed; pydantic then reports a problem with each of them."""
+    return len(_members(_bare(form))) > 1 and not _sections(_bare(form))
+
+
+def _sections(form: Any) -> list[type[Section]]:
+    return [m for m in _members(form) if isinstance(m, type) and issubclass(m, Section)]
+
+
+def _bare(form: Any) -> Any:
+    """The type without its constraints and without ``None`` beside it."""
+    if get_origin(form) is Annotated:
+        return _bare(get_args(form)[0])
+    members = [m for m in _members(form) if m is not NoneType]
+    return _bare(members[0]) if len(members) == 1 and members[0] is not form else form
+
+
+def _choices(form: Any) -> list[str]:
+    if get_origin(form) is Literal:
+        return [v for v in get_args(form) if isinstance(v, str)]
+    if get_origin(form) is Annotated:
+        return _choices(get_args(form)[0])
+    sections = _sections(form)
+    if len(sections) > 1:
+        return [choice for section in sections for choice in _choices(section.model_fields["kind"].annotation)]
+    return [choice for member in _members(form) if member is not form for choice in _choices(member)]
+
+
+def describe(form: Any, constraints: tuple[Any, ...] = (), plural: bool = False) -> str:
+    """A type of the schema in words, such as ``a list of 3 numbers > 0``."""
+    if get_origin(form) is Annotated:
+        inner, *metadata = get_args(form)
+        flat = [c for m in metadata for c in (m.metadata if isinstance(m, FieldInfo) else [m])]
+        return describe(inner, (*constraints, *flat), plural)
+    if get_origin(form) is Literal:
+        return ", ".join(map(str, get_args(form)))
+    if get_origin(form) is tuple:
+        args = get_args(form)
+        count = "" if args[-1] is ... else f"{len(args)} "
+        least = "non-empty " if _bound("min_length", constraints) else ""
+        return f"a {least}list of {count}{describe(args[0], plural=True)}"
+    if form is NoneType:
+        return "null"
+    if form is bool:
+        return "true or false"
+    if form in _NOUNS:
+        least = "non-empty " if _bound("min_length", constraints) else ""
+        article, noun = _NOUNS[form][0].split(" ")
+        words = f"{least}{_NOUNS[form][1]}" if plural else f"{'a' if least else article} {least}{noun}"
+        return words + _range(constraints)
+    members = _members(form)
+    if len(_sections(form)) > 1:
+        return f"a block with kind: {' or '.join(_choices(form))}"
+    if len(members) > 1:
+        return ", or ".join(describe(member) for member in members)
+    return f"blocks with the keys {', '.join(form.model_fields)}" if plural else "a block of keys"
+
+
+def _bound(name: str, constraints: tuple[Any, ...]) -> Any:
+    return next((getattr(c, name) for c in constraints if getattr(c, name, None) is not None), None)
+
+
+def _range(constraints: tuple[Any, ...]) -> str:
+    ge, gt, le, lt, pattern = (_bound(name, constraints) for name in ("ge", "gt", "le", "lt", "pattern"))
+    if ge is not None and le is not None:
+        return f" from {ge} to {le}"
+    bounds = [f"{sign} {value}" for sign, value in ((">=", ge), (">", gt), ("<=", le), ("<", lt)) if value is not None]
+    return (" " + " and ".join(bounds) if bounds else "") + (f" matching {pattern}" if pattern else "")
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a block"
+    if isinstance(value, str):
+        return f"the string {value[:60]!r}"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

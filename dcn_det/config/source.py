@@ -1,0 +1,242 @@
+"""Settings as they were written: values that know where they stand, read from YAML and merged."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Union, get_args, get_origin
+
+import yaml
+
+from dcn_det.config.schema import Section
+from dcn_det.errors import UserError
+
+Scalar = str | int | float | bool | None
+KeyPath = tuple[str | int, ...]
+
+OVERRIDE = "override"
+DEFAULT = "default"
+
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A value and its origin: ``FILE:LINE``, ``override`` or ``default``."""
+
+    value: Scalar | dict[str, Item] | list[Item]
+    origin: str
+
+    def plain(self) -> object:
+        """The value without its origins."""
+        if isinstance(self.value, dict):
+            return {key: item.plain() for key, item in self.value.items()}
+        if isinstance(self.value, list):
+            return [item.plain() for item in self.value]
+        return self.value
+
+    def along(self, path: KeyPath) -> list[Item]:
+        """This item and what lies on ``path`` below it, as far as that exists."""
+        found = [self]
+        for part in path:
+            value = found[-1].value
+            if isinstance(value, dict) and part in value:
+                found.append(value[str(part)])
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                found.append(value[part])
+            else:
+                break
+        return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core types: ``1e-3`` is a number; ``yes``, ``1:30`` and ``2017-01-01`` are strings."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            what = "aliases are not supported: repeat the value, or put it into a file named by 'base'"
+            raise yaml.composer.ComposerError(None, None, what, self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes the strings that ``_Loader`` (or a YAML 1.1 reader) would take for something else."""
+
+
+_FLOAT = (
+    _TAG + "float",
+    re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+.0123456789"),
+)
+_Loader.yaml_implicit_resolvers = {}
+for _resolver in (
+    (_TAG + "null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    (_TAG + "bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    (_TAG + "int", re.compile(r"[-+]?[0-9]+$"), list("-+0123456789")),
+    _FLOAT,
+):
+    _Loader.add_implicit_resolver(*_resolver)
+Dumper.add_implicit_resolver(*_FLOAT)
+
+
+def label(path: Path) -> str:
+    """How messages name a file: relative to the working directory where it lies below that."""
+    full = Path(os.path.normpath(Path.cwd() / path))
+    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
+
+
+def parse(text: str, source: str, *, override: bool = False) -> Item:
+    """Reads one YAML document.
+
+    Args:
+        text: the document; an empty one is null.
+        source: what messages call it: a file, or the override in quotes.
+        override: every value's origin is ``override`` instead of ``source:line``.
+
+    Raises:
+        UserError: not YAML, a key given twice or not a string, or more than plain data (aliases, tags).
+    """
+    reader = _Reader(source, override)
+    try:
+        node = _Loader(text).get_single_node()
+        return reader.read(node, 1) if node else Item(None, reader.origin(1))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = error.problem or error.context or "it ends too early"
+        raise UserError(f"{reader.where(mark.line + 1 if mark else 1)}: not valid YAML: {problem}") from None
+    except yaml.reader.ReaderError as error:
+        where = reader.where(text.count("\n", 0, error.position) + 1)
+        raise UserError(f"{where}: not valid YAML: the character {error.character:#x}") from None
+    except RecursionError:
+        raise UserError(f"{source}: nested too deeply") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Turns the nodes of one document into items."""
+
+    source: str
+    override: bool
+
+    def origin(self, line: int) -> str:
+        return OVERRIDE if self.override else f"{self.source}:{line}"
+
+    def where(self, line: int) -> str:
+        """How a message begins."""
+        return self.source if self.override else f"{self.source}:{line}"
+
+    def read(self, node: yaml.Node, line: int) -> Item:
+        """``line`` is where the value's key stands, so that messages point there."""
+        origin = self.origin(line)
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return Item(self._mapping(node), origin)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return Item([self.read(child, _line(child)) for child in node.value], origin)
+        if isinstance(node, yaml.ScalarNode):
+            return Item(self._scalar(node), origin)
+        raise self._error(node, f"the tag '{node.tag}' is not supported: write plain values")
+
+    def _error(self, node: yaml.Node, message: str) -> UserError:
+        return UserError(f"{self.where(_line(node))}: {message}")
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Item]:
+        items: dict[str, Item] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag != _TAG + "str":
+                raise self._error(key_node, "a key must be a word; put it in quotes if it is meant as one")
+            key = str(key_node.value)
+            if key in items:
+                raise self._error(key_node, f"the key '{key}' is given twice (first: {items[key].origin})")
+            items[key] = self.read(value_node, _line(key_node))
+        return items
+
+    def _scalar(self, node: yaml.ScalarNode) -> Scalar:
+        text = str(node.value)
+        kind = node.tag.removeprefix(_TAG)
+        try:
+            if kind == "str":
+                return text
+            if kind == "null":
+                return None
+            if kind == "bool":
+                return {"true": True, "false": False}[text.lower()]
+            if kind == "int":
+                return int(text)
+            if kind == "float":
+                return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        except (ValueError, KeyError):
+            raise self._error(node, f"'{text[:40]}' cannot be read as {kind}") from None
+        raise self._error(node, f"the tag '{node.tag}' is not supported: write plain values")
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def parse_overrides(overrides: Iterable[str]) -> Item:
+    """Reads ``key=value`` settings, dotted keys and YAML values, into one block; later ones win.
+
+    Raises:
+        UserError: no ``=``, an empty key, or a value that is not YAML.
+    """
+    root = Item({}, OVERRIDE)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise UserError(f"override '{text}': expected key=value, such as train.batch_size=2")
+        item = parse(value, f"override '{text}'", override=True)
+        for part in reversed(parts):
+            item = Item({part: item}, OVERRIDE)
+        root = merge(root, item, None)
+    return root
+
+
+def merge(lower: Item, upper: Item, section: type[Section] | None) -> Item:
+    """Lays ``upper`` over ``lower``: blocks merge by key, everything else is replaced.
+
+    Two rules keep what was replaced from leaking through. Where a block has variants with keys of their own
+    (as ``train.optimizer``), naming another ``kind`` starts it afresh, with the defaults of that kind. Where
+    a block has alternatives (``train.iterations`` or ``train.epochs``), giving one removes the inherited
+    other.
+
+    Args:
+        section: the class that the block will become; None where there is none to consult.
+    """
+    if not isinstance(lower.value, dict) or not isinstance(upper.value, dict):
+        return upper
+    merged = dict(lower.value)
+    for group in section.alternatives if section else ():
+        if any(key in upper.value and upper.value[key].value is not None for key in group):
+            for key in group:
+                merged.pop(key, None)
+    for key, item in upper.value.items():
+        if key in merged and not _restarts(section, key, merged[key], item):
+            item = merge(merged[key], item, _section_at(section, key, merged[key], item))
+        merged[key] = item
+    return Item(merged, upper.origin)
+
+
+def _kind(item: Item) -> Scalar | dict[str, Item] | list[Item]:
+    return item.value["kind"].value if isinstance(item.value, dict) and "kind" in item.value else None
+
+
+def _restarts(section: type[Section] | None, key: str, lower: Item, upper: Item) -> bool:
+    if section is None or not section.variants(key) or _kind(upper) is None:
+        return False
+    return _kind(upper) != (_kind(lower) or section.default_kind(key))
+
+
+def _section_at(section: type[Section] | None, key: str, lower: Item, upper: Item) -> type[Section] | None:
+    """The class of the block ``key`` of ``section`` once ``upper`` lies over ``lower``."""
+    if section is None or key not in section.model_fields:
+        return None
+    if variants := section.variants(key):
+        return variants.get(str(_kind(upper) or _kind(lower) or section.default_kind(key)))
+    annotation = section.model_fields[key].annotation
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((m for m in members if isinstance(m, type) and issubclass(m, Section)), None)

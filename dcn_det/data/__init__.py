@@ -1,0 +1,1 @@
+"""Images and boxes: reading, ordering, transforming and batching them."""

@@ -1,0 +1,112 @@
+"""From settings to data sets and loaders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from dcn_det.config.schema import Data, Resize
+from dcn_det.data.coco import load_coco
+from dcn_det.data.loader import DetectionDataset, Loader
+from dcn_det.data.sample import Progress, holds_sample, make_sample
+from dcn_det.data.sampler import EvalSampler, TrainSampler
+from dcn_det.errors import UserError
+
+
+def build_dataset(
+    data: Data,
+    split: Literal["train", "test"],
+    resize: Resize | None = None,
+    progress: Progress | None = None,
+) -> DetectionDataset:
+    """Opens one split of the data set in the settings; the sample set is first written where absent.
+
+    The policies on empty and bad images are for training; a test split holds every image, and none may be
+    missing.
+
+    Args:
+        data: the settings.
+        split: ``train`` examples carry their objects, ``test`` examples do not.
+        resize: instead of ``data.resize``.
+        progress: told how writing the sample set advances.
+
+    Raises:
+        UserError: files are missing or malformed; the message names the file and, for paths, the setting.
+    """
+    root = Path(data.root)
+    if data.kind == "sample" and not holds_sample(root):
+        make_sample(root, progress=progress)
+    if not root.is_dir():
+        raise UserError(f"data.root: folder {root} does not exist; datasets/README.md says what goes where")
+    part = data.train if split == "train" else data.test
+    if not (root / part.annotations).is_file():
+        raise UserError(f"data.{split}.annotations: no file {root / part.annotations} (data.root is {root})")
+    if not (root / part.images).is_dir():
+        raise UserError(f"data.{split}.images: no folder {root / part.images} (data.root is {root})")
+    training = split == "train"
+    index = load_coco(
+        root / part.annotations,
+        root / part.images,
+        classes=data.classes,
+        empty_images=data.empty_images if training else "keep",
+        bad_images=data.bad_images if training else "error",
+        labelled=training,
+    )
+    resize = resize or data.resize
+    return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=training)
+
+
+def build_train_loader(
+    dataset: DetectionDataset,
+    data: Data,
+    batch_size: int,
+    seed: int,
+    world_size: int = 1,
+    rank: int = 0,
+    start_iteration: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """Endless training batches of this process from ``start_iteration`` on.
+
+    Args:
+        dataset: the training split.
+        data: the settings.
+        batch_size: images per process and step.
+        seed: of the run.
+        world_size, rank: number of processes and which this is.
+        start_iteration: optimizer steps already made.
+        pin_memory: see ``Loader``.
+    """
+    sampler = TrainSampler(
+        dataset.index.image_ids,
+        dataset.index.landscape,
+        batch_size,
+        seed,
+        flip=data.flip,
+        aspect_grouping=data.aspect_grouping,
+        world_size=world_size,
+        rank=rank,
+        start_iteration=start_iteration,
+    )
+    return Loader(dataset, sampler, data.workers, pin_memory)
+
+
+def build_eval_loader(
+    dataset: DetectionDataset,
+    data: Data,
+    batch_size: int,
+    world_size: int = 1,
+    rank: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """Every image of the split once over all processes.
+
+    Args:
+        dataset: the test split.
+        data: the settings.
+        batch_size: images per process and step.
+        world_size, rank: number of processes and which this is.
+        pin_memory: see ``Loader``.
+    """
+    sampler = EvalSampler(len(dataset), batch_size, world_size, rank)
+    return Loader(dataset, sampler, data.workers, pin_memory)

@@ -1,0 +1,223 @@
+"""The list of images and boxes behind a data set, packed into a few arrays.
+
+However many objects there are, an index is about ten tensors: worker processes share them instead of copying
+hundreds of thousands of Python objects, whose reference counts would touch, and so duplicate, every page.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcn_det.data.transforms import is_readable
+from dcn_det.errors import UserError
+from dcn_det.structures import Category
+
+_NAMED = 5
+"""Offenders named in a message."""
+
+_TOLERANCE = 0.01
+"""Pixels that mean nothing, such as the last decimals of a file. A shorter side is none, so that no box
+loses its area to float32 when scaled or mirrored; a box that exceeds its image by less is not counted as
+clipped.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DatasetIndex:
+    """Images, in ascending order of id, and their annotated objects.
+
+    Attributes:
+        source: the annotation file.
+        folder: where the images are.
+        categories: by label.
+        image_ids: int64 (N,).
+        sizes: int32 (N, 2), height and width in pixels.
+        boxes: float32 (M, 4), half-open xyxy in pixels, inside their image, grouped by image.
+        labels: int64 (M,), indices into ``categories``.
+        crowd: bool (M,), boxes that cover a group and are no training targets.
+        offsets: int64 (N + 1,); the objects of image ``i`` are ``offsets[i]`` to ``offsets[i + 1]``.
+        name_bytes: uint8, all file names in UTF-8, one after the other.
+        name_offsets: int64 (N + 1,), as ``offsets``.
+        report: one line saying what was kept and what was left out.
+    """
+
+    source: Path
+    folder: Path
+    categories: tuple[Category, ...]
+    image_ids: Tensor
+    sizes: Tensor
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    offsets: Tensor
+    name_bytes: Tensor
+    name_offsets: Tensor
+    report: str
+
+    def __len__(self) -> int:
+        return self.image_ids.shape[0]
+
+    def file_name(self, i: int) -> str:
+        """Path of image ``i`` relative to ``folder``."""
+        start, stop = self.name_offsets[i : i + 2].tolist()
+        return self.name_bytes[start:stop].numpy().tobytes().decode()
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of image ``i`` as annotated, pixels."""
+        height, width = self.sizes[i].tolist()
+        return height, width
+
+    def targets(self, i: int) -> tuple[Tensor, Tensor]:
+        """Boxes (n, 4) and labels (n,) of image ``i`` without the crowds; copies."""
+        start, stop = self.offsets[i : i + 2].tolist()
+        wanted = ~self.crowd[start:stop]
+        return self.boxes[start:stop][wanted], self.labels[start:stop][wanted]
+
+    @property
+    def landscape(self) -> Tensor:
+        """bool (N,), images at least as wide as high."""
+        return self.sizes[:, 1] >= self.sizes[:, 0]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a reader of some annotation format found, before any policy.
+
+    Attributes:
+        image_ids: int64 (N,), unique.
+        names: N file names relative to the image folder.
+        sizes: int64 (N, 2), height and width.
+        owners: int64 (M,), row of the image each object is in.
+        boxes: float64 (M, 4), half-open xyxy; may be degenerate, infinite or partly outside.
+        labels: int64 (M,).
+        crowd: bool (M,).
+    """
+
+    image_ids: NDArray[np.int64]
+    names: list[str]
+    sizes: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+
+def build_index(
+    records: Records,
+    source: Path,
+    folder: Path,
+    categories: tuple[Category, ...],
+    empty_images: Literal["keep", "skip"] = "keep",
+    bad_images: Literal["error", "skip"] = "error",
+) -> DatasetIndex:
+    """Applies the policies on boxes and images, counts what they do, and packs the rest.
+
+    Boxes are clipped to their image; those that are not finite or have no area are left out.
+
+    Args:
+        records: what the annotation file says.
+        source: the annotation file, for messages.
+        folder: where the images are.
+        categories: by label.
+        empty_images: whether to keep images without a box that is neither crowd nor left out.
+        bad_images: ``error`` refuses missing files, found by listing the folder; ``skip`` leaves out missing
+            files and, having decoded every image once, unreadable ones.
+
+    Raises:
+        UserError: the folder is missing; files are missing and ``bad_images`` is ``error``; no image is left.
+    """
+    limits = records.sizes[records.owners][:, [1, 0, 1, 0]].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        clipped = np.clip(records.boxes, 0, limits)
+        beyond = np.abs(clipped - records.boxes).max(axis=1) > _TOLERANCE
+        sides = (clipped[:, 2:] - clipped[:, :2]).min(axis=1)
+        usable = np.isfinite(records.boxes).all(axis=1) & (sides >= _TOLERANCE)
+    rows = np.flatnonzero(usable)
+    targets = np.bincount(
+        records.owners[rows], weights=~records.crowd[rows], minlength=len(records.image_ids)
+    )
+
+    bad = _bad_files(folder, records.names, bad_images)
+    empty = (targets == 0) & ~bad
+    kept: NDArray[np.bool_] = ~bad if empty_images == "keep" else ~bad & ~empty
+    if not kept.any():
+        raise UserError(
+            f"no image is left of {len(kept)} in {source}: {bad.sum()} missing or unreadable, "
+            f"{empty.sum()} without boxes (empty_images: {empty_images})"
+        )
+    order = np.flatnonzero(kept)
+    order = order[np.argsort(records.image_ids[order], kind="stable")]
+    place = np.full(len(kept), -1, dtype=np.int64)
+    place[order] = np.arange(len(order))
+    rows = rows[kept[records.owners[rows]]]
+    rows = rows[np.argsort(place[records.owners[rows]], kind="stable")]
+    names = [records.names[i].encode() for i in order]
+
+    notes = [
+        ("crowd boxes, not trained on", int(records.crowd[rows].sum())),
+        ("boxes without area, left out", int((~usable).sum())),
+        ("boxes clipped to their image", int(beyond[rows].sum())),
+        ("images without boxes, " + ("kept" if empty_images == "keep" else "left out"), int(empty.sum())),
+        ("images missing or unreadable, left out", int(bad.sum())),
+    ]
+    report = f"{source}: {len(order)} of {len(kept)} images, {len(rows)} boxes, {len(categories)} classes"
+    return DatasetIndex(
+        source=source,
+        folder=folder,
+        categories=categories,
+        image_ids=torch.from_numpy(records.image_ids[order]),
+        sizes=torch.from_numpy(records.sizes[order].astype(np.int32)),
+        boxes=torch.from_numpy(clipped[rows].astype(np.float32)),
+        labels=torch.from_numpy(records.labels[rows]),
+        crowd=torch.from_numpy(records.crowd[rows]),
+        offsets=_offsets(np.bincount(place[records.owners[rows]], minlength=len(order))),
+        name_bytes=torch.from_numpy(np.frombuffer(b"".join(names), dtype=np.uint8).copy()),
+        name_offsets=_offsets(np.array([len(name) for name in names])),
+        report="; ".join([report, *(f"{what}: {count}" for what, count in notes if count)]),
+    )
+
+
+def _offsets(counts: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def _bad_files(folder: Path, names: list[str], policy: Literal["error", "skip"]) -> NDArray[np.bool_]:
+    """Marks the files that are missing and, when skipping, those that cannot be decoded."""
+    if not folder.is_dir():
+        raise UserError(f"image folder {folder} does not exist")
+    # Listing each folder once is far quicker than asking for every file, above all over a network.
+    listings: dict[str, frozenset[str]] = {}
+    bad = np.zeros(len(names), dtype=np.bool_)
+    for row, name in enumerate(names):
+        inner, _, file = name.rpartition("/")
+        if inner not in listings:
+            found = os.scandir(folder / inner) if (folder / inner).is_dir() else ()
+            listings[inner] = frozenset(entry.name for entry in found)
+        bad[row] = file not in listings[inner]
+    if policy == "error":
+        if bad.any():
+            missing = [names[i] for i in np.flatnonzero(bad)]
+            raise UserError(
+                f"{len(missing)} of {len(names)} images are missing from {folder}: {first_few(missing)}; "
+                "when training, data.bad_images=skip leaves them out"
+            )
+        return bad
+    present = np.flatnonzero(~bad)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bad[present] = [not good for good in pool.map(lambda i: is_readable(folder / names[i]), present)]
+    return bad
+
+
+def first_few(items: list[str]) -> str:
+    """Joins the first few of ``items`` and says how many more there are."""
+    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return ", ".join(items[:_NAMED]) + more

@@ -1,0 +1,198 @@
+"""The embedded data set: real handwritten digits over real photographs, with tight boxes, in COCO format.
+
+It is composed offline from what scikit-learn carries: 1,797 digits of 8x8 pixels, two photographs of 640x427.
+Training, testing and every tool can so be tried, and regressions caught, without a download. Training and
+validation share neither a digit nor a pixel of photograph.
+
+    python -m dcn_det.data.sample datasets/sample
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dcn_det.data.compose import CLASSES, IMAGE_SIZE, Material, compose, load_material
+from dcn_det.errors import UserError
+
+VERSION = 1
+"""Goes up when the pixels or annotations of a given seed change; sets of another version are written anew."""
+
+TRAIN_IMAGES = 1500
+VAL_IMAGES = 200
+DEFAULT_ROOT = "datasets/sample"
+
+_JPEG_QUALITY = 92
+_VAL_ID_OFFSET = 100_000
+
+Progress = Callable[[int, int], None]
+"""Called with (images written, images in all)."""
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What a written set was made with; kept in ``sample.json``."""
+
+    version: int
+    seed: int
+    train_images: int
+    val_images: int
+
+
+def make_sample(
+    root: str | Path = DEFAULT_ROOT,
+    train_images: int = TRAIN_IMAGES,
+    val_images: int = VAL_IMAGES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes the sample data set unless ``root`` already holds it.
+
+    Every image is a pure function of (seed, split, number), so files are the same byte for byte between runs
+    with the same versions of NumPy and OpenCV. The set appears under ``root`` complete or not at all: it is
+    written to a sibling folder and renamed, which also makes concurrent callers harmless.
+
+    Args:
+        root: folder to hold ``train/``, ``val/``, ``annotations/{train,val}.json`` and ``sample.json``.
+        train_images: number of training images.
+        val_images: number of validation images.
+        seed: drives every random choice.
+        progress: called after each image.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        UserError: scikit-learn or Pillow is not installed, or ``root`` holds something else.
+    """
+    root = Path(root)
+    stamp = _Stamp(VERSION, seed, train_images, val_images)
+    if _read_stamp(root) == stamp:
+        return root
+    if root.exists() and _read_stamp(root) is None and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root} exists and is not a sample data set; give an empty or a new folder")
+
+    materials = load_material()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    staging = root.parent / f".{root.name}-{uuid.uuid4().hex}"
+    try:
+        done = 0
+
+        def count_one() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, train_images + val_images)
+
+        _write_split(staging, "train", materials[0], train_images, (seed, 0), 0, count_one)
+        _write_split(staging, "val", materials[1], val_images, (seed, 1), _VAL_ID_OFFSET, count_one)
+        (staging / "sample.json").write_text(json.dumps(asdict(stamp)) + "\n", encoding="utf-8")
+        _publish(staging, root, stamp)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return root
+
+
+def holds_sample(root: str | Path) -> bool:
+    """Whether ``root`` holds a complete sample set of this version, of whatever size and seed."""
+    stamp = _read_stamp(Path(root))
+    return stamp is not None and stamp.version == VERSION
+
+
+def _read_stamp(root: Path) -> _Stamp | None:
+    try:
+        return _Stamp(**json.loads((root / "sample.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _publish(staging: Path, root: Path, stamp: _Stamp) -> None:
+    """Renames ``staging`` to ``root`` over an outdated set; keeps the set of a faster concurrent writer."""
+    if root.exists() and _read_stamp(root) != stamp:
+        outdated = root.parent / f".{root.name}-{uuid.uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):  # a concurrent writer has just done the same
+            root.rename(outdated)
+        shutil.rmtree(outdated, ignore_errors=True)
+    try:
+        staging.rename(root)
+    except OSError:
+        if _read_stamp(root) != stamp:
+            raise
+
+
+def _write_split(
+    root: Path,
+    split: str,
+    material: Material,
+    count: int,
+    seed: tuple[int, int],
+    id_offset: int,
+    count_one: Callable[[], None],
+) -> None:
+    """Writes the images of one split and its annotation file; image ``n`` depends on (seed, n) alone."""
+    (root / split).mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(count):
+        canvas, boxes, labels = compose(material, np.random.default_rng([*seed, number]))
+        name = f"{number:06d}.jpg"
+        ok, jpeg = cv2.imencode(
+            ".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+        )
+        assert ok
+        (root / split / name).write_bytes(jpeg.tobytes())
+        image_id = id_offset + number + 1
+        images.append({"id": image_id, "file_name": name, "width": IMAGE_SIZE, "height": IMAGE_SIZE})
+        for (x1, y1, x2, y2), label in zip(boxes, labels):
+            annotations.append(
+                {
+                    "id": id_offset + len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": label + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                }
+            )
+        count_one()
+    categories = [
+        {"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)
+    ]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"{split}.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Writes the set from the command line."""
+    parser = argparse.ArgumentParser(description="Write the sample data set of digits over photographs.")
+    parser.add_argument(
+        "root", nargs="?", default=DEFAULT_ROOT, help="folder to write (default: %(default)s)"
+    )
+    parser.add_argument("--train-images", type=int, default=TRAIN_IMAGES)
+    parser.add_argument("--val-images", type=int, default=VAL_IMAGES)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    def show(done: int, total: int) -> None:
+        if done % 100 == 0 or done == total:
+            print(f"{done}/{total} images", flush=True)
+
+    try:
+        print(make_sample(args.root, args.train_images, args.val_images, args.seed, show))
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Which images make up which batch: pure functions of seed, epoch and position.
+
+Nothing is carried along, so any iteration can be reached without replaying those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Sampler
+
+_MASK = (1 << 64) - 1
+# What a hash is for is hashed in as well: the order of an epoch, a coin and a seed must not be correlated.
+_ORDER, _BATCHES, _COIN, _IMAGE = range(4)
+
+
+class Draw(NamedTuple):
+    """One image of a batch: position in the index, mirrored or not, seed of every random choice for it."""
+
+    image: int
+    flipped: bool
+    seed: int
+
+
+def mix(*parts: int) -> int:
+    """Hashes integers to 63 bits, the same everywhere and always (splitmix64, Steele et al. 2014)."""
+    state = 0
+    for part in parts:
+        state = (state + 0x9E3779B97F4A7C15 + (part & _MASK)) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def permutation(length: int, *seed: int) -> NDArray[np.int64]:
+    """Shuffles ``range(length)``; unlike NumPy's generators, the same in every release.
+
+    Args:
+        length: number of elements.
+        seed: integers the order is a pure function of.
+
+    Returns:
+        int64 (length,).
+    """
+    state = np.arange(1, length + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(mix(*seed))
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(state ^ (state >> np.uint64(31)), kind="stable")
+
+
+def epoch_batches(
+    landscape: NDArray[np.bool_], batch: int, aspect_grouping: bool, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Orders one epoch.
+
+    All entries are shuffled and the last ``entries % batch`` are left out of this epoch (others in the next);
+    the authors' loader drops an incomplete batch likewise. Fewer entries than ``batch`` are repeated to fill
+    one. With grouping, a batch is all landscape or all portrait, but for at most one mixed batch, in which
+    landscape comes first.
+
+    Args:
+        landscape: bool (E,), per entry.
+        batch: entries per global batch.
+        aspect_grouping: whether to group.
+        seed, epoch: what the order is a pure function of.
+
+    Returns:
+        int64 (iterations, batch), entries in 0..E-1.
+    """
+    order = permutation(len(landscape), seed, epoch, _ORDER)
+    if len(order) < batch:
+        return np.resize(order, (1, batch))
+    order = order[: len(order) // batch * batch]
+    if aspect_grouping:
+        groups = order[landscape[order]], order[~landscape[order]]
+        whole = [group[: len(group) // batch * batch] for group in groups]
+        rest = [group[len(kept) :] for group, kept in zip(groups, whole)]
+        order = np.concatenate([*whole, *rest])
+    batches = order.reshape(-1, batch)
+    return batches[permutation(len(batches), seed, epoch, _BATCHES)]
+
+
+class TrainSampler(Sampler[list[Draw]]):
+    """Endless batches of this process, from any iteration on.
+
+    Every process takes its slice of the same global batches, so that how a global batch is divided changes
+    neither its images nor their order.
+
+    Args:
+        image_ids: int64 (N,).
+        landscape: bool (N,).
+        batch_size: images per process.
+        seed: of the run.
+        flip: ``double`` lists every image twice an epoch, mirrored the second time; ``random`` tosses a coin
+            per image and epoch; ``none``.
+        aspect_grouping: see ``epoch_batches``.
+        world_size, rank: number of processes and which this is.
+        start_iteration: number of batches already taken.
+    """
+
+    def __init__(
+        self,
+        image_ids: Tensor,
+        landscape: Tensor,
+        batch_size: int,
+        seed: int,
+        flip: Literal["double", "random", "none"] = "double",
+        aspect_grouping: bool = True,
+        world_size: int = 1,
+        rank: int = 0,
+        start_iteration: int = 0,
+    ) -> None:
+        assert len(image_ids) == len(landscape) > 0 and batch_size > 0 and 0 <= rank < world_size
+        self.image_ids = image_ids
+        self.landscape = landscape.numpy()
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flip = flip
+        self.aspect_grouping = aspect_grouping
+        self.world_size = world_size
+        self.rank = rank
+        self.start_iteration = start_iteration
+
+    @property
+    def epoch_length(self) -> int:
+        """Iterations of one pass over the list (twice the images when ``flip`` is ``double``)."""
+        copies = 2 if self.flip == "double" else 1
+        return max(copies * len(self.image_ids) // (self.batch_size * self.world_size), 1)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, position = divmod(self.start_iteration, self.epoch_length)
+        while True:
+            for batch in self._epoch(epoch)[position:]:
+                yield [self._draw(int(entry), epoch) for entry in batch]
+            epoch, position = epoch + 1, 0
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        copies = 2 if self.flip == "double" else 1
+        batches = epoch_batches(
+            np.tile(self.landscape, copies),
+            self.batch_size * self.world_size,
+            self.aspect_grouping,
+            self.seed,
+            epoch,
+        )
+        return batches[:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+
+    def _draw(self, entry: int, epoch: int) -> Draw:
+        copy, index = divmod(entry, len(self.image_ids))
+        image_id = int(self.image_ids[index])
+        flipped = copy == 1
+        if self.flip == "random":
+            flipped = bool(mix(self.seed, epoch, image_id, _COIN) & 1)
+        return Draw(index, flipped, mix(self.seed, epoch, image_id, copy, _IMAGE))
+
+
+class EvalSampler(Sampler[list[Draw]]):
+    """Every image once, in order; each process takes a run of neighbours, and none is added to even them out.
+
+    Args:
+        length: number of images.
+        batch_size: images per process and batch; the last batch may be smaller.
+        world_size, rank: number of processes and which this is.
+    """
+
+    def __init__(self, length: int, batch_size: int, world_size: int = 1, rank: int = 0) -> None:
+        assert length >= 0 and batch_size > 0 and 0 <= rank < world_size
+        self.batch_size = batch_size
+        self.indices = range(length * rank // world_size, length * (rank + 1) // world_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [Draw(i, False, 0) for i in self.indices[start : start + self.batch_size]]

@@ -1,0 +1,171 @@
+"""``python -m dcn_det.env``: what a bug report needs to say about the machine and the installation.
+
+Nothing that is missing or broken stops the report: it becomes a line of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dcn_det
+from dcn_det.cli.run import run
+
+PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "numpy": "numpy",
+    "opencv": "cv2",
+    "pycocotools": "pycocotools",
+    "pydantic": "pydantic",
+    "pyyaml": "yaml",
+    "tensorboard": "tensorboard",
+}
+"""What is shown, and the module it is imported as."""
+VARIABLES = (
+    "DCN_DET_TIER",
+    "DCN_DET_CUDA",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "TORCH_CUDA_ARCH_LIST",
+    "OMP_NUM_THREADS",
+    "CXX",
+)
+Lines = Iterator[tuple[str, str]]
+
+
+def report() -> str:
+    """The report, one ``what  value`` a line."""
+    lines: list[tuple[str, str]] = []
+    for part in (_versions, _machine, _cuda, _compilers, _variables, _operators):
+        lines += _guarded(part)
+    width = max(len(what) for what, _ in lines)
+    return "\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    argparse.ArgumentParser(prog="python -m dcn_det.env", description=__doc__).parse_args(argv)
+    print(report())
+    return 0
+
+
+def _guarded(part: Callable[[], Lines]) -> Lines:
+    try:
+        yield from part()
+    except Exception as error:  # whatever is broken, the rest of the report is wanted
+        yield part.__name__.strip("_"), f"not available: {_reason(error)}"
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _versions() -> Lines:
+    yield "dcn_det", f"{dcn_det.__version__} in {Path(dcn_det.__file__).parent}"
+    yield "python", f"{platform.python_version()} at {sys.executable}"
+    for name, module in PACKAGES.items():
+        yield name, _version(module)
+
+
+def _version(module: str) -> str:
+    try:
+        found = importlib.import_module(module)
+        return str(getattr(found, "__version__", None) or importlib.metadata.version(module))
+    except Exception as error:  # a broken installation raises anything
+        return f"cannot be imported: {_reason(error)}"
+
+
+def _machine() -> Lines:
+    yield "platform", platform.platform()
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield "cpu", f"{model}, {usable} of {os.cpu_count()} cores usable"
+    import torch
+
+    yield "torch threads", f"{torch.get_num_threads()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _cuda() -> Lines:
+    import torch
+
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    yield "cuda", f"torch built for {torch.version.cuda or 'no CUDA'}, driver {driver or 'not found'}"
+    if not torch.cuda.is_available():
+        yield "cuda devices", f"none usable: {_cuda_refusal()}"
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = device.total_memory / 2**30
+        yield f"cuda:{index}", f"{device.name}, {memory:.1f} GiB, capability {device.major}.{device.minor}"
+
+
+def _cuda_refusal() -> str:
+    """Why torch cannot use a CUDA device."""
+    import torch
+
+    try:
+        torch.cuda.init()
+    except Exception as error:  # torch raises AssertionError or RuntimeError
+        return _reason(error)
+    return "no device is visible"
+
+
+def _compilers() -> Lines:
+    compiler = os.environ.get("CXX") or next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), "c++")
+    yield "c++ compiler", _output(compiler, "--version") or f"not found ({compiler})"
+    homes = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
+    candidates = [str(Path(home) / "bin" / "nvcc") for home in homes if home]
+    nvcc = next((path for path in [*candidates, "nvcc"] if shutil.which(path)), None)
+    release = _output(nvcc, "--version", containing="release") if nvcc else ""
+    yield "nvcc", f"{release} at {nvcc}" if release else "not found"
+
+
+def _output(command: str, *args: str, containing: str = "") -> str:
+    """The first line that a command prints and that contains the text; empty when it cannot be run."""
+    try:
+        done = subprocess.run([*command.split(), *args], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    if done.returncode != 0:
+        return ""
+    return next((line.strip() for line in done.stdout.splitlines() if line.strip() and containing in line), "")
+
+
+def _variables() -> Lines:
+    for name in VARIABLES:
+        if name in os.environ:
+            yield name, os.environ[name]
+
+
+def _operators() -> Lines:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the states below say the same
+        from dcn_det.ops import library
+        from dcn_det.ops.schemas import SCHEMAS
+    for device, state in library.status().items():
+        yield (
+            f"{device} operators",
+            f"loaded from {state.path}" if state.loaded else f"not loaded: {state.reason}",
+        )
+    for name in SCHEMAS:
+        tiers = (f"{device}: {library.tier(name, device)}" for device in library.status())
+        yield name, ", ".join(tiers)
+
+
+if __name__ == "__main__":
+    run(main)

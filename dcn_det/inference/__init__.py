@@ -1,0 +1,1 @@
+"""From a trained detector to detections in the pixels of the original image."""

@@ -1,0 +1,80 @@
+"""The convolutions that backbones are made of, plain, dilated or deformable; all without bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from dcn_det.ops import DeformConv2d
+
+Conv3x3 = Callable[[int, int, int, int], nn.Module]
+"""Makes a 3x3 convolution from its input channels, output channels, stride and dilation."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeformableBlocks:
+    """Which blocks are deformable and how.
+
+    Attributes:
+        names: blocks, as the backbone spells them. In a basic block the second 3x3 convolution
+            deforms.
+        modulated: learn a modulation mask as well (DCN v2).
+        offset_groups: sets of offsets, each for an equal share of the channels.
+        offset_dilation: of the 3x3 convolution that predicts the offsets; ``None`` takes that of the
+            deformable one, as the paper says.
+        border: ``zeros`` or ``dcn_v1``, see :func:`dcn_det.ops.deform_conv2d`.
+        lr_mult: learning-rate multiplier of the convolutions that predict the offsets.
+    """
+
+    names: tuple[str, ...] = ()
+    modulated: bool = False
+    offset_groups: int = 4
+    offset_dilation: int | None = None
+    border: Literal["zeros", "dcn_v1"] = "zeros"
+    lr_mult: float = 1.0
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size, but for the stride, from He's normal initialisation (fan out)."""
+    padding = dilation * (kernel // 2)
+    layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def plain3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
+    """:func:`conv` with a kernel of 3."""
+    return conv(in_channels, out_channels, 3, stride, dilation)
+
+
+def deformable3x3(
+    deform: DeformableBlocks, in_channels: int, out_channels: int, stride: int, dilation: int
+) -> DeformConv2d:
+    """Like :func:`plain3x3`, which it equals (unless modulated) as long as its offsets are zero, as at the
+    start."""
+    layer = DeformConv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        stride=stride,
+        padding=dilation,
+        dilation=dilation,
+        bias=False,
+        offset_groups=deform.offset_groups,
+        modulated=deform.modulated,
+        border=deform.border,
+        offset_dilation=deform.offset_dilation,
+    )
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def offset_lr_multipliers(backbone: nn.Module, multiplier: float) -> dict[str, float]:
+    """The same multiplier for every parameter that predicts offsets, by name; none when it is 1."""
+    if multiplier == 1:
+        return {}
+    layers = [name for name, module in backbone.named_modules() if isinstance(module, DeformConv2d)]
+    return {f"{layer}.offset.{parameter}": multiplier for layer in layers for parameter in ("weight", "bias")}

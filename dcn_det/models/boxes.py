@@ -1,0 +1,113 @@
+"""Arithmetic on half-open boxes: coding, clipping, overlap, and the step to the RoI operators' convention.
+
+The authors' released code counts a box's last pixel as inside (``width = x2 - x1 + 1``). Adding 1 to ``x2``
+and ``y2`` turns such a box into the half-open form used here, and every formula below then gives the same
+numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Stds = tuple[float, float, float, float]
+
+# exp(32) times any anchor is far larger than any image and far smaller than the largest float32.
+MAX_LOG_SCALE = 32.0
+
+
+def encode(references: Tensor, boxes: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Expresses boxes relative to reference boxes (Girshick et al., CVPR 2014, appendix C).
+
+    Args:
+        references: (..., 4) half-open pixels, of positive size.
+        boxes: (..., 4) likewise.
+        stds: the result is divided by these.
+
+    Returns:
+        (..., 4) ``dx, dy, dw, dh``: shift of the centre in reference sizes, logarithm of the size ratio.
+    """
+    ref_size = references[..., 2:] - references[..., :2]
+    ref_centre = references[..., :2] + 0.5 * ref_size
+    size = boxes[..., 2:] - boxes[..., :2]
+    centre = boxes[..., :2] + 0.5 * size
+    deltas = torch.cat([(centre - ref_centre) / ref_size, torch.log(size / ref_size)], dim=-1)
+    return deltas / deltas.new_tensor(stds)
+
+
+def decode(references: Tensor, deltas: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Inverse of :func:`encode`.
+
+    Sizes are not limited as many code bases do: the authors' code does not, and the boxes are clipped next.
+    Only ``dw`` and ``dh`` beyond 32, where the exponential would become infinite, are cut to it; after
+    clipping to an image that changes nothing.
+
+    Args:
+        references: (..., 4) half-open pixels; broadcast against ``deltas``.
+        deltas: (..., 4) as returned by :func:`encode` with the same ``stds``.
+
+    Returns:
+        (..., 4) half-open pixels, of positive size.
+    """
+    deltas = deltas * deltas.new_tensor(stds)
+    ref_size = references[..., 2:] - references[..., :2]
+    ref_centre = references[..., :2] + 0.5 * ref_size
+    centre = ref_centre + deltas[..., :2] * ref_size
+    half = 0.5 * ref_size * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE))
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Moves every corner into the image.
+
+    As in the authors' code the corner *pixels* are clipped, so a box wholly outside becomes a box of at least
+    one pixel at the border: ``x1`` lies in [0, width - 1] and ``x2`` in [1, width].
+
+    Args:
+        boxes: (..., 4) half-open pixels.
+        height, width: of the image, in pixels.
+    """
+    low = boxes.new_tensor([0, 0, 1, 1])
+    high = boxes.new_tensor([width - 1, height - 1, width, height])
+    return torch.minimum(torch.maximum(boxes, low), high)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """(..., 4) half-open boxes -> (...) areas in square pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _overlap(a: Tensor, b: Tensor) -> Tensor:
+    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = size[..., 0] * size[..., 1]
+    union = area(a) + area(b) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of all pairs: (N, 4) and (M, 4) half-open -> (N, M); 0 for empty boxes."""
+    return _overlap(a[:, None], b[None])
+
+
+def iou_pairs(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of corresponding boxes: (..., 4) and (..., 4) half-open -> (...)."""
+    return _overlap(a, b)
+
+
+def to_rois(boxes: Sequence[Tensor]) -> Tensor:
+    """Joins the boxes of a batch into the RoI operators' input.
+
+    Args:
+        boxes: for each image (R_i, 4) half-open pixels.
+
+    Returns:
+        (sum R_i, 5): index of the image, then x1, y1, x2, y2 with *inclusive* corners, the operators'
+        convention.
+    """
+    rows = []
+    for index, image_boxes in enumerate(boxes):
+        corners = image_boxes - image_boxes.new_tensor([0, 0, 1, 1])
+        rows.append(torch.cat([corners.new_full((len(corners), 1), index), corners], dim=1))
+    return torch.cat(rows)

@@ -1,0 +1,211 @@
+"""From settings to a model: the only file here that reads them.
+
+A new backbone or detector is one more module and one more line in :data:`BACKBONES` or :data:`DETECTORS`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+from dcn_det.config import schema
+from dcn_det.errors import UserError, did_you_mean
+from dcn_det.models.anchors import cell_anchors
+from dcn_det.models.backbones.convolution import DeformableBlocks
+from dcn_det.models.backbones.resnet import BASIC, DEPTHS, ResNet, stage_block_names
+from dcn_det.models.detector import Backbone, Head, TwoStageDetector
+from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
+from dcn_det.models.preprocess import Preprocess
+from dcn_det.models.rpn import RPN, AnchorSampling, ProposalSelection
+from dcn_det.models.targets import RoISampler
+from dcn_det.weights import torchvision as torchvision_weights
+from dcn_det.weights.files import load_into, read_state_dict
+
+
+def build_detector(
+    model: schema.Model, num_classes: int, test: schema.Test, *, load_backbone_weights: bool = True
+) -> TwoStageDetector:
+    """Builds the detector that the settings describe, on the CPU.
+
+    Args:
+        model: its settings.
+        num_classes: without background.
+        test: settings of testing, for what the detector returns in evaluation mode.
+        load_backbone_weights: ``False`` when a checkpoint of the whole model follows.
+
+    Raises:
+        UserError: the settings contradict each other, or the weights cannot be had.
+    """
+    return DETECTORS[model.kind](model, num_classes, test, load_backbone_weights)
+
+
+def _faster_rcnn(
+    model: schema.Model, num_classes: int, test: schema.Test, load_weights: bool
+) -> TwoStageDetector:
+    backbone = BACKBONES[model.backbone.kind](model.backbone, load_weights)
+    settings = model.head
+    head = FasterRCNNHead(
+        backbone.channels["res5"],
+        num_classes,
+        backbone.strides["res5"],
+        channels=settings.channels,
+        pooling=settings.pooling,
+        pooled_size=settings.pooled_size,
+        samples_per_bin=settings.samples_per_bin,
+        offset_std=settings.offset_std,
+        offset_lr_mult=settings.offset_lr_mult,
+        hidden=settings.hidden,
+        class_agnostic=settings.class_agnostic,
+        sampler=RoISampler(
+            batch=settings.batch_per_image,
+            positive_fraction=settings.positive_fraction,
+            positive_iou=settings.positive_iou,
+            negative_iou=settings.negative_iou,
+        ),
+        box_stds=settings.box_stds,
+        sigma=settings.sigma,
+        loss_weight=settings.loss_weight,
+        hidden_init=settings.hidden_init,
+    )
+    return _two_stage(model, backbone, head, test)
+
+
+def _two_stage(model: schema.Model, backbone: Backbone, head: Head, test: schema.Test) -> TwoStageDetector:
+    preprocess = model.backbone.preprocess
+    return TwoStageDetector(
+        Preprocess(preprocess.channel_order, preprocess.mean, preprocess.std),
+        backbone,
+        _rpn(model.rpn, backbone.channels["res4"], backbone.strides["res4"]),
+        head,
+        score_threshold=test.score_threshold,
+        nms_iou=test.nms_iou,
+        max_detections=test.max_detections,
+    )
+
+
+def _rpn(settings: schema.RPN, in_channels: int, stride: int) -> RPN:
+    anchors = settings.anchors
+    return RPN(
+        in_channels,
+        cell_anchors(anchors.base_size, anchors.ratios, anchors.scales),
+        stride,
+        channels=settings.channels,
+        sampling=AnchorSampling(
+            positive_iou=settings.positive_iou,
+            negative_iou=settings.negative_iou,
+            batch=settings.batch_per_image,
+            positive_fraction=settings.positive_fraction,
+        ),
+        selection=ProposalSelection(
+            pre_nms=settings.pre_nms,
+            nms_iou=settings.nms_iou,
+            post_nms=settings.post_nms,
+            min_size=settings.min_size,
+        ),
+        sigma=settings.sigma,
+        loss_weight=settings.loss_weight,
+    )
+
+
+def _resnet(settings: schema.Backbone, load_weights: bool) -> ResNet:
+    _check_resnet(settings)
+    deform = settings.deform
+    backbone = ResNet(
+        settings.kind,
+        width=settings.width,
+        stem_width=settings.stem_width,
+        stride_on=settings.stride_on,
+        stem_pool=settings.stem_pool,
+        norm=settings.norm,
+        norm_eps=settings.norm_eps,
+        frozen_stages=settings.frozen_stages,
+        res5_stride=settings.res5_stride,
+        res5_dilation=settings.res5_dilation,
+        deformable=DeformableBlocks(
+            names=deform.blocks,
+            modulated=deform.kind == "v2",
+            offset_groups=deform.offset_groups,
+            offset_dilation=None if deform.offset_dilation == "host" else deform.offset_dilation,
+            border=deform.border,
+            lr_mult=deform.lr_mult,
+        ),
+    )
+    if load_weights:
+        _load_resnet(backbone, settings)
+    return backbone
+
+
+def _check_resnet(settings: schema.Backbone) -> None:
+    stages = stage_block_names(settings.kind)
+    stage_of = {name: stage for stage, names in stages.items() for name in names}
+    for name in settings.deform.blocks:
+        key = "model.backbone.deform.blocks"
+        if name not in stage_of:
+            raise UserError(f"{key}: {settings.kind} has no block '{name}'{did_you_mean(name, stage_of)}")
+        channels = settings.width * 2 ** list(stages).index(stage_of[name])
+        groups = settings.deform.offset_groups
+        if channels % groups:
+            raise UserError(
+                f"model.backbone.deform.offset_groups: {groups} does not divide {name}'s {channels} channels"
+            )
+    dilation, depth = settings.res5_dilation, len(stages["res5"])
+    if isinstance(dilation, tuple) and len(dilation) != depth:
+        raise UserError(
+            f"model.backbone.res5_dilation: {len(dilation)} numbers for {depth} blocks of {settings.kind}"
+        )
+
+
+def _load_resnet(backbone: ResNet, settings: schema.Backbone) -> None:
+    if settings.weights == "none":
+        if settings.norm == "frozen_bn" or settings.frozen_stages:
+            raise UserError(
+                "model.backbone.weights: 'none' would leave frozen layers at random; give weights, or set "
+                "model.backbone.norm to gn or bn and model.backbone.frozen_stages to 0"
+            )
+        return
+    if settings.weights == "torchvision":
+        if (settings.width, settings.stem_width) != (64, 64):
+            raise UserError(
+                "model.backbone.weights: torchvision's have width 64 and stem_width 64, "
+                f"not {settings.width} and {settings.stem_width}"
+            )
+        _warn_of_mismatch(settings)
+        source, state = f"torchvision ({settings.kind})", torchvision_weights.imagenet_weights(settings.kind)
+    else:
+        source, state = settings.weights, read_state_dict(settings.weights)
+    # The classifier has no place here, and weights of a plain network know no offsets.
+    load_into(backbone, state, source=source, ignored=("fc.",), optional=(".offset.weight", ".offset.bias"))
+
+
+def _warn_of_mismatch(settings: schema.Backbone) -> None:
+    given = {
+        "stride_on": settings.stride_on,
+        "stem_pool": settings.stem_pool,
+        "norm_eps": settings.norm_eps,
+        "preprocess.channel_order": settings.preprocess.channel_order,
+        "preprocess.mean": settings.preprocess.mean,
+        "preprocess.std": settings.preprocess.std,
+    }
+    trained = {
+        "stride_on": "3x3",
+        "stem_pool": "pad",
+        "norm_eps": 1e-5,
+        "preprocess.channel_order": "rgb",
+        "preprocess.mean": torchvision_weights.MEAN,
+        "preprocess.std": torchvision_weights.STD,
+    }
+    if settings.kind in BASIC:
+        del given["stride_on"]  # Basic blocks have no choice.
+    differing = [
+        f"{key} {given[key]} (trained with {trained[key]})" for key in given if given[key] != trained[key]
+    ]
+    if differing:
+        warnings.warn(
+            f"model.backbone does not match torchvision's weights: {', '.join(differing)}", stacklevel=2
+        )
+
+
+BACKBONES: dict[str, Callable[[schema.Backbone, bool], Backbone]] = dict.fromkeys(DEPTHS, _resnet)
+DETECTORS: dict[str, Callable[[schema.Model, int, schema.Test, bool], TwoStageDetector]] = {
+    "faster_rcnn": _faster_rcnn,
+}

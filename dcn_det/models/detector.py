@@ -1,0 +1,161 @@
+"""The two-stage detector: preprocessing, backbone, proposals, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dcn_det.models.postprocess import select_detections
+from dcn_det.models.rpn import RPN, Proposals
+from dcn_det.structures import Batch, Detections, ImageInfo, Target
+
+
+class Part(Protocol):
+    """What :class:`TwoStageDetector` asks of all its parts."""
+
+    def lr_multipliers(self) -> dict[str, float]: ...
+
+
+class Backbone(Part, Protocol):
+    """What :class:`TwoStageDetector` asks of a backbone."""
+
+    channels: dict[str, int]
+    strides: dict[str, int]
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]: ...
+
+
+class Head(Part, Protocol):
+    """What :class:`TwoStageDetector` asks of a second stage; ``maps`` is whatever ``prepare`` returns."""
+
+    def prepare(self, features: Tensor) -> Any: ...
+
+    def losses(
+        self, maps: Any, proposals: Sequence[Tensor], infos: Sequence[ImageInfo], targets: Sequence[Target]
+    ) -> dict[str, Tensor]: ...
+
+    def predict(
+        self, maps: Any, boxes: Sequence[Tensor], infos: Sequence[ImageInfo]
+    ) -> list[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the two stages read.
+
+    Attributes:
+        rpn: (B, C, H, W) feature map of the first stage.
+        head: what the second stage prepared from its feature map.
+    """
+
+    rpn: Tensor
+    head: Any
+
+
+class TwoStageDetector(nn.Module):
+    """Proposes boxes from one feature map, classifies and refines them with another.
+
+    In training mode a call returns losses, in evaluation mode detections. The steps are callable one by one,
+    for testing at several scales or refining boxes more than once::
+
+        features = model.extract(batch)
+        proposals = model.propose(features, batch.infos)
+        results = model.head.predict(features.head, [p.boxes for p in proposals], batch.infos)
+
+    Args:
+        preprocess: (uint8 images, infos) -> the backbone's input.
+        backbone: the backbone's input -> feature maps by name.
+        rpn: first stage.
+        head: second stage.
+        rpn_feature, head_feature: names of the feature maps that the stages read.
+        score_threshold, nms_iou, max_detections: see :func:`dcn_det.models.postprocess.select_detections`.
+    """
+
+    backbone: Backbone
+    head: Head
+
+    def __init__(
+        self,
+        preprocess: nn.Module,
+        backbone: Backbone,
+        rpn: RPN,
+        head: Head,
+        *,
+        rpn_feature: str = "res4",
+        head_feature: str = "res5",
+        score_threshold: float = 1e-3,
+        nms_iou: float = 0.3,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.rpn = rpn
+        self.head = head
+        self.rpn_feature = rpn_feature
+        self.head_feature = head_feature
+        self.score_threshold = score_threshold
+        self.nms_iou = nms_iou
+        self.max_detections = max_detections
+
+    def lr_multipliers(self) -> dict[str, float]:
+        """Learning-rate multipliers other than 1, by parameter name."""
+        parts: dict[str, Part] = {"backbone": self.backbone, "rpn": self.rpn, "head": self.head}
+        return {
+            f"{prefix}.{name}": value
+            for prefix, part in parts.items()
+            for name, value in part.lr_multipliers().items()
+        }
+
+    def extract(self, batch: Batch) -> Features:
+        """Everything that depends on the images alone."""
+        features = self.backbone(self.preprocess(batch.images, batch.infos))
+        return Features(features[self.rpn_feature], self.head.prepare(features[self.head_feature]))
+
+    def propose(self, features: Features, infos: Sequence[ImageInfo]) -> list[Proposals]:
+        """Proposals of each image, in pixels of the network's input."""
+        return self.rpn.proposals(self.rpn(features.rpn), infos)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
+        """Losses when training, detections otherwise.
+
+        Args:
+            batch: on the model's device; ``targets`` are read only when training.
+
+        Returns:
+            Training: ``rpn_cls``, ``rpn_box``, ``head_cls``, ``head_box``, float32 scalars whose sum is to be
+            minimised, each averaged over the images. Evaluation: for each image its detections, in pixels of
+            the network's input.
+        """
+        features = self.extract(batch)
+        return self._losses(features, batch) if self.training else self._detect(features, batch.infos)
+
+    def _losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        if len(batch.targets) != len(batch.infos):
+            raise ValueError(
+                f"training needs a target for each of {len(batch.infos)} images, got {len(batch.targets)}"
+            )
+        output = self.rpn(features.rpn)
+        proposals = [each.boxes for each in self.rpn.proposals(output, batch.infos)]
+        return {
+            **self.rpn.losses(output, batch.infos, batch.targets),
+            **self.head.losses(features.head, proposals, batch.infos, batch.targets),
+        }
+
+    @torch.no_grad()
+    def _detect(self, features: Features, infos: Sequence[ImageInfo]) -> list[Detections]:
+        proposals = [each.boxes for each in self.propose(features, infos)]
+        return [
+            select_detections(
+                scores,
+                boxes,
+                score_threshold=self.score_threshold,
+                nms_iou=self.nms_iou,
+                max_detections=self.max_detections,
+            )
+            for scores, boxes in self.head.predict(features.head, proposals, infos)
+        ]

@@ -1,0 +1,1 @@
+"""Second stages: from feature maps and proposals to classes and boxes."""

@@ -1,0 +1,33 @@
+"""Losses, always computed in float32 so that lower-precision activations do not degrade them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def smooth_l1(prediction: Tensor, target: Tensor, sigma: float) -> Tensor:
+    """Smooth L1 loss, elementwise: ``0.5 (sigma d)^2`` where ``|d| < 1 / sigma^2``, else ``|d| - 0.5 /
+    sigma^2``.
+
+    Args:
+        prediction, target: of equal shape, any floating type.
+        sigma: 1 is Fast R-CNN's (Girshick, ICCV 2015); the released RPN code takes 3.
+
+    Returns:
+        float32, of the same shape.
+    """
+    distance = (prediction.float() - target.float()).abs()
+    bend = 1.0 / (sigma * sigma)
+    return torch.where(distance < bend, 0.5 * distance * distance / bend, distance - 0.5 * bend)
+
+
+def cross_entropy_mean(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax cross entropy, averaged over rows; 0, but still part of the graph, when there are none.
+
+    Args:
+        logits: (N, K), any floating type.
+        labels: int64 (N,).
+    """
+    return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)

@@ -1,0 +1,43 @@
+"""From uint8 images to the network's input, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dcn_det.structures import ImageInfo
+
+
+class Preprocess(nn.Module):
+    """Normalises a batch as the backbone's weights expect it.
+
+    Args:
+        channel_order: what the network sees; images come as RGB.
+        mean: subtracted from pixel values 0-255, in the order red, green, blue.
+        std: divides afterwards, in the order red, green, blue.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        channel_order: Literal["rgb", "bgr"] = "rgb",
+        mean: Sequence[float] = (123.15, 115.90, 103.06),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.reverse = channel_order == "bgr"
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, infos: Sequence[ImageInfo]) -> Tensor:
+        """uint8 (B, 3, H, W) -> float32 of the same shape, 0 in the padding right of and below each image."""
+        x = (images.to(self.mean.dtype) - self.mean) / self.std
+        for image, info in zip(x, infos):
+            image[:, info.input_height :] = 0
+            image[:, :, info.input_width :] = 0
+        return x.flip(1) if self.reverse else x

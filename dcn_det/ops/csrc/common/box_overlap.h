@@ -1,0 +1,72 @@
+// The overlap of two boxes, to the same bits on every device; free of torch.
+#pragma once
+
+#include <cmath>
+
+#include "common/inline.h"
+
+namespace dcn_det {
+
+// Half-open: the width is x2 - x1.
+template <typename A>
+struct alignas(4 * sizeof(A)) Box {
+  A x1, y1, x2, y2;
+};
+
+// A product that is rounded before anything is added to it. Compilers may round a * b + c only once, and two
+// devices would disagree on boxes whose overlap is next to the threshold.
+DCN_DET_INLINE float rounded_product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+DCN_DET_INLINE double rounded_product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+template <typename A>
+DCN_DET_INLINE A area_of(const Box<A>& box) {
+  return rounded_product(box.x2 - box.x1, box.y2 - box.y1);
+}
+
+template <typename A>
+DCN_DET_INLINE A common_area(const Box<A>& a, const Box<A>& b) {
+  const A left = a.x1 > b.x1 ? a.x1 : b.x1, right = a.x2 < b.x2 ? a.x2 : b.x2;
+  const A top = a.y1 > b.y1 ? a.y1 : b.y1, bottom = a.y2 < b.y2 ? a.y2 : b.y2;
+  const A width = right - left, height = bottom - top;
+  return rounded_product(width > A(0) ? width : A(0), height > A(0) ? height : A(0));
+}
+
+// Whether the intersection over the union is above a threshold of at least 0; false where it is not a number,
+// as between two empty boxes or beside coordinates that are not finite.
+template <typename A>
+DCN_DET_INLINE bool overlap_exceeds(A threshold, const Box<A>& a, A area_a, const Box<A>& b, A area_b) {
+  const A common = common_area(a, b);
+  return common / (area_a + area_b - common) > threshold;
+}
+
+// True wherever overlap_exceeds is, and hardly anywhere else, without its costly division. Rounding keeps the
+// order of numbers: a rounded quotient above the threshold was above it before, so that the intersection was
+// above the product before that was rounded.
+template <typename A>
+DCN_DET_INLINE bool overlap_may_exceed(A threshold, const Box<A>& a, A area_a, const Box<A>& b, A area_b) {
+  const A common = common_area(a, b);
+  return common >= threshold * (area_a + area_b - common);
+}
+
+// The largest A that is not above the threshold: an A exceeds it exactly where it exceeds the threshold
+// itself.
+template <typename A>
+inline A threshold_as(double threshold) {
+  const A nearest = static_cast<A>(threshold);
+  return static_cast<double>(nearest) > threshold ? std::nextafter(nearest, A(0)) : nearest;
+}
+
+}  // namespace dcn_det

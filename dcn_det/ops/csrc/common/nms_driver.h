@@ -1,0 +1,39 @@
+// Non-maximum suppression around what a device supplies.
+#pragma once
+
+#include <algorithm>
+
+#include "common/tensor_ops.h"
+
+namespace dcn_det {
+
+// Device::suppress takes at least one box, contiguous tensors in the dtype of overlaps, and a limit of 1 to
+// N.
+template <typename Device>
+Tensor nms(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels,
+           double iou_threshold, std::optional<int64_t> max_keep) {
+  // Guards the memory the kernels touch; the public Python functions explain the user's mistakes.
+  const auto beside_boxes = [&](const Tensor& tensor) {
+    return tensor.dim() == 1 && tensor.size(0) == boxes.size(0) && tensor.is_cpu() == boxes.is_cpu() &&
+           tensor.is_cuda() == boxes.is_cuda() && tensor.get_device_index() == boxes.get_device_index();
+  };
+  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "nms: boxes must be (N, 4)");
+  STD_TORCH_CHECK(beside_boxes(scores) && (!labels.has_value() || beside_boxes(*labels)),
+                  "nms: scores and labels must be (N,), on the device of the boxes");
+  STD_TORCH_CHECK(iou_threshold >= 0 && iou_threshold <= 1, "nms: iou_threshold must be in [0, 1]");
+  STD_TORCH_CHECK(max_keep.value_or(1) > 0, "nms: max_keep must be positive");
+  const int64_t count = boxes.size(0);
+  if (count == 0) return torch::stable::new_empty(boxes, {0}, ScalarType::Long);
+
+  const bool wide = boxes.scalar_type() == ScalarType::Double || scores.scalar_type() == ScalarType::Double;
+  const auto dense = [](const Tensor& tensor, ScalarType dtype) {
+    return torch::stable::contiguous(cast(tensor, dtype));
+  };
+  const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
+  std::optional<Tensor> dense_labels;
+  if (labels.has_value()) dense_labels = dense(*labels, ScalarType::Long);
+  return Device::suppress(dense(boxes, dtype), dense(scores, dtype), dense_labels, iou_threshold,
+                          std::min(max_keep.value_or(count), count));
+}
+
+}  // namespace dcn_det

@@ -1,0 +1,1 @@
+"""Reading weights that were not written by this package's own trainer."""

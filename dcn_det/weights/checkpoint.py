@@ -1,0 +1,96 @@
+"""Checkpoints: tensors and plain containers, written whole or not at all, readable with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcn_det.errors import UserError
+from dcn_det.structures import Category
+
+FORMAT = "dcn_det"
+VERSION = 1
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes ``state`` to a temporary file beside ``path``, flushes it to the disk and renames it into place.
+
+    A crash, a kill or a full disk at any moment leaves either the old file or the new one.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({"format": FORMAT, "format_version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint of ours onto the CPU.
+
+    Raises:
+        UserError: there is no such file, it is truncated or damaged, or it is not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint '{path}' does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged archive
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint '{path}' cannot be read; it is truncated or damaged ({reason})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"'{path}' is not a dcn_det checkpoint; tools/train.py writes them")
+    if state.get("format_version", 0) > VERSION:
+        raise UserError(f"checkpoint '{path}' was written by a newer dcn_det (format {state['format_version']})")
+    return state
+
+
+def categories_to_plain(categories: tuple[Category, ...]) -> list[dict[str, Any]]:
+    return [{"id": category.id, "name": category.name} for category in categories]
+
+
+def categories_from_plain(plain: list[dict[str, Any]]) -> tuple[Category, ...]:
+    return tuple(Category(item["id"], item["name"]) for item in plain)
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Puts a checkpoint's ``model`` part into ``model``; every name and shape has to fit.
+
+    Raises:
+        UserError: naming the first parameters that are missing, surplus or of another shape.
+    """
+    own = model.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not part of the model" for name in state if name not in own]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, the model {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"checkpoint '{source}' is of another architecture than the config: {'; '.join(problems[:3])}{more}"
+        )
+    model.load_state_dict(dict(state))

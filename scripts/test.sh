@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sets up, then checks style and types and runs the tests. Arguments go to pytest.
+#
+#   bash scripts/test.sh                    everything
+#   bash scripts/test.sh tests/ops -k nms   a part
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+export VENV=${VENV:-.venv}
+bin=$(cd "$VENV/bin" && pwd)
+
+"$bin/ruff" check .
+"$bin/ruff" format --check --quiet .
+find dcn_det tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs "$bin/clang-format" --dry-run --Werror
+"$bin/mypy"
+# One thread a process: two processes of two threads each on two cores only get in each other's way.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+"$bin/python" -m pytest -n "${TEST_PROCESSES:-2}" "$@"

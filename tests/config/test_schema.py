@@ -1,0 +1,72 @@
+"""Nothing in the schema converts silently, and its vocabulary is that of the parts it configures."""
+
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from dcn_det.config import Config, from_plain, to_plain
+from dcn_det.config.load import leaves
+from dcn_det.config.schema import Metric, Section, Train
+from dcn_det.errors import UserError
+from dcn_det.evaluation.coco import METRICS
+
+LEAVES = list(leaves(to_plain(Config(name="x", expected=[{"metric": "AP", "value": 0.3, "source": "here"}]))))
+
+
+def replaced(path: tuple[str | int, ...], value: object) -> object:
+    plain = to_plain(Config(name="x", expected=[{"metric": "AP", "value": 0.3, "source": "here"}]))
+    block: object = plain
+    for part in path[:-1]:
+        block = block[part]
+    block[path[-1]] = value
+    return plain
+
+
+@pytest.mark.parametrize(("path", "value"), [leaf for leaf in LEAVES if isinstance(leaf[1], int | float)])
+def test_numbers_and_switches_in_quotes_are_refused(path, value):
+    key = ".".join(map(str, path))
+    with pytest.raises(UserError, match=f"^settings: {key}: "):
+        from_plain(replaced(path, str(value)))
+
+
+@pytest.mark.parametrize(("path", "value"), [leaf for leaf in LEAVES if isinstance(leaf[1], str)])
+def test_numbers_are_no_strings(path, value):
+    key = ".".join(map(str, path))
+    with pytest.raises(UserError, match=f"^settings: {key}: "):
+        from_plain(replaced(path, 0))
+
+
+@pytest.mark.parametrize(("path", "value"), [leaf for leaf in LEAVES if isinstance(leaf[1], list)])
+def test_a_list_is_no_single_value(path, value):
+    with pytest.raises(UserError, match=f"^settings: {'.'.join(map(str, path))}: .*a .*list of"):
+        from_plain(replaced(path, "x"))
+
+
+def sections(section: type[Section] = Config) -> set[type[Section]]:
+    found = {section}
+    for field in section.model_fields.values():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, Section):
+                found |= sections(inner)
+    return found
+
+
+def test_every_block_is_frozen_closed_and_strict():
+    assert len(sections()) > 15
+    for section in sections():
+        rules = section.model_config
+        assert rules["frozen"] and rules["strict"] and rules["extra"] == "forbid"
+    with pytest.raises(ValidationError):
+        Config().seed = 3
+
+
+def test_metrics_are_those_that_the_evaluation_gives():
+    assert get_args(Metric) == METRICS
+
+
+def test_blocks_with_variants_know_their_kinds():
+    assert set(Train.variants("optimizer")) == {"sgd", "adamw"}
+    assert Train.default_kind("optimizer") == "sgd"
+    assert Train.variants("warmup") == {}
+    assert Train.variants("nonsense") == {}

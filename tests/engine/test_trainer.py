@@ -1,0 +1,176 @@
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dcn_det.engine.logging import RunLog
+from dcn_det.engine.optim import parameter_groups
+from dcn_det.engine.store import CheckpointStore
+from dcn_det.engine.trainer import Interrupted, LoopSettings, Trainer, TrainingDiverged
+from dcn_det.structures import Batch, ImageInfo, Target
+from dcn_det.weights import checkpoint
+
+
+class Mean(nn.Module):
+    """Fits the mean of the images; a stand-in for a detector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        error = batch.images.float().mean() / 255 - self.level
+        return {"square": (error**2).sum(), "absolute": 0.1 * error.abs().sum()}
+
+
+def batches(first: int) -> Iterator[Batch]:
+    while True:
+        generator = torch.Generator().manual_seed(first)
+        images = torch.randint(0, 256, (2, 3, 8, 8), generator=generator, dtype=torch.uint8)
+        infos = [ImageInfo(10 * first + k, "", 8, 8, 8, 8) for k in range(2)]
+        targets = [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)) for _ in range(2)]
+        yield Batch(images, infos, targets)
+        first += 1
+
+
+def trainer(folder: Path, length: int = 10, factor=lambda iteration: 1.0, lr: float = 0.1, **settings) -> Trainer:
+    evaluate = settings.pop("evaluate", None)
+    model = Mean()
+    optimizer = torch.optim.SGD(parameter_groups(model, lr, 0.0, False, {}), lr=lr, momentum=0.9)
+    return Trainer(
+        model,
+        optimizer,
+        factor,
+        batches,
+        LoopSettings(length, **({"log_every": 5, "checkpoint_every": 5} | settings)),
+        CheckpointStore(folder, keep=3),
+        RunLog(folder, quiet=True),
+        torch.device("cpu"),
+        {"config": {"name": "toy"}},
+        evaluate,
+    )
+
+
+def test_it_learns_and_leaves_readable_logs(tmp_path: Path) -> None:
+    run = trainer(tmp_path, length=40)
+    run.run()
+    assert run.model.level.item() == pytest.approx(0.5, abs=0.05)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert "iter 40/40" in lines[-1]
+    assert "square" in lines[-1]
+    assert "eta 0:00:00" in lines[-1]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records] == [1, *range(5, 41, 5)]
+    assert all(math.isfinite(record["gradient_norm"]) for record in records)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_resuming_gives_the_same_weights_to_the_bit(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole = trainer(tmp_path / "a", length=10)
+    whole.run()
+    trainer(tmp_path / "b", length=5).run()
+    second = trainer(tmp_path / "b", length=10)
+    found = second.store.latest()
+    assert found is not None
+    second.load_state(found[1], found[0])
+    assert second.iteration == 5
+    second.run()
+    assert torch.equal(whole.model.level, second.model.level)
+    assert torch.equal(
+        whole.optimizer.state_dict()["state"][0]["momentum_buffer"],
+        second.optimizer.state_dict()["state"][0]["momentum_buffer"],
+    )
+
+
+def test_the_learning_rate_of_the_present_settings_wins_on_resume(tmp_path: Path) -> None:
+    trainer(tmp_path, length=5).run()
+    second = trainer(tmp_path, length=6, lr=0.01)
+    found = second.store.latest()
+    assert found is not None
+    second.load_state(found[1], found[0])
+    second.run()
+    assert second.optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_the_schedule_sets_the_rate_of_every_iteration(tmp_path: Path) -> None:
+    run = trainer(tmp_path, length=3, factor=lambda iteration: [1.0, 0.5, 0.25][iteration], log_every=1)
+    run.run()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["lr"] for record in records] == pytest.approx([0.1, 0.05, 0.025])
+
+
+def test_a_loss_that_is_not_finite_stops_with_everything_needed(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+
+    def forward(batch: Batch) -> dict[str, Tensor]:
+        bad = math.nan if batch.infos[0].image_id == 30 else 1.0
+        return {"fine": run.model.level.sum(), "broken": run.model.level.sum() * bad}
+
+    run.model.forward = forward
+    with pytest.raises(TrainingDiverged) as caught:
+        run.run()
+    message = str(caught.value)
+    for part in ("iteration 4", "fine", "broken nan", "gradient norm nan", "image ids 30, 31"):
+        assert part in message
+    assert "\n" not in message
+    evidence = checkpoint.load(tmp_path / "diverged_00000003.pth")
+    assert torch.equal(evidence["batch"]["images"], next(batches(3)).images)
+    assert evidence["batch"]["infos"][0]["image_id"] == 30
+    assert torch.isfinite(evidence["model"]["level"]).all(), "weights are those before the bad step"
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    run = trainer(tmp_path, length=1, clip_norm=0.01)
+    run.run()
+    assert abs(run.model.level.item()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, signum: signal.Signals) -> None:
+    run = trainer(tmp_path, length=1000)
+
+    def signalling(first: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(first)):
+            if number == 6:
+                os.kill(os.getpid(), signum)
+            yield batch
+
+    run.batches = signalling
+    before = signal.getsignal(signum)
+    with pytest.raises(Interrupted) as caught:
+        run.run()
+    assert caught.value.signum == signum
+    assert checkpoint.load(tmp_path / "iteration_00000007.pth")["iteration"] == 7
+    assert signal.getsignal(signum) is before
+
+
+def test_the_best_by_the_metric_is_kept(tmp_path: Path) -> None:
+    scores = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.25, 10: 0.3}
+
+    def evaluate(model: nn.Module, iteration: int) -> dict[str, float]:
+        model.eval()
+        return {"AP": scores[iteration], "AP50": 0.5}
+
+    run = trainer(tmp_path, length=10, eval_every=2, evaluate=evaluate)
+    assert run.run() == {"AP": 0.3, "AP50": 0.5}
+    assert run.model.training
+    best = checkpoint.load(run.store.best_path)
+    assert (best["iteration"], best["best"]) == (4, 0.3)
+    tests = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"test"' in line]
+    assert [record["AP"] for record in tests] == list(scores.values())
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_mixed_precision_trains(tmp_path: Path, precision: torch.dtype) -> None:
+    run = trainer(tmp_path, length=40, precision=precision)
+    run.run()
+    assert run.model.level.item() == pytest.approx(0.5, abs=0.05)
+    assert run.state()["scaler"] or precision == torch.bfloat16

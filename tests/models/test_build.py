@@ -1,0 +1,210 @@
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dcn_det.config import schema
+from dcn_det.errors import UserError
+from dcn_det.models.backbones.resnet import ResNet
+from dcn_det.models.build import build_detector
+from dcn_det.models.detector import TwoStageDetector
+from dcn_det.models.norm import FrozenBatchNorm2d
+from dcn_det.weights import torchvision as torchvision_weights
+
+SMALL = {"kind": "resnet50", "width": 8, "stem_width": 8, "norm": "bn", "frozen_stages": 0, "weights": "none"}
+TORCHVISION = {
+    "stride_on": "3x3",
+    "stem_pool": "pad",
+    "preprocess": {"mean": torchvision_weights.MEAN, "std": torchvision_weights.STD},
+}
+
+
+def build(backbone: dict[str, Any], num_classes: int = 3, **blocks: Any) -> TwoStageDetector:
+    model = schema.Model(backbone=schema.Backbone(**backbone), **blocks)
+    return build_detector(model, num_classes, schema.Test())
+
+
+def save_plain(path: Path, **options: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    network = ResNet("resnet50", **{"width": 8, "stem_width": 8, **options})
+    state = network.state_dict() | {"fc.weight": torch.zeros(5, 256), "fc.bias": torch.zeros(5)}
+    torch.save(state, path)
+    return state
+
+
+def test_settings_reach_the_parts() -> None:
+    model = build_detector(
+        schema.Model(
+            backbone=schema.Backbone(
+                **SMALL,
+                deform=schema.Deform(
+                    blocks=("res5b",),
+                    kind="v2",
+                    offset_groups=2,
+                    offset_dilation=1,
+                    border="dcn_v1",
+                    lr_mult=0.5,
+                ),
+                preprocess=schema.Preprocess(channel_order="bgr"),
+            ),
+            rpn=schema.RPN(channels=16, post_nms=50, min_size=2, loss_weight=3, sigma=2, batch_per_image=10),
+            head=schema.FasterRCNNHead(
+                channels=8,
+                pooling="deformable",
+                hidden=16,
+                class_agnostic=True,
+                offset_std=0.2,
+                batch_per_image=9,
+            ),
+        ),
+        5,
+        schema.Test(score_threshold=0.2, nms_iou=0.4, max_detections=7),
+    )
+    assert model.preprocess.reverse
+    conv = model.get_submodule("backbone.layer4.1.conv2")
+    assert conv.offset.weight.shape == (2 * 27, 64, 3, 3) and conv.offset.dilation == (1, 1)
+    assert conv.border == "dcn_v1"
+    assert model.rpn.conv.weight.shape == (16, 128, 3, 3) and len(model.rpn.anchors) == 12
+    assert (model.rpn.selection.post_nms, model.rpn.selection.min_size) == (50, 2)
+    assert (model.rpn.loss_weight, model.rpn.sigma, model.rpn.sampling.batch) == (3, 2, 10)
+    assert model.head.cls_score.weight.shape == (6, 16) and model.head.bbox_pred.weight.shape == (4, 16)
+    assert (model.head.offset_std, model.head.sampler.batch) == (0.2, 9)
+    assert (model.score_threshold, model.nms_iou, model.max_detections) == (0.2, 0.4, 7)
+    assert model.lr_multipliers() == {
+        "backbone.layer4.1.conv2.offset.weight": 0.5,
+        "backbone.layer4.1.conv2.offset.bias": 0.5,
+        "head.offset.weight": 0.01,
+        "head.offset.bias": 0.01,
+    }
+
+
+@pytest.mark.parametrize(
+    "groups, pooling, millions", [(0, "max", 61.77), (1, "deformable", 63.25), (4, "deformable", 64.0)]
+)
+def test_parameters_of_the_paper_models(groups: int, pooling: str, millions: float) -> None:
+    """For the 20 classes and 9 anchors of PASCAL VOC; the constant affine of batch norm counts."""
+    blocks = ("res5a", "res5b", "res5c") if groups else ()
+    backbone = schema.Backbone(deform=schema.Deform(blocks=blocks, offset_groups=groups or 1))
+    anchors = schema.Anchors(scales=(8, 16, 32))
+    settings = schema.Model(
+        backbone=backbone, rpn=schema.RPN(anchors=anchors), head=schema.FasterRCNNHead(pooling=pooling)
+    )
+    with torch.device("meta"):
+        model = build_detector(settings, 20, schema.Test(), load_backbone_weights=False)
+    affine = [each for each in model.modules() if isinstance(each, FrozenBatchNorm2d)]
+    total = sum(each.numel() for each in model.parameters()) + sum(2 * len(each.weight) for each in affine)
+    assert round(total / 1e6, 2) == millions
+
+
+def test_stem_and_res2_are_frozen_by_default() -> None:
+    model = build_detector(schema.Model(), 3, schema.Test(), load_backbone_weights=False)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen and all(name.startswith(("backbone.conv1.", "backbone.layer1.")) for name in frozen)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"deform": schema.Deform(blocks=("res5a", "res4b22"))},
+            r"model\.backbone\.deform\.blocks: resnet50 has no block 'res4b22'; did you mean 'res4b'\?",
+        ),
+        (
+            {"deform": schema.Deform(blocks=("res2a",), offset_groups=16)},
+            r"model\.backbone\.deform\.offset_groups: 16 does not divide res2a's 8 channels",
+        ),
+        (
+            {"kind": "resnet18", "res5_dilation": (1, 2, 2)},
+            r"model\.backbone\.res5_dilation: 3 numbers for 2 blocks of resnet18",
+        ),
+        ({"norm": "frozen_bn"}, r"model\.backbone\.weights: 'none' would leave frozen layers at random"),
+        (
+            {"frozen_stages": 1},
+            r"set model\.backbone\.norm to gn or bn and model\.backbone\.frozen_stages to 0",
+        ),
+        ({"weights": "torchvision"}, r"torchvision's have width 64 and stem_width 64, not 8 and 8"),
+        ({"weights": "/nowhere/w.pth"}, r"no such weights file: /nowhere/w\.pth"),
+    ],
+)
+def test_mistakes(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        build(SMALL | changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_plain_weights_enter_a_deformable_backbone(tmp_path: Path) -> None:
+    state = save_plain(tmp_path / "w.pth")
+    deform = schema.Deform(blocks=("res5a", "res4f"))
+    settings = {
+        "kind": "resnet50",
+        "width": 8,
+        "stem_width": 8,
+        "weights": str(tmp_path / "w.pth"),
+        "deform": deform,
+    }
+    loaded = build(settings).backbone.state_dict()
+    offsets = {name for name in loaded if ".offset." in name}
+    assert len(offsets) == 4 and all((loaded[name] == 0).all() for name in offsets)
+    assert loaded.keys() - offsets == {name for name in state if not name.startswith("fc.")}
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items() if name not in offsets)
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    save_plain(tmp_path / "w.pth", width=4)
+    with pytest.raises(
+        UserError, match=r"w\.pth do not fit the ResNet: .* of another shape \(layer1\.0\.conv1"
+    ):
+        build(SMALL | {"weights": str(tmp_path / "w.pth")})
+
+
+def torchvision_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights(kind: str) -> dict[str, torch.Tensor]:
+        return ResNet(kind).state_dict() | {"fc.weight": torch.zeros(1000, 512)}
+
+    monkeypatch.setattr(torchvision_weights, "imagenet_weights", weights)
+
+
+def test_torchvision_weights_as_trained_load_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchvision_like(monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build({"kind": "resnet18", "weights": "torchvision", **TORCHVISION, "stride_on": "first_1x1"})
+        build({"kind": "resnet50", "weights": "torchvision", **TORCHVISION})
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"stride_on": "first_1x1"}, "stride_on first_1x1 (trained with 3x3)"),
+        ({"preprocess": schema.Preprocess()}, "preprocess.std (1.0, 1.0, 1.0)"),
+        ({"stem_pool": "ceil"}, "stem_pool ceil (trained with pad)"),
+    ],
+)
+def test_torchvision_weights_used_otherwise_warn(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+) -> None:
+    torchvision_like(monkeypatch)
+    with pytest.warns(UserWarning, match="does not match torchvision's weights") as caught:
+        build({"kind": "resnet50", "weights": "torchvision", **TORCHVISION, **changes})
+    assert len(caught) == 1 and named in str(caught[0].message)
+
+
+@pytest.mark.shared
+def test_thin_resnet50(shared: Path) -> None:
+    path = shared / "weights" / "resnet50_thin.pth"
+    deform = schema.Deform(blocks=("res5a", "res5b", "res5c"))
+    preprocess = schema.Preprocess(channel_order="bgr", mean=(123, 117, 104))
+    settings = {
+        "kind": "resnet50",
+        "width": 32,
+        "weights": str(path),
+        "deform": deform,
+        "preprocess": preprocess,
+    }
+    backbone: nn.Module = build(settings).backbone
+    stored = torch.load(path, weights_only=True)
+    assert torch.equal(backbone.state_dict()["layer4.0.conv2.weight"], stored["layer4.0.conv2.weight"])
+    assert backbone.channels == {"res2": 128, "res3": 256, "res4": 512, "res5": 1024}
