@@ -71,9 +71,7 @@ def load_coco(
         sizes=np.stack([heights, widths], axis=1),
         owners=_positions(annotation_rows, "image_id", image_ids, "image id(s)", path),
         boxes=corners,
-        labels=_positions(
-            annotation_rows, "category_id", np.array([c.id for c in categories]), "category id(s)", path
-        ),
+        labels=_positions(annotation_rows, "category_id", np.array([c.id for c in categories]), "category id(s)", path),
         crowd=np.array([bool(row.get("iscrowd", 0)) for row in annotation_rows], dtype=np.bool_),
     )
     return build_index(records, path, Path(images), categories, empty_images, bad_images)
@@ -139,9 +137,7 @@ def _boxes(rows: Rows, path: Path) -> NDArray[np.float64]:
     values = _values(rows, "bbox", "annotations", path)
     for position, value in enumerate(values):
         if type(value) is not list or len(value) != 4 or not {int, float}.issuperset(map(type, value)):
-            raise UserError(
-                f"{path}: annotations[{position}].bbox is {value!r}, expected [x, y, width, height]"
-            )
+            raise UserError(f"{path}: annotations[{position}].bbox is {value!r}, expected [x, y, width, height]")
     return np.array(values, dtype=np.float64).reshape(-1, 4)
 
 
@@ -162,9 +158,7 @@ def _positions(rows: Rows, key: str, known: NDArray[np.int64], what: str, path: 
 def _refuse_duplicates(ids: NDArray[np.int64], what: str, path: Path) -> None:
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
-        raise UserError(
-            f"{path}: {what} id(s) used more than once: {first_few([str(i) for i in values[counts > 1]])}"
-        )
+        raise UserError(f"{path}: {what} id(s) used more than once: {first_few([str(i) for i in values[counts > 1]])}")
 
 
 def _categories(rows: Rows, path: Path) -> tuple[Category, ...]:

@@ -50,9 +50,7 @@ def load_material() -> tuple[Material, Material]:
 
         photos = load_sample_images().images
     except ImportError as error:
-        raise UserError(
-            'the sample data set needs scikit-learn and Pillow: pip install "dcn_det[sample]"'
-        ) from error
+        raise UserError('the sample data set needs scikit-learn and Pillow: pip install "dcn_det[sample]"') from error
     digits = load_digits()
 
     def by_class(part: slice) -> list[NDArray[np.float64]]:
@@ -118,9 +116,7 @@ def draw_ink(digit: NDArray[np.float64], long_side: float, rng: np.random.Genera
     stretch = math.exp(rng.uniform(-_MAX_LOG_STRETCH, _MAX_LOG_STRETCH) / 2)
     shear = rng.uniform(-_MAX_SHEAR, _MAX_SHEAR)
     cos, sin = math.cos(angle), math.sin(angle)
-    linear = (
-        np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
-    )
+    linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
     rows, columns = np.nonzero(glyph > _INK_EDGE[0])
     points = linear @ np.stack([columns, rows])
     extent = np.ptp(points, axis=1)
@@ -128,9 +124,7 @@ def draw_ink(digit: NDArray[np.float64], long_side: float, rng: np.random.Genera
     border = 2
     shift = border - scale * points.min(axis=1)
     width, height = (np.ceil(scale * extent) + 2 * border).astype(int).tolist()
-    warped = cv2.warpAffine(
-        glyph, np.column_stack([scale * linear, shift]), (width, height), flags=cv2.INTER_LINEAR
-    )
+    warped = cv2.warpAffine(glyph, np.column_stack([scale * linear, shift]), (width, height), flags=cv2.INTER_LINEAR)
     t = np.clip((warped - _INK_EDGE[0]) / (_INK_EDGE[1] - _INK_EDGE[0]), 0, 1)
     opacity = t * t * (3 - 2 * t)
     visible_rows = np.flatnonzero((opacity > _VISIBLE).any(axis=1))

@@ -142,9 +142,7 @@ def build_index(
         sides = (clipped[:, 2:] - clipped[:, :2]).min(axis=1)
         usable = np.isfinite(records.boxes).all(axis=1) & (sides >= _TOLERANCE)
     rows = np.flatnonzero(usable)
-    targets = np.bincount(
-        records.owners[rows], weights=~records.crowd[rows], minlength=len(records.image_ids)
-    )
+    targets = np.bincount(records.owners[rows], weights=~records.crowd[rows], minlength=len(records.image_ids))
 
     bad = _bad_files(folder, records.names, bad_images)
     empty = (targets == 0) & ~bad

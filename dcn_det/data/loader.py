@@ -58,8 +58,7 @@ class DetectionDataset(Dataset[Example]):
         image = read_image(path)
         if image.shape[:2] != (height, width):
             raise UserError(
-                f"image {path} is {image.shape[1]}x{image.shape[0]}, "
-                f"but {self.index.source} says {width}x{height}"
+                f"image {path} is {image.shape[1]}x{image.shape[0]}, but {self.index.source} says {width}x{height}"
             )
         image = resize_short_side(image, self.short_side, self.max_side)
         info = ImageInfo(

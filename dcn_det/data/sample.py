@@ -166,9 +166,7 @@ def _write_split(
                 }
             )
         count_one()
-    categories = [
-        {"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)
-    ]
+    categories = [{"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations" / f"{split}.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
 
@@ -176,9 +174,7 @@ def _write_split(
 def main() -> None:
     """Writes the set from the command line."""
     parser = argparse.ArgumentParser(description="Write the sample data set of digits over photographs.")
-    parser.add_argument(
-        "root", nargs="?", default=DEFAULT_ROOT, help="folder to write (default: %(default)s)"
-    )
+    parser.add_argument("root", nargs="?", default=DEFAULT_ROOT, help="folder to write (default: %(default)s)")
     parser.add_argument("--train-images", type=int, default=TRAIN_IMAGES)
     parser.add_argument("--val-images", type=int, default=VAL_IMAGES)
     parser.add_argument("--seed", type=int, default=0)

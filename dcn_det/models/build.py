@@ -39,9 +39,7 @@ def build_detector(
     return DETECTORS[model.kind](model, num_classes, test, load_backbone_weights)
 
 
-def _faster_rcnn(
-    model: schema.Model, num_classes: int, test: schema.Test, load_weights: bool
-) -> TwoStageDetector:
+def _faster_rcnn(model: schema.Model, num_classes: int, test: schema.Test, load_weights: bool) -> TwoStageDetector:
     backbone = BACKBONES[model.backbone.kind](model.backbone, load_weights)
     settings = model.head
     head = FasterRCNNHead(
@@ -150,9 +148,7 @@ def _check_resnet(settings: schema.Backbone) -> None:
             )
     dilation, depth = settings.res5_dilation, len(stages["res5"])
     if isinstance(dilation, tuple) and len(dilation) != depth:
-        raise UserError(
-            f"model.backbone.res5_dilation: {len(dilation)} numbers for {depth} blocks of {settings.kind}"
-        )
+        raise UserError(f"model.backbone.res5_dilation: {len(dilation)} numbers for {depth} blocks of {settings.kind}")
 
 
 def _load_resnet(backbone: ResNet, settings: schema.Backbone) -> None:
@@ -196,13 +192,9 @@ def _warn_of_mismatch(settings: schema.Backbone) -> None:
     }
     if settings.kind in BASIC:
         del given["stride_on"]  # Basic blocks have no choice.
-    differing = [
-        f"{key} {given[key]} (trained with {trained[key]})" for key in given if given[key] != trained[key]
-    ]
+    differing = [f"{key} {given[key]} (trained with {trained[key]})" for key in given if given[key] != trained[key]]
     if differing:
-        warnings.warn(
-            f"model.backbone does not match torchvision's weights: {', '.join(differing)}", stacklevel=2
-        )
+        warnings.warn(f"model.backbone does not match torchvision's weights: {', '.join(differing)}", stacklevel=2)
 
 
 BACKBONES: dict[str, Callable[[schema.Backbone, bool], Backbone]] = dict.fromkeys(DEPTHS, _resnet)

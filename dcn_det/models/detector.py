@@ -106,9 +106,7 @@ class TwoStageDetector(nn.Module):
         """Learning-rate multipliers other than 1, by parameter name."""
         parts: dict[str, Part] = {"backbone": self.backbone, "rpn": self.rpn, "head": self.head}
         return {
-            f"{prefix}.{name}": value
-            for prefix, part in parts.items()
-            for name, value in part.lr_multipliers().items()
+            f"{prefix}.{name}": value for prefix, part in parts.items() for name, value in part.lr_multipliers().items()
         }
 
     def extract(self, batch: Batch) -> Features:
@@ -136,9 +134,7 @@ class TwoStageDetector(nn.Module):
 
     def _losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         if len(batch.targets) != len(batch.infos):
-            raise ValueError(
-                f"training needs a target for each of {len(batch.infos)} images, got {len(batch.targets)}"
-            )
+            raise ValueError(f"training needs a target for each of {len(batch.infos)} images, got {len(batch.targets)}")
         output = self.rpn(features.rpn)
         proposals = [each.boxes for each in self.rpn.proposals(output, batch.infos)]
         return {

@@ -144,9 +144,7 @@ class RPN(nn.Module):
         anchors = grid_anchors(self.anchors, height, width, self.stride)
         return anchors, logits.permute(2, 3, 1, 0).reshape(-1, 2), deltas.permute(2, 3, 0, 1).reshape(-1, 4)
 
-    def losses(
-        self, output: RPNOutput, infos: Sequence[ImageInfo], targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
+    def losses(self, output: RPNOutput, infos: Sequence[ImageInfo], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Training losses.
 
         Only anchors wholly inside their image take part. For each image the classification loss is the mean
@@ -166,9 +164,7 @@ class RPN(nn.Module):
                 self.sampling.negative_iou,
             )
             generator = sampling_generator(info.seed, ANCHOR_STREAM)
-            positive, negative = sample_anchors(
-                labels, self.sampling.batch, self.sampling.positive_fraction, generator
-            )
+            positive, negative = sample_anchors(labels, self.sampling.batch, self.sampling.positive_fraction, generator)
             drawn = torch.cat([positive, negative])
             cls_losses.append(cross_entropy_mean(logits[inside[drawn]], labels[drawn]))
             goal = box_ops.encode(anchors[inside[positive]], target.boxes[matches[positive]])

@@ -123,9 +123,7 @@ class DeformConv2d(nn.Module):
             ("in_channels", in_channels, offset_groups),
         ):
             if divisor < 1 or channels < 1 or channels % divisor:
-                raise ValueError(
-                    f"DeformConv2d: {name} is {channels}; expected a multiple of {divisor}, the groups"
-                )
+                raise ValueError(f"DeformConv2d: {name} is {channels}; expected a multiple of {divisor}, the groups")
         check_border(border)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = pair_of("kernel_size", kernel_size)

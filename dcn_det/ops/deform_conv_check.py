@@ -65,9 +65,7 @@ def _check_kinds(tensors: dict[str, Tensor], input: Tensor) -> None:
     for name, tensor in tensors.items():
         dimensions = 1 if name == "bias" else 4
         if tensor.dim() != dimensions:
-            raise _error(
-                name, f"of shape {tuple(tensor.shape)}", f"{dimensions} dimension{'s'[: dimensions - 1]}"
-            )
+            raise _error(name, f"of shape {tuple(tensor.shape)}", f"{dimensions} dimension{'s'[: dimensions - 1]}")
         if tensor.device != input.device:
             raise _error(name, f"on {tensor.device}", f"{input.device}, as the input")
         if tensor.dtype not in DTYPES:
@@ -91,9 +89,7 @@ def _check_input(
         raise _error("weight", f"of shape {tuple(weight.shape)}", "no dimension of size 0")
     channels, out_channels, group_channels = input.shape[1], weight.shape[0], weight.shape[1]
     if channels % group_channels:
-        raise _error(
-            "input", f"of {channels} channels", f"a multiple of {group_channels}, those of the weight"
-        )
+        raise _error("input", f"of {channels} channels", f"a multiple of {group_channels}, those of the weight")
     if out_channels % (channels // group_channels):
         groups = channels // group_channels
         raise _error("weight", f"of {out_channels} output channels", f"a multiple of {groups}, the groups")
@@ -103,9 +99,7 @@ def _check_input(
         padded = input.shape[2 + axis] + 2 * padding[axis]
         if padded < extent:
             side = "height" if axis == 0 else "width"
-            raise _error(
-                "input", f"of {side} {padded} with its padding", f"at least {extent}, the kernel's extent"
-            )
+            raise _error("input", f"of {side} {padded} with its padding", f"at least {extent}, the kernel's extent")
         out_size.append((padded - extent) // stride[axis] + 1)
     return out_size[0], out_size[1]
 

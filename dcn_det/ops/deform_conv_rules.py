@@ -35,9 +35,7 @@ def _fake_backward(
     *needs: bool,
 ) -> tuple[Tensor, ...]:
     return tuple(
-        reference.empty_in_layout_of(like, tuple(like.shape))
-        if need and like is not None
-        else input.new_empty(0)
+        reference.empty_in_layout_of(like, tuple(like.shape)) if need and like is not None else input.new_empty(0)
         for like, need in zip((input, offset, weight, mask), needs)
     )
 

@@ -95,9 +95,7 @@ def _check(
         fail("max_keep", max_keep, "an int of at least 1, or None")
 
 
-def _fake(
-    boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_keep: int | None
-) -> Tensor:
+def _fake(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_keep: int | None) -> Tensor:
     kept = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty(kept, dtype=torch.int64)
 

@@ -24,19 +24,15 @@ SCHEMAS: dict[str, str] = {
         "bool need_input, bool need_trans) -> (Tensor grad_input, Tensor grad_trans)"
     ),
     "psroi_pool": (
-        "(Tensor input, Tensor rois, float spatial_scale, int output_dim, int group_size, int pooled_size) "
-        "-> Tensor"
+        "(Tensor input, Tensor rois, float spatial_scale, int output_dim, int group_size, int pooled_size) -> Tensor"
     ),
     "psroi_pool_backward": (
         "(Tensor grad_output, Tensor rois, SymInt batch, SymInt height, SymInt width, float spatial_scale, "
         "int group_size) -> Tensor"
     ),
-    "roi_pool": (
-        "(Tensor input, Tensor rois, float spatial_scale, int pooled_size) -> (Tensor output, Tensor argmax)"
-    ),
+    "roi_pool": ("(Tensor input, Tensor rois, float spatial_scale, int pooled_size) -> (Tensor output, Tensor argmax)"),
     "roi_pool_backward": (
-        "(Tensor grad_output, Tensor rois, Tensor argmax, SymInt batch, SymInt height, SymInt width) "
-        "-> Tensor"
+        "(Tensor grad_output, Tensor rois, Tensor argmax, SymInt batch, SymInt height, SymInt width) -> Tensor"
     ),
     "nms": "(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor",
 }

@@ -31,21 +31,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"cannot read weights from {path}; truncated, or not a PyTorch file? ({reason})"
-        ) from error
+        raise UserError(f"cannot read weights from {path}; truncated, or not a PyTorch file? ({reason})") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds no tensors by name but a {type(content).__name__}")
-    strange = [
-        name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))
-    ]
+    strange = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if strange:
-        raise UserError(
-            f"{path} holds no tensors by name: '{strange[0]}' is a {type(content[strange[0]]).__name__}"
-        )
+        raise UserError(f"{path} holds no tensors by name: '{strange[0]}' is a {type(content[strange[0]]).__name__}")
     if all(name.startswith("module.") for name in content):
         return {name.removeprefix("module."): value for name, value in content.items()}
     return dict(content)
@@ -91,9 +85,7 @@ def load_into(
         if names
     ]
     if problems:
-        raise UserError(
-            f"weights from {source} do not fit the {type(module).__name__}: {'; '.join(problems)}"
-        )
+        raise UserError(f"weights from {source} do not fit the {type(module).__name__}: {'; '.join(problems)}")
     module.load_state_dict(given, strict=False)
 
 

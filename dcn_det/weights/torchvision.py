@@ -29,9 +29,7 @@ def imagenet_weights(kind: str) -> dict[str, Tensor]:
     """
     weights = torchvision.models.get_model_weights(kind)["IMAGENET1K_V1"]
     folder = f"{torch.hub.get_dir()}/checkpoints"
-    advice = (
-        f"fetch {weights.url} elsewhere and put it into {folder}, or give its path as model.backbone.weights"
-    )
+    advice = f"fetch {weights.url} elsewhere and put it into {folder}, or give its path as model.backbone.weights"
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, http.client.HTTPException) as error:

@@ -52,9 +52,7 @@ def write(tmp_path: Path) -> Write:
         for image in document["images"]:
             path = tmp_path / "images" / image["file_name"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(
-                cv2.imencode(".png", np.zeros((image["height"], image["width"], 3), np.uint8))[1]
-            )
+            path.write_bytes(cv2.imencode(".png", np.zeros((image["height"], image["width"], 3), np.uint8))[1])
         change(document)
         (tmp_path / "boxes.json").write_text(json.dumps(document))
         return tmp_path / "boxes.json", tmp_path / "images"
@@ -140,9 +138,7 @@ def test_missing_images_stop_by_default(write: Write) -> None:
     annotations, images = write()
     (images / "sub" / "a.png").unlink()
     (images / "b.png").unlink()
-    with pytest.raises(
-        UserError, match=r"2 of 3 images are missing from .*: b\.png, sub/a\.png; .*bad_images=skip"
-    ):
+    with pytest.raises(UserError, match=r"2 of 3 images are missing from .*: b\.png, sub/a\.png; .*bad_images=skip"):
         load_coco(annotations, images)
 
 
@@ -257,7 +253,6 @@ def test_real_coco_photos(shared: Path) -> None:
         torch.testing.assert_close(widths_heights, wanted, rtol=0, atol=1e-3)
         assert [index.categories[k].id for k in labels.tolist()] == [a["category_id"] for a in expected]
     assert index.report.endswith(
-        "288 of 288 images, 2383 boxes, 80 classes; crowd boxes, not trained on: 24; "
-        "images without boxes, kept: 2"
+        "288 of 288 images, 2383 boxes, 80 classes; crowd boxes, not trained on: 24; images without boxes, kept: 2"
     )
     assert len(load_coco(path, root / "train2017", empty_images="skip", bad_images="skip")) == 286

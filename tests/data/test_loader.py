@@ -54,9 +54,7 @@ def write_set(folder: Path, sizes: list[tuple[int, int]]) -> Path:
         cv2.imwrite(str(folder / "images" / f"{number}.png"), image)
         row = {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
         document["images"].append(row)
-        document["annotations"].append(
-            {"image_id": number, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-        )
+        document["annotations"].append({"image_id": number, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]})
     (folder / "boxes.json").write_text(json.dumps(document))
     return folder
 
@@ -129,9 +127,7 @@ def test_evaluation_can_be_repeated_and_divided(root: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unusable_image_is_the_same_error_with_and_without_workers(
-    root: Path, tmp_path: Path, workers: int
-) -> None:
+def test_an_unusable_image_is_the_same_error_with_and_without_workers(root: Path, tmp_path: Path, workers: int) -> None:
     copied = shutil.copytree(root, tmp_path / "set")
     data = settings(copied, workers=workers)
     dataset = build.build_dataset(data, "test")

@@ -13,9 +13,7 @@ from dcn_det.errors import UserError
 
 
 def files(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def annotations(root: Path, split: str) -> dict:
@@ -73,9 +71,7 @@ def test_objects_keep_to_their_limits(root: Path) -> None:
         assert 1 <= len(boxes) <= 5
         for i, a in enumerate(boxes):
             for b in boxes[:i]:
-                overlap = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(
-                    min(a[3], b[3]) - max(a[1], b[1]), 0
-                )
+                overlap = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
                 assert overlap <= 0.1 * min((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
 
 

@@ -45,9 +45,7 @@ def encode(image: np.ndarray, suffix: str) -> bytes:
         (1, 3000, 600, 1000, (1, 1000)),  # never nothing
     ],
 )
-def test_resized_size(
-    height: int, width: int, short_side: int, max_side: int, expected: tuple[int, int]
-) -> None:
+def test_resized_size(height: int, width: int, short_side: int, max_side: int, expected: tuple[int, int]) -> None:
     assert resized_size(height, width, short_side, max_side) == expected
     assert resize_short_side(noise(height, width), short_side, max_side).shape == (*expected, 3)
 

@@ -154,9 +154,7 @@ def test_plain_weights_enter_a_deformable_backbone(tmp_path: Path) -> None:
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
     save_plain(tmp_path / "w.pth", width=4)
-    with pytest.raises(
-        UserError, match=r"w\.pth do not fit the ResNet: .* of another shape \(layer1\.0\.conv1"
-    ):
+    with pytest.raises(UserError, match=r"w\.pth do not fit the ResNet: .* of another shape \(layer1\.0\.conv1"):
         build(SMALL | {"weights": str(tmp_path / "w.pth")})
 
 

@@ -18,9 +18,7 @@ LOSSES = {"rpn_cls", "rpn_box", "head_cls", "head_box"}
 def detector(pooling: str = "deformable", deform: bool = True, **head: object) -> TwoStageDetector:
     torch.manual_seed(0)
     blocks = DeformableBlocks(("res5a", "res5b"), offset_groups=2) if deform else None
-    backbone = ResNet(
-        "resnet18", width=8, stem_width=8, norm="gn", frozen_stages=0, stem_pool="pad", deformable=blocks
-    )
+    backbone = ResNet("resnet18", width=8, stem_width=8, norm="gn", frozen_stages=0, stem_pool="pad", deformable=blocks)
     anchors = cell_anchors(16, (0.5, 1, 2), (1, 2))
     rpn = RPN(32, anchors, 16, channels=16, selection=ProposalSelection(pre_nms=200, post_nms=30))
     second = FasterRCNNHead(
@@ -60,9 +58,7 @@ def test_training_reaches_every_parameter(pooling: str, class_agnostic: bool) ->
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize(
-    "targets", [[target(), target()], [TWO[0], target()]], ids=["all empty", "half empty"]
-)
+@pytest.mark.parametrize("targets", [[target(), target()], [TWO[0], target()]], ids=["all empty", "half empty"])
 def test_images_without_ground_truth(targets: list[Target]) -> None:
     model = detector().train()
     losses = model(batch((96, 112), (80, 96), targets=targets))
@@ -72,9 +68,7 @@ def test_images_without_ground_truth(targets: list[Target]) -> None:
     if not any(len(each.boxes) for each in targets):
         assert losses["rpn_box"] == 0 and losses["head_box"] == 0
     # Every parameter takes part even then, which distributed training relies on.
-    assert all(
-        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters()
-    )
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_image_smaller_than_every_anchor_and_cell() -> None:
@@ -92,9 +86,7 @@ def test_detections(pooling: str) -> None:
     assert len(results) == 2
     for result, each in zip(results, data.infos):
         assert isinstance(result, Detections) and 0 < len(result) <= 20
-        assert (
-            result.boxes.dtype == result.scores.dtype == torch.float32 and result.labels.dtype == torch.int64
-        )
+        assert result.boxes.dtype == result.scores.dtype == torch.float32 and result.labels.dtype == torch.int64
         assert not result.boxes.requires_grad
         assert (result.boxes >= 0).all() and (result.boxes[:, 2:] > result.boxes[:, :2]).all()
         assert (result.boxes[:, 2:] <= torch.tensor([each.input_width, each.input_height])).all()
@@ -117,9 +109,7 @@ def test_losses_are_means_over_images() -> None:
     alone = [Batch(both.images[i : i + 1], both.infos[i : i + 1], both.targets[i : i + 1]) for i in range(2)]
     together, apart = model(both), [model(each) for each in alone]
     for name in LOSSES:
-        torch.testing.assert_close(
-            together[name], (apart[0][name] + apart[1][name]) / 2, rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(together[name], (apart[0][name] + apart[1][name]) / 2, rtol=1e-4, atol=1e-6)
 
 
 def test_padding_is_overwritten_and_proposals_stay_inside() -> None:

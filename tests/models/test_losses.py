@@ -31,8 +31,7 @@ def test_cross_entropy_mean_by_hand() -> None:
 def test_nothing_costs_nothing_and_keeps_the_graph() -> None:
     logits = torch.zeros(3, 2, requires_grad=True)
     (
-        cross_entropy_mean(logits[:0], torch.zeros(0, dtype=torch.int64))
-        + smooth_l1(logits[:0], logits[:0], 1).sum()
+        cross_entropy_mean(logits[:0], torch.zeros(0, dtype=torch.int64)) + smooth_l1(logits[:0], logits[:0], 1).sum()
     ).backward()
     assert torch.equal(logits.grad, torch.zeros(3, 2))
 

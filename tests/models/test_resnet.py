@@ -188,9 +188,7 @@ def test_frozen_stages(frozen_stages: int) -> None:
                 assert torch.equal(value, before[name]) == frozen
 
 
-@pytest.mark.parametrize(
-    "norm, kind", [("gn", nn.GroupNorm), ("bn", nn.BatchNorm2d), ("sync_bn", nn.SyncBatchNorm)]
-)
+@pytest.mark.parametrize("norm, kind", [("gn", nn.GroupNorm), ("bn", nn.BatchNorm2d), ("sync_bn", nn.SyncBatchNorm)])
 def test_other_norms_train(norm: str, kind: type[nn.Module]) -> None:
     network = ResNet("resnet18", width=4, stem_width=4, norm=norm, norm_eps=1e-3, frozen_stages=0)
     layers = [each for each in network.modules() if isinstance(each, kind)]

@@ -87,9 +87,7 @@ def test_short_batches_are_topped_up_with_background() -> None:
 
 def test_image_without_ground_truth_is_all_background() -> None:
     none = torch.zeros(0, 4)
-    drawn = RoISampler(batch=8)(
-        boxes(5), torch.zeros(5, 0), none, torch.zeros(0).long(), sampling_generator(0, 1)
-    )
+    drawn = RoISampler(batch=8)(boxes(5), torch.zeros(5, 0), none, torch.zeros(0).long(), sampling_generator(0, 1))
     assert drawn.classes.tolist() == [0] * 8 and drawn.matched.shape == (0, 4)
 
 

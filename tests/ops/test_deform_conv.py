@@ -83,9 +83,7 @@ def assert_near(found: dict, expected: dict, tolerance: float) -> None:
     for name, value in expected.items():
         scale = value.abs().max().clamp(min=1e-12) if value.numel() else 1.0
         error = (found[name].double() - value.double()).abs().max() / scale if value.numel() else 0.0
-        assert found[name].shape == value.shape and error <= tolerance, (
-            f"{name}: {error:.2e} of the largest value"
-        )
+        assert found[name].shape == value.shape and error <= tolerance, f"{name}: {error:.2e} of the largest value"
 
 
 def make_case(
@@ -111,10 +109,7 @@ def make_case(
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
     taps = kernel[0] * kernel[1]
-    out = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)
-    ]
+    out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)]
     offset = normal(batch, 2 * offset_groups * taps, *out) * spread
     # Away from whole numbers, where the gradient has jumps.
     offset = offset.floor() + 0.1 + 0.8 * (offset - offset.floor())
@@ -353,9 +348,7 @@ def test_only_needed_gradients(tier, wanted):
 def test_same_bits_for_any_number_of_threads(dtype):
     if library.tier("deform_conv2d", "cpu") != "cpu":
         pytest.skip(f"no compiled CPU kernel: {library.status()['cpu'].reason}")
-    arguments = make_case(
-        channels=192, out_channels=64, size=(24, 26), offset_groups=2, mask=True, dtype=dtype
-    )
+    arguments = make_case(channels=192, out_channels=64, size=(24, 26), offset_groups=2, mask=True, dtype=dtype)
     threads = torch.get_num_threads()
     try:
         results = []

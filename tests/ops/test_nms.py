@@ -51,9 +51,7 @@ def clustered_boxes(count: int, seed: int, dtype=torch.float32):
     chosen = torch.randint(7, (count,), generator=generator)
     jitter = torch.randn(count, 4, generator=generator, dtype=torch.float64) * 4
     boxes = objects[chosen] + jitter
-    boxes = torch.cat(
-        [torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], 1
-    )
+    boxes = torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], 1)
     return boxes.to(dtype), torch.rand(count, generator=generator, dtype=torch.float64).to(dtype)
 
 

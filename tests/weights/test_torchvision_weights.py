@@ -62,9 +62,7 @@ def test_downloads_once(site: tuple[Path, str], cache: Path, monkeypatch: pytest
     assert torch.equal(imagenet_weights("resnet18")["conv1.weight"], STATE["conv1.weight"])
 
 
-def test_damaged_download_is_refused(
-    site: tuple[Path, str], cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_download_is_refused(site: tuple[Path, str], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, address = site
     name = put(folder)
     (folder / name).write_bytes((folder / name).read_bytes()[:-10])

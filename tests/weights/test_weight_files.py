@@ -33,9 +33,7 @@ def test_reads_what_people_save(tmp_path: Path, content: dict[str, object]) -> N
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "resnet50.pth").touch()
-    with pytest.raises(
-        UserError, match=r"no such weights file: .*resnet5O\.pth; did you mean 'resnet50\.pth'"
-    ):
+    with pytest.raises(UserError, match=r"no such weights file: .*resnet5O\.pth; did you mean 'resnet50\.pth'"):
         read_state_dict(tmp_path / "resnet5O.pth")
 
 
@@ -61,9 +59,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "content, what", [([1, 2], "list"), ({"epoch": 3}, "'epoch' is a int"), ({}, "dict")]
-)
+@pytest.mark.parametrize("content, what", [([1, 2], "list"), ({"epoch": 3}, "'epoch' is a int"), ({}, "dict")])
 def test_not_tensors_by_name(tmp_path: Path, content: object, what: str) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match=f"holds no tensors by name.*{what}"):

@@ -190,9 +190,7 @@ class ResNet(nn.Module):
         self.conv1 = conv(3, stem_width, 7, stride=2)
         self.bn1 = make_norm(stem_width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = (
-            nn.MaxPool2d(3, 2, ceil_mode=True) if stem_pool == "ceil" else nn.MaxPool2d(3, 2, padding=1)
-        )
+        self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True) if stem_pool == "ceil" else nn.MaxPool2d(3, 2, padding=1)
 
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}

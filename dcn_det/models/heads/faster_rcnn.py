@@ -187,9 +187,7 @@ class FasterRCNNHead(nn.Module):
         return smooth_l1(deltas[row, column], goal, self.sigma).sum() / self.sampler.batch
 
     @torch.no_grad()
-    def predict(
-        self, maps: Tensor, boxes: Sequence[Tensor], infos: Sequence[ImageInfo]
-    ) -> list[tuple[Tensor, Tensor]]:
+    def predict(self, maps: Tensor, boxes: Sequence[Tensor], infos: Sequence[ImageInfo]) -> list[tuple[Tensor, Tensor]]:
         """Class probabilities and refined boxes.
 
         Args:
@@ -206,9 +204,7 @@ class FasterRCNNHead(nn.Module):
         deltas = deltas.float()
         deltas = deltas.expand(-1, self.num_classes, -1) if self.class_agnostic else deltas[:, 1:]
         results = []
-        for old, image_scores, image_deltas, info in zip(
-            boxes, scores.split(counts), deltas.split(counts), infos
-        ):
+        for old, image_scores, image_deltas, info in zip(boxes, scores.split(counts), deltas.split(counts), infos):
             new = box_ops.decode(old[:, None].float(), image_deltas, self.box_stds)
             results.append((image_scores, box_ops.clip(new, info.input_height, info.input_width)))
         return results

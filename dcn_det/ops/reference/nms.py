@@ -50,9 +50,7 @@ def unsuppressed(suppresses: Tensor) -> Tensor:
         kept = settled
 
 
-def nms(
-    boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_keep: int | None
-) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_keep: int | None) -> Tensor:
     """Both public functions; without labels, boxes suppress each other across classes."""
     dtype = torch.float64 if torch.float64 in (boxes.dtype, scores.dtype) else torch.float32
     boxes, threshold = boxes.to(dtype), threshold_as(dtype, iou_threshold)
