@@ -1,4 +1,4 @@
-"""Runs the RoI operators on every tier: compiled for the CPU, compiled for CUDA, plain PyTorch."""
+"""Runs the RoI pooling operators on every tier: compiled for the CPU, compiled for CUDA, plain PyTorch."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -33,8 +33,6 @@ def plain_operator(name: str) -> Callable:
     """The plain tier's formulas under the dispatch rules of the operator, whichever tier serves the CPU."""
     module = module_of(name)
     forward = getattr(module.reference, name)
-    if not hasattr(module, "_setup_context"):
-        return forward
 
     class Plain(torch.autograd.Function):
         @staticmethod
@@ -57,8 +55,7 @@ def use_tier(name: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> torch.dev
     if tier == "plain":
         module = module_of(name)
         monkeypatch.setattr(module, "OPERATOR", plain_operator(name))
-        if hasattr(module, "BACKWARD_OPERATOR"):
-            monkeypatch.setattr(module, "BACKWARD_OPERATOR", getattr(module.reference, f"{name}_backward"))
+        monkeypatch.setattr(module, "BACKWARD_OPERATOR", getattr(module.reference, f"{name}_backward"))
         return torch.device("cpu")
     if library.tier(name, tier) != tier:
         pytest.skip(f"no compiled {tier} kernel: {library.status()[tier].reason}")
