@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dcn_det.ops import library
 from dcn_det.ops.deform_conv_check import check_arguments, check_border, pair_of
 from dcn_det.ops.deform_conv_rules import OPERATOR
 
@@ -46,7 +47,7 @@ def deform_conv2d(
             bilinear samples blend within one cell of it, as in torchvision, mmcv and DCNv2. ``"dcn_v1"``: the
             rule of the authors' released code: zero outside [0, H) x [0, W), while y in [H - 1, H) reads the
             last row at full strength and x in [W - 1, W) the last column. The rules differ next to the border
-            only, and give the same values for zero offsets. Weights belong to the rule they were trained with.
+            only, and give equal values for zero offsets. Weights belong to the rule they were trained with.
 
     Returns:
         (N, C_out, H_out, W_out), the input's dtype, in channels-last memory where the input lies so. With
@@ -174,7 +175,7 @@ class DeformConv2d(nn.Module):
         Args:
             input: (N, in_channels, H, W).
         """
-        with torch.autocast(input.device.type, enabled=False):
+        with library.without_autocast(input.device.type):
             predicted = self.offset(input.to(self.offset.weight.dtype))
             if not self.modulated:
                 return predicted, None

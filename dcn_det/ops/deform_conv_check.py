@@ -15,7 +15,7 @@ HALF_DTYPES = (torch.float16, torch.bfloat16)
 def pair_of(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """An int for both axes, or (y, x), as a pair; ``padding`` may be 0, the others are at least 1."""
     least = 0 if name == "padding" else 1
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
         raise _error(name, repr(value), f"one or two ints, each at least {least}")
     return pair[0], pair[1]
@@ -61,7 +61,8 @@ def check_arguments(
 
 def _check_kinds(tensors: dict[str, Tensor], input: Tensor) -> None:
     """Dimensions, devices and dtypes."""
-    autocast = torch.is_autocast_enabled(input.device.type)
+    device_type = input.device.type
+    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     for name, tensor in tensors.items():
         dimensions = 1 if name == "bias" else 4
         if tensor.dim() != dimensions:

@@ -1,14 +1,12 @@
-"""What surrounds the deformable convolution's kernels: fake kernels, autograd, autocast, operation counts."""
+"""What surrounds the deformable convolution's kernels: fake kernels, autograd, autocast."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from dcn_det.ops import library
 from dcn_det.ops.reference import deform_conv as reference
@@ -74,29 +72,3 @@ library.register(
     fake=_fake_backward,
     backward=library.once_differentiable("deform_conv2d"),
 )
-
-
-@register_flop_formula(OPERATOR)
-def _flops(
-    input_shape: Sequence[int],
-    offset_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    *options: Any,
-    **kwargs: Any,
-) -> int:
-    """The products, as PyTorch counts those of a convolution; sampling is left out."""
-    return 2 * offset_shape[0] * offset_shape[2] * offset_shape[3] * math.prod(weight_shape)
-
-
-@register_flop_formula(BACKWARD_OPERATOR)
-def _flops_backward(
-    grad_shape: Sequence[int],
-    input_shape: Sequence[int],
-    offset_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    *options: Any,
-    **kwargs: Any,
-) -> int:
-    need_input, need_offset, need_weight, need_mask = options[-4:]
-    products = int(need_input or need_offset or need_mask) + int(need_weight)
-    return products * _flops(input_shape, offset_shape, weight_shape)

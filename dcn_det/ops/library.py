@@ -16,6 +16,7 @@ import os
 import struct
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ def _load(stem: str, folder: Path) -> LibraryState:
 
 
 def _load_all() -> dict[str, LibraryState]:
-    if os.environ.get(TIER_VARIABLE) == "plain":
+    tier = os.environ.get(TIER_VARIABLE, "")
+    if tier not in ("", "plain"):
+        raise ValueError(f"{TIER_VARIABLE} is {tier!r}; expected 'plain' or nothing")
+    if tier == "plain":
         unloaded = LibraryState(None, False, f"{TIER_VARIABLE}=plain in the environment")
         return {"cpu": unloaded, "cuda": unloaded}
     folder = Path(__file__).parent
@@ -166,6 +170,13 @@ def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
     if not value.is_floating_point() or value.dtype == torch.float64:
         return value
     return value.to(dtype)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Within it, what is computed on a device keeps its dtype; no-op for devices that know no autocast."""
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def once_differentiable(name: str) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """Values and gradients of the deformable convolution, for every tier that is present."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,16 @@ class Tier:
 
 
 @pytest.fixture(params=["cpu", "plain", pytest.param("cuda", marks=pytest.mark.cuda)])
-def tier(request) -> Tier:
+def tier(request) -> Iterator[Tier]:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if request.param != "plain" and library.tier("deform_conv2d", request.param) != request.param:
         pytest.skip(f"no compiled {request.param} kernel: {library.status()[request.param].reason}")
-    return Tier(request.param)
+    threads = torch.get_num_threads()
+    if request.param == "plain":
+        torch.set_num_threads(1)  # many small operations: threads cost more than they give
+    yield Tier(request.param)
+    torch.set_num_threads(threads)
 
 
 def to_device(arguments: dict, device: str) -> dict:

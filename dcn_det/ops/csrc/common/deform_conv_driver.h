@@ -1,6 +1,7 @@
 // The deformable convolution as tiles of columns and matrix products: what is the same for every device.
 //
 // A Device supplies, as static members,
+//   guard(input): makes the input's device the current one while it lives;
 //   kForwardTileBytes: the size of a tile of columns;
 //   for_each_tile(tiles, body): calls body(begin, end) for ranges that make up [0, tiles), perhaps in
 //   parallel; multiply(out, a, b), multiply_add(out, self, a, b): out = a b and out = self + a b, where self
@@ -59,6 +60,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
                      const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
                      std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,
                      std::string border) {
+  [[maybe_unused]] const auto guard = Device::guard(input);
   const DeformConvShape shape = describe(input, offset, weight, mask, {stride, padding, dilation, border});
   STD_TORCH_CHECK(!bias.has_value() || (bias->dim() == 1 && bias->size(0) == shape.out_channels),
                   "deform_conv2d: bias does not have the output's channels");
@@ -118,6 +120,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const std::optional<Tensor>& mask, std::vector<int64_t> stride, std::vector<int64_t> padding,
     std::vector<int64_t> dilation, std::string border, bool need_input, bool need_offset, bool need_weight,
     bool need_mask) {
+  [[maybe_unused]] const auto guard = Device::guard(input);
   const DeformConvShape shape = describe(input, offset, weight, mask, {stride, padding, dilation, border});
   STD_TORCH_CHECK(grad_output.dim() == 4 && grad_output.scalar_type() == input.scalar_type() &&
                       grad_output.size(0) == shape.batch && grad_output.size(1) == shape.out_channels &&

@@ -27,6 +27,19 @@ struct DeformConvShape {
   DCN_DET_INLINE int64_t positions() const { return batch * out_cells(); }
 };
 
+// Divisions take the 32-bit instruction where they can: it is several times faster, on GPUs above all.
+struct Division {
+  int64_t quotient, remainder;
+};
+
+DCN_DET_INLINE Division divide(int64_t value, int64_t divisor) {
+  if (static_cast<uint64_t>(value | divisor) <= UINT32_MAX) {
+    const auto small = static_cast<uint32_t>(value), by = static_cast<uint32_t>(divisor);
+    return {small / by, small % by};
+  }
+  return {value / divisor, value % divisor};
+}
+
 // A (batch, channels, out_height, out_width) tensor whose last two dimensions are dense.
 template <typename A>
 struct Planes {
@@ -74,8 +87,8 @@ DCN_DET_INLINE Sample<A> sample_at(const DeformConvShape& shape, const Planes<co
                                    const Planes<const A>& mask, int64_t image, int64_t cell, int offset_group,
                                    int tap) {
   const int64_t channel = static_cast<int64_t>(offset_group) * shape.taps() + tap;
-  const int row = static_cast<int>(cell / shape.out_width);
-  const int column = static_cast<int>(cell % shape.out_width);
+  const Division at = divide(cell, shape.out_width);
+  const int row = static_cast<int>(at.quotient), column = static_cast<int>(at.remainder);
   const int from_y = row * shape.stride_y - shape.padding_y + tap / shape.kernel_width * shape.dilation_y;
   const int from_x = column * shape.stride_x - shape.padding_x + tap % shape.kernel_width * shape.dilation_x;
   const A y = A(from_y) + offset.at(image, 2 * channel, cell);

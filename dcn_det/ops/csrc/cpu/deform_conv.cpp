@@ -13,6 +13,9 @@ struct Cpu {
   static constexpr auto multiply = dcn_det::multiply;
   static constexpr auto multiply_add = dcn_det::multiply_add;
 
+  struct Guard {};
+  static Guard guard(const Tensor&) { return {}; }
+
   template <typename Body>
   static void for_each_tile(int64_t tiles, const Body& body) {
     parallel_with_products(tiles, body);

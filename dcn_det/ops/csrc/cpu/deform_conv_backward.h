@@ -141,7 +141,7 @@ class CpuBackward {
             sum[tap].modulation += share[tap].modulation;
           }
         }
-        const int64_t image = (first + row) / shape_.out_cells(), cell = (first + row) % shape_.out_cells();
+        const auto [image, cell] = divide(first + row, shape_.out_cells());
         for (int64_t channel = 0; channel < static_cast<int64_t>(sums.size()); ++channel) {
           if (grad_offset.data != nullptr) {
             grad_offset.at(image, 2 * channel, cell) = sums[channel].y;

@@ -39,7 +39,7 @@ DCN_DET_VECTORIZED void fill_columns(const DeformConvShape& shape, const T* feat
                                      const Columns<T>& columns, int64_t first, int64_t begin, int64_t end) {
   const int group_channels = shape.group_channels(), offset_channels = shape.offset_group_channels();
   for (int64_t position = begin; position < end; ++position) {
-    const int64_t image = position / shape.out_cells(), cell = position % shape.out_cells();
+    const auto [image, cell] = divide(position, shape.out_cells());
     const T* map = features + image * shape.cells() * shape.channels;
     for (int tap = 0; tap < shape.taps(); ++tap) {
       for (int group = 0; group < shape.offset_groups; ++group) {
@@ -65,7 +65,7 @@ template <typename A>
 void locate_samples(const DeformConvShape& shape, const Planes<const A>& offset, const Planes<const A>& mask,
                     Sample<A>* samples, int64_t first, int64_t begin, int64_t end) {
   for (int64_t position = begin; position < end; ++position) {
-    const int64_t image = position / shape.out_cells(), cell = position % shape.out_cells();
+    const auto [image, cell] = divide(position, shape.out_cells());
     Sample<A>* out = samples + (position - first) * shape.offset_groups * shape.taps();
     for (int group = 0; group < shape.offset_groups; ++group) {
       for (int tap = 0; tap < shape.taps(); ++tap) {

@@ -15,6 +15,10 @@ struct Cuda {
   static constexpr int64_t kForwardTileBytes = 128 << 20;
   static constexpr int64_t kBackwardTileBytes = 128 << 20;
 
+  static torch::stable::accelerator::DeviceGuard guard(const Tensor& input) {
+    return torch::stable::accelerator::DeviceGuard(input.get_device_index());
+  }
+
   template <typename Body>
   static void for_each_tile(int64_t tiles, const Body& body) {
     body(0, tiles);
@@ -31,7 +35,6 @@ struct Cuda {
 
   static void fill(const DeformConvShape& shape, const Tensor& features, const Tensor& offset,
                    const std::optional<Tensor>& mask, const Tensor& columns, int64_t first, int64_t rows) {
-    const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
     const cudaStream_t stream = current_stream(features);
     const int64_t threads = rows * shape.offset_groups * shape.taps() * kLanes;
     dispatch_floating(features.scalar_type(), "deform_conv2d", [&]<typename T>() {
@@ -45,7 +48,6 @@ struct Cuda {
 
   static void sweep(const DeformConvShape& shape, const BackwardTensors& tensors, const Needs& needs,
                     const Tensor& columns, int64_t first, int64_t rows) {
-    const torch::stable::accelerator::DeviceGuard guard(columns.get_device_index());
     const cudaStream_t stream = current_stream(columns);
     const int64_t threads = rows * shape.offset_groups * shape.taps() * kLanes;
     dispatch_floating(columns.scalar_type(), "deform_conv2d_backward", [&]<typename T>() {

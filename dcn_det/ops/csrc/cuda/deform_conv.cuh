@@ -20,21 +20,24 @@ __device__ __forceinline__ A sum_over_lanes(A value) {
   return value;
 }
 
-// The samples of a tile in the order [row][offset group][tap], dealt out to warps.
+// Sample `index` of a tile, in the order [row][offset group][tap].
 struct SampleIndex {
   int64_t row, image, cell;
   int offset_group, tap;
 
   __device__ __forceinline__ SampleIndex(const DeformConvShape& shape, int64_t first, int64_t index) {
-    tap = static_cast<int>(index % shape.taps());
-    offset_group = static_cast<int>(index / shape.taps() % shape.offset_groups);
-    row = index / shape.taps() / shape.offset_groups;
-    image = (first + row) / shape.out_cells();
-    cell = (first + row) % shape.out_cells();
+    const Division by_tap = divide(index, shape.taps());
+    const Division by_group = divide(by_tap.quotient, shape.offset_groups);
+    const Division by_image = divide(first + by_group.quotient, shape.out_cells());
+    tap = static_cast<int>(by_tap.remainder);
+    offset_group = static_cast<int>(by_group.remainder);
+    row = by_group.quotient;
+    image = by_image.quotient;
+    cell = by_image.remainder;
   }
 };
 
-// The corners' weights, modulated or not, and their places in a map of shape.channels channels.
+// The corners' modulated weights and their places in a map of shape.channels channels.
 template <typename A>
 struct CornerReads {
   int64_t place[4];
@@ -43,9 +46,9 @@ struct CornerReads {
   __device__ __forceinline__ CornerReads(const DeformConvShape& shape, const SampleIndex& index,
                                          const Sample<A>& sample) {
     const int64_t map = index.image * shape.cells();
-    for (int i = 0; i < 4; ++i) {
-      place[i] = (map + sample.cell(i, shape.width)) * shape.channels;
-      weight[i] = sample.modulation * sample.weight(i);
+    for (int k = 0; k < 4; ++k) {
+      place[k] = (map + sample.cell(k, shape.width)) * shape.channels;
+      weight[k] = sample.modulation * sample.weight(k);
     }
   }
 };
@@ -97,6 +100,7 @@ __global__ void sweep_kernel(DeformConvShape shape, const T* features, Planes<co
     A grad_y = 0, grad_x = 0, grad_modulation = 0;
     if (sample.inside) {
       const CornerReads<A> read(shape, index, sample);
+      A sums[4] = {0, 0, 0, 0};  // over channels of grad * feature
       for (int c = begin + lane; c < begin + count; c += kLanes) {
         T* column = columns.at(index.row, index.tap, c);
         const A grad = static_cast<A>(*column);
@@ -104,17 +108,18 @@ __global__ void sweep_kernel(DeformConvShape shape, const T* features, Planes<co
         for (int k = 0; k < 4; ++k) {
           const A feature = static_cast<A>(features[read.place[k] + c]);
           value += read.weight[k] * feature;
-          grad_y += grad * sample.slope_y(k) * feature;
-          grad_x += grad * sample.slope_x(k) * feature;
-          grad_modulation += grad * sample.weight(k) * feature;
+          sums[k] += grad * feature;
           if (grad_features != nullptr && read.weight[k] != A(0)) {
             atomicAdd(grad_features + read.place[k] + c, read.weight[k] * grad);
           }
         }
         if (keep_columns) *column = static_cast<T>(value);
       }
-      grad_y *= sample.modulation;
-      grad_x *= sample.modulation;
+      for (int k = 0; k < 4; ++k) {
+        grad_y += sample.modulation * sample.slope_y(k) * sums[k];
+        grad_x += sample.modulation * sample.slope_x(k) * sums[k];
+        grad_modulation += sample.weight(k) * sums[k];
+      }
     } else if (keep_columns) {
       for (int c = begin + lane; c < begin + count; c += kLanes)
         *columns.at(index.row, index.tap, c) = T(0.f);
