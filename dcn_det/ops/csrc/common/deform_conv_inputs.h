@@ -119,10 +119,20 @@ inline Tensor empty_planes(const Tensor& like, ScalarType dtype) {
 }
 
 // A matrix for each group: (groups, out_channels / groups, taps * channels / groups).
-inline Tensor weight_matrices(const Tensor& weight, const DeformConvShape& shape) {
+template <typename Device>
+Tensor weight_matrices(const Tensor& weight, const DeformConvShape& shape) {
   const int64_t depth = static_cast<int64_t>(shape.taps()) * shape.group_channels();
-  return torch::stable::view(to_channels_last(detached(weight)),
+  return torch::stable::view(to_channels_last<Device>(detached(weight)),
                              {shape.groups, shape.out_channels / shape.groups, depth});
+}
+
+// The same transposed: (groups, taps * channels / groups, out_channels / groups).
+template <typename Device>
+Tensor transposed_matrices(const Tensor& weight, const DeformConvShape& shape) {
+  const Tensor matrices = weight_matrices<Device>(weight, shape);
+  const int64_t rows = matrices.size(1), columns = matrices.size(2);
+  const Tensor grid = torch::stable::view(matrices, {shape.groups, rows, columns, 1});
+  return torch::stable::view(to_channels_last<Device>(grid), {shape.groups, columns, rows});
 }
 
 }  // namespace dcn_det

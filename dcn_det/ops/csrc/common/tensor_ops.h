@@ -44,8 +44,9 @@ inline Tensor narrowed(Tensor self, int64_t dim, int64_t start, int64_t length) 
 }
 
 // (N, C, H, W) -> dense (N, H, W, C); a view where the memory already lies so.
-inline Tensor to_channels_last(const Tensor& self) {
-  return torch::stable::contiguous(permuted(self, {0, 2, 3, 1}));
+template <typename Device>
+Tensor to_channels_last(const Tensor& self) {
+  return Device::dense_copy(permuted(self, {0, 2, 3, 1}));
 }
 
 // Whether memory lies as (N, H, W, C) and not, as it may for trivial sizes, as (N, C, H, W) too.
@@ -53,10 +54,11 @@ inline bool is_channels_last(const Tensor& self) {
   return !self.is_contiguous() && permuted(self, {0, 2, 3, 1}).is_contiguous();
 }
 
-// (N, H, W, C) -> (N, C, H, W), with memory laid out like that of `like`.
-inline Tensor from_channels_last(const Tensor& self, bool channels_last) {
-  Tensor view = permuted(self, {0, 3, 1, 2});
-  return channels_last ? view : torch::stable::contiguous(view);
+// (N, H, W, C) -> (N, C, H, W), in channels-last memory or contiguous.
+template <typename Device>
+Tensor from_channels_last(const Tensor& self, bool channels_last) {
+  const Tensor view = permuted(self, {0, 3, 1, 2});
+  return channels_last ? view : Device::dense_copy(view);
 }
 
 inline Tensor cast(const Tensor& self, ScalarType dtype) {
