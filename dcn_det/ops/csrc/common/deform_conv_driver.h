@@ -1,16 +1,15 @@
 // The deformable convolution as tiles of columns and matrix products: what is the same for every device.
 //
-// A Device supplies, as static members,
-//   guard(input): makes the input's device the current one while it lives;
-//   dense_copy(tensor): a contiguous copy, or the tensor itself if it is contiguous;
-//   kForwardTileBytes: the size of a tile of columns;
-//   for_each_tile(tiles, body): calls body(begin, end) for ranges that make up [0, tiles), perhaps in
-//   parallel; multiply(out, a, b), multiply_add(out, self, a, b): out = a b and out = self + a b, where self
-//   is broadcast
-//     and may be out;
-//   fill(shape, features, offset, mask, columns, first, rows): makes the columns of the output positions from
-//     `first` on;
-//   backward(shape, tensors, needs): computes the gradients that are needed.
+// A Device supplies, as static members:
+// - guard(input): makes the input's device the current one while the result lives.
+// - dense_copy(tensor): a contiguous copy, or the tensor itself if it is contiguous.
+// - kForwardTileBytes: the size of a tile of columns.
+// - for_each_tile(tiles, body): body(begin, end) for ranges that make up [0, tiles), perhaps in parallel.
+// - multiply(out, a, b): out = a b.
+// - multiply_add(out, self, a, b): out = self + a b, where self is broadcast and may be out.
+// - fill(shape, features, offset, mask, columns, first, rows): the columns of output positions from `first`
+// on.
+// - backward(shape, tensors, needs): the gradients that are needed.
 #pragma once
 
 #include <algorithm>

@@ -26,6 +26,8 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
   STD_TORCH_CHECK(on_same_device(offset, input) && on_same_device(weight, input) &&
                       (!mask.has_value() || on_same_device(*mask, input)),
                   "deform_conv2d: tensors are on different devices");
+  STD_TORCH_CHECK(is_floating(input.scalar_type()) && is_floating(offset.scalar_type()),
+                  "deform_conv2d: dtypes must be float32, float64, float16 or bfloat16");
   STD_TORCH_CHECK(input.scalar_type() == weight.scalar_type(),
                   "deform_conv2d: input and weight differ in dtype");
   for (int i = 0; i < 2; ++i) {

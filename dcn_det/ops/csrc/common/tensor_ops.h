@@ -1,5 +1,4 @@
-// What the stable ABI leaves out: products and layouts through the dispatcher, and the choice of a kernel by
-// dtype.
+// What the stable ABI leaves out: operators called by name, layouts, and the choice of a kernel by dtype.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -31,7 +30,8 @@ inline Tensor permuted(const Tensor& self, IntHeaderOnlyArrayRef order) {
   return call_operator("aten::permute", "", self, order);
 }
 
-// Other threads than the caller's would record operations on a tensor that requires a gradient.
+// PyTorch's threads do not know that the caller runs below autograd, and would record what they do with a
+// tensor that requires a gradient.
 inline Tensor detached(const Tensor& self) { return call_operator("aten::detach", "", self); }
 
 inline bool on_same_device(const Tensor& a, const Tensor& b) {
@@ -71,6 +71,11 @@ using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float
 
 inline ScalarType accumulate_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline bool is_floating(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
 }
 
 // Calls body.operator()<T>() with the C++ type of a floating dtype.
