@@ -7,8 +7,7 @@
 // - for_each_tile(tiles, body): body(begin, end) for ranges that make up [0, tiles), perhaps in parallel.
 // - multiply(out, a, b): out = a b.
 // - multiply_add(out, self, a, b): out = self + a b, where self is broadcast and may be out.
-// - fill(shape, features, offset, mask, columns, first, rows): the columns of output positions from `first`
-// on.
+// - fill(shape, features, offset, mask, columns, first, rows): the columns from position `first` on.
 // - backward(shape, tensors, needs): the gradients that are needed.
 #pragma once
 
