@@ -1,15 +1,14 @@
 // The deformable convolution as tiles of columns and matrix products: what is the same for every device.
 //
-// A Device supplies, as static members,
-//   guard(input): makes the input's device the current one while it lives;
-//   kForwardTileBytes: the size of a tile of columns;
-//   for_each_tile(tiles, body): calls body(begin, end) for ranges that make up [0, tiles), perhaps in
-//   parallel; multiply(out, a, b), multiply_add(out, self, a, b): out = a b and out = self + a b, where self
-//   is broadcast
-//     and may be out;
-//   fill(shape, features, offset, mask, columns, first, rows): makes the columns of the output positions from
-//     `first` on;
-//   backward(shape, tensors, needs): computes the gradients that are needed.
+// A Device supplies, as static members:
+// - guard(input): makes the input's device the current one while the result lives.
+// - dense_copy(tensor): a contiguous copy, or the tensor itself if it is contiguous.
+// - kForwardTileBytes: the size of a tile of columns.
+// - for_each_tile(tiles, body): body(begin, end) for ranges that make up [0, tiles), perhaps in parallel.
+// - multiply(out, a, b): out = a b.
+// - multiply_add(out, self, a, b): out = self + a b, where self is broadcast and may be out.
+// - fill(shape, features, offset, mask, columns, first, rows): the columns from position `first` on.
+// - backward(shape, tensors, needs): the gradients that are needed.
 #pragma once
 
 #include <algorithm>
@@ -65,9 +64,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   STD_TORCH_CHECK(!bias.has_value() || (bias->dim() == 1 && bias->size(0) == shape.out_channels),
                   "deform_conv2d: bias does not have the output's channels");
   const ScalarType sums = accumulate_dtype(input.scalar_type());
-  const Tensor features = to_channels_last(input);
-  const Tensor matrices =
-      torch::stable::contiguous(torch::stable::transpose(weight_matrices(weight, shape), 1, 2));
+  const Tensor features = to_channels_last<Device>(input);
+  const Tensor matrices = transposed_matrices<Device>(weight, shape);
   const Tensor planes = dense_planes(offset, sums);
   std::optional<Tensor> mask_planes, shift;
   if (mask.has_value()) mask_planes = dense_planes(*mask, sums);
@@ -94,7 +92,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   });
   const Tensor grid =
       torch::stable::view(output, {shape.batch, shape.out_height, shape.out_width, shape.out_channels});
-  return from_channels_last(grid, is_channels_last(input));
+  return from_channels_last<Device>(grid, is_channels_last(input));
 }
 
 // Which gradients are asked for.
@@ -129,16 +127,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                   "deform_conv2d_backward: grad_output does not have the output's shape, dtype and device");
   const Needs needs{need_input, need_offset, need_weight, need_mask && mask.has_value()};
   const ScalarType dtype = input.scalar_type(), sums = accumulate_dtype(dtype);
-  BackwardTensors tensors{
-      torch::stable::view(to_channels_last(detached(grad_output)), {shape.positions(), shape.out_channels}),
-      to_channels_last(input),
-      weight_matrices(weight, shape),
-      dense_planes(offset, sums),
-      {},
-      {},
-      {},
-      {},
-      {}};
+  BackwardTensors tensors{torch::stable::view(to_channels_last<Device>(detached(grad_output)),
+                                              {shape.positions(), shape.out_channels}),
+                          to_channels_last<Device>(input),
+                          weight_matrices<Device>(weight, shape),
+                          dense_planes(offset, sums),
+                          {},
+                          {},
+                          {},
+                          {},
+                          {}};
   if (mask.has_value()) tensors.mask = dense_planes(*mask, sums);
   const auto zeros_like = [&](const Tensor& like) {
     return torch::stable::new_zeros(like, like.sizes(), sums);
@@ -153,14 +151,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   const auto absent = [&] { return torch::stable::new_empty(input, {0}); };
   Tensor grad_input = absent(), grad_offset = absent(), grad_weight = absent(), grad_mask = absent();
   if (needs.input)
-    grad_input = from_channels_last(cast(*tensors.grad_features, dtype), is_channels_last(input));
+    grad_input = from_channels_last<Device>(cast(*tensors.grad_features, dtype), is_channels_last(input));
   if (needs.offset) grad_offset = cast(*tensors.grad_offset, offset.scalar_type());
   if (needs.mask) grad_mask = cast(*tensors.grad_mask, mask->scalar_type());
   if (needs.weight) {
     const Tensor grid = torch::stable::view(
         *tensors.grad_matrices,
         {shape.out_channels, shape.kernel_height, shape.kernel_width, shape.group_channels()});
-    grad_weight = from_channels_last(cast(grid, dtype), is_channels_last(weight));
+    grad_weight = from_channels_last<Device>(cast(grid, dtype), is_channels_last(weight));
   }
   return {grad_input, grad_offset, grad_weight, grad_mask};
 }

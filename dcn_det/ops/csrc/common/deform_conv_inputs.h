@@ -26,6 +26,8 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
   STD_TORCH_CHECK(on_same_device(offset, input) && on_same_device(weight, input) &&
                       (!mask.has_value() || on_same_device(*mask, input)),
                   "deform_conv2d: tensors are on different devices");
+  STD_TORCH_CHECK(is_floating(input.scalar_type()) && is_floating(offset.scalar_type()),
+                  "deform_conv2d: dtypes must be float32, float64, float16 or bfloat16");
   STD_TORCH_CHECK(input.scalar_type() == weight.scalar_type(),
                   "deform_conv2d: input and weight differ in dtype");
   for (int i = 0; i < 2; ++i) {
@@ -119,10 +121,20 @@ inline Tensor empty_planes(const Tensor& like, ScalarType dtype) {
 }
 
 // A matrix for each group: (groups, out_channels / groups, taps * channels / groups).
-inline Tensor weight_matrices(const Tensor& weight, const DeformConvShape& shape) {
+template <typename Device>
+Tensor weight_matrices(const Tensor& weight, const DeformConvShape& shape) {
   const int64_t depth = static_cast<int64_t>(shape.taps()) * shape.group_channels();
-  return torch::stable::view(to_channels_last(detached(weight)),
+  return torch::stable::view(to_channels_last<Device>(detached(weight)),
                              {shape.groups, shape.out_channels / shape.groups, depth});
+}
+
+// The same transposed: (groups, taps * channels / groups, out_channels / groups).
+template <typename Device>
+Tensor transposed_matrices(const Tensor& weight, const DeformConvShape& shape) {
+  const Tensor matrices = weight_matrices<Device>(weight, shape);
+  const int64_t rows = matrices.size(1), columns = matrices.size(2);
+  const Tensor grid = torch::stable::view(matrices, {shape.groups, rows, columns, 1});
+  return torch::stable::view(to_channels_last<Device>(grid), {shape.groups, columns, rows});
 }
 
 }  // namespace dcn_det

@@ -8,8 +8,7 @@
 namespace dcn_det {
 
 // Features lie in memory as (batch, height, width, channels). Columns, the sampled features that the weights
-// are multiplied with, lie as (groups, rows, taps, channels / groups), one row for each output position of a
-// tile.
+// are multiplied with, lie as (groups, rows, taps, channels / groups), a row for each output position.
 struct DeformConvShape {
   int64_t batch;
   int channels, height, width;

@@ -1,5 +1,4 @@
-// The operators' schemas, one line each; dcn_det/ops/schemas.py holds the same text for machines without this
-// library.
+// The operators' schemas; dcn_det/ops/schemas.py holds the same text, for when there is no compiled library.
 #pragma once
 
 #define DCN_DET_SCHEMAS(X)                                                                                   \

@@ -1,5 +1,4 @@
-// What the stable ABI leaves out: products and layouts through the dispatcher, and the choice of a kernel by
-// dtype.
+// What the stable ABI leaves out: operators called by name, layouts, and the choice of a kernel by dtype.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -31,7 +30,8 @@ inline Tensor permuted(const Tensor& self, IntHeaderOnlyArrayRef order) {
   return call_operator("aten::permute", "", self, order);
 }
 
-// Other threads than the caller's would record operations on a tensor that requires a gradient.
+// PyTorch's threads do not know that the caller runs below autograd, and would record what they do with a
+// tensor that requires a gradient.
 inline Tensor detached(const Tensor& self) { return call_operator("aten::detach", "", self); }
 
 inline bool on_same_device(const Tensor& a, const Tensor& b) {
@@ -44,8 +44,9 @@ inline Tensor narrowed(Tensor self, int64_t dim, int64_t start, int64_t length) 
 }
 
 // (N, C, H, W) -> dense (N, H, W, C); a view where the memory already lies so.
-inline Tensor to_channels_last(const Tensor& self) {
-  return torch::stable::contiguous(permuted(self, {0, 2, 3, 1}));
+template <typename Device>
+Tensor to_channels_last(const Tensor& self) {
+  return Device::dense_copy(permuted(self, {0, 2, 3, 1}));
 }
 
 // Whether memory lies as (N, H, W, C) and not, as it may for trivial sizes, as (N, C, H, W) too.
@@ -53,10 +54,11 @@ inline bool is_channels_last(const Tensor& self) {
   return !self.is_contiguous() && permuted(self, {0, 2, 3, 1}).is_contiguous();
 }
 
-// (N, H, W, C) -> (N, C, H, W), with memory laid out like that of `like`.
-inline Tensor from_channels_last(const Tensor& self, bool channels_last) {
-  Tensor view = permuted(self, {0, 3, 1, 2});
-  return channels_last ? view : torch::stable::contiguous(view);
+// (N, H, W, C) -> (N, C, H, W), in channels-last memory or contiguous.
+template <typename Device>
+Tensor from_channels_last(const Tensor& self, bool channels_last) {
+  const Tensor view = permuted(self, {0, 3, 1, 2});
+  return channels_last ? view : Device::dense_copy(view);
 }
 
 inline Tensor cast(const Tensor& self, ScalarType dtype) {
@@ -69,6 +71,11 @@ using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float
 
 inline ScalarType accumulate_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline bool is_floating(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
 }
 
 // Calls body.operator()<T>() with the C++ type of a floating dtype.

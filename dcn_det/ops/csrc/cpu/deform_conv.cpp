@@ -3,6 +3,7 @@
 #include "cpu/deform_conv_backward.h"
 #include "cpu/deform_conv_loops.h"
 #include "cpu/serial_products.h"
+#include "cpu/transpose.h"
 
 namespace dcn_det {
 namespace {
@@ -10,6 +11,7 @@ namespace {
 struct Cpu {
   // A tile of columns stays in a core's cache between being made and being multiplied.
   static constexpr int64_t kForwardTileBytes = 9 << 18;
+  static constexpr auto dense_copy = dcn_det::dense_copy;
   static constexpr auto multiply = dcn_det::multiply;
   static constexpr auto multiply_add = dcn_det::multiply_add;
 

@@ -1,5 +1,4 @@
-// Inner loops for the CPU: one build for every x86-64, the best instruction set chosen when the library is
-// loaded.
+// Inner loops for the CPU: one build for every x86-64, the best instruction set chosen at load time.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -10,9 +9,8 @@
 
 #include "common/bilinear.h"
 
-// Before a function: compiled for SSE2, for AVX2 with FMA, and for AVX-512. Everything it calls has to be
-// inlined (no lambdas) to be compiled along. Needs the loader's indirect functions; elsewhere the baseline
-// serves.
+// Before a function: compiled for SSE2, for AVX2 with FMA, and for AVX-512. What it calls is compiled along
+// if it is inlined (so no lambdas). Needs the loader's indirect functions; elsewhere the baseline serves.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define DCN_DET_VECTORIZED __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else

@@ -19,6 +19,8 @@ struct Cuda {
     return torch::stable::accelerator::DeviceGuard(input.get_device_index());
   }
 
+  static Tensor dense_copy(const Tensor& self) { return torch::stable::contiguous(self); }
+
   template <typename Body>
   static void for_each_tile(int64_t tiles, const Body& body) {
     body(0, tiles);
