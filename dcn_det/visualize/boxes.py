@@ -45,7 +45,7 @@ def draw(
         x1, y1, x2, y2 = (round(float(v)) for v in boxes[index])
         paint = color(labels[index])
         cv2.rectangle(canvas, (x1, y1), (max(x2 - 1, x1), max(y2 - 1, y1)), paint, thick)
-        caption = names[labels[index]] + (f" {scores[index]:.2f}" if scores is not None else "")
+        caption = names[labels[index]] + (f": {scores[index]:.2f}" if scores is not None else "")
         (text_width, text_height), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)
         left = min(max(x1, 0), max(width - text_width - 2, 0))
         bottom = y1 if y1 - text_height - base - 2 >= 0 else min(y1 + text_height + base + 2, height - 1)
