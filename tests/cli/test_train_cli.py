@@ -141,7 +141,10 @@ def spoil(path: Path) -> None:
         (["model.backbone.deform.blocks=[res6a]"], r"model\.backbone\.deform\.blocks.*res6a.*did you mean"),
         (["data.classes=[zero, one]"], r"data\.classes"),
         (["model.backbone.weights=/nowhere.pth"], r"/nowhere\.pth"),
-        (["model.backbone.norm=frozen_bn"], r"model\.backbone\.weights: 'none' would leave frozen layers at random.*gn or bn"),
+        (
+            ["model.backbone.norm=frozen_bn"],
+            r"model\.backbone\.weights: 'none' would leave frozen layers at random.*gn or bn",
+        ),
         (["device=gpu"], r"device: .*gpu.*cuda"),
         (["--resume"], r"no readable checkpoint"),
         (["--output", "/proc/run"], r"/proc/run"),

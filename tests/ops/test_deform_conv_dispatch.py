@@ -47,9 +47,7 @@ def test_opcheck(device, mask, channels_last):
     torch.library.opcheck(torch.ops.dcn_det.deform_conv2d, (*arguments, *OPTIONS, "dcn_v1"))
 
 
-@pytest.mark.parametrize(
-    "needs", [(True, True, True, True), (True, False, False, False), (False, False, True, False)]
-)
+@pytest.mark.parametrize("needs", [(True, True, True, True), (True, False, False, False), (False, False, True, False)])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels last"])
 def test_opcheck_backward(device, needs, channels_last):
     input, offset, weight, bias, mask = make_arguments(device, channels_last=channels_last)
@@ -116,15 +114,9 @@ def test_compile_equals_eager(device, dynamic):
     for size in ((7, 8), (9, 5)) if dynamic else ((7, 8),):
         results = []
         for function in (module, compiled):
-            input = (
-                torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(1))
-                .to(device)
-                .requires_grad_()
-            )
+            input = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(1)).to(device).requires_grad_()
             output = function(input)
-            results.append(
-                [output, *torch.autograd.grad(output.square().sum(), [input, *module.parameters()])]
-            )
+            results.append([output, *torch.autograd.grad(output.square().sum(), [input, *module.parameters()])])
         for found, expected in zip(results[1], results[0]):
             torch.testing.assert_close(found, expected)
     torch._dynamo.reset()
@@ -189,9 +181,7 @@ def test_strict_determinism_on_cuda():
         torch.testing.assert_close(grads, expected)
 
 
-@pytest.mark.skipif(
-    library.tier("deform_conv2d", "cpu") == "plain", reason="the plain tier raises errors of its own"
-)
+@pytest.mark.skipif(library.tier("deform_conv2d", "cpu") == "plain", reason="the plain tier raises errors of its own")
 def test_operator_called_directly_guards_memory():
     """Without the public function's checks: other errors, but no access out of bounds."""
     input, offset, weight, bias, mask = make_arguments()

@@ -121,9 +121,7 @@ def test_module_of_meta_tensors():
 
 def test_representation():
     assert DeformConv2d(4, 6, 3).extra_repr() == "4, 6, kernel_size=(3, 3)"
-    module = DeformConv2d(
-        4, 6, (3, 2), 2, 1, groups=2, bias=False, offset_groups=4, modulated=True, border="dcn_v1"
-    )
+    module = DeformConv2d(4, 6, (3, 2), 2, 1, groups=2, bias=False, offset_groups=4, modulated=True, border="dcn_v1")
     assert module.extra_repr() == (
         "4, 6, kernel_size=(3, 2), stride=(2, 2), padding=(1, 1), groups=2, offset_groups=4, modulated=True, "
         "border='dcn_v1', bias=False"
@@ -169,37 +167,23 @@ WRONG = {
     "bias is of shape (6, 1); expected 1 dimension": {"bias": torch.zeros(6, 1)},
     "mask is of shape (18, 4, 4); expected 4 dimensions": {"mask": torch.zeros(18, 4, 4)},
     "input is torch.int32; expected float32, float64": {"input": torch.zeros(2, 4, 7, 8, dtype=torch.int32)},
-    "weight is torch.float64; expected torch.float32, as the input": {
-        "weight": torch.zeros(6, 2, 3, 3).double()
-    },
-    "offset is torch.float64; expected torch.float32, as the input": {
-        "offset": torch.zeros(2, 36, 4, 4).double()
-    },
-    "offset is torch.float16; expected torch.float32, as the input": {
-        "offset": torch.zeros(2, 36, 4, 4).half()
-    },
+    "weight is torch.float64; expected torch.float32, as the input": {"weight": torch.zeros(6, 2, 3, 3).double()},
+    "offset is torch.float64; expected torch.float32, as the input": {"offset": torch.zeros(2, 36, 4, 4).double()},
+    "offset is torch.float16; expected torch.float32, as the input": {"offset": torch.zeros(2, 36, 4, 4).half()},
     "mask is torch.float16; expected torch.float32, as the input": {"mask": torch.zeros(2, 18, 4, 4).half()},
     "weight is on meta; expected cpu, as the input": {"weight": torch.zeros(6, 2, 3, 3, device="meta")},
     "input is of shape (2, 4, 0, 8); expected no dimension of size 0": {"input": torch.zeros(2, 4, 0, 8)},
     "weight is of shape (0, 2, 3, 3); expected no dimension of size 0": {"weight": torch.zeros(0, 2, 3, 3)},
-    "input is of 5 channels; expected a multiple of 2, those of the weight": {
-        "input": torch.zeros(2, 5, 7, 8)
-    },
-    "weight is of 5 output channels; expected a multiple of 2, the groups": {
-        "weight": torch.zeros(5, 2, 3, 3)
-    },
+    "input is of 5 channels; expected a multiple of 2, those of the weight": {"input": torch.zeros(2, 5, 7, 8)},
+    "weight is of 5 output channels; expected a multiple of 2, the groups": {"weight": torch.zeros(5, 2, 3, 3)},
     "offset is of 35 channels; expected 18 (a y and an x for each of 9 taps) times a divisor of the": {
         "offset": torch.zeros(2, 35, 4, 4)
     },
     "offset is of 54 channels; expected 18": {"offset": torch.zeros(2, 54, 4, 4)},
     "offset is of 0 channels; expected 18": {"offset": torch.zeros(2, 0, 4, 4)},
-    "offset is of shape (1, 36, 4, 4); expected (2, 36, 4, 4): the input's batch": {
-        "offset": torch.zeros(1, 36, 4, 4)
-    },
+    "offset is of shape (1, 36, 4, 4); expected (2, 36, 4, 4): the input's batch": {"offset": torch.zeros(1, 36, 4, 4)},
     "offset is of shape (2, 36, 7, 8); expected (2, 36, 4, 4)": {"offset": torch.zeros(2, 36, 7, 8)},
-    "mask is of shape (2, 9, 4, 4); expected (2, 18, 4, 4): a factor for each pair": {
-        "mask": torch.zeros(2, 9, 4, 4)
-    },
+    "mask is of shape (2, 9, 4, 4); expected (2, 18, 4, 4): a factor for each pair": {"mask": torch.zeros(2, 9, 4, 4)},
     "bias is of shape (5,); expected (6,): one for each output channel": {"bias": torch.zeros(5)},
     "input is of width 4 with its padding; expected at least 5, the kernel's extent": {
         "input": torch.zeros(2, 4, 7, 4)

@@ -117,9 +117,7 @@ def missing(path: Path) -> None:
 
 
 def truncated(path: Path) -> None:
-    content = (
-        (PACKAGE / "ops" / path.name).read_bytes() if COMPILED else b"\x7fELF\x02" + bytes(59) + bytes(100)
-    )
+    content = (PACKAGE / "ops" / path.name).read_bytes() if COMPILED else b"\x7fELF\x02" + bytes(59) + bytes(100)
     path.write_bytes(content[: len(content) * 2 // 3])
 
 
@@ -154,9 +152,7 @@ def test_unusable_library_costs_one_warning(copy, usual, damage, reason):
     assert_plain(found, usual)
     assert reason in found["reason"]
     (warning,) = found["warnings"]
-    assert (
-        found["reason"] in warning and "CPU" in warning and "python setup.py build_ext --inplace" in warning
-    )
+    assert found["reason"] in warning and "CPU" in warning and "python setup.py build_ext --inplace" in warning
 
 
 def test_tier_of_an_unknown_operator():
@@ -181,9 +177,7 @@ def test_alert_not_deterministic():
         with pytest.warns(RuntimeWarning, match="some_backward does not have a deterministic implementation"):
             library.alert_not_deterministic("some_backward")
         torch.use_deterministic_algorithms(True)
-        with pytest.raises(
-            RuntimeError, match=r"some_backward .*use_deterministic_algorithms\(True\) is set"
-        ):
+        with pytest.raises(RuntimeError, match=r"some_backward .*use_deterministic_algorithms\(True\) is set"):
             library.alert_not_deterministic("some_backward")
     finally:
         torch.use_deterministic_algorithms(False)
