@@ -108,7 +108,7 @@ struct BackwardTensors {
   Tensor matrices;             // (groups, out_channels / groups, taps * channels / groups)
   Tensor offset;               // planes of the dtype of sums
   std::optional<Tensor> mask;  // likewise
-  // In the dtype of sums. The first and the last are zero at first, the others uninitialised.
+  // In the dtype of sums. grad_features is zero at first, the others are uninitialised.
   std::optional<Tensor> grad_features, grad_offset, grad_mask, grad_matrices;
 };
 
@@ -138,15 +138,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                           {},
                           {}};
   if (mask.has_value()) tensors.mask = dense_planes(*mask, sums);
-  const auto zeros_like = [&](const Tensor& like) {
-    return torch::stable::new_zeros(like, like.sizes(), sums);
-  };
-  if (needs.input) tensors.grad_features = zeros_like(tensors.features);
+  if (needs.input) {
+    tensors.grad_features = torch::stable::new_zeros(tensors.features, tensors.features.sizes(), sums);
+  }
   if (needs.offset) tensors.grad_offset = empty_planes(offset, sums);
   if (needs.mask) tensors.grad_mask = empty_planes(*mask, sums);
-  if (needs.weight) tensors.grad_matrices = zeros_like(tensors.matrices);
+  if (needs.weight) {
+    tensors.grad_matrices = torch::stable::new_empty(tensors.matrices, tensors.matrices.sizes(), sums);
+  }
 
-  if (shape.positions() > 0) Device::backward(shape, tensors, needs);
+  if (shape.positions() > 0) {
+    Device::backward(shape, tensors, needs);
+  } else if (needs.weight) {
+    torch::stable::zero_(*tensors.grad_matrices);
+  }
 
   const auto absent = [&] { return torch::stable::new_empty(input, {0}); };
   Tensor grad_input = absent(), grad_offset = absent(), grad_weight = absent(), grad_mask = absent();

@@ -6,6 +6,7 @@
 // and rows depend on the shape alone, never on the number of threads, and so do the sums.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "common/deform_conv_driver.h"
@@ -19,7 +20,7 @@ class CpuBackward {
   using A = accumulate_t<T>;
   static constexpr bool kExact = std::is_same_v<T, A>;
   static constexpr int kBlockChannels = 64;
-  static constexpr int64_t kTileRows = 1024;           // output positions whose samples are located at a time
+  static constexpr int64_t kSampleBytes = 16 << 20;  // bounds the output positions that are treated at a time
   static constexpr int64_t kColumnBytes = 576 * 1024;  // of a block's columns
 
  public:
@@ -32,47 +33,55 @@ class CpuBackward {
           {begin + kBlockChannels, (group + 1) * group_channels, (offset_group + 1) * offset_channels});
       blocks_.push_back({begin, end, group, offset_group});
     }
-    const int64_t rows = std::min(kTileRows, shape.positions());
-    samples_.resize(rows * shape.offset_groups * shape.taps());
-    if (sample_grads()) shares_.resize(blocks_.size() * rows * shape.taps());
+    const int64_t row_samples = static_cast<int64_t>(shape.offset_groups) * shape.taps();
+    const int64_t most = std::max<int64_t>(kSampleBytes / (row_samples * sizeof(Sample<A>)), 256);
+    rows_ = std::min(most, shape.positions());
+    samples_ = std::make_unique_for_overwrite<Sample<A>[]>(rows_ * row_samples);
+    if (sample_grads()) {
+      shares_ = std::make_unique_for_overwrite<SampleGrad<A>[]>(blocks_.size() * rows_ * shape.taps());
+    }
     for (const ChannelBlock& block : blocks_) {
       const int64_t depth = static_cast<int64_t>(shape.taps()) * block.size();
       weights_.push_back(torch::stable::new_empty(tensors.matrices, {out_channels(), depth}));
       if (needs.weight) {
-        grad_weights_.push_back(torch::stable::new_zeros(*tensors.grad_matrices, {out_channels(), depth}));
+        grad_weights_.push_back(torch::stable::new_empty(*tensors.grad_matrices, {out_channels(), depth}));
       }
     }
   }
 
   void run() {
-    const T* matrices = tensors_.matrices.template const_data_ptr<T>();
-    for_each_block([&](int64_t b) {
-      copy_block(blocks_[b], weights_[b].template mutable_data_ptr<T>(), matrices,
-                 [](T& in_block, const T& in_whole) { in_block = in_whole; });
-    });
-    for (int64_t first = 0; first < shape_.positions(); first += kTileRows) {
-      const int64_t rows = std::min(kTileRows, shape_.positions() - first);
+    for (int64_t first = 0; first < shape_.positions(); first += rows_) {
+      const int64_t rows = std::min(rows_, shape_.positions() - first);
       locate(first, rows);
-      for_each_block([&](int64_t b) { run_block(b, first, rows); });
+      // Few parallel regions: where threads have to share cores, each costs a wait for the last of them.
+      parallel_with_products(static_cast<int64_t>(blocks_.size()), [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+          if (first == 0) start_block(b);
+          run_block(b, first, rows);
+          if (first + rows == shape_.positions()) finish_block(b);
+        }
+      });
       if (sample_grads()) sum_shares(first, rows);
     }
-    if (!needs_.weight) return;
-    A* grad_matrices = tensors_.grad_matrices->template mutable_data_ptr<A>();
-    for_each_block([&](int64_t b) {
-      copy_block(blocks_[b], grad_weights_[b].template mutable_data_ptr<A>(), grad_matrices,
-                 [](const A& in_block, A& in_whole) { in_whole = in_block; });
-    });
   }
 
  private:
   int64_t out_channels() const { return shape_.out_channels / shape_.groups; }
   bool sample_grads() const { return needs_.offset || needs_.mask; }
 
-  template <typename Body>
-  void for_each_block(const Body& body) const {
-    parallel_with_products(static_cast<int64_t>(blocks_.size()), [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) body(b);
-    });
+  void start_block(int64_t b) {
+    copy_block(blocks_[b], weights_[b].template mutable_data_ptr<T>(),
+               tensors_.matrices.template const_data_ptr<T>(),
+               [](T& in_block, const T& in_whole) { in_block = in_whole; });
+    if (needs_.weight)
+      std::fill_n(grad_weights_[b].template mutable_data_ptr<A>(), grad_weights_[b].numel(), A(0));
+  }
+
+  void finish_block(int64_t b) {
+    if (!needs_.weight) return;
+    copy_block(blocks_[b], grad_weights_[b].template mutable_data_ptr<A>(),
+               tensors_.grad_matrices->template mutable_data_ptr<A>(),
+               [](const A& in_block, A& in_whole) { in_whole = in_block; });
   }
 
   // Calls copy(element of the block, element of the whole) for (out_channels, taps, channels) matrices.
@@ -89,7 +98,7 @@ class CpuBackward {
     const auto offset = planes_of<const A>(tensors_.offset);
     const auto mask = planes_of<const A>(tensors_.mask);
     torch::stable::parallel_for(first, first + rows, 64, [&](int64_t begin, int64_t end) {
-      locate_samples(shape_, offset, mask, samples_.data(), first, begin, end);
+      locate_samples(shape_, offset, mask, samples_.get(), first, begin, end);
     });
   }
 
@@ -107,8 +116,8 @@ class CpuBackward {
       const Tensor columns = narrowed(buffer, 0, 0, count);
       const Tensor grad = tile_of(tensors_.grad_rows, shape_, first + row, count, block.group);
       if (needs_.samples()) multiply(columns, grad, weights_[b]);
-      SampleGrad<A>* share = sample_grads() ? shares_.data() + (b * rows + row) * shape_.taps() : nullptr;
-      sweep_block(shape_, block, features, samples_.data() + row * shape_.offset_groups * shape_.taps(),
+      SampleGrad<A>* share = sample_grads() ? shares_.get() + (b * rows + row) * shape_.taps() : nullptr;
+      sweep_block(shape_, block, features, samples_.get() + row * shape_.offset_groups * shape_.taps(),
                   columns.template mutable_data_ptr<T>(), grad_features, share, needs_.weight, first + row,
                   count);
       if (!needs_.weight) continue;
@@ -133,7 +142,7 @@ class CpuBackward {
       for (int64_t row = begin; row < end; ++row) {
         std::fill(sums.begin(), sums.end(), SampleGrad<A>{0, 0, 0});
         for (size_t b = 0; b < blocks_.size(); ++b) {
-          const SampleGrad<A>* share = shares_.data() + (b * rows + row) * taps;
+          const SampleGrad<A>* share = shares_.get() + (b * rows + row) * taps;
           SampleGrad<A>* sum = sums.data() + blocks_[b].offset_group * taps;
           for (int tap = 0; tap < taps; ++tap) {
             sum[tap].y += share[tap].y;
@@ -158,8 +167,9 @@ class CpuBackward {
   const Needs& needs_;
   std::vector<ChannelBlock> blocks_;
   std::vector<Tensor> weights_, grad_weights_;  // for each block: (out_channels, taps * the block's channels)
-  std::vector<Sample<A>> samples_;
-  std::vector<SampleGrad<A>> shares_;  // (blocks, rows, taps)
+  int64_t rows_;
+  std::unique_ptr<Sample<A>[]> samples_;     // (rows, offset groups, taps)
+  std::unique_ptr<SampleGrad<A>[]> shares_;  // (blocks, rows, taps)
 };
 
 }  // namespace dcn_det

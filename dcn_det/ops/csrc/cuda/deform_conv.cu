@@ -64,6 +64,7 @@ struct Cuda {
   }
 
   static void backward(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs) {
+    if (needs.weight) torch::stable::zero_(*tensors.grad_matrices);
     const int64_t rows = tile_rows(shape, tensors.features, kBackwardTileBytes);
     const Tensor columns = empty_columns(shape, tensors.features, rows);
     for (int64_t first = 0; first < shape.positions(); first += rows) {
