@@ -16,7 +16,7 @@ output=${OUTPUT:-runs/demo-$(date +%Y%m%d-%H%M%S)}
 started=$(date +%s)
 "$python" tools/train.py "$config" --output "$output" "$@"
 "$python" tools/test.py "$config" --weights "$output/last.pth" --output "$output/test" "$@"
-"$python" tools/infer.py --weights "$output/last.pth" --output "$output/pictures" --sheet 12 datasets/sample/val
+"$python" tools/infer.py --weights "$output/last.pth" --output "$output/pictures" --score 0.4 --sheet 12 datasets/sample/val
 seconds=$(($(date +%s) - started))
 
 echo
