@@ -81,14 +81,16 @@ def test_a_plain_detector_and_adamw_train_too(tiny: Path, tmp_path: Path) -> Non
 
 def test_testing_writes_results_and_metrics(tiny: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = trained / "test"
-    assert test.main([str(tiny), "--weights", str(trained / "last.pth"), "--output", str(out)]) == 0
+    promise = "expected=[{metric: AP50, value: 0.5, tolerance: 0.1, source: a paper}]"
+    assert test.main([str(tiny), promise, "--weights", str(trained / "last.pth"), "--output", str(out)]) == 0
     results = json.loads((out / "detections.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} <= results[0].keys()
     metrics = json.loads((out / "metrics.json").read_text())
     assert {"AP", "AP50", "AR100"} <= metrics["metrics"].keys()
     text = capsys.readouterr().out
     assert "AP50" in text
-    assert all(f"{digit}" in text for digit in range(10))
+    assert all(re.search(rf"^{digit} +[\dn]", text, re.MULTILINE) for digit in range(10)), "a line for each class"
+    assert re.search(r"AP50: measured \d\.\d{3}, expected 0\.500 \+- 0\.100 \(a paper\)", text)
 
 
 def test_inference_needs_only_the_checkpoint(trained: Path, sample_root: Path) -> None:
