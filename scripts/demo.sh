@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, trains a small deformable Faster R-CNN on the embedded data set, tests it and draws what it finds.
 #
-#   bash scripts/demo.sh                      about six minutes on two cores
+#   bash scripts/demo.sh                      about five minutes on two cores
 #   bash scripts/demo.sh train.iterations=20  any setting of the config can be changed
 #
 # OUTPUT names the folder of the run (default runs/demo-<time>), CONFIG another config.
