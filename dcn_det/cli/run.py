@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -35,9 +36,17 @@ def run(main: Callable[[], int]) -> NoReturn:
 
     A ``UserError`` or an error of the file system prints ``error: ...`` and exits with 2, Ctrl-C exits with
     130, a reader that closed its pipe (``... | head``) with 141. Anything else is a defect and keeps its
-    traceback.
+    traceback. Warnings take one line.
     """
+    warnings.formatwarning = _one_line
     sys.exit(exit_code(main))
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning without the place in our code that gave it."""
+    return f"warning: {message}\n"
 
 
 def exit_code(main: Callable[[], int]) -> int:

@@ -124,3 +124,10 @@ def test_finding_the_command_imports_nothing_heavy() -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.stdout == "[]\n"
+
+
+def test_warnings_take_one_line() -> None:
+    code = "import warnings; from dcn_det.cli.run import run; run(lambda: warnings.warn('the sky is low') or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == "warning: the sky is low\n"
