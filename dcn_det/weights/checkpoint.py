@@ -57,7 +57,7 @@ def load(path: Path) -> dict[str, Any]:
     except PermissionError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged archive
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().split("\n")[0].split(". ")[0][:200] or type(error).__name__
         raise UserError(f"checkpoint '{path}' cannot be read; it is truncated or damaged ({reason})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"'{path}' is not a dcn_det checkpoint; tools/train.py writes them")
