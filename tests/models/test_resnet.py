@@ -32,7 +32,7 @@ def torchvision_stages(network: nn.Module, x: torch.Tensor) -> dict[str, torch.T
 
 @pytest.mark.parametrize(
     "kind, dilated",
-    [("resnet18", False), ("resnet50", False), ("resnet50", True), ("resnet101", False)],
+    [("resnet18", False), ("resnet50", False), ("resnet50", True), ("resnet101", False), ("resnet101", True)],
 )
 def test_equals_torchvision(kind: str, dilated: bool) -> None:
     torch.manual_seed(0)
