@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "common/inline.h"
+#include "common/rounding.h"
 
 namespace dcn_det {
 
@@ -12,24 +12,6 @@ template <typename A>
 struct alignas(4 * sizeof(A)) Box {
   A x1, y1, x2, y2;
 };
-
-// A product that is rounded before anything is added to it. Compilers may round a * b + c only once, and two
-// devices would disagree on boxes whose overlap is next to the threshold.
-DCN_DET_INLINE float rounded_product(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-
-DCN_DET_INLINE double rounded_product(double a, double b) {
-#if defined(__CUDA_ARCH__)
-  return __dmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
 
 template <typename A>
 DCN_DET_INLINE A area_of(const Box<A>& box) {

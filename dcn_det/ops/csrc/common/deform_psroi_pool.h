@@ -40,12 +40,15 @@ struct SampleAxis {
 
   // `offset` moves the bin, relative to the region's extent.
   DCN_DET_INLINE SampleAxis(const RoiAxis<T>& roi, int bin, T offset, int samples, int size)
-      : start(product(static_cast<T>(bin), roi.bin_extent) + roi.origin + product(offset, roi.extent)),
+      : start(rounded_product(static_cast<T>(bin), roi.bin_extent) + roi.origin +
+              rounded_product(offset, roi.extent)),
         step(roi.step),
         samples(samples),
         size(size) {}
 
-  DCN_DET_INLINE T position(int sample) const { return start + product(static_cast<T>(sample), step); }
+  DCN_DET_INLINE T position(int sample) const {
+    return start + rounded_product(static_cast<T>(sample), step);
+  }
   DCN_DET_INLINE bool counts(T position) const {
     return position >= T(-0.5) && position <= static_cast<T>(size) - T(0.5);
   }

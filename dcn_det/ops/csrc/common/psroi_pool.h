@@ -22,8 +22,8 @@ struct PsroiSizes {
 template <typename T>
 DCN_DET_INLINE CellRange psroi_bin_cells(T origin, T extent, int bin, int bins, int size) {
   const T bin_extent = extent / static_cast<T>(bins);
-  return touched_cells(product(static_cast<T>(bin), bin_extent) + origin,
-                       product(static_cast<T>(bin + 1), bin_extent) + origin, size);
+  return touched_cells(rounded_product(static_cast<T>(bin), bin_extent) + origin,
+                       rounded_product(static_cast<T>(bin + 1), bin_extent) + origin, size);
 }
 
 }  // namespace dcn_det

@@ -38,10 +38,10 @@ DCN_DET_INLINE Roi<T> read_roi(const T* row, T spatial_scale, T shift, int64_t i
   if (!roi.valid) return roi;
   const T min_extent = T(0.1);
   roi.image = static_cast<int64_t>(row[0]);
-  roi.x = product(std::round(row[1]), spatial_scale) + shift;
-  roi.y = product(std::round(row[2]), spatial_scale) + shift;
-  const T end_x = product(std::round(row[3]) + T(1), spatial_scale) + shift;
-  const T end_y = product(std::round(row[4]) + T(1), spatial_scale) + shift;
+  roi.x = rounded_product(std::round(row[1]), spatial_scale) + shift;
+  roi.y = rounded_product(std::round(row[2]), spatial_scale) + shift;
+  const T end_x = rounded_product(std::round(row[3]) + T(1), spatial_scale) + shift;
+  const T end_y = rounded_product(std::round(row[4]) + T(1), spatial_scale) + shift;
   roi.width = end_x - roi.x > min_extent ? end_x - roi.x : min_extent;
   roi.height = end_y - roi.y > min_extent ? end_y - roi.y : min_extent;
   return roi;

@@ -26,8 +26,8 @@ struct RoiPoolAxis {
 
   // The cells of a bin, which overlaps its neighbours, clipped to [0, size).
   DCN_DET_INLINE CellRange cells(int bin, int size) const {
-    const int begin = static_cast<int>(std::floor(product(static_cast<T>(bin), bin_extent))) + start;
-    const int end = static_cast<int>(std::ceil(product(static_cast<T>(bin + 1), bin_extent))) + start;
+    const int begin = static_cast<int>(std::floor(rounded_product(static_cast<T>(bin), bin_extent))) + start;
+    const int end = static_cast<int>(std::ceil(rounded_product(static_cast<T>(bin + 1), bin_extent))) + start;
     return {begin < 0 ? 0 : (begin < size ? begin : size), end < 0 ? 0 : (end < size ? end : size)};
   }
 
@@ -35,7 +35,7 @@ struct RoiPoolAxis {
   // Half away from zero, and within bounds far outside any map, so that sums of two fit an int.
   DCN_DET_INLINE static int to_cell(T coordinate, T spatial_scale) {
     const T limit = T(1 << 28);
-    const T cell = std::round(product(coordinate, spatial_scale));
+    const T cell = std::round(rounded_product(coordinate, spatial_scale));
     return static_cast<int>(cell < -limit ? -limit : (cell > limit ? limit : cell));
   }
 };

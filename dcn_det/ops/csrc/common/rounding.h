@@ -1,14 +1,14 @@
 // Arithmetic that rounds the same way on every device.
 #pragma once
 
-#include "common/bilinear.h"
+#include "common/inline.h"
 
 namespace dcn_det {
 
-// A product that is not fused with a sum. Positions computed with it are the same to the bit on every tier,
-// so that floor() sends a sample to the same cell everywhere. (Of the CPUs, the baseline that positions are
-// compiled for has nothing to fuse with.)
-DCN_DET_INLINE float product(float a, float b) {
+// A product that is rounded before anything is added to it. Compilers may round a * b + c only once, and two
+// tiers would disagree where it matters: on the cell that floor() sends a sample to, on boxes whose overlap
+// is next to the threshold. (Of the CPUs, the baseline that these are compiled for has nothing to fuse with.)
+DCN_DET_INLINE float rounded_product(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);
 #else
@@ -16,7 +16,7 @@ DCN_DET_INLINE float product(float a, float b) {
 #endif
 }
 
-DCN_DET_INLINE double product(double a, double b) {
+DCN_DET_INLINE double rounded_product(double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dmul_rn(a, b);
 #else

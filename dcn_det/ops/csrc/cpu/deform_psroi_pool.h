@@ -135,8 +135,8 @@ struct DeformPsroiProblem {
     T offset_x = 0, offset_y = 0;
     if (offsets_ != nullptr) {
       const T* pair = offsets_ + (r * sizes.classes + class_) * class_stride + offset_of_bin[bin];
-      offset_x = product(pair[0], trans_std_);
-      offset_y = product(pair[sizes.offset_plane()], trans_std_);
+      offset_x = rounded_product(pair[0], trans_std_);
+      offset_y = rounded_product(pair[sizes.offset_plane()], trans_std_);
     }
     const int row = static_cast<int>(bin) / sizes.pooled, column = static_cast<int>(bin) % sizes.pooled;
     x.read(SampleAxis<T>(columns_[r], column, offset_x, sizes.samples, sizes.width), column_stride_);

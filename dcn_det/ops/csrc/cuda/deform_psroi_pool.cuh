@@ -46,7 +46,8 @@ struct DeformPsroiBin {
                                              const DeformPsroiRegions<A>& regions, int64_t r, int64_t class_,
                                              int row, int column, int64_t plane) {
     if (regions.trans == nullptr) return A(0);
-    return product(regions.trans[sizes.offset_index(r, class_, row, column) + plane], regions.trans_std);
+    return rounded_product(regions.trans[sizes.offset_index(r, class_, row, column) + plane],
+                           regions.trans_std);
   }
 };
 
