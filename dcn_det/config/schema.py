@@ -82,7 +82,8 @@ class Deform(Section):
     """Deformable convolution in the backbone."""
 
     blocks: tuple[Text, ...] = ()
-    """Names of residual blocks whose 3x3 convolution is deformable, such as ``res5a`` or ``res4b22``."""
+    """Names of residual blocks whose 3x3 convolutions are deformable, such as ``res5a`` or ``res4b22``; of
+    ``aligned_inception_resnet`` also single convolutions, such as ``res5a_branch2c``."""
     kind: Literal["v1", "v2"] = "v1"
     """v1 learns offsets; v2 learns a modulation mask as well."""
     offset_groups: Positive = 4
@@ -96,13 +97,15 @@ class Deform(Section):
 
 
 class Backbone(Section):
-    kind: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet101"
+    kind: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "aligned_inception_resnet"] = (
+        "resnet101"
+    )
     width: Positive = 64
-    """Channels of the 3x3 convolutions of res2; the later stages follow in proportion."""
+    """Channels of the 3x3 convolutions of res2 (of the wider branch); the later stages follow in proportion."""
     stem_width: Positive = 64
     """Channels of the first convolution."""
     stride_on: Literal["first_1x1", "3x3"] = "first_1x1"
-    """Which convolution of a bottleneck carries the stride: the first 1x1 (Caffe) or the 3x3 (PyTorch)."""
+    """Which convolution of a bottleneck or branch carries the stride: the first 1x1 (Caffe) or 3x3 (PyTorch)."""
     stem_pool: Literal["ceil", "pad"] = "ceil"
     """3x3 stride-2 max pooling: unpadded, rounding up (Caffe), or padded by one, rounding down (PyTorch)."""
     norm: Literal["frozen_bn", "bn", "sync_bn", "gn"] = "frozen_bn"

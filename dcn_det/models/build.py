@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dcn_det.config import schema
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.models.anchors import cell_anchors
+from dcn_det.models.backbones import aligned_inception_resnet as air
 from dcn_det.models.backbones.convolution import DeformableBlocks
+from dcn_det.models.backbones.residual import ResidualBackbone
 from dcn_det.models.backbones.resnet import BASIC, DEPTHS, ResNet, stage_block_names
 from dcn_det.models.detector import Backbone, Head, TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
@@ -107,7 +109,6 @@ def _rpn(settings: schema.RPN, in_channels: int, stride: int) -> RPN:
 
 def _resnet(settings: schema.Backbone, load_weights: bool) -> ResNet:
     _check_resnet(settings)
-    deform = settings.deform
     backbone = ResNet(
         settings.kind,
         width=settings.width,
@@ -119,39 +120,75 @@ def _resnet(settings: schema.Backbone, load_weights: bool) -> ResNet:
         frozen_stages=settings.frozen_stages,
         res5_stride=settings.res5_stride,
         res5_dilation=settings.res5_dilation,
-        deformable=DeformableBlocks(
-            names=deform.blocks,
-            modulated=deform.kind == "v2",
-            offset_groups=deform.offset_groups,
-            offset_dilation=None if deform.offset_dilation == "host" else deform.offset_dilation,
-            border=deform.border,
-            lr_mult=deform.lr_mult,
-        ),
+        deformable=_deformable(settings.deform),
     )
     if load_weights:
-        _load_resnet(backbone, settings)
+        _load_backbone(backbone, settings)
     return backbone
+
+
+def _aligned_inception_resnet(settings: schema.Backbone, load_weights: bool) -> air.AlignedInceptionResNet:
+    if settings.width % 2:
+        raise UserError(f"model.backbone.width: {settings.width} is odd; {air.KIND} needs an even number")
+    parts = air.deformable_names()
+    _check_deform(
+        settings,
+        {name: min(air.channels_of(each, settings.width) for each in convs) for name, convs in parts.items()},
+    )
+    backbone = air.AlignedInceptionResNet(
+        width=settings.width,
+        stem_width=settings.stem_width,
+        stride_on=settings.stride_on,
+        stem_pool=settings.stem_pool,
+        norm=settings.norm,
+        norm_eps=settings.norm_eps,
+        frozen_stages=settings.frozen_stages,
+        res5_stride=settings.res5_stride,
+        res5_dilation=settings.res5_dilation,
+        deformable=_deformable(settings.deform),
+    )
+    if load_weights:
+        _load_backbone(backbone, settings)
+    return backbone
+
+
+def _deformable(deform: schema.Deform) -> DeformableBlocks:
+    return DeformableBlocks(
+        names=deform.blocks,
+        modulated=deform.kind == "v2",
+        offset_groups=deform.offset_groups,
+        offset_dilation=None if deform.offset_dilation == "host" else deform.offset_dilation,
+        border=deform.border,
+        lr_mult=deform.lr_mult,
+    )
 
 
 def _check_resnet(settings: schema.Backbone) -> None:
     stages = stage_block_names(settings.kind)
-    stage_of = {name: stage for stage, names in stages.items() for name in names}
-    for name in settings.deform.blocks:
-        key = "model.backbone.deform.blocks"
-        if name not in stage_of:
-            raise UserError(f"{key}: {settings.kind} has no block '{name}'{did_you_mean(name, stage_of)}")
-        channels = settings.width * 2 ** list(stages).index(stage_of[name])
-        groups = settings.deform.offset_groups
-        if channels % groups:
-            raise UserError(
-                f"model.backbone.deform.offset_groups: {groups} does not divide {name}'s {channels} channels"
-            )
+    _check_deform(
+        settings,
+        {name: settings.width * 2**index for index, names in enumerate(stages.values()) for name in names},
+    )
     dilation, depth = settings.res5_dilation, len(stages["res5"])
     if isinstance(dilation, tuple) and len(dilation) != depth:
         raise UserError(f"model.backbone.res5_dilation: {len(dilation)} numbers for {depth} blocks of {settings.kind}")
 
 
-def _load_resnet(backbone: ResNet, settings: schema.Backbone) -> None:
+def _check_deform(settings: schema.Backbone, channels: dict[str, int]) -> None:
+    """Refuses names that are not in ``channels``, and offset groups that do not divide those channels."""
+    groups = settings.deform.offset_groups
+    for name in settings.deform.blocks:
+        if name not in channels:
+            raise UserError(
+                f"model.backbone.deform.blocks: {settings.kind} has no block '{name}'{did_you_mean(name, channels)}"
+            )
+        if channels[name] % groups:
+            raise UserError(
+                f"model.backbone.deform.offset_groups: {groups} does not divide {name}'s {channels[name]} channels"
+            )
+
+
+def _load_backbone(backbone: ResidualBackbone, settings: schema.Backbone) -> None:
     if settings.weights == "none":
         if settings.norm == "frozen_bn" or settings.frozen_stages:
             raise UserError(
@@ -160,6 +197,11 @@ def _load_resnet(backbone: ResNet, settings: schema.Backbone) -> None:
             )
         return
     if settings.weights == "torchvision":
+        if settings.kind not in DEPTHS:
+            raise UserError(
+                f"model.backbone.weights: torchvision has none of {settings.kind}; give a local file, or train from "
+                "scratch: weights none, norm gn or bn, frozen_stages 0"
+            )
         if (settings.width, settings.stem_width) != (64, 64):
             raise UserError(
                 "model.backbone.weights: torchvision's have width 64 and stem_width 64, "
@@ -197,7 +239,10 @@ def _warn_of_mismatch(settings: schema.Backbone) -> None:
         warnings.warn(f"model.backbone does not match torchvision's weights: {', '.join(differing)}", stacklevel=2)
 
 
-BACKBONES: dict[str, Callable[[schema.Backbone, bool], Backbone]] = dict.fromkeys(DEPTHS, _resnet)
+BACKBONES: dict[str, Callable[[schema.Backbone, bool], Backbone]] = {
+    **dict.fromkeys(DEPTHS, _resnet),
+    air.KIND: _aligned_inception_resnet,
+}
 DETECTORS: dict[str, Callable[[schema.Model, int, schema.Test, bool], TwoStageDetector]] = {
     "faster_rcnn": _faster_rcnn,
 }

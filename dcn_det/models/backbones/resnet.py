@@ -12,17 +12,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dcn_det.models.backbones.convolution import (
-    Conv3x3,
-    DeformableBlocks,
-    conv,
-    deformable3x3,
-    offset_lr_multipliers,
-    plain3x3,
-)
+from dcn_det.models.backbones.convolution import Conv3x3, DeformableBlocks, conv, deformable3x3, plain3x3
+from dcn_det.models.backbones.residual import STAGES, ResidualBackbone, res5_dilations, shortcut
 from dcn_det.models.norm import Norm, norm_factory
 
-STAGES = ("res2", "res3", "res4", "res5")
 DEPTHS: dict[str, tuple[int, int, int, int]] = {
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
@@ -56,12 +49,6 @@ def block_names(kind: str) -> tuple[str, ...]:
     return tuple(name for names in stage_block_names(kind).values() for name in names)
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return nn.Sequential(conv(in_channels, out_channels, 1, stride), norm(out_channels))
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, the stride on the first, both dilated; the second is the one that may deform."""
 
@@ -85,13 +72,13 @@ class BasicBlock(nn.Module):
         self.conv2 = main3x3(channels, channels, 1, dilation)
         self.bn2 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, channels, stride, norm)
+        self.downsample = shortcut(in_channels, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        identity = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        x += shortcut
+        x += identity
         return self.relu(x)
 
 
@@ -121,18 +108,18 @@ class Bottleneck(nn.Module):
         self.conv3 = conv(channels, out_channels, 1)
         self.bn3 = norm(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, out_channels, stride, norm)
+        self.downsample = shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        identity = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        x += shortcut
+        x += identity
         return self.relu(x)
 
 
-class ResNet(nn.Module):
+class ResNet(ResidualBackbone):
     """ResNet-18, 34, 50, 101 or 152 without its classifier.
 
     The defaults are the authors' backbone: stride on the first 1x1, unpadded ceil-mode pooling, res5 at
@@ -174,73 +161,35 @@ class ResNet(nn.Module):
         res5_dilation: int | tuple[int, ...] = 2,
         deformable: DeformableBlocks | None = None,
     ) -> None:
-        super().__init__()
         deform = deformable or DeformableBlocks()
         names = stage_block_names(kind)
         unknown = set(deform.names) - set(block_names(kind))
         if unknown:
             raise ValueError(f"{kind} has no blocks {sorted(unknown)}")
-        if isinstance(res5_dilation, int):
-            res5_dilation = (res5_dilation,) * len(names["res5"])
-        if len(res5_dilation) != len(names["res5"]):
-            raise ValueError(f"{kind} has {len(names['res5'])} blocks in res5, got dilations {res5_dilation}")
-
+        dilations = res5_dilations(kind, res5_dilation, len(names["res5"]))
         make_norm = norm_factory(norm, norm_eps)
         block = BasicBlock if kind in BASIC else Bottleneck
-        self.conv1 = conv(3, stem_width, 7, stride=2)
-        self.bn1 = make_norm(stem_width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True) if stem_pool == "ceil" else nn.MaxPool2d(3, 2, padding=1)
 
-        self.channels: dict[str, int] = {}
-        self.strides: dict[str, int] = {}
-        in_channels, total_stride = stem_width, 4
-        stage_strides = (1, 2, 2, res5_stride)
-        for index, (stage, stage_stride) in enumerate(zip(STAGES, stage_strides)):
-            channels = width * 2**index
-            blocks = []
-            for position, name in enumerate(names[stage]):
-                blocks.append(
-                    block(
-                        in_channels,
-                        channels,
-                        stride=stage_stride if position == 0 else 1,
-                        dilation=res5_dilation[position] if stage == "res5" else 1,
-                        stride_on_3x3=stride_on == "3x3",
-                        norm=make_norm,
-                        main3x3=partial(deformable3x3, deform) if name in deform.names else plain3x3,
-                    )
-                )
-                in_channels = channels * block.expansion
-            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
-            total_stride *= stage_stride
-            self.channels[stage], self.strides[stage] = in_channels, total_stride
+        def make_block(stage: str, position: int, in_channels: int, channels: int, stride: int) -> nn.Module:
+            return block(
+                in_channels,
+                channels,
+                stride=stride,
+                dilation=dilations[position] if stage == "res5" else 1,
+                stride_on_3x3=stride_on == "3x3",
+                norm=make_norm,
+                main3x3=partial(deformable3x3, deform) if names[stage][position] in deform.names else plain3x3,
+            )
 
-        self._offset_lr_mult = deform.lr_mult
-        stages = [[self.conv1, self.bn1], *([stage] for stage in self._layers())]
-        self._frozen = [module for stage in stages[:frozen_stages] for module in stage]
-        for module in self._frozen:
-            module.requires_grad_(False)
-
-    def _layers(self) -> list[nn.Module]:
-        return [self.get_submodule(f"layer{index}") for index in range(1, 5)]
-
-    def train(self, mode: bool = True) -> ResNet:
-        """As usual, but frozen stages stay in evaluation mode, so that batch norm keeps its statistics."""
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
-
-    def lr_multipliers(self) -> dict[str, float]:
-        """Learning-rate multipliers other than 1, by parameter name."""
-        return offset_lr_multipliers(self, self._offset_lr_mult)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalised images -> outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        features = {}
-        for stage, layer in zip(STAGES, self._layers()):
-            x = layer(x)
-            features[stage] = x
-        return features
+        super().__init__(
+            make_block,
+            DEPTHS[kind],
+            expansion=block.expansion,
+            width=width,
+            stem_width=stem_width,
+            stem_pool=stem_pool,
+            norm=make_norm,
+            frozen_stages=frozen_stages,
+            res5_stride=res5_stride,
+            offset_lr_mult=deform.lr_mult,
+        )
