@@ -1,0 +1,156 @@
+"""Reads MXNet's ``.params`` files without MXNet.
+
+A file is little-endian: uint64 0x112, uint64 0; a count and the arrays; a count and the names, each a length and
+bytes. An array states its shape in one of four layouts, told apart by a leading magic number, then the device it was
+on, its dtype and its values in C order.
+
+No size in a header is believed: nothing is allocated beyond what the file still holds.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcn_det.errors import UserError, did_you_mean
+
+LIST_MAGIC = 0x112
+V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+DTYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "|u1", 4: "<i4", 5: "|i1", 6: "<i8"}
+SPARSE = {1: "row-sparse", 2: "compressed sparse row"}
+MAX_DIMENSIONS = 32
+"""Of an array; weights have four at most."""
+
+Array = NDArray[np.generic]
+
+
+def is_params(path: Path) -> bool:
+    """Whether a file begins as ``.params`` files do."""
+    with path.open("rb") as file:
+        return file.read(8) == struct.pack("<Q", LIST_MAGIC)
+
+
+def read_params(path: str | Path) -> dict[str, Array]:
+    """Reads all arrays of a ``.params`` file.
+
+    Args:
+        path: written by MXNet with names, which start with ``arg:`` or ``aux:`` where a network was saved.
+
+    Returns:
+        Arrays by name, in the file's order; float32, float64, float16, uint8, int32, int8 or int64.
+
+    Raises:
+        UserError: no such file, or not a whole and well-formed one; the message says where it goes wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"no such weights file: {path}{did_you_mean(path.name, siblings)}")
+    with path.open("rb") as file:
+        reader = _Reader(file, path)
+        magic, reserved = reader.number("<Q"), reader.number("<Q")
+        if magic != LIST_MAGIC or reserved != 0:
+            raise reader.error(f"no MXNet .params file, it begins with {magic:#x} {reserved:#x} instead of 0x112 0x0")
+        reader.part = "the number of arrays"
+        count = reader.number("<Q")
+        arrays = []
+        for index in range(count):  # ends where the file does, however large the count
+            reader.part = f"array {index + 1} of {count}"
+            arrays.append(_array(reader))
+        reader.part = "the number of names"
+        if (named := reader.number("<Q")) != count:
+            raise reader.error(f"{named} names for {count} arrays")
+        names = []
+        for index in range(count):
+            reader.part = f"name {index + 1} of {count}"
+            names.append(_name(reader))
+        reader.part = "the end"
+        if reader.left:
+            raise reader.error(f"{reader.left} more bytes than its header tells of")
+    repeated = [name for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        raise reader.error(f"the name '{repeated[0]}' occurs twice")
+    return dict(zip(names, arrays))
+
+
+class _Reader:
+    """A file, how much of it is left, and which part of it is being read, for messages."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self.left = os.fstat(file.fileno()).st_size
+        self.part = "the header"
+
+    def error(self, problem: str) -> UserError:
+        return UserError(f"cannot read weights from {self._path}: {problem} (at {self.part})")
+
+    def take(self, size: int) -> bytes:
+        if size > self.left:
+            raise self.error(f"truncated or damaged, {size} bytes are to follow where {self.left} are left")
+        data = self._file.read(size)
+        self.left -= size
+        if len(data) != size:
+            raise self.error("the file became shorter while it was read")
+        return data
+
+    def number(self, kind: str) -> int:
+        value: int = struct.unpack(kind, self.take(struct.calcsize(kind)))[0]
+        return value
+
+
+def _array(reader: _Reader) -> Array:
+    shape = _shape(reader)
+    if shape is None:
+        raise reader.error("an array without shape and values")
+    reader.take(8)  # type and number of the device
+    code = reader.number("<i")
+    if code not in DTYPES:
+        known = ", ".join(f"{each} {np.dtype(name).name}" for each, name in DTYPES.items())
+        raise reader.error(f"unknown dtype {code}; known are {known}")
+    dtype = np.dtype(DTYPES[code])
+    # Zero is a legal extent; the others must not overflow an index then either.
+    if min(shape, default=1) < 0 or prod(max(extent, 1) for extent in shape) * dtype.itemsize >= 2**62:
+        raise reader.error(f"truncated or damaged, an array of shape {shape} is impossible")
+    data = reader.take(prod(shape) * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _shape(reader: _Reader) -> tuple[int, ...] | None:
+    """Shape of the array that begins here; ``None`` where the layout says that there is no array."""
+    magic = reader.number("<I")
+    extent, none = "<q", 0
+    if magic == V1:
+        dimensions = reader.number("<I")
+    elif magic in (V2, V3):
+        storage = reader.number("<i")
+        if storage in SPARSE:
+            raise reader.error(f"a {SPARSE[storage]} array; networks are made of dense ones")
+        if storage != 0:
+            raise reader.error(f"unknown storage type {storage}; known are 0 dense, 1 row-sparse, 2 sparse")
+        dimensions = reader.number("<i")
+        if magic == V3:  # NumPy's rules: no dimensions make a scalar
+            none = -1
+    else:
+        dimensions, extent = magic, "<I"
+    if dimensions == none:
+        return None
+    if not 0 <= dimensions <= MAX_DIMENSIONS:
+        raise reader.error(
+            f"unknown layout {magic:#x}" if extent == "<I" else f"{dimensions} dimensions, at most {MAX_DIMENSIONS}"
+        )
+    return tuple(reader.number(extent) for _ in range(dimensions))
+
+
+def _name(reader: _Reader) -> str:
+    try:
+        return reader.take(reader.number("<Q")).decode()
+    except UnicodeDecodeError as error:
+        raise reader.error(f"a name that is no text ({error.reason})") from None
