@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dcn_det.config import Config, load_config
 from dcn_det.data.build import build_dataset, build_eval_loader
@@ -15,6 +18,7 @@ from dcn_det.inference.predictor import Predictor, resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
+from dcn_det.weights.settings import describe, differences, laid_over, of_checkpoint
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("config", type=Path, help="YAML file")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
-    result.add_argument("--weights", type=Path, required=True, help="checkpoint written by tools/train.py")
+    result.add_argument(
+        "--weights", type=Path, required=True, help="checkpoint, from training or tools/convert_weights.py"
+    )
     result.add_argument("--output", type=Path, help="folder of the results (default: test/ beside the weights)")
     return result
 
@@ -34,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
     config = load_config(args.config, args.overrides)
     state = checkpoint.load(args.weights)
+    config = with_settings_of_weights(config, state, args.weights)
     device = resolve_device(config.device)
     dataset = build_dataset(config.data, "test", config.test.resize, progress=say_sample_progress)
     trained = checkpoint.categories_from_plain(state["categories"])
@@ -61,6 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     print(metrics.table(per_class=True))
     print(beside_expected(metrics, config), end="")
     return 0
+
+
+def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: Path) -> Config:
+    """The config with the settings that belong to the weights, telling which of them it had otherwise."""
+    belonging = of_checkpoint(state["config"])
+    changed = differences(config, belonging)
+    if changed:
+        warnings.warn(f"'{weights}' was made with other settings, which count: {describe(changed)}", stacklevel=2)
+    return laid_over(config, belonging, f"settings of '{weights}'")
 
 
 def check_categories(trained: tuple[Category, ...], given: tuple[Category, ...], weights: Path, source: Path) -> None:

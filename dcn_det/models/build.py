@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from dcn_det.config import schema
 from dcn_det.errors import UserError, did_you_mean
@@ -21,7 +22,8 @@ from dcn_det.models.preprocess import Preprocess
 from dcn_det.models.rpn import RPN, AnchorSampling, ProposalSelection
 from dcn_det.models.targets import RoISampler
 from dcn_det.weights import torchvision as torchvision_weights
-from dcn_det.weights.files import load_into, read_state_dict
+from dcn_det.weights.files import load_into, read_backbone
+from dcn_det.weights.settings import as_overrides, get
 
 
 def build_detector(
@@ -210,9 +212,21 @@ def _load_backbone(backbone: ResidualBackbone, settings: schema.Backbone) -> Non
         _warn_of_mismatch(settings)
         source, state = f"torchvision ({settings.kind})", torchvision_weights.imagenet_weights(settings.kind)
     else:
-        source, state = settings.weights, read_state_dict(settings.weights)
+        source = settings.weights
+        state, recorded = read_backbone(source)
+        _check_recorded(settings, recorded)
     # The classifier has no place here, and weights of a plain network know no offsets.
     load_into(backbone, state, source=source, ignored=("fc.",), optional=(".offset.weight", ".offset.bias"))
+
+
+def _check_recorded(settings: schema.Backbone, recorded: dict[str, Any]) -> None:
+    """Refuses settings other than those that a file says its weights need."""
+    plain = {"model": {"backbone": settings.model_dump(mode="json")}}
+    wrong = {key: value for key, value in recorded.items() if get(plain, key) != value}
+    if wrong:
+        raise UserError(
+            f"model.backbone.weights: '{settings.weights}' was made for other settings; add {as_overrides(wrong)}"
+        )
 
 
 def _warn_of_mismatch(settings: schema.Backbone) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -17,18 +20,29 @@ from dcn_det.structures import Category
 
 FORMAT = "dcn_det"
 VERSION = 1
+BACKBONE = "backbone"
+"""The ``part`` that a file holds which is no whole detector."""
+SAFETENSORS = ".safetensors"
+"""Suffix of files that hold the tensors of ``model`` in that format, and all else as JSON in its header."""
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Writes ``state`` to a temporary file beside ``path``, flushes it to the disk and renames it into place.
 
-    A crash, a kill or a full disk at any moment leaves either the old file or the new one.
+    A crash, a kill or a full disk at any moment leaves either the old file or the new one. A ``.safetensors`` file
+    holds no tensors but those of ``model``.
     """
+    whole = {"format": FORMAT, "format_version": VERSION, **state}
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save({"format": FORMAT, "format_version": VERSION, **state}, file)
+            if path.suffix == SAFETENSORS:
+                rest = {key: value for key, value in whole.items() if key != "model"}
+                tensors = {name: value.contiguous() for name, value in whole["model"].items()}
+                file.write(safetensors.torch.save(tensors, {"format": "pt", FORMAT: json.dumps(rest)}))
+            else:
+                torch.save(whole, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -53,17 +67,38 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint '{path}' does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read(path)
     except PermissionError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged archive
         reason = str(error).strip().split("\n")[0].split(". ")[0][:200] or type(error).__name__
         raise UserError(f"checkpoint '{path}' cannot be read; it is truncated or damaged ({reason})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"'{path}' is not a dcn_det checkpoint; tools/train.py writes them")
+        raise UserError(f"'{path}' is not a dcn_det checkpoint; tools/train.py and tools/convert_weights.py write them")
+    if state.get("part") == BACKBONE:
+        raise UserError(f"'{path}' holds a backbone alone, to train from; give it as model.backbone.weights")
     if state.get("format_version", 0) > VERSION:
         raise UserError(f"checkpoint '{path}' was written by a newer dcn_det (format {state['format_version']})")
     return state
+
+
+def _read(path: Path) -> Any:
+    if path.suffix != SAFETENSORS:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    tensors, rest = read_safetensors(path)
+    return None if rest is None else {**rest, "model": tensors}
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors by name, and what :func:`save` put beside them; ``None`` where another program wrote the file.
+
+    Raises:
+        safetensors.SafetensorError, ValueError: the file is damaged.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    return tensors, json.loads(metadata[FORMAT]) if FORMAT in metadata else None
 
 
 def categories_to_plain(categories: tuple[Category, ...]) -> list[dict[str, Any]]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
 from dcn_det.errors import UserError, did_you_mean
+from dcn_det.weights.checkpoint import BACKBONE, SAFETENSORS, read_safetensors
 
 _LISTED = 5
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads a file of tensors by name, written by ``torch.save``.
+    """Reads a file of tensors by name, written by ``torch.save`` or in the ``.safetensors`` format.
 
     The tensors may lie under ``state_dict`` or ``model``. Names that all start with ``module.`` lose that.
     Only tensors and plain containers are unpickled, so a file cannot run code.
@@ -23,15 +26,54 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, not readable, or not tensors by name.
     """
+    return read_backbone(path)[0]
+
+
+def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As :func:`read_state_dict`, with the settings that belong to the weights, by dotted key.
+
+    There are none unless ``tools/convert_weights.py`` wrote the file.
+    """
     path = Path(path)
     if not path.is_file():
-        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"no such weights file: {path}{did_you_mean(path.name, siblings)}")
+        raise missing_file(path)
+    content = _content(path)
+    recorded = content.get("settings") if isinstance(content, Mapping) and content.get("part") == BACKBONE else None
+    return tensors_by_name(content, path), dict(recorded or {})
+
+
+def missing_file(path: Path) -> UserError:
+    """The error for a weights file that is not there, naming the nearest that is."""
+    siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return UserError(f"no such weights file: {path}{did_you_mean(path.name, siblings)}")
+
+
+def _content(path: Path) -> Any:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        if path.suffix == SAFETENSORS:
+            tensors, rest = read_safetensors(path)
+            return {**(rest or {}), "model": tensors}
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"cannot read weights from {path}; truncated, or not a PyTorch file? ({reason})") from error
+        kind = "safetensors" if path.suffix == SAFETENSORS else "PyTorch"
+        raise UserError(f"cannot read weights from {path}; truncated, or not a {kind} file? ({reason})") from error
+
+
+def tensors_by_name(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors in what a file held.
+
+    Raises:
+        UserError: these are not tensors by name.
+    """
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -19,7 +19,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dcn_det.errors import UserError, did_you_mean
+from dcn_det.errors import UserError
+from dcn_det.weights.files import missing_file
 
 LIST_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -51,8 +52,7 @@ def read_params(path: str | Path) -> dict[str, Array]:
     """
     path = Path(path)
     if not path.is_file():
-        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"no such weights file: {path}{did_you_mean(path.name, siblings)}")
+        raise missing_file(path)
     with path.open("rb") as file:
         reader = _Reader(file, path)
         magic, reserved = reader.number("<Q"), reader.number("<Q")

@@ -1,0 +1,226 @@
+"""Weights from elsewhere in our checkpoints: a whole detector, or a backbone to train from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dcn_det.config import Config, to_plain
+from dcn_det.errors import UserError
+from dcn_det.models.backbones.resnet import DEPTHS
+from dcn_det.models.build import BACKBONES, build_detector
+from dcn_det.structures import Category
+from dcn_det.weights import caffe, checkpoint, mxnet, released
+from dcn_det.weights import torchvision as torchvision_weights
+from dcn_det.weights.coco_classes import COCO_CATEGORIES
+from dcn_det.weights.settings import as_overrides, differences, get, laid_over
+
+Format = Literal["mxnet", "caffe", "torchvision"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_LISTED = 20
+_COUNTER = "num_batches_tracked"
+
+_TORCHVISION_SETTINGS: dict[str, Any] = {
+    "model.backbone.stride_on": "3x3",
+    "model.backbone.stem_pool": "pad",
+    "model.backbone.norm_eps": 1e-5,
+    "model.backbone.preprocess.channel_order": "rgb",
+    "model.backbone.preprocess.mean": torchvision_weights.MEAN,
+    "model.backbone.preprocess.std": torchvision_weights.STD,
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What :func:`convert` made of a file.
+
+    Attributes:
+        title: what the file held.
+        state: what :func:`dcn_det.weights.checkpoint.save` writes.
+        changed: settings that the weights brought and the config had otherwise, as (config's, theirs).
+        dropped: parameters with no place in a detector, such as a classifier's.
+    """
+
+    title: str
+    state: dict[str, Any]
+    changed: dict[str, tuple[Any, Any]]
+    dropped: list[str]
+
+
+def convert(source: Path, config: Config, kind: Format | None = None) -> Converted:
+    """Reads a file of foreign weights and checks them name by name and shape by shape.
+
+    Args:
+        source: an MXNet ``.params`` file, a PyTorch file, ``.safetensors``, or a pickle of arrays.
+        config: describes the detector they are for. Settings that belong to the weights (layout, preprocessing,
+            border rule, ...) are replaced by those they were made with.
+        kind: what wrote the file; ``None`` finds out.
+
+    Raises:
+        UserError: the file cannot be read, holds another network than the config describes, or, where the names are
+            torchvision's and ``kind`` is ``None``, could be either of two.
+    """
+    kind = kind or detect(source)
+    if kind == "mxnet":
+        return _from_mxnet(source, config)
+    backbone = config.model.backbone.kind
+    if backbone not in DEPTHS:
+        raise UserError(f"'{source}': weights of this format are for a ResNet, the config has {backbone}")
+    tensors = caffe.read_weights(source)
+    if kind == "torchvision":
+        return _backbone(source, f"{backbone} of torchvision", tensors, config, _TORCHVISION_SETTINGS)
+    tensors = caffe.to_our_names(tensors, backbone, released.BACKBONE_SETTINGS["model.backbone.norm_eps"])
+    title = f"{backbone} of the original Caffe release"
+    return _backbone(source, title, caffe.bgr_to_rgb(tensors), config, released.BACKBONE_SETTINGS)
+
+
+def detect(source: Path) -> Format:
+    """What wrote a file, from its first bytes and the names in it.
+
+    Raises:
+        UserError: it cannot be told.
+    """
+    if source.is_file() and mxnet.is_params(source):
+        return "mxnet"
+    names = caffe.read_weights(source)
+    if "conv1.weight" in names and any(name.startswith("layer1.0.") for name in names):
+        raise UserError(
+            f"'{source}' has torchvision's names, which conversions of the Caffe release have as well, and the two "
+            "need different images; give --format torchvision or --format caffe"
+        )
+    if any(name.startswith(("res2_0_branch", "res2a_branch")) for name in names):
+        return "caffe"
+    some = ", ".join(list(names)[:3]) or "no tensors"
+    raise UserError(f"'{source}' is in no known format ({', '.join(FORMATS)}): it has {some}")
+
+
+def _from_mxnet(source: Path, config: Config) -> Converted:
+    arrays = mxnet.read_params(source)
+    try:
+        network = released.recognise(arrays)
+    except UserError as error:
+        raise UserError(f"'{source}': {error}") from None
+    backbone = config.model.backbone.kind
+    if backbone != released.BACKBONE_KIND:
+        raise UserError(f"'{source}' has {released.BACKBONE_KIND} as its backbone, the config {backbone}")
+    if network is None:
+        tensors = _tensors(source, {released.our_name(name, None) or name: value for name, value in arrays.items()})
+        return _backbone(source, f"{backbone} of the authors", tensors, config, released.BACKBONE_SETTINGS)
+
+    plain = to_plain(config)
+    needed = released.architecture_of(network, arrays)
+    wrong = {key: value for key, value in needed.items() if _unordered(get(plain, key)) != _unordered(value)}
+    if wrong:
+        raise UserError(f"'{source}' holds the authors' {network.title}: the config needs {as_overrides(wrong)}")
+    try:
+        arrays = released.settle_test_copies(arrays, network, network.settings["model.head.box_stds"])
+    except UserError as error:
+        raise UserError(f"'{source}': {error}") from None
+    state = {released.our_name(name, network) or name: value for name, value in arrays.items()}
+    belonging = released.settings_of(network, state)
+    changed = differences(config, belonging)
+    config = laid_over(config, belonging, f"settings of '{source}'")
+    categories = _categories(config)
+    with torch.device("meta"):
+        model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
+    theirs = {ours: name for name in arrays if (ours := released.our_name(name, network))}
+    weights = _fitting(source, model, _tensors(source, state), theirs)
+    content = {
+        "config": to_plain(config),
+        "categories": checkpoint.categories_to_plain(categories),
+        "model": weights,
+    }
+    return Converted(f"{network.title} of the authors", content, changed, [])
+
+
+def _unordered(value: Any) -> Any:
+    """For comparing: the order of names says nothing, and a switch that a config lacks is off."""
+    return sorted(value) if isinstance(value, list | tuple) else value or False
+
+
+def _tensors(source: Path, arrays: Mapping[str, mxnet.Array]) -> dict[str, Tensor]:
+    for name, value in arrays.items():
+        if value.dtype.kind != "f":
+            raise UserError(f"'{source}': {name} is {value.dtype.name}; weights are floating-point numbers")
+    return {name: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items()}
+
+
+def _backbone(
+    source: Path, title: str, tensors: Mapping[str, Tensor], config: Config, belonging: Mapping[str, Any]
+) -> Converted:
+    dropped = [name for name in tensors if name.startswith("fc.")]
+    changed = differences(config, belonging)
+    config = laid_over(config, belonging, f"settings of '{source}'")
+    # Offsets are learned in detection; no weights of a backbone have them.
+    settings = config.model.backbone
+    plain = settings.model_copy(update={"deform": settings.deform.model_copy(update={"blocks": ()})})
+    with torch.device("meta"):
+        model = BACKBONES[settings.kind](plain, False)
+    assert isinstance(model, nn.Module)
+    given = {name: value for name, value in tensors.items() if name not in dropped}
+    recorded = {key: get(to_plain(config), key) for key in belonging}
+    content = {"part": checkpoint.BACKBONE, "settings": recorded, "model": _fitting(source, model, given, {})}
+    return Converted(title, content, changed, dropped)
+
+
+def _fitting(
+    source: Path, model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """The tensors in the model's order, if they are exactly what it needs.
+
+    Args:
+        theirs: what the file calls our parameters, for messages.
+
+    Raises:
+        UserError: listing what is missing, left over, of another shape or not finite.
+    """
+    expected = model.state_dict()
+    problems = [
+        f"{name} {_shape(expected[name])} is missing" for name in _without_counters(expected) if name not in tensors
+    ]
+    problems += [
+        f"{name} {_shape(tensors[name])} has no place" for name in _without_counters(tensors) if name not in expected
+    ]
+    for name in _without_counters(expected):
+        if name not in tensors:
+            continue
+        called = f"{name} ({theirs[name]})" if name in theirs else name
+        value = tensors[name]
+        if value.shape != expected[name].shape:
+            problems.append(f"{called} is {_shape(value)} instead of {_shape(expected[name])}")
+        elif not value.isfinite().all():
+            problems.append(f"{called} holds numbers that are not finite")
+    if problems:
+        more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        lines = [f"'{source}' does not fit the config; {len(problems)} differences:", *problems[:_LISTED], *more]
+        raise UserError("\n".join(lines))
+    return {
+        name: torch.zeros((), dtype=torch.long) if name.endswith(_COUNTER) else tensors[name].float()
+        for name in expected
+    }
+
+
+def _without_counters(names: Mapping[str, Tensor]) -> Sequence[str]:
+    return [name for name in names if not name.endswith(_COUNTER)]
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "scalar"
+
+
+def _categories(config: Config) -> tuple[Category, ...]:
+    """Classes in the order of the weights: COCO's, or those that the config names, with ids from 1."""
+    names = config.data.classes
+    if names is None:
+        if config.data.kind != "coco":
+            raise UserError("data.classes: name the classes of the weights in their order")
+        return COCO_CATEGORIES
+    if names == tuple(category.name for category in COCO_CATEGORIES):
+        return COCO_CATEGORIES
+    return tuple(Category(index + 1, name) for index, name in enumerate(names))

@@ -1,0 +1,227 @@
+"""The networks that the authors released as MXNet parameters: our names for theirs, and what they were made with.
+
+The facts are those of the authors' released code: names of layers from its symbols, settings from its configurations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dcn_det.errors import UserError
+from dcn_det.weights.mxnet import Array
+from dcn_det.weights.resnet_names import block_modules, caffe_layer
+
+BACKBONE_KIND = "resnet101"
+PARAMETERS = {
+    "arg:weight": "weight",
+    "arg:bias": "bias",
+    "arg:gamma": "weight",
+    "arg:beta": "bias",
+    "aux:moving_mean": "running_mean",
+    "aux:moving_var": "running_var",
+}
+"""Group and parameter of a layer -> our parameter."""
+
+BACKBONE_SETTINGS: dict[str, Any] = {
+    "model.backbone.stride_on": "first_1x1",
+    "model.backbone.stem_pool": "ceil",
+    "model.backbone.norm_eps": 1e-5,
+    "model.backbone.preprocess.channel_order": "rgb",
+    "model.backbone.preprocess.mean": (123.15, 115.90, 103.06),
+    "model.backbone.preprocess.std": (1.0, 1.0, 1.0),
+}
+"""Of the ImageNet network they all start from: the original Caffe release, its first convolution turned to RGB."""
+
+_DETECTOR: dict[str, Any] = {
+    **BACKBONE_SETTINGS,
+    "model.backbone.deform.border": "dcn_v1",
+    "model.rpn.anchors.ratios": (0.5, 1.0, 2.0),
+    "model.head.box_stds": (0.1, 0.1, 0.2, 0.2),
+    "model.head.offset_std": 0.1,
+    "model.head.samples_per_bin": 4,
+}
+_STRIDE_16 = {**_DETECTOR, "model.backbone.res5_stride": 1, "model.backbone.res5_dilation": 2}
+_STRIDE_32 = {**_DETECTOR, "model.backbone.res5_stride": 2, "model.backbone.res5_dilation": 1}
+
+SCALES: dict[int, tuple[float, ...]] = {12: (4, 8, 16, 32), 9: (8, 16, 32), 3: (8,)}
+"""Scales of the anchors (of three ratios each), by the number of anchors: on COCO, on VOC, on a pyramid."""
+
+_RPN = {"rpn_cls_score": "rpn.cls_score", "rpn_bbox_pred": "rpn.bbox_pred"}
+_ONE_LEVEL = {**_RPN, "rpn_conv_3x3": "rpn.conv", "conv_new_1": "head.reduce"}
+_TWO_FC = {
+    "fc_new_1": "head.fc1",
+    "fc_new_2": "head.fc2",
+    "cls_score": "head.cls_score",
+    "bbox_pred": "head.bbox_pred",
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """One kind of released detector.
+
+    Attributes:
+        title: for messages.
+        mark: a layer that tells it from the kinds after it in :data:`NETWORKS`.
+        layers: layers outside the residual network -> our modules.
+        kind: what ``model.kind`` is.
+        settings: those that belong to its weights.
+        deltas: the layer of box deltas.
+        bins: so many channels of that layer in a row hold the same coordinate, one for each bin.
+        plain_pooling: ``model.head.pooling`` where nothing in the head is deformable.
+        offset: a layer of deformable pooling that plain pooling has not.
+        pyramid: what ``model.fpn`` is.
+    """
+
+    title: str
+    mark: str
+    layers: Mapping[str, str]
+    kind: str
+    settings: Mapping[str, Any]
+    deltas: str
+    bins: int
+    plain_pooling: str
+    offset: str
+    pyramid: bool = False
+
+
+NETWORKS = (
+    Network(
+        "R-FCN",
+        "rfcn_cls",
+        {
+            **_ONE_LEVEL,
+            "rfcn_cls": "head.cls_score",
+            "rfcn_bbox": "head.bbox_pred",
+            "rfcn_cls_offset_t": "head.cls_offset",
+            "rfcn_bbox_offset_t": "head.bbox_offset",
+        },
+        "rfcn",
+        _STRIDE_16,
+        deltas="rfcn_bbox",
+        bins=49,
+        plain_pooling="average",
+        offset="rfcn_cls_offset_t",
+    ),
+    Network(
+        "Faster R-CNN",
+        "fc_new_1",
+        {**_ONE_LEVEL, "offset": "head.offset", **_TWO_FC},
+        "faster_rcnn",
+        _STRIDE_16,
+        deltas="bbox_pred",
+        bins=1,
+        plain_pooling="max",
+        offset="offset",
+    ),
+)
+
+
+def split(name: str) -> tuple[str, str, bool] | None:
+    """``arg:res2a_branch1_weight`` -> layer ``res2a_branch1``, parameter ``weight``, no test copy.
+
+    Files saved while training also hold the layer of box deltas multiplied by the deviations of the targets, for
+    testing, under names that end in ``_test``.
+    """
+    match = re.fullmatch(r"(arg|aux):(.+)_(weight|bias|gamma|beta|moving_mean|moving_var)(_test)?", name)
+    if match is None or f"{match[1]}:{match[3]}" not in PARAMETERS:
+        return None
+    return match[2], PARAMETERS[f"{match[1]}:{match[3]}"], match[4] is not None
+
+
+def recognise(names: Collection[str]) -> Network | None:
+    """The kind of detector with these parameters; ``None`` for a residual network alone.
+
+    Raises:
+        UserError: it is neither.
+    """
+    layers = {parts[0] for name in names if (parts := split(name)) is not None}
+    for network in NETWORKS:
+        if network.mark in layers:
+            return network
+    if {"conv1", "bn_conv1", "res2a_branch1", "fc1000"} <= layers:
+        return None
+    some = ", ".join(list(names)[:3]) or "nothing"
+    titles = ", ".join(network.title for network in NETWORKS)
+    raise UserError(
+        f"the file holds another network than those known here (the authors' {titles}, ResNet-101): it has {some}"
+    )
+
+
+def our_name(name: str, network: Network | None) -> str | None:
+    """Parameter of a released network -> ours, with ``backbone.`` in front in detectors; ``None`` for none."""
+    parts = split(name)
+    if parts is None:
+        return None
+    layer, parameter, _ = parts
+    module = caffe_layer(layer, block_modules(BACKBONE_KIND))
+    if network is None:
+        return None if module is None else f"{module}.{parameter}"
+    if layer in network.layers:
+        return f"{network.layers[layer]}.{parameter}"
+    return None if module is None else f"backbone.{module}.{parameter}"
+
+
+def architecture_of(network: Network, names: Iterable[str]) -> dict[str, Any]:
+    """The settings that a config needs to be of this architecture, as far as the shapes of arrays do not tell."""
+    layers = {parts[0] for name in names if (parts := split(name)) is not None}
+    blocks = [block for block in block_modules(BACKBONE_KIND) if f"{block}_branch2b_offset" in layers]
+    return {
+        "model.kind": network.kind,
+        "model.fpn": network.pyramid,
+        "model.backbone.deform.blocks": blocks,
+        "model.head.pooling": "deformable" if network.offset in layers else network.plain_pooling,
+    }
+
+
+def settings_of(network: Network, state: Mapping[str, Array]) -> dict[str, Any]:
+    """The settings that belong to these weights.
+
+    Offset groups and anchors show in shapes. The authors' detectors predict offsets with a convolution dilated as the
+    deformable one; those with a single group, from before the release, with an undilated one.
+
+    Args:
+        state: arrays by our names.
+    """
+    settings = dict(network.settings)
+    scores = state.get("rpn.cls_score.bias")
+    if scores is not None and len(scores) // 2 in SCALES:
+        settings["model.rpn.anchors.scales"] = SCALES[len(scores) // 2]
+    offsets = [value for name, value in state.items() if name.endswith("conv2.offset.bias")]
+    if offsets:
+        groups = len(offsets[0]) // (2 * 9)
+        settings["model.backbone.deform.offset_groups"] = groups
+        settings["model.backbone.deform.offset_dilation"] = 1 if groups == 1 else "host"
+    return settings
+
+
+def settle_test_copies(arrays: Mapping[str, Array], network: Network, stds: tuple[float, ...]) -> dict[str, Array]:
+    """Drops the copies for testing, or divides them where there is nothing else.
+
+    Args:
+        arrays: by their names.
+        stds: of (dx, dy, dw, dh), ``model.head.box_stds``.
+
+    Raises:
+        UserError: a copy is not what it is a copy of, times the deviations.
+    """
+    result = {name: value for name, value in arrays.items() if not name.endswith("_test")}
+    for name in arrays.keys() - result.keys():
+        plain, copy = name.removesuffix("_test"), arrays[name].astype(np.float64)
+        parts = split(name)
+        if parts is None or parts[0] != network.deltas or len(copy) % (4 * network.bins):
+            result[name] = arrays[name]
+            continue
+        factors = np.resize(np.repeat(stds, network.bins), len(copy)).reshape(-1, *[1] * (copy.ndim - 1))
+        if plain not in result:
+            result[plain] = (copy / factors).astype(np.float32)
+            continue
+        expected = result[plain].astype(np.float64) * factors
+        if copy.shape != expected.shape or np.abs(copy - expected).max() > 1e-3 * np.abs(expected).max():
+            raise UserError(f"{name} is not {plain} times the deviations {', '.join(f'{each:g}' for each in stds)}")
+    return result
