@@ -1,0 +1,205 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mxnet_writer import write_params
+from small_released import CLASSES, CONFIGS, arrays_of, names_of, overrides_of, path_of, shapes_of
+
+from dcn_det.cli.convert_weights import main
+from dcn_det.cli.run import USER_ERROR, exit_code
+from dcn_det.config import load_config
+from dcn_det.models.build import build_detector
+from dcn_det.weights import checkpoint, released
+from dcn_det.weights.coco_classes import COCO_CATEGORIES
+
+BOX_STDS = (0.1, 0.1, 0.2, 0.2)
+
+
+def convert(source: Path, target: Path, network: str, *more: str) -> int:
+    return main([str(source), str(target), "--config", path_of(network), *overrides_of(network), *more])
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Runs the command on arrays, expects exit code 2 and no output file, and returns what it says."""
+
+    def attempt(arrays: dict[str, np.ndarray], network: str, *more: str) -> str:
+        write_params(tmp_path / "in.params", arrays)
+        target = tmp_path / "out" / "x.pth"
+        assert exit_code(lambda: convert(tmp_path / "in.params", target, network, *more)) == USER_ERROR
+        assert not target.exists() and not list(tmp_path.rglob("*.tmp"))
+        return capsys.readouterr().err
+
+    return attempt
+
+
+@pytest.mark.parametrize("network", CONFIGS)
+def test_every_name_and_shape_of_the_real_files_has_its_place(network: str) -> None:
+    config = load_config(path_of(network))
+    with torch.device("meta"):
+        model = build_detector(config.model, 80, config.test, load_backbone_weights=False)
+    kind = released.recognise(names_of(network))
+    assert kind is not None
+    ours = {str(released.our_name(name, kind)): shape for name, shape in shapes_of(network).items()}
+    assert ours == {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert released.architecture_of(kind, names_of(network))["model.kind"] == config.model.kind
+
+
+@pytest.mark.parametrize("network", CONFIGS)
+@pytest.mark.parametrize("suffix, layout", [(".pth", "legacy"), (".safetensors", "v2")])
+def test_a_whole_checkpoint(
+    network: str, suffix: str, layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = arrays_of(network)
+    write_params(tmp_path / "in.params", arrays, layout)
+    target = tmp_path / "new" / f"out{suffix}"
+    assert convert(tmp_path / "in.params", target, network) == 0
+    assert [each.name for each in target.parent.iterdir()] == [target.name]
+    state = checkpoint.load(target)
+    kind = released.recognise(arrays)
+    assert state["model"].keys() == {released.our_name(name, kind) for name in arrays}
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(state["model"][released.our_name(name, kind)].numpy(), value)
+    assert [category["name"] for category in state["categories"]] == list(CLASSES)
+    backbone, head = state["config"]["model"]["backbone"], state["config"]["model"]["head"]
+    assert (backbone["stride_on"], backbone["stem_pool"], backbone["norm_eps"]) == ("first_1x1", "ceil", 1e-5)
+    assert backbone["preprocess"] == {"channel_order": "rgb", "mean": [123.15, 115.9, 103.06], "std": [1, 1, 1]}
+    assert backbone["deform"]["border"] == "dcn_v1"
+    assert head["box_stds"] == list(BOX_STDS)
+    out = capsys.readouterr().out
+    assert f"{len(arrays)} arrays" in out and "all used and none missing" in out
+    assert "model.backbone.stem_pool ceil (config: pad)" in out
+
+
+def test_groups_and_dilation_of_the_offsets_travel(tmp_path: Path) -> None:
+    arrays = arrays_of("rcnn_dcn")
+    for name in [name for name in arrays if "branch2b_offset" in name]:
+        arrays[name] = arrays[name][:18]
+    write_params(tmp_path / "in.params", arrays)
+    assert convert(tmp_path / "in.params", tmp_path / "out.pth", "rcnn_dcn") == 0
+    deform = checkpoint.load(tmp_path / "out.pth")["config"]["model"]["backbone"]["deform"]
+    assert (deform["offset_groups"], deform["offset_dilation"]) == (1, 1)
+
+
+def with_test_copies(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the authors' training saves besides: the box layer times the deviations."""
+    factors = np.tile(np.float32(BOX_STDS), len(CLASSES) + 1)
+    return {
+        **arrays,
+        "arg:bbox_pred_weight_test": (arrays["arg:bbox_pred_weight"].T * factors).T,
+        "arg:bbox_pred_bias_test": arrays["arg:bbox_pred_bias"] * factors,
+    }
+
+
+def test_copies_for_testing(tmp_path: Path, refused: Any) -> None:
+    arrays = arrays_of("rcnn")
+    both = with_test_copies(arrays)
+    alone = {name: value for name, value in both.items() if f"{name}_test" not in both}
+    for given in (both, alone):
+        write_params(tmp_path / "w.params", given)
+        assert convert(tmp_path / "w.params", tmp_path / "out.pth", "rcnn") == 0
+        state = checkpoint.load(tmp_path / "out.pth")["model"]
+        for part in ("weight", "bias"):
+            ours = state[f"head.bbox_pred.{part}"].numpy()
+            np.testing.assert_allclose(ours, arrays[f"arg:bbox_pred_{part}"], rtol=1e-6)
+    both["arg:bbox_pred_bias_test"] = arrays["arg:bbox_pred_bias"]
+    message = refused(both, "rcnn")
+    assert "bbox_pred_bias_test is not arg:bbox_pred_bias times the deviations 0.1, 0.1, 0.2, 0.2" in message
+
+
+def test_all_that_differs_is_listed(refused: Any) -> None:
+    arrays = arrays_of("rcnn")
+    arrays["arg:surplus_weight"] = np.zeros((2, 3), np.float32)
+    del arrays["arg:fc_new_2_bias"]
+    arrays["arg:rpn_conv_3x3_bias"] = np.zeros(9, np.float32)
+    arrays["aux:bn3a_branch1_moving_var"][3] = math.nan
+    lines = refused(arrays, "rcnn").splitlines()
+    assert lines[0].endswith("in.params' does not fit the config; 4 differences:")
+    assert sorted(lines[1:]) == sorted(
+        [
+            "error: head.fc2.bias 8 is missing",
+            "error: arg:surplus_weight 2x3 has no place",
+            "error: rpn.conv.bias (arg:rpn_conv_3x3_bias) is 9 instead of 8",
+            "error: backbone.layer2.0.downsample.1.running_var (aux:bn3a_branch1_moving_var) "
+            "holds numbers that are not finite",
+        ]
+    )
+
+
+def test_a_long_list_ends(refused: Any) -> None:
+    lines = refused(arrays_of("rcnn"), "rcnn", "model.backbone.width=16").splitlines()
+    assert len(lines) == 22 and lines[-1].startswith("error: and ")
+
+
+@pytest.mark.parametrize(
+    "network, given, message",
+    [
+        ("rcnn_dcn", "rcnn", "needs model.backbone.deform.blocks=[res5a,res5b,res5c] model.head.pooling=deformable"),
+        ("rcnn", "rcnn_dcn", "needs model.backbone.deform.blocks=[] model.head.pooling=max"),
+    ],
+)
+def test_plain_and_deformable_are_told_apart(network: str, given: str, message: str, refused: Any) -> None:
+    said = refused(arrays_of(network), given)
+    assert message in said and said.count("\n") == 1
+
+
+def test_another_model(refused: Any) -> None:
+    said = refused({"arg:stage1_unit1_bn1_gamma": np.ones(3, np.float32)}, "rcnn")
+    assert "holds another network than those known here" in said and "arg:stage1_unit1_bn1_gamma" in said
+    assert said.count("\n") == 1
+    assert "has resnet101 as its backbone, the config resnet50" in refused(
+        arrays_of("rcnn"), "rcnn", "model.backbone.kind=resnet50"
+    )
+    quantised = {name: value.astype(np.int8) for name, value in arrays_of("rcnn").items()}
+    assert "is int8; weights are floating-point numbers" in refused(quantised, "rcnn")
+
+
+def test_damaged_files_and_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_params(tmp_path / "in.params", arrays_of("rcnn"))
+    data = (tmp_path / "in.params").read_bytes()
+    (tmp_path / "cut.params").write_bytes(data[:-1000])
+    (tmp_path / "empty.params").touch()
+    for source, target, message in [
+        ("cut.params", "o.pth", "cannot read weights from"),
+        ("empty.params", "o.pth", "cannot read weights from"),
+        ("im.params", "o.pth", "no such weights file"),
+        ("in.params", "o.onnx", "the suffix says how it is written; allowed: .pth, .safetensors"),
+    ]:
+        code = exit_code(lambda: convert(tmp_path / source, tmp_path / target, "rcnn"))  # noqa: B023
+        said = capsys.readouterr().err
+        assert code == USER_ERROR and message in said and said.count("\n") == 1
+        assert not (tmp_path / target).exists()
+    (tmp_path / "w.pth").write_bytes(data)
+    assert exit_code(lambda: convert(tmp_path / "w.pth", tmp_path / "w.pth", "rcnn")) == USER_ERROR
+    assert (tmp_path / "w.pth").read_bytes() == data
+
+
+@pytest.mark.shared
+def test_coco_classes_are_those_of_its_annotations(shared: Path) -> None:
+    annotations = json.loads((shared / "data/coco_subset/annotations/instances_val2017_subset.json").read_text())
+    published = sorted((each["id"], each["name"]) for each in annotations["categories"])
+    assert [(category.id, category.name) for category in COCO_CATEGORIES] == published
+
+
+def test_coco_classes_without_a_list_in_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = arrays_of("rcnn")
+    config = tmp_path / "coco.yaml"
+    config.write_text(f"base: {path_of('rcnn')}\n")
+    write_params(tmp_path / "in.params", arrays)
+    narrow = [override for override in overrides_of("rcnn") if not override.startswith("data.classes")]
+    arguments = [str(tmp_path / "in.params"), str(tmp_path / "out.pth"), "--config", str(config), *narrow]
+    assert exit_code(lambda: main(arguments)) == USER_ERROR
+    assert "head.cls_score.bias (arg:cls_score_bias) is 4 instead of 81" in capsys.readouterr().err
+    for name in ("cls_score", "bbox_pred"):
+        for part in ("weight", "bias"):
+            key = f"arg:{name}_{part}"
+            arrays[key] = np.resize(arrays[key], (len(arrays[key]) // 4 * 81, *arrays[key].shape[1:]))
+    write_params(tmp_path / "in.params", arrays)
+    assert main(arguments) == 0
+    assert "80 classes, in this order: person, bicycle, car, ... toothbrush" in capsys.readouterr().out
+    saved = checkpoint.categories_from_plain(checkpoint.load(tmp_path / "out.pth")["categories"])
+    assert saved == COCO_CATEGORIES
