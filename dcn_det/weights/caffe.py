@@ -68,6 +68,14 @@ def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
     return np.ndarray((0,), np.uint8)
 
 
+def _array_of(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+def _number(dtype: Any, data: Any) -> Any:
+    return np.frombuffer(data, dtype)[0]
+
+
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
@@ -75,12 +83,17 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): object,  # only ever named, to functions that do not look at it
     ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy.core.multiarray", "scalar"): lambda dtype, data: np.frombuffer(data, dtype)[0],
-    ("numpy._core.multiarray", "scalar"): lambda dtype, data: np.frombuffer(data, dtype)[0],
+    **{
+        (f"numpy.{core}.{module}", name): function
+        for core in ("core", "_core")
+        for module, name, function in (
+            ("multiarray", "_reconstruct", _empty_array),
+            ("multiarray", "scalar", _number),
+            ("numeric", "_frombuffer", _array_of),
+        )
+    },
 }
 
 

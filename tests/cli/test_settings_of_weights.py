@@ -1,0 +1,80 @@
+"""Settings that belong to weights go where the weights go."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcn_det.cli.test import main
+from dcn_det.config import load_config, to_plain
+from dcn_det.inference.predictor import Predictor
+from dcn_det.models.build import build_detector
+from dcn_det.structures import Category
+from dcn_det.weights import checkpoint
+from dcn_det.weights.settings import differences, laid_over, of_checkpoint
+
+MADE_WITH = (
+    "model.backbone.deform.border=dcn_v1",
+    "model.backbone.preprocess.mean=[1,2,3]",
+    "model.head.offset_std=0.5",
+)
+
+
+@pytest.fixture
+def weights(tiny: Path, tmp_path: Path) -> Path:
+    """A checkpoint of random weights, made with settings that the config does not have."""
+    config = load_config(tiny, MADE_WITH)
+    annotations = json.loads((Path(config.data.root) / config.data.test.annotations).read_text())
+    classes = tuple(
+        sorted((Category(each["id"], each["name"]) for each in annotations["categories"]), key=lambda c: c.id)
+    )
+    torch.manual_seed(0)
+    model = build_detector(config.model, len(classes), config.test)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".offset." in name or name.startswith("head."):
+                parameter.normal_(0, 0.3)  # so that border and deviation matter
+    state = {
+        "config": to_plain(config),
+        "categories": checkpoint.categories_to_plain(classes),
+        "model": model.state_dict(),
+    }
+    checkpoint.save(tmp_path / "w.safetensors", state)
+    return tmp_path / "w.safetensors"
+
+
+def detections(config: Path, weights: Path, folder: Path, *overrides: str) -> object:
+    assert main([str(config), f"--weights={weights}", f"--output={folder}", *overrides]) == 0
+    return json.loads((folder / "detections.json").read_text())
+
+
+def test_testing_takes_them_from_the_checkpoint(tiny: Path, weights: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"which count: .*border dcn_v1 \(config: zeros\)") as caught:
+        found = detections(tiny, weights, tmp_path / "a")
+    message = str(caught[0].message)
+    assert "model.backbone.preprocess.mean [1.0,2.0,3.0] (config: [123.15,115.9,103.06])" in message
+    assert "model.head.offset_std 0.5 (config: 0.1)" in message
+    assert len(found) > 0
+    assert found == detections(tiny, weights, tmp_path / "b", *MADE_WITH)
+    # They do make a difference.
+    state = checkpoint.load(weights)
+    state["config"] = to_plain(load_config(tiny))
+    checkpoint.save(tmp_path / "other.pth", state)
+    assert found != detections(tiny, tmp_path / "other.pth", tmp_path / "c")
+
+
+def test_prediction_takes_all_from_the_checkpoint(weights: Path) -> None:
+    model = Predictor.from_checkpoint(weights, "cpu").model
+    assert model.get_submodule("backbone.layer4.1.conv2").border == "dcn_v1"
+    assert model.preprocess.mean.flatten().tolist() == [1, 2, 3]
+    assert model.head.offset_std == 0.5
+
+
+def test_settings_laid_over_a_config(tiny: Path) -> None:
+    config = load_config(tiny, ["test.nms_iou=0.4"])
+    belonging = {**of_checkpoint(to_plain(load_config(tiny, MADE_WITH))), "model.no.such.key": 3}
+    assert differences(config, belonging).keys() == {made.partition("=")[0] for made in MADE_WITH}
+    changed = laid_over(config, belonging, "x")
+    assert changed == load_config(tiny, [*MADE_WITH, "test.nms_iou=0.4"])
+    assert differences(changed, belonging) == {}
