@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dcn_det.errors import UserError
 from dcn_det.weights.files import missing_file, read_state_dict
-from dcn_det.weights.resnet_names import block_modules, caffe2_name, caffe_layer
+from dcn_det.weights.resnet_names import block_modules, caffe2_name, caffe_layer, renamed
 
 _STATISTICS = ("running_mean", "running_var")
 _BLOCKS_IN_PICKLES = ("blobs", "model", "state_dict")
@@ -107,26 +107,29 @@ def to_our_names(state: Mapping[str, Tensor], kind: str, eps: float) -> dict[str
         state: tensors by name.
         kind: of the backbone, such as ``resnet101``.
         eps: added to variances.
+
+    Raises:
+        UserError: two names are for the same parameter.
     """
     blocks = block_modules(kind)
-    renamed = {_our_name(name, blocks): value for name, value in state.items()}
-    if not any(name.endswith(_STATISTICS) for name in renamed):
-        for name in [name for name, value in renamed.items() if value.ndim == 1 and name.endswith(".weight")]:
-            layer, channels = name.rpartition(".")[0], len(renamed[name])
-            renamed[f"{layer}.running_mean"] = torch.zeros(channels)
-            renamed[f"{layer}.running_var"] = torch.full((channels,), 1 - eps)
-    # Caffe's ResNet-50 has a bias in its first convolution, which its batch norm makes useless; it is 0 in pickles.
-    if "conv1.bias" in renamed and not renamed["conv1.bias"].any():
-        del renamed["conv1.bias"]
-    return renamed
+    ours = {new: state[old] for new, old in renamed(state, lambda name: _our_name(name, blocks)).items()}
+    if not any(name.endswith(_STATISTICS) for name in ours):
+        for name in [name for name, value in ours.items() if value.ndim == 1 and name.endswith(".weight")]:
+            layer, channels = name.rpartition(".")[0], len(ours[name])
+            ours[f"{layer}.running_mean"] = torch.zeros(channels)
+            ours[f"{layer}.running_var"] = torch.full((channels,), 1 - eps)
+    # Some conversions give the first convolution a bias of zeros.
+    if "conv1.bias" in ours and not ours["conv1.bias"].any():
+        del ours["conv1.bias"]
+    return ours
 
 
-def _our_name(name: str, blocks: Mapping[str, str]) -> str:
+def _our_name(name: str, blocks: Mapping[str, str]) -> str | None:
     if (ours := caffe2_name(name)) is not None:
         return ours
     layer, _, parameter = name.rpartition(".")
     module = caffe_layer(layer, blocks)
-    return name if module is None else f"{module}.{parameter}"
+    return None if module is None else f"{module}.{parameter}"
 
 
 def bgr_to_rgb(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

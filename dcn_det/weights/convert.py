@@ -19,6 +19,7 @@ from dcn_det.structures import Category
 from dcn_det.weights import caffe, checkpoint, mxnet, released
 from dcn_det.weights import torchvision as torchvision_weights
 from dcn_det.weights.coco_classes import COCO_CATEGORIES
+from dcn_det.weights.resnet_names import renamed
 from dcn_det.weights.settings import as_overrides, differences, get, laid_over
 
 Format = Literal["mxnet", "caffe", "torchvision"]
@@ -67,17 +68,12 @@ def convert(source: Path, config: Config, kind: Format | None = None) -> Convert
             torchvision's and ``kind`` is ``None``, could be either of two.
     """
     kind = kind or detect(source)
-    if kind == "mxnet":
-        return _from_mxnet(source, config)
-    backbone = config.model.backbone.kind
-    if backbone not in DEPTHS:
-        raise UserError(f"'{source}': weights of this format are for a ResNet, the config has {backbone}")
-    tensors = caffe.read_weights(source)
-    if kind == "torchvision":
-        return _backbone(source, f"{backbone} of torchvision", tensors, config, _TORCHVISION_SETTINGS)
-    tensors = caffe.to_our_names(tensors, backbone, released.BACKBONE_SETTINGS["model.backbone.norm_eps"])
-    title = f"{backbone} of the original Caffe release"
-    return _backbone(source, title, caffe.bgr_to_rgb(tensors), config, released.BACKBONE_SETTINGS)
+    try:
+        return _from_mxnet(source, config) if kind == "mxnet" else _from_torch(source, config, kind)
+    except UserError as error:
+        if str(source) in str(error):
+            raise
+        raise UserError(f"'{source}': {error}") from None
 
 
 def detect(source: Path) -> Format:
@@ -100,41 +96,47 @@ def detect(source: Path) -> Format:
     raise UserError(f"'{source}' is in no known format ({', '.join(FORMATS)}): it has {some}")
 
 
+def _from_torch(source: Path, config: Config, kind: Format) -> Converted:
+    backbone = config.model.backbone.kind
+    if backbone not in DEPTHS:
+        raise UserError(f"weights of this format are for a ResNet, the config has {backbone}")
+    tensors = caffe.read_weights(source)
+    if kind == "torchvision":
+        return _backbone(f"{backbone} of torchvision", tensors, config, _TORCHVISION_SETTINGS)
+    tensors = caffe.to_our_names(tensors, backbone, released.BACKBONE_SETTINGS["model.backbone.norm_eps"])
+    title = f"{backbone} of the original Caffe release"
+    return _backbone(title, caffe.bgr_to_rgb(tensors), config, released.BACKBONE_SETTINGS)
+
+
 def _from_mxnet(source: Path, config: Config) -> Converted:
     arrays = mxnet.read_params(source)
-    try:
-        network = released.recognise(arrays)
-    except UserError as error:
-        raise UserError(f"'{source}': {error}") from None
+    network = released.recognise(arrays)
     backbone = config.model.backbone.kind
     if backbone != released.BACKBONE_KIND:
-        raise UserError(f"'{source}' has {released.BACKBONE_KIND} as its backbone, the config {backbone}")
+        raise UserError(f"it has {released.BACKBONE_KIND} as its backbone, the config {backbone}")
     if network is None:
-        tensors = _tensors(source, {released.our_name(name, None) or name: value for name, value in arrays.items()})
-        return _backbone(source, f"{backbone} of the authors", tensors, config, released.BACKBONE_SETTINGS)
+        theirs = renamed(arrays, lambda name: released.our_name(name, None))
+        tensors = _tensors(arrays, theirs)
+        return _backbone(f"{backbone} of the authors", tensors, config, released.BACKBONE_SETTINGS)
 
     plain = to_plain(config)
     needed = released.architecture_of(network, arrays)
     wrong = {key: value for key, value in needed.items() if _unordered(get(plain, key)) != _unordered(value)}
     if wrong:
-        raise UserError(f"'{source}' holds the authors' {network.title}: the config needs {as_overrides(wrong)}")
-    try:
-        arrays = released.settle_test_copies(arrays, network, network.settings["model.head.box_stds"])
-    except UserError as error:
-        raise UserError(f"'{source}': {error}") from None
-    state = {released.our_name(name, network) or name: value for name, value in arrays.items()}
-    belonging = released.settings_of(network, state)
+        raise UserError(f"it holds the authors' {network.title}: the config needs {as_overrides(wrong)}")
+    arrays = released.settle_test_copies(arrays, network, network.settings["model.head.box_stds"])
+    theirs = renamed(arrays, lambda name: released.our_name(name, network))
+    tensors = _tensors(arrays, theirs)
+    belonging = released.settings_of(network, tensors)
     changed = differences(config, belonging)
-    config = laid_over(config, belonging, f"settings of '{source}'")
+    config = laid_over(config, belonging, "settings of the weights")
     categories = _categories(config)
     with torch.device("meta"):
         model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
-    theirs = {ours: name for name in arrays if (ours := released.our_name(name, network))}
-    weights = _fitting(source, model, _tensors(source, state), theirs)
     content = {
         "config": to_plain(config),
         "categories": checkpoint.categories_to_plain(categories),
-        "model": weights,
+        "model": _fitting(model, tensors, theirs),
     }
     return Converted(f"{network.title} of the authors", content, changed, [])
 
@@ -144,19 +146,18 @@ def _unordered(value: Any) -> Any:
     return sorted(value) if isinstance(value, list | tuple) else value or False
 
 
-def _tensors(source: Path, arrays: Mapping[str, mxnet.Array]) -> dict[str, Tensor]:
+def _tensors(arrays: Mapping[str, mxnet.Array], theirs: Mapping[str, str]) -> dict[str, Tensor]:
+    """Float32 tensors by our names, from arrays by theirs."""
     for name, value in arrays.items():
         if value.dtype.kind != "f":
-            raise UserError(f"'{source}': {name} is {value.dtype.name}; weights are floating-point numbers")
-    return {name: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items()}
+            raise UserError(f"{name} is {value.dtype.name}; weights are floating-point numbers")
+    return {ours: torch.from_numpy(arrays[name].astype(np.float32)) for ours, name in theirs.items()}
 
 
-def _backbone(
-    source: Path, title: str, tensors: Mapping[str, Tensor], config: Config, belonging: Mapping[str, Any]
-) -> Converted:
+def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belonging: Mapping[str, Any]) -> Converted:
     dropped = [name for name in tensors if name.startswith("fc.")]
     changed = differences(config, belonging)
-    config = laid_over(config, belonging, f"settings of '{source}'")
+    config = laid_over(config, belonging, "settings of the weights")
     # Offsets are learned in detection; no weights of a backbone have them.
     settings = config.model.backbone
     plain = settings.model_copy(update={"deform": settings.deform.model_copy(update={"blocks": ()})})
@@ -165,13 +166,11 @@ def _backbone(
     assert isinstance(model, nn.Module)
     given = {name: value for name, value in tensors.items() if name not in dropped}
     recorded = {key: get(to_plain(config), key) for key in belonging}
-    content = {"part": checkpoint.BACKBONE, "settings": recorded, "model": _fitting(source, model, given, {})}
+    content = {"part": checkpoint.BACKBONE, "settings": recorded, "model": _fitting(model, given, {})}
     return Converted(title, content, changed, dropped)
 
 
-def _fitting(
-    source: Path, model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[str, str]
-) -> dict[str, Tensor]:
+def _fitting(model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[str, str]) -> dict[str, Tensor]:
     """The tensors in the model's order, if they are exactly what it needs.
 
     Args:
@@ -198,7 +197,7 @@ def _fitting(
             problems.append(f"{called} holds numbers that are not finite")
     if problems:
         more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-        lines = [f"'{source}' does not fit the config; {len(problems)} differences:", *problems[:_LISTED], *more]
+        lines = [f"it does not fit the config; {len(problems)} differences:", *problems[:_LISTED], *more]
         raise UserError("\n".join(lines))
     return {
         name: torch.zeros((), dtype=torch.long) if name.endswith(_COUNTER) else tensors[name].float()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from dcn_det.errors import UserError
 from dcn_det.weights.mxnet import Array
@@ -53,6 +54,14 @@ SCALES: dict[int, tuple[float, ...]] = {12: (4, 8, 16, 32), 9: (8, 16, 32), 3: (
 
 _RPN = {"rpn_cls_score": "rpn.cls_score", "rpn_bbox_pred": "rpn.bbox_pred"}
 _ONE_LEVEL = {**_RPN, "rpn_conv_3x3": "rpn.conv", "conv_new_1": "head.reduce"}
+_PYRAMID = {
+    **_RPN,
+    "rpn_conv": "rpn.conv",
+    **{f"fpn_p{level}_1x1": f"backbone.fpn.inner_blocks.{level - 2}.0" for level in range(2, 6)},
+    **{f"fpn_p{level}": f"backbone.fpn.layer_blocks.{level - 2}.0" for level in range(2, 6)},
+    "fpn_p6": "backbone.p6",
+    **{f"offset_p{level}": f"head.offset.{level - 2}" for level in range(2, 6)},
+}
 _TWO_FC = {
     "fc_new_1": "head.fc1",
     "fc_new_2": "head.fc2",
@@ -76,6 +85,7 @@ class Network:
         plain_pooling: ``model.head.pooling`` where nothing in the head is deformable.
         offset: a layer of deformable pooling that plain pooling has not.
         pyramid: what ``model.fpn`` is.
+        backbone: our module of the residual network.
     """
 
     title: str
@@ -88,6 +98,7 @@ class Network:
     plain_pooling: str
     offset: str
     pyramid: bool = False
+    backbone: str = "backbone"
 
 
 NETWORKS = (
@@ -107,6 +118,19 @@ NETWORKS = (
         bins=49,
         plain_pooling="average",
         offset="rfcn_cls_offset_t",
+    ),
+    Network(
+        "Faster R-CNN on a feature pyramid",
+        "fpn_p2",
+        {**_PYRAMID, **_TWO_FC},
+        "faster_rcnn",
+        _STRIDE_32,
+        deltas="bbox_pred",
+        bins=1,
+        plain_pooling="max",
+        offset="offset_p2",
+        pyramid=True,
+        backbone="backbone.bottom_up",
     ),
     Network(
         "Faster R-CNN",
@@ -149,12 +173,12 @@ def recognise(names: Collection[str]) -> Network | None:
     some = ", ".join(list(names)[:3]) or "nothing"
     titles = ", ".join(network.title for network in NETWORKS)
     raise UserError(
-        f"the file holds another network than those known here (the authors' {titles}, ResNet-101): it has {some}"
+        f"it holds another network than those known here (the authors' {titles}, ResNet-101); its names are like {some}"
     )
 
 
 def our_name(name: str, network: Network | None) -> str | None:
-    """Parameter of a released network -> ours, with ``backbone.`` in front in detectors; ``None`` for none."""
+    """Parameter of a released network -> ours, of the backbone alone where there is no detector; ``None`` for none."""
     parts = split(name)
     if parts is None:
         return None
@@ -164,7 +188,7 @@ def our_name(name: str, network: Network | None) -> str | None:
         return None if module is None else f"{module}.{parameter}"
     if layer in network.layers:
         return f"{network.layers[layer]}.{parameter}"
-    return None if module is None else f"backbone.{module}.{parameter}"
+    return None if module is None else f"{network.backbone}.{module}.{parameter}"
 
 
 def architecture_of(network: Network, names: Iterable[str]) -> dict[str, Any]:
@@ -179,14 +203,14 @@ def architecture_of(network: Network, names: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def settings_of(network: Network, state: Mapping[str, Array]) -> dict[str, Any]:
+def settings_of(network: Network, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The settings that belong to these weights.
 
     Offset groups and anchors show in shapes. The authors' detectors predict offsets with a convolution dilated as the
     deformable one; those with a single group, from before the release, with an undilated one.
 
     Args:
-        state: arrays by our names.
+        state: tensors by our names.
     """
     settings = dict(network.settings)
     scores = state.get("rpn.cls_score.bias")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from dcn_det.errors import UserError
 from dcn_det.models.backbones.residual import STAGES
 from dcn_det.models.backbones.resnet import stage_block_names
 
@@ -43,6 +44,21 @@ def caffe_layer(layer: str, blocks: Mapping[str, str]) -> str | None:
         return None
     part = (_CONVOLUTIONS if kind == "res" else _NORMS)[branch]
     return f"{blocks[f'res{block}']}.{part}{'.offset' if offset else ''}"
+
+
+def renamed(names: Iterable[str], ours: Callable[[str], str | None]) -> dict[str, str]:
+    """What each of our parameters is called in a file; a name that is not known stands for itself.
+
+    Raises:
+        UserError: two of the names are for the same parameter.
+    """
+    theirs: dict[str, str] = {}
+    for name in names:
+        new = ours(name) or name
+        if new in theirs:
+            raise UserError(f"{theirs[new]} and {name} are both {new}")
+        theirs[new] = name
+    return theirs
 
 
 def caffe2_name(name: str) -> str | None:

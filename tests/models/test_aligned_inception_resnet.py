@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn_det.config import schema
+from dcn_det.config import from_plain
 from dcn_det.errors import UserError
 from dcn_det.models.backbones import aligned_inception_resnet as air
 from dcn_det.models.backbones.aligned_inception_resnet import AlignedInceptionResNet
@@ -142,17 +142,18 @@ def test_unknown_names_and_odd_width() -> None:
 
 
 def build(backbone: dict[str, object], **blocks: object) -> nn.Module:
-    return build_detector(schema.Model(backbone=schema.Backbone(**backbone), **blocks), 3, schema.Test())
+    config = from_plain({"model": {"backbone": backbone, **blocks}})
+    return build_detector(config.model, 3, config.test)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         (
-            {"deform": schema.Deform(blocks=("res5c_branch2d",))},
+            {"deform": {"blocks": ["res5c_branch2d"]}},
             "no block 'res5c_branch2d'; did you mean 'res5c_branch2c'",
         ),
-        ({"deform": schema.Deform(blocks=("res5c",), offset_groups=64)}, "64 does not divide res5c's 32 channels"),
+        ({"deform": {"blocks": ["res5c"], "offset_groups": 64}}, "64 does not divide res5c's 32 channels"),
         ({"width": 9}, "model.backbone.width: 9 is odd"),
         ({"weights": "torchvision"}, f"torchvision has none of {air.KIND}"),
         ({"norm": "frozen_bn"}, "'none' would leave frozen layers at random"),
@@ -165,11 +166,10 @@ def test_settings_that_do_not_fit(change: dict[str, object], message: str) -> No
 
 def test_trains_in_a_detector() -> None:
     torch.manual_seed(0)
-    deform = schema.Deform(blocks=("res5c",), offset_groups=2)
     model = build(
-        {**SETTINGS, "norm": "gn", "deform": deform},
-        rpn=schema.RPN(channels=16, anchors=schema.Anchors(scales=(1, 2)), post_nms=30),
-        head=schema.FasterRCNNHead(channels=8, hidden=16, pooling="deformable", batch_per_image=16),
+        {**SETTINGS, "norm": "gn", "deform": {"blocks": ["res5c"], "offset_groups": 2}},
+        rpn={"channels": 16, "anchors": {"scales": [1, 2]}, "post_nms": 30},
+        head={"channels": 8, "hidden": 16, "pooling": "deformable", "batch_per_image": 16},
     ).train()
     images = torch.randint(0, 256, (1, 3, 96, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     target = Target(torch.tensor([[10.0, 12, 50, 60], [30, 5, 90, 40]]), torch.tensor([0, 2]))

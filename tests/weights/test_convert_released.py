@@ -118,7 +118,7 @@ def test_all_that_differs_is_listed(refused: Any) -> None:
     arrays["arg:rpn_conv_3x3_bias"] = np.zeros(9, np.float32)
     arrays["aux:bn3a_branch1_moving_var"][3] = math.nan
     lines = refused(arrays, "rcnn").splitlines()
-    assert lines[0].endswith("in.params' does not fit the config; 4 differences:")
+    assert lines[0].endswith("in.params': it does not fit the config; 4 differences:")
     assert sorted(lines[1:]) == sorted(
         [
             "error: head.fc2.bias 8 is missing",
@@ -149,11 +149,13 @@ def test_plain_and_deformable_are_told_apart(network: str, given: str, message: 
 
 def test_another_model(refused: Any) -> None:
     said = refused({"arg:stage1_unit1_bn1_gamma": np.ones(3, np.float32)}, "rcnn")
-    assert "holds another network than those known here" in said and "arg:stage1_unit1_bn1_gamma" in said
+    assert "it holds another network than those known here" in said and "arg:stage1_unit1_bn1_gamma" in said
     assert said.count("\n") == 1
     assert "has resnet101 as its backbone, the config resnet50" in refused(
         arrays_of("rcnn"), "rcnn", "model.backbone.kind=resnet50"
     )
+    twice = arrays_of("rcnn") | {"arg:conv1_gamma": np.ones(8, np.float32)}
+    assert "arg:conv1_weight and arg:conv1_gamma are both backbone.conv1.weight" in refused(twice, "rcnn")
     quantised = {name: value.astype(np.int8) for name, value in arrays_of("rcnn").items()}
     assert "is int8; weights are floating-point numbers" in refused(quantised, "rcnn")
 
