@@ -7,20 +7,31 @@ import numpy as np
 import pytest
 import torch
 from mxnet_writer import write_params
-from small_released import CLASSES, CONFIGS, arrays_of, names_of, overrides_of, path_of, shapes_of
+from small_released import (
+    CLASSES,
+    CONFIGS,
+    NETWORKS,
+    arrays_of,
+    overrides_of,
+    path_of,
+    present,
+    pyramid_shapes,
+    shapes_of,
+)
 
 from dcn_det.cli.convert_weights import main
 from dcn_det.cli.run import USER_ERROR, exit_code
-from dcn_det.config import load_config
+from dcn_det.config import load_config, to_plain
 from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint, released
 from dcn_det.weights.coco_classes import COCO_CATEGORIES
+from dcn_det.weights.settings import get
 
 BOX_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 def convert(source: Path, target: Path, network: str, *more: str) -> int:
-    return main([str(source), str(target), "--config", path_of(network), *overrides_of(network), *more])
+    return main([str(source), str(target), "--config", str(path_of(CONFIGS[network])), *overrides_of(network), *more])
 
 
 @pytest.fixture
@@ -37,19 +48,39 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     return attempt
 
 
-@pytest.mark.parametrize("network", CONFIGS)
-def test_every_name_and_shape_of_the_real_files_has_its_place(network: str) -> None:
-    config = load_config(path_of(network))
+ALL = {
+    **{config: shapes_of(network) for network, config in CONFIGS.items()},
+    "faster_rcnn_r101_fpn": pyramid_shapes(deformable=False),
+    "faster_rcnn_r101_fpn_dcn": pyramid_shapes(deformable=True),
+}
+
+
+@pytest.mark.parametrize("name", [present(name, name) for name in ALL])
+def test_every_name_and_shape_of_the_real_files_has_its_place(name: str) -> None:
+    config, shapes = load_config(path_of(name)), ALL[name]
     with torch.device("meta"):
         model = build_detector(config.model, 80, config.test, load_backbone_weights=False)
-    kind = released.recognise(names_of(network))
-    assert kind is not None
-    ours = {str(released.our_name(name, kind)): shape for name, shape in shapes_of(network).items()}
-    assert ours == {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    assert released.architecture_of(kind, names_of(network))["model.kind"] == config.model.kind
+    network = released.recognise(shapes)
+    assert network is not None
+    ours = {str(released.our_name(each, network)): shape for each, shape in shapes.items()}
+    assert ours == {each: tuple(value.shape) for each, value in model.state_dict().items()}
+    plain = to_plain(config)
+    for key, value in released.architecture_of(network, shapes).items():
+        assert (get(plain, key) or None) == (value or None)
 
 
-@pytest.mark.parametrize("network", CONFIGS)
+def test_a_pyramid_brings_its_settings() -> None:
+    network = released.recognise(pyramid_shapes(deformable=True))
+    assert network is not None
+    tensors = {"rpn.cls_score.bias": torch.zeros(6), "backbone.bottom_up.layer4.0.conv2.offset.bias": torch.zeros(72)}
+    settings = released.settings_of(network, tensors)
+    assert (settings["model.backbone.res5_stride"], settings["model.backbone.res5_dilation"]) == (2, 1)
+    assert settings["model.rpn.anchors.scales"] == (8,)
+    assert settings["model.backbone.deform.offset_groups"] == 4
+    assert settings["model.backbone.deform.border"] == "dcn_v1"
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("suffix, layout", [(".pth", "legacy"), (".safetensors", "v2")])
 def test_a_whole_checkpoint(
     network: str, suffix: str, layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -85,30 +116,30 @@ def test_groups_and_dilation_of_the_offsets_travel(tmp_path: Path) -> None:
     assert (deform["offset_groups"], deform["offset_dilation"]) == (1, 1)
 
 
-def with_test_copies(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def with_test_copies(arrays: dict[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
     """What the authors' training saves besides: the box layer times the deviations."""
-    factors = np.tile(np.float32(BOX_STDS), len(CLASSES) + 1)
-    return {
-        **arrays,
-        "arg:bbox_pred_weight_test": (arrays["arg:bbox_pred_weight"].T * factors).T,
-        "arg:bbox_pred_bias_test": arrays["arg:bbox_pred_bias"] * factors,
-    }
+    bias, weight = arrays[f"arg:{layer}_bias"], arrays[f"arg:{layer}_weight"]
+    bins = 49 if layer == "rfcn_bbox" else 1
+    factors = np.array([BOX_STDS[channel // bins % 4] for channel in range(len(bias))], np.float32)
+    copies = {f"arg:{layer}_weight_test": (weight.T * factors).T, f"arg:{layer}_bias_test": bias * factors}
+    return {**arrays, **copies}
 
 
-def test_copies_for_testing(tmp_path: Path, refused: Any) -> None:
-    arrays = arrays_of("rcnn")
-    both = with_test_copies(arrays)
+@pytest.mark.parametrize("network, layer", [("rcnn", "bbox_pred"), present("rfcn_r101_dcn", "rfcn_dcn", "rfcn_bbox")])
+def test_copies_for_testing(network: str, layer: str, tmp_path: Path, refused: Any) -> None:
+    arrays = arrays_of(network)
+    both = with_test_copies(arrays, layer)
     alone = {name: value for name, value in both.items() if f"{name}_test" not in both}
     for given in (both, alone):
         write_params(tmp_path / "w.params", given)
-        assert convert(tmp_path / "w.params", tmp_path / "out.pth", "rcnn") == 0
+        assert convert(tmp_path / "w.params", tmp_path / "out.pth", network) == 0
         state = checkpoint.load(tmp_path / "out.pth")["model"]
         for part in ("weight", "bias"):
             ours = state[f"head.bbox_pred.{part}"].numpy()
-            np.testing.assert_allclose(ours, arrays[f"arg:bbox_pred_{part}"], rtol=1e-6)
-    both["arg:bbox_pred_bias_test"] = arrays["arg:bbox_pred_bias"]
-    message = refused(both, "rcnn")
-    assert "bbox_pred_bias_test is not arg:bbox_pred_bias times the deviations 0.1, 0.1, 0.2, 0.2" in message
+            np.testing.assert_allclose(ours, arrays[f"arg:{layer}_{part}"], rtol=1e-6)
+    both[f"arg:{layer}_bias_test"] = arrays[f"arg:{layer}_bias"]
+    message = refused(both, network)
+    assert f"{layer}_bias_test is not arg:{layer}_bias times the deviations 0.1, 0.1, 0.2, 0.2" in message
 
 
 def test_all_that_differs_is_listed(refused: Any) -> None:
@@ -140,6 +171,9 @@ def test_a_long_list_ends(refused: Any) -> None:
     [
         ("rcnn_dcn", "rcnn", "needs model.backbone.deform.blocks=[res5a,res5b,res5c] model.head.pooling=deformable"),
         ("rcnn", "rcnn_dcn", "needs model.backbone.deform.blocks=[] model.head.pooling=max"),
+        present("rfcn_r101", "rfcn", "rfcn_dcn", "needs model.backbone.deform.blocks=[] model.head.pooling=average"),
+        present("rfcn_r101", "rfcn", "rcnn", "holds the authors' R-FCN: the config needs model.kind=rfcn model.head"),
+        present("rfcn_r101", "rcnn", "rfcn", "Faster R-CNN: the config needs model.kind=faster_rcnn model.head"),
     ],
 )
 def test_plain_and_deformable_are_told_apart(network: str, given: str, message: str, refused: Any) -> None:
@@ -190,7 +224,7 @@ def test_coco_classes_are_those_of_its_annotations(shared: Path) -> None:
 def test_coco_classes_without_a_list_in_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arrays = arrays_of("rcnn")
     config = tmp_path / "coco.yaml"
-    config.write_text(f"base: {path_of('rcnn')}\n")
+    config.write_text(f"base: {path_of(CONFIGS['rcnn'])}\n")
     write_params(tmp_path / "in.params", arrays)
     narrow = [override for override in overrides_of("rcnn") if not override.startswith("data.classes")]
     arguments = [str(tmp_path / "in.params"), str(tmp_path / "out.pth"), "--config", str(config), *narrow]
