@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcn_det.config import Config, load_config
+from dcn_det.config import Config, load_config, to_plain
 from dcn_det.data.build import build_dataset, build_eval_loader
 from dcn_det.engine.build import PRECISIONS
 from dcn_det.engine.testing import detect_all, say_on_stderr, say_sample_progress
@@ -18,7 +18,7 @@ from dcn_det.inference.predictor import Predictor, resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
-from dcn_det.weights.settings import describe, differences, laid_over, of_checkpoint
+from dcn_det.weights.settings import describe, differences, get, laid_over, of_checkpoint
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +71,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: Path) -> Config:
-    """The config with the settings that belong to the weights, telling which of them it had otherwise."""
+    """The config with the settings that belong to the weights, telling which of them it had otherwise.
+
+    Raises:
+        UserError: the weights are of another kind of detector or backbone.
+    """
+    plain = to_plain(config)
+    for key in ("model.kind", "model.backbone.kind"):
+        ours, theirs = get(plain, key), get(state["config"], key)
+        if ours != theirs:
+            raise UserError(f"checkpoint '{weights}' has {key} {theirs}, the config {ours}")
     belonging = of_checkpoint(state["config"])
     changed = differences(config, belonging)
     if changed:

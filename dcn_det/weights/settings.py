@@ -21,6 +21,7 @@ OF_BACKBONE = (
 )
 """What weights of a backbone before detection training depend on."""
 
+_POOLING = "model.head.pooling"
 OF_DETECTOR = (
     *OF_BACKBONE,
     "model.backbone.res5_stride",
@@ -31,7 +32,7 @@ OF_DETECTOR = (
     "model.rpn.anchors.base_size",
     "model.rpn.anchors.scales",
     "model.rpn.anchors.ratios",
-    "model.head.pooling",
+    _POOLING,
     "model.head.samples_per_bin",
     "model.head.offset_std",
     "model.head.box_stds",
@@ -52,13 +53,18 @@ def get(plain: Mapping[str, Any], key: str) -> Any:
 def differences(config: Config, belonging: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys of which a config has another value than ``belonging``, with the config's and the other.
 
-    Keys that the config does not have, because its architecture has no use for them, do not differ.
+    Keys that the config does not have, because its architecture has no use for them, do not differ. Nor does
+    deformable pooling from another: it has weights of its own, so the names of these tell.
     """
     plain = to_plain(config)
     pairs = {
         key: (get(plain, key), list(value) if isinstance(value, tuple) else value) for key, value in belonging.items()
     }
-    return {key: (ours, theirs) for key, (ours, theirs) in pairs.items() if ours is not None and ours != theirs}
+    return {
+        key: (ours, theirs)
+        for key, (ours, theirs) in pairs.items()
+        if ours is not None and ours != theirs and not (key == _POOLING and "deformable" in (ours, theirs))
+    }
 
 
 def laid_over(config: Config, belonging: Mapping[str, Any], source: str) -> Config:

@@ -8,6 +8,7 @@ import torch
 
 from dcn_det.cli.test import main
 from dcn_det.config import load_config, to_plain
+from dcn_det.errors import UserError
 from dcn_det.inference.predictor import Predictor
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
@@ -62,6 +63,15 @@ def test_testing_takes_them_from_the_checkpoint(tiny: Path, weights: Path, tmp_p
     state["config"] = to_plain(load_config(tiny))
     checkpoint.save(tmp_path / "other.pth", state)
     assert found != detections(tiny, tmp_path / "other.pth", tmp_path / "c")
+
+
+def test_other_architectures_are_refused(tiny: Path, weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    with pytest.raises(UserError, match=r"w\.safetensors' has model\.backbone\.kind resnet18, the config resnet34"):
+        detections(tiny, weights, folder, "model.backbone.kind=resnet34")
+    with pytest.raises(UserError, match=r"another architecture than the config: head\.offset\.bias is not part"):
+        detections(tiny, weights, folder, *MADE_WITH, "model.head.pooling=max")
+    assert not folder.exists()
 
 
 def test_prediction_takes_all_from_the_checkpoint(weights: Path) -> None:
