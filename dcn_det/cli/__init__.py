@@ -13,9 +13,9 @@ from dcn_det.cli.run import run
 COMMANDS = {
     "train": ("dcn_det.cli.train", "train a detector"),
     "test": ("dcn_det.cli.test", "test a trained detector"),
+    "convert-weights": ("dcn_det.cli.convert_weights", "turn weights of other programs into a checkpoint"),
     "evaluate": ("dcn_det.cli.evaluate", "compute COCO metrics of a results file"),
     "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
-    "convert-weights": ("dcn_det.cli.convert_weights", "turn weights of other programs into a checkpoint"),
     "benchmark": ("dcn_det.cli.benchmark", "time the operators beside torchvision's"),
     "env": ("dcn_det.env", "print versions, devices and which operators are compiled"),
 }
