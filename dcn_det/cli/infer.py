@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
         description="Draws what a trained detector finds; the checkpoint carries config and classes.",
     )
     result.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
-    result.add_argument("--weights", type=Path, required=True, help="checkpoint written by tools/train.py")
+    result.add_argument(
+        "--weights", type=Path, required=True, help="checkpoint, from training or tools/convert_weights.py"
+    )
     result.add_argument("--output", type=Path, required=True, help="folder for pictures and detections.json")
     result.add_argument("--score", type=float, default=0.5, help="least score to draw (default %(default)s)")
     result.add_argument("--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg")

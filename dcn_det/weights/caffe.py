@@ -134,4 +134,6 @@ def _our_name(name: str, blocks: Mapping[str, str]) -> str | None:
 
 def bgr_to_rgb(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same weights for images whose channels come in the opposite order."""
-    return {name: value.flip(1) if name == "conv1.weight" else value for name, value in state.items()}
+    return {
+        name: value.flip(1) if name == "conv1.weight" and value.ndim == 4 else value for name, value in state.items()
+    }

@@ -39,7 +39,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """Runs the command on arrays, expects exit code 2 and no output file, and returns what it says."""
 
     def attempt(arrays: dict[str, np.ndarray], network: str, *more: str) -> str:
-        write_params(tmp_path / "in.params", arrays)
+        write_params(tmp_path / "in.params", arrays, "v3")
         target = tmp_path / "out" / "x.pth"
         assert exit_code(lambda: convert(tmp_path / "in.params", target, network, *more)) == USER_ERROR
         assert not target.exists() and not list(tmp_path.rglob("*.tmp"))
@@ -159,6 +159,19 @@ def test_all_that_differs_is_listed(refused: Any) -> None:
             "holds numbers that are not finite",
         ]
     )
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (1, 1, 1, 1, 1)])
+def test_strange_shapes_are_only_differences(shape: tuple[int, ...], refused: Any) -> None:
+    strange = np.ones(shape, np.float32)
+    for network, name in [
+        ("rcnn", "arg:rpn_cls_score_bias"),
+        ("rcnn", "arg:conv1_weight"),
+        ("rcnn_dcn", "arg:res5a_branch2b_offset_bias"),
+        ("rcnn", "arg:bbox_pred_bias_test"),
+    ]:
+        said = refused({**arrays_of(network), name: strange}, network)
+        assert name in said or "offset_groups" in said
 
 
 def test_a_long_list_ends(refused: Any) -> None:
