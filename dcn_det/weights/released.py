@@ -218,7 +218,7 @@ def settings_of(network: Network, state: Mapping[str, Tensor]) -> dict[str, Any]
         settings["model.rpn.anchors.scales"] = SCALES[scores.numel() // 2]
     offsets = [value for name, value in state.items() if name.endswith("conv2.offset.bias")]
     if offsets:
-        groups = offsets[0].numel() // (2 * 9)
+        groups = max(1, offsets[0].numel() // (2 * 9))
         settings["model.backbone.deform.offset_groups"] = groups
         settings["model.backbone.deform.offset_dilation"] = 1 if groups == 1 else "host"
     return settings
@@ -235,20 +235,22 @@ def settle_test_copies(arrays: Mapping[str, Array], network: Network, stds: tupl
         UserError: a copy is not what it is a copy of, times the deviations.
     """
     result = {name: value for name, value in arrays.items() if not name.endswith("_test")}
-    for name in arrays.keys() - result.keys():
-        plain, copy = name.removesuffix("_test"), arrays[name].astype(np.float64)
+    for name in [name for name in arrays if name not in result]:
         parts = split(name)
-        if parts is None or parts[0] != network.deltas or copy.ndim == 0 or len(copy) % (4 * network.bins):
+        if parts is None or parts[0] != network.deltas:
             result[name] = arrays[name]  # to be listed as having no place
             continue
-        factors = np.resize(np.repeat(stds, network.bins), len(copy)).reshape(-1, *[1] * (copy.ndim - 1))
-        if plain not in result:
-            result[plain] = (copy / factors).astype(np.float32)
-            continue
-        fits = copy.shape == result[plain].shape
-        if fits:
-            expected = result[plain].astype(np.float64) * factors
-            fits = bool((np.abs(copy - expected) <= 1e-3 * np.abs(expected).max()).all())
+        plain, copy = name.removesuffix("_test"), arrays[name].astype(np.float64)
+        given = result.get(plain)
+        if copy.size == 0 or copy.ndim == 0 or len(copy) % (4 * network.bins):
+            fits = given is None  # and is listed as of another shape
+            result.setdefault(plain, arrays[name])
+        else:
+            factors = np.resize(np.repeat(stds, network.bins), len(copy)).reshape(-1, *[1] * (copy.ndim - 1))
+            original = result.setdefault(plain, (copy / factors).astype(np.float32)).astype(np.float64)
+            fits = copy.shape == original.shape and np.allclose(
+                copy, original * factors, atol=1e-3 * np.abs(copy).max()
+            )
         if not fits:
             raise UserError(f"{name} is not {plain} times the deviations {', '.join(f'{each:g}' for each in stds)}")
     return result
