@@ -39,6 +39,7 @@ print(json.dumps({
     "schemas": {n: str(getattr(torch.ops.dcn_det, n).default._schema) for n in library.SCHEMAS},
     "values": [value.double().sum().item() for value in (output, *grads)],
     "status": str(library.status()),
+    "instruction_set": library.instruction_set(),
 }))
 """
 
@@ -46,7 +47,7 @@ print(json.dumps({
 def report(folder: Path, **environment: str) -> dict:
     """Runs REPORT with the package that lies in `folder`."""
     command = [sys.executable, "-c", REPORT]
-    variables = {k: v for k, v in os.environ.items() if k != library.TIER_VARIABLE}
+    variables = {k: v for k, v in os.environ.items() if k not in (library.TIER_VARIABLE, library.CPU_VARIABLE)}
     result = subprocess.run(
         command,
         cwd=folder,
@@ -110,6 +111,30 @@ def test_plain_tier_by_environment(usual):
 def test_unknown_tier_in_the_environment_is_an_error(copy):
     with pytest.raises(AssertionError, match="DCN_DET_TIER is 'fast'; expected 'plain' or nothing"):
         report(copy, DCN_DET_TIER="fast")
+
+
+def test_unknown_instruction_set_in_the_environment_is_an_error(copy):
+    with pytest.raises(AssertionError, match="DCN_DET_CPU is 'sse'; expected one of baseline, avx2, avx512"):
+        report(copy, DCN_DET_CPU="sse")
+
+
+@pytest.mark.skipif(not COMPILED, reason="no compiled library")
+@pytest.mark.parametrize("name", library.INSTRUCTION_SETS)
+def test_instruction_set_by_environment(usual, name):
+    """Every instruction set gives the goldens; one beyond this CPU is refused."""
+    best = library.INSTRUCTION_SETS.index(usual["instruction_set"])
+    if library.INSTRUCTION_SETS.index(name) > best:
+        with pytest.raises(AssertionError, match=f"DCN_DET_CPU is '{name}'; this CPU has nothing beyond"):
+            report(PACKAGE.parent, DCN_DET_CPU=name)
+        return
+    assert report(PACKAGE.parent, DCN_DET_CPU=name)["instruction_set"] == name
+    files = [
+        Path(__file__).with_name(f"test_{operator}.py") for operator in ("deform_conv", "deform_psroi_pool", "nms")
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cpu", *map(str, files)]
+    done = subprocess.run(command, env={**os.environ, "DCN_DET_CPU": name}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 def missing(path: Path) -> None:

@@ -27,8 +27,9 @@ struct Cpu {
                    const std::optional<Tensor>& mask, const Tensor& columns, int64_t first, int64_t rows) {
     dispatch_floating(features.scalar_type(), "deform_conv2d", [&]<typename T>() {
       using A = accumulate_t<T>;
-      fill_columns(shape, features.const_data_ptr<T>(), planes_of<const A>(offset), planes_of<const A>(mask),
-                   columns_of<T>(shape, columns), first, first, first + rows);
+      vectorized<FillColumns>(shape, features.const_data_ptr<T>(), planes_of<const A>(offset),
+                              planes_of<const A>(mask), columns_of<T>(shape, columns), first, first,
+                              first + rows);
     });
   }
 

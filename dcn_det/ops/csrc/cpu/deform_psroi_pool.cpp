@@ -7,36 +7,30 @@ namespace {
 constexpr int64_t kPlaneBlock = 4;
 
 // sum[0, n) = scale * the weighted cells of n channels that lie side by side.
-template <typename T>
-DCN_DET_INLINE void sum_cells(const T* map, const Cells<T>& y, const Cells<T>& x, T scale, int64_t n,
-                              T* sum) {
-  for (int64_t i = 0; i < n; ++i) sum[i] = 0;
-  for (int a = 0; a < y.size; ++a) {
-    const T* row = map + y.offset[a];
-    const T row_weight = y.weight[a] * scale;
-    int b = 0;
-    for (; b + 1 < x.size; b += 2) {
-      const T *left = row + x.offset[b], *right = row + x.offset[b + 1];
-      const T left_weight = row_weight * x.weight[b], right_weight = row_weight * x.weight[b + 1];
+struct SumCells {
+  template <typename T>
+  DCN_DET_INLINE static void run(const T* map, const Cells<T>& y, const Cells<T>& x, T scale, int64_t n,
+                                 T* sum) {
+    for (int64_t i = 0; i < n; ++i) sum[i] = 0;
+    for (int a = 0; a < y.size; ++a) {
+      const T* row = map + y.offset[a];
+      const T row_weight = y.weight[a] * scale;
+      int b = 0;
+      for (; b + 1 < x.size; b += 2) {
+        const T *left = row + x.offset[b], *right = row + x.offset[b + 1];
+        const T left_weight = row_weight * x.weight[b], right_weight = row_weight * x.weight[b + 1];
 #pragma omp simd
-      for (int64_t i = 0; i < n; ++i) sum[i] += left_weight * left[i] + right_weight * right[i];
-    }
-    if (b < x.size) {
-      const T* last = row + x.offset[b];
-      const T last_weight = row_weight * x.weight[b];
+        for (int64_t i = 0; i < n; ++i) sum[i] += left_weight * left[i] + right_weight * right[i];
+      }
+      if (b < x.size) {
+        const T* last = row + x.offset[b];
+        const T last_weight = row_weight * x.weight[b];
 #pragma omp simd
-      for (int64_t i = 0; i < n; ++i) sum[i] += last_weight * last[i];
+        for (int64_t i = 0; i < n; ++i) sum[i] += last_weight * last[i];
+      }
     }
   }
-}
-DCN_DET_VECTORIZED void pool_channels(const float* map, const Cells<float>& y, const Cells<float>& x,
-                                      float scale, int64_t n, float* sum) {
-  sum_cells(map, y, x, scale, n, sum);
-}
-DCN_DET_VECTORIZED void pool_channels(const double* map, const Cells<double>& y, const Cells<double>& x,
-                                      double scale, int64_t n, double* sum) {
-  sum_cells(map, y, x, scale, n, sum);
-}
+};
 
 template <typename T>
 T pool_plane(const T* plane, const Cells<T>& y, const Cells<T>& x) {
@@ -72,7 +66,7 @@ void pool(const DeformPsroiProblem<T>& problem, const T* input, T* output) {
         const T scale = count > 0 ? T(1) / static_cast<T>(count) : T(0);
         const T* map = input + problem.map_offset(problem.rois[r].image, block.begin, bin);
         if (problem.channels_last)
-          pool_channels(map, y, x, scale, channels, &by_bin[bin * channels]);
+          vectorized<SumCells>(map, y, x, scale, channels, &by_bin[bin * channels]);
         else
           for (int64_t c = 0; c < channels; ++c)
             out[c * bins + bin] = scale * pool_plane(map + c * problem.channel_stride, y, x);

@@ -46,24 +46,16 @@ DCN_DET_INLINE void spread_cells(const T* map, T* grad_map, const T* grad, const
 }
 
 // A full block gets loops of constant length.
-template <typename T>
-DCN_DET_INLINE void spread_block(const T* map, T* grad_map, const T* grad, const Cells<T>& y,
+struct SpreadBlock {
+  template <typename T>
+  DCN_DET_INLINE static void run(const T* map, T* grad_map, const T* grad, const Cells<T>& y,
                                  const Cells<T>& x, T scale, int64_t n, T* position_grad) {
-  if (n == kVectorBlock)
-    spread_cells(map, grad_map, grad, y, x, scale, kVectorBlock, position_grad);
-  else
-    spread_cells(map, grad_map, grad, y, x, scale, n, position_grad);
-}
-DCN_DET_VECTORIZED void spread_channels(const float* map, float* grad_map, const float* grad,
-                                        const Cells<float>& y, const Cells<float>& x, float scale, int64_t n,
-                                        float* position_grad) {
-  spread_block(map, grad_map, grad, y, x, scale, n, position_grad);
-}
-DCN_DET_VECTORIZED void spread_channels(const double* map, double* grad_map, const double* grad,
-                                        const Cells<double>& y, const Cells<double>& x, double scale,
-                                        int64_t n, double* position_grad) {
-  spread_block(map, grad_map, grad, y, x, scale, n, position_grad);
-}
+    if (n == kVectorBlock)
+      spread_cells(map, grad_map, grad, y, x, scale, kVectorBlock, position_grad);
+    else
+      spread_cells(map, grad_map, grad, y, x, scale, n, position_grad);
+  }
+};
 
 // The same for one plane and the gradient of one value; adds to position_grad.
 template <typename T>
@@ -130,8 +122,8 @@ void pool_backward(const DeformPsroiProblem<T>& problem, const T* grad_output, c
     if (problem.channels_last) {
       T grads[kVectorBlock];
       for (int64_t c = 0; c < block.size(); ++c) grads[c] = grad[c * bins];
-      spread_channels(input + map, grad_input != nullptr ? grad_input + map : nullptr, grads, y, x, scale,
-                      block.size(), pair);
+      vectorized<SpreadBlock>(input + map, grad_input != nullptr ? grad_input + map : nullptr, grads, y, x,
+                              scale, block.size(), pair);
       return;
     }
     for (int64_t c = 0; c < block.size(); ++c) {

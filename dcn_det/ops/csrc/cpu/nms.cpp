@@ -104,28 +104,30 @@ struct KeptBlock {
   }
 };
 
-template <typename A>
-DCN_DET_VECTORIZED bool overlaps_any(const KeptBlock<A>* blocks, size_t count, const Box<A>& box, A area,
-                                     A threshold) {
-  for (size_t b = 0; b < count; ++b) {
-    const KeptBlock<A>& kept = blocks[b];
-    int any = 0;
+struct OverlapsAny {
+  template <typename A>
+  DCN_DET_INLINE static bool run(const KeptBlock<A>* blocks, size_t count, const Box<A>& box, A area,
+                                 A threshold) {
+    for (size_t b = 0; b < count; ++b) {
+      const KeptBlock<A>& kept = blocks[b];
+      int any = 0;
 #pragma omp simd reduction(| : any)
-    for (int i = 0; i < KeptBlock<A>::kSize; ++i) {
-      const Box<A> other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
-      any |= overlap_may_exceed(threshold, box, area, other, kept.area[i]);
-    }
-    if (any == 0) continue;
-    any = 0;
+      for (int i = 0; i < KeptBlock<A>::kSize; ++i) {
+        const Box<A> other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
+        any |= overlap_may_exceed(threshold, box, area, other, kept.area[i]);
+      }
+      if (any == 0) continue;
+      any = 0;
 #pragma omp simd reduction(| : any)
-    for (int i = 0; i < KeptBlock<A>::kSize; ++i) {
-      const Box<A> other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
-      any |= overlap_exceeds(threshold, box, area, other, kept.area[i]);
+      for (int i = 0; i < KeptBlock<A>::kSize; ++i) {
+        const Box<A> other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
+        any |= overlap_exceeds(threshold, box, area, other, kept.area[i]);
+      }
+      if (any != 0) return true;
     }
-    if (any != 0) return true;
+    return false;
   }
-  return false;
-}
+};
 
 // Marks the kept ones among the boxes of a group, at most `limit`.
 template <typename A>
@@ -137,7 +139,7 @@ void suppress_group(const A* boxes, const std::vector<int64_t>& order, const int
     const A* corners = boxes + 4 * order[*rank];
     const Box<A> box{corners[0], corners[1], corners[2], corners[3]};
     const A area = area_of(box);
-    if (overlaps_any(blocks.data(), blocks.size(), box, area, threshold)) continue;
+    if (vectorized<OverlapsAny>(blocks.data(), blocks.size(), box, area, threshold)) continue;
     const int place = static_cast<int>(count % KeptBlock<A>::kSize);
     if (place == 0) blocks.emplace_back();
     blocks.back().set(place, box, area);

@@ -11,34 +11,28 @@ namespace {
 
 // The largest of the cells and its index in the plane, for n channels that lie side by side. The first of
 // equal cells wins, and a NaN over all numbers.
-template <typename T>
-DCN_DET_INLINE void max_cells(const T* map, CellRange rows, CellRange columns, int width, int64_t n, T* best,
-                              int32_t* index) {
-  const int32_t first = rows.begin * width + columns.begin;
-  for (int64_t i = 0; i < n; ++i) {
-    best[i] = map[first * n + i];
-    index[i] = first;
-  }
-  for (int y = rows.begin; y < rows.end; ++y)
-    for (int x = columns.begin; x < columns.end; ++x) {
-      const int32_t cell = y * width + x;
-      const T* value = map + cell * n;
-#pragma omp simd
-      for (int64_t i = 0; i < n; ++i) {
-        const bool better = value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]);
-        best[i] = better ? value[i] : best[i];
-        index[i] = better ? cell : index[i];
-      }
+struct MaxCells {
+  template <typename T>
+  DCN_DET_INLINE static void run(const T* map, CellRange rows, CellRange columns, int width, int64_t n,
+                                 T* best, int32_t* index) {
+    const int32_t first = rows.begin * width + columns.begin;
+    for (int64_t i = 0; i < n; ++i) {
+      best[i] = map[first * n + i];
+      index[i] = first;
     }
-}
-DCN_DET_VECTORIZED void max_channels(const float* map, CellRange rows, CellRange columns, int width,
-                                     int64_t n, float* best, int32_t* index) {
-  max_cells(map, rows, columns, width, n, best, index);
-}
-DCN_DET_VECTORIZED void max_channels(const double* map, CellRange rows, CellRange columns, int width,
-                                     int64_t n, double* best, int32_t* index) {
-  max_cells(map, rows, columns, width, n, best, index);
-}
+    for (int y = rows.begin; y < rows.end; ++y)
+      for (int x = columns.begin; x < columns.end; ++x) {
+        const int32_t cell = y * width + x;
+        const T* value = map + cell * n;
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+          const bool better = value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]);
+          best[i] = better ? value[i] : best[i];
+          index[i] = better ? cell : index[i];
+        }
+      }
+  }
+};
 
 template <typename T>
 void pool(const RoiPoolSizes& sizes, const T* input, const T* rois, T spatial_scale, T* output,
@@ -59,7 +53,7 @@ void pool(const RoiPoolSizes& sizes, const T* input, const T* rois, T spatial_sc
           const CellRange rows = y.cells(static_cast<int>(bin / sizes.pooled), sizes.height);
           const CellRange columns = x.cells(static_cast<int>(bin % sizes.pooled), sizes.width);
           if (rows.size() > 0 && columns.size() > 0)
-            max_channels(map, rows, columns, sizes.width, n, &best[bin * n], &index[bin * n]);
+            vectorized<MaxCells>(map, rows, columns, sizes.width, n, &best[bin * n], &index[bin * n]);
         }
       }
       transpose(best.data(), bins, n, output + r * n * bins);
