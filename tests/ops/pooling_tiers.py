@@ -1,7 +1,7 @@
 """Runs the operators on every tier: compiled for the CPU, compiled for CUDA, plain PyTorch."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -104,13 +104,3 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
             continue
         error = (found[name].double() - value.double()).abs().max() / value.abs().max().clamp(min=1e-30)
         assert error <= tolerance, f"{name}: {error:.2e} of the largest value"
-
-
-def each_thread_count() -> Iterator[int]:
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            yield threads
-    finally:
-        torch.set_num_threads(before)
