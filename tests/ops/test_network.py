@@ -11,6 +11,9 @@ import torch
 from small_network import make_inputs, make_network
 from torch.export import Dim
 
+from dcn_det.ops.flops import FORMULAS, flop_counter
+from dcn_det.ops.schemas import SCHEMAS
+
 
 def outputs_and_gradients(network, inputs) -> list[torch.Tensor]:
     scores, regions, kept = network(*inputs)
@@ -60,3 +63,14 @@ def test_exported_network_equals_eager_in_a_fresh_process(tmp_path, strict):
     with torch.no_grad():
         for found, (images, proposals) in zip(torch.load(tmp_path / "out.pt"), ((2, 20), (2, 31), (3, 9))):
             assert_equal(found, network(*make_inputs(images, proposals)))
+
+
+def test_every_operator_has_a_flop_formula():
+    assert {packet._qualified_op_name for packet in FORMULAS} == {f"dcn_det::{name}" for name in SCHEMAS}
+    network, inputs = make_network(), make_inputs(2, 20)
+    with flop_counter() as counter:
+        scores, *_ = network(*inputs)
+        scores.sum().backward()
+    counted = {str(operator) for operator in counter.get_flop_counts()["Global"]}
+    used = {f"dcn_det.{name}" for name in SCHEMAS}
+    assert used <= counted
