@@ -9,15 +9,43 @@ import torch
 from torch import Tensor
 
 from dcn_det.ops import library
+from dcn_det.ops.deform_conv_check import check_arguments, pair_of
 from dcn_det.ops.reference import deform_conv as reference
 
 OPERATOR = torch.ops.dcn_det.deform_conv2d
 BACKWARD_OPERATOR = torch.ops.dcn_det.deform_conv2d_backward
 
 
-def _fake(input: Tensor, offset: Tensor, weight: Tensor, *options: Any) -> Tensor:
+def _fake(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    border: str,
+) -> Tensor:
+    _check(input, offset, weight, bias, mask, stride, padding, dilation, border)
     shape = (input.shape[0], weight.shape[0], offset.shape[2], offset.shape[3])
     return reference.empty_in_layout_of(input, shape)
+
+
+def _check(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    border: str,
+) -> None:
+    """What the kernels check, for those who call the operator itself."""
+    pairs = pair_of("stride", stride), pair_of("padding", padding), pair_of("dilation", dilation)
+    check_arguments(input, offset, weight, bias, mask, *pairs, border)
 
 
 def _fake_backward(
@@ -32,6 +60,13 @@ def _fake_backward(
     border: str,
     *needs: bool,
 ) -> tuple[Tensor, ...]:
+    _check(input, offset, weight, None, mask, stride, padding, dilation, border)
+    expected = (input.shape[0], weight.shape[0], *offset.shape[2:])
+    if tuple(grad_output.shape) != expected or grad_output.dtype != input.dtype:
+        raise ValueError(
+            f"deform_conv2d_backward: grad_output is {grad_output.dtype} of shape {tuple(grad_output.shape)}; "
+            f"expected {input.dtype} of shape {expected}"
+        )
     return tuple(
         reference.empty_in_layout_of(like, tuple(like.shape)) if need and like is not None else input.new_empty(0)
         for like, need in zip((input, offset, weight, mask), needs)

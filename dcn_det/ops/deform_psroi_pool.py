@@ -64,26 +64,18 @@ def deform_psroi_pool(
 
     Regions and offsets are read in float32, or float64 beside float64 features, under autocast too, which
     casts the features alone. Gradients go to ``input`` and ``trans``, once differentiable: the region gets
-    none, and neither does an offset through a sample on a cell or clamped. A region with a coordinate that
-    is not finite pools to zero. So does one whose image index is outside [0, B) where looking would stall
-    the device or break a captured graph; on the CPU it is an error. The result is deterministic. On CUDA
-    the input's gradient is summed by atomic additions, in an order that varies; under
+    none, and neither does an offset through a sample on a cell or clamped. A region whose coordinates, or
+    whose extent in cells, are not finite pools to zero; samples moved by offsets that are not finite do not
+    count. An image index is cut to a whole number. A region whose index is outside [0, B) is an error on the
+    CPU; where looking would stall the device or break a captured graph, it pools to zero. The result is
+    deterministic. On CUDA the input's gradient is summed by atomic additions, in an order that varies; under
     ``torch.use_deterministic_algorithms(True)`` slower, plain PyTorch operations take their place.
     """
-    check = Checker("deform_psroi_pool")
-    check.sizes(
-        output_dim=output_dim,
-        group_size=group_size,
-        pooled_size=pooled_size,
-        part_size=part_size,
-        sample_per_part=sample_per_part,
+    _check(
+        input, rois, trans, spatial_scale, output_dim, group_size, pooled_size, part_size, sample_per_part, trans_std
     )
-    check.scales(spatial_scale, trans_std)
-    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
-    check.rois(rois, input)
     dtype = coordinate_dtype(input)
     if trans is not None:
-        check.trans(trans, rois, input, output_dim, part_size)
         trans = trans.to(dtype)
     return OPERATOR(
         input,
@@ -146,7 +138,36 @@ class DeformPSRoIPool(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
+def _check(
+    input: Tensor,
+    rois: Tensor,
+    trans: Tensor | None,
+    spatial_scale: float,
+    output_dim: int,
+    group_size: int,
+    pooled_size: int,
+    part_size: int,
+    sample_per_part: int,
+    trans_std: float,
+) -> Checker:
+    check = Checker("deform_psroi_pool")
+    check.sizes(
+        output_dim=output_dim,
+        group_size=group_size,
+        pooled_size=pooled_size,
+        part_size=part_size,
+        sample_per_part=sample_per_part,
+    )
+    check.scales(spatial_scale, trans_std)
+    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
+    check.rois(rois, input)
+    if trans is not None:
+        check.trans(trans, rois, input, output_dim, part_size)
+    return check
+
+
 def _fake(input: Tensor, rois: Tensor, trans: Tensor | None, *options: Any) -> Tensor:
+    _check(input, rois, trans, *options).cast_coordinates(input, rois=rois, trans=trans)
     _, output_dim, _, pooled_size, *_ = options
     return input.new_empty(rois.shape[0], output_dim, pooled_size, pooled_size)
 
@@ -154,7 +175,8 @@ def _fake(input: Tensor, rois: Tensor, trans: Tensor | None, *options: Any) -> T
 def _fake_backward(
     grad_output: Tensor, input: Tensor, rois: Tensor, trans: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    *_, need_input, need_trans = options
+    *options_forward, need_input, need_trans = options
+    _check(input, rois, trans, *options_forward).grad(grad_output, rois)
     return (
         torch.empty_like(input) if need_input else input.new_empty(0),
         trans.new_empty(trans.shape) if need_trans and trans is not None else rois.new_empty(0),

@@ -47,11 +47,7 @@ def psroi_pool(
     determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
     differentiable.
     """
-    check = Checker("psroi_pool")
-    check.sizes(output_dim=output_dim, group_size=group_size, pooled_size=pooled_size)
-    check.scales(spatial_scale)
-    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
-    check.rois(rois, input)
+    _check(input, rois, spatial_scale, output_dim, group_size, pooled_size)
     return OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, output_dim, group_size, pooled_size)
 
 
@@ -79,9 +75,22 @@ class PSRoIPool(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
+def _check(
+    input: Tensor, rois: Tensor, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int
+) -> Checker:
+    check = Checker("psroi_pool")
+    check.sizes(output_dim=output_dim, group_size=group_size, pooled_size=pooled_size)
+    check.scales(spatial_scale)
+    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
+    check.rois(rois, input)
+    return check
+
+
 def _fake(
     input: Tensor, rois: Tensor, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int
 ) -> Tensor:
+    check = _check(input, rois, spatial_scale, output_dim, group_size, pooled_size)
+    check.cast_coordinates(input, rois=rois)
     return input.new_empty(rois.shape[0], output_dim, pooled_size, pooled_size)
 
 
@@ -94,6 +103,7 @@ def _fake_backward(
     spatial_scale: float,
     group_size: int,
 ) -> Tensor:
+    Checker("psroi_pool_backward").grad(grad_output, rois)
     return grad_output.new_empty(batch, grad_output.shape[1] * group_size**2, height, width)
 
 

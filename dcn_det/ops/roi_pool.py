@@ -41,11 +41,7 @@ def roi_pool(input: Tensor, rois: Tensor, *, spatial_scale: float, pooled_size: 
     determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
     differentiable.
     """
-    check = Checker("roi_pool")
-    check.sizes(pooled_size=pooled_size)
-    check.scales(spatial_scale)
-    check.features(input)
-    check.rois(rois, input)
+    _check(input, rois, spatial_scale, pooled_size)
     output, _ = OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, pooled_size)
     return output
 
@@ -65,12 +61,23 @@ class RoIPool(nn.Module):
         return f"spatial_scale={self.spatial_scale}, pooled_size={self.pooled_size}"
 
 
+def _check(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int) -> Checker:
+    check = Checker("roi_pool")
+    check.sizes(pooled_size=pooled_size)
+    check.scales(spatial_scale)
+    check.features(input)
+    check.rois(rois, input)
+    return check
+
+
 def _fake(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int) -> tuple[Tensor, Tensor]:
+    _check(input, rois, spatial_scale, pooled_size).cast_coordinates(input, rois=rois)
     output = input.new_empty(rois.shape[0], input.shape[1], pooled_size, pooled_size)
     return output, torch.empty_like(output, dtype=torch.int32)
 
 
 def _fake_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int, height: int, width: int) -> Tensor:
+    Checker("roi_pool_backward").grad(grad_output, rois)
     return grad_output.new_empty(batch, grad_output.shape[1], height, width)
 
 

@@ -38,6 +38,7 @@ template <typename T>
 void pool(const RoiPoolSizes& sizes, const T* input, const T* rois, T spatial_scale, T* output,
           int32_t* argmax) {
   const int64_t n = sizes.channels, bins = sizes.bins();
+  if (n == 0) return;
   torch::stable::parallel_for(0, sizes.rois, grain(n * bins * 8), [&](int64_t begin, int64_t end) {
     std::vector<T> best(n * bins);
     std::vector<int32_t> index(n * bins);
