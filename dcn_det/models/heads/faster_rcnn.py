@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialise
-from dcn_det.models.losses import cross_entropy_mean, smooth_l1
-from dcn_det.models.targets import RoISampler, RoISamples, sampling_generator
+from dcn_det.models.heads.roi_head import RoIHead
+from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, roi_pool
-from dcn_det.structures import ImageInfo, Target
-
-# Tells the RoIs' random numbers from those of the anchors of the same image.
-ROI_STREAM = 1
 
 
-class FasterRCNNHead(nn.Module):
+class FasterRCNNHead(RoIHead):
     """Classifies proposals and refines their boxes.
 
     A 1x1 convolution with ReLU narrows the feature map, each RoI is pooled from it, two fully connected
@@ -69,8 +64,14 @@ class FasterRCNNHead(nn.Module):
         loss_weight: float = 1.0,
         hidden_init: Literal["normal", "he"] = "normal",
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
+        super().__init__(
+            num_classes,
+            class_agnostic=class_agnostic,
+            sampler=sampler or RoISampler(),
+            box_stds=box_stds,
+            sigma=sigma,
+            loss_weight=loss_weight,
+        )
         self.spatial_scale = 1.0 / stride
         self.channels = channels
         self.pooled_size = pooled_size
@@ -78,11 +79,6 @@ class FasterRCNNHead(nn.Module):
         self.pooling = pooling
         self.offset_std = offset_std
         self.offset_lr_mult = offset_lr_mult
-        self.class_agnostic = class_agnostic
-        self.sampler = sampler or RoISampler()
-        self.box_stds = box_stds
-        self.sigma = sigma
-        self.loss_weight = loss_weight
 
         pooled = channels * pooled_size**2
         self.reduce = nn.Conv2d(in_channels, channels, 1)
@@ -145,66 +141,3 @@ class FasterRCNNHead(nn.Module):
             sample_per_part=self.samples_per_bin,
             trans_std=self.offset_std,
         )
-
-    def losses(
-        self, maps: Tensor, proposals: Sequence[Tensor], infos: Sequence[ImageInfo], targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        """Training losses.
-
-        For each image the classification loss is the mean over the drawn RoIs, the box loss the sum over
-        the foreground ones divided by ``sampler.batch``; both are then averaged over the images.
-
-        Args:
-            maps: from :meth:`prepare`.
-            proposals: for each image (N_i, 4), half-open pixels of the network's input.
-
-        Returns:
-            ``head_cls`` and ``head_box``, float32 scalars. They are part of the graph even where they are 0.
-        """
-        samples = [self._draw(*each) for each in zip(proposals, infos, targets)]
-        logits, deltas = self(maps, [sample.boxes for sample in samples])
-        counts = [len(sample.boxes) for sample in samples]
-        cls_losses, box_losses = [], []
-        for sample, image_logits, image_deltas in zip(samples, logits.split(counts), deltas.split(counts)):
-            cls_losses.append(cross_entropy_mean(image_logits, sample.classes))
-            box_losses.append(self._box_loss(sample, image_deltas))
-        return {
-            "head_cls": self.loss_weight * torch.stack(cls_losses).mean(),
-            "head_box": self.loss_weight * torch.stack(box_losses).mean(),
-        }
-
-    def _draw(self, proposals: Tensor, info: ImageInfo, target: Target) -> RoISamples:
-        candidates = torch.cat([proposals, target.boxes])
-        iou = box_ops.iou_matrix(candidates, target.boxes)
-        generator = sampling_generator(info.seed, ROI_STREAM)
-        return self.sampler(candidates, iou, target.boxes, target.labels, generator)
-
-    def _box_loss(self, sample: RoISamples, deltas: Tensor) -> Tensor:
-        count = len(sample.matched)
-        row = torch.arange(count, device=deltas.device)
-        column = torch.zeros_like(row) if self.class_agnostic else sample.classes[:count]
-        goal = box_ops.encode(sample.boxes[:count], sample.matched, self.box_stds)
-        return smooth_l1(deltas[row, column], goal, self.sigma).sum() / self.sampler.batch
-
-    @torch.no_grad()
-    def predict(self, maps: Tensor, boxes: Sequence[Tensor], infos: Sequence[ImageInfo]) -> list[tuple[Tensor, Tensor]]:
-        """Class probabilities and refined boxes.
-
-        Args:
-            maps: from :meth:`prepare`.
-            boxes: for each image (R_i, 4), half-open pixels of the network's input.
-
-        Returns:
-            For each image the scores (R_i, num_classes), one column a label and none for background, and the
-            boxes (R_i, num_classes, 4), clipped to the image; float32.
-        """
-        logits, deltas = self(maps, boxes)
-        counts = [len(image_boxes) for image_boxes in boxes]
-        scores = logits.float().softmax(dim=1)[:, 1:]
-        deltas = deltas.float()
-        deltas = deltas.expand(-1, self.num_classes, -1) if self.class_agnostic else deltas[:, 1:]
-        results = []
-        for old, image_scores, image_deltas, info in zip(boxes, scores.split(counts), deltas.split(counts), infos):
-            new = box_ops.decode(old[:, None].float(), image_deltas, self.box_stds)
-            results.append((image_scores, box_ops.clip(new, info.input_height, info.input_width)))
-        return results
