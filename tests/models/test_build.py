@@ -23,7 +23,7 @@ TORCHVISION = {
 
 
 def build(backbone: dict[str, Any], num_classes: int = 3, **blocks: Any) -> TwoStageDetector:
-    model = schema.Model(backbone=schema.Backbone(**backbone), **blocks)
+    model = schema.FasterRCNN(backbone=schema.Backbone(**backbone), **blocks)
     return build_detector(model, num_classes, schema.Test())
 
 
@@ -37,7 +37,7 @@ def save_plain(path: Path, **options: Any) -> dict[str, torch.Tensor]:
 
 def test_settings_reach_the_parts() -> None:
     model = build_detector(
-        schema.Model(
+        schema.FasterRCNN(
             backbone=schema.Backbone(
                 **SMALL,
                 deform=schema.Deform(
@@ -67,7 +67,7 @@ def test_settings_reach_the_parts() -> None:
     conv = model.get_submodule("backbone.layer4.1.conv2")
     assert conv.offset.weight.shape == (2 * 27, 64, 3, 3) and conv.offset.dilation == (1, 1)
     assert conv.border == "dcn_v1"
-    assert model.rpn.conv.weight.shape == (16, 128, 3, 3) and len(model.rpn.anchors) == 12
+    assert model.rpn.conv.weight.shape == (16, 128, 3, 3) and model.rpn.anchors.shape == (1, 12, 4)
     assert (model.rpn.selection.post_nms, model.rpn.selection.min_size) == (50, 2)
     assert (model.rpn.loss_weight, model.rpn.sigma, model.rpn.sampling.batch) == (3, 2, 10)
     assert model.head.cls_score.weight.shape == (6, 16) and model.head.bbox_pred.weight.shape == (4, 16)
@@ -89,7 +89,7 @@ def test_parameters_of_the_paper_models(groups: int, pooling: str, millions: flo
     blocks = ("res5a", "res5b", "res5c") if groups else ()
     backbone = schema.Backbone(deform=schema.Deform(blocks=blocks, offset_groups=groups or 1))
     anchors = schema.Anchors(scales=(8, 16, 32))
-    settings = schema.Model(
+    settings = schema.FasterRCNN(
         backbone=backbone, rpn=schema.RPN(anchors=anchors), head=schema.FasterRCNNHead(pooling=pooling)
     )
     with torch.device("meta"):
@@ -100,7 +100,7 @@ def test_parameters_of_the_paper_models(groups: int, pooling: str, millions: flo
 
 
 def test_stem_and_res2_are_frozen_by_default() -> None:
-    model = build_detector(schema.Model(), 3, schema.Test(), load_backbone_weights=False)
+    model = build_detector(schema.FasterRCNN(), 3, schema.Test(), load_backbone_weights=False)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen and all(name.startswith(("backbone.conv1.", "backbone.layer1.")) for name in frozen)
 

@@ -86,7 +86,7 @@ def test_same_numbers(shared: Path, name: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(model.preprocess(pixels, infos), expected["blob"], atol=1e-5, rtol=0)
         features = model.extract(Batch(pixels, infos))
-        output = model.rpn(features.rpn)
+        output = model.rpn(*features.rpn)
         rois = expected["rois"][:, 1:]
         logits, deltas = model.head(features.head, [rois + rois.new_tensor([0, 0, 1, 1])])
 
@@ -96,7 +96,7 @@ def test_same_numbers(shared: Path, name: str) -> None:
     torch.testing.assert_close(output.deltas, expected["rpn_bbox"], atol=1e-4, rtol=0)
     # From their own numbers, because rounding errors of the network exchange proposals of nearly equal score.
     theirs = RPNOutput(expected["rpn_prob"].log(), expected["rpn_bbox"])
-    (proposals,) = model.rpn.proposals(theirs, infos)
+    (proposals,) = model.rpn.proposals([theirs], infos)
     # When fewer than 300 survive, theirs go on with repetitions.
     count = len(proposals.boxes)
     torch.testing.assert_close(to_rois([proposals.boxes])[:, 1:], rois[:count], atol=1e-4, rtol=0)

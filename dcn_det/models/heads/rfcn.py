@@ -121,9 +121,10 @@ class RFCNHead(RoIHead):
             layers |= {"cls_offset": self.offset_lr_mult, "bbox_offset": self.offset_lr_mult}
         return {f"{layer}.{kind}": x for layer, x in layers.items() if x != 1 for kind in ("weight", "bias")}
 
-    def prepare(self, features: Tensor) -> RFCNMaps:
-        """(B, in_channels, H, W) -> the maps: the work that does not depend on RoIs."""
-        x = F.relu(self.reduce(features), inplace=True)
+    def prepare(self, *features: Tensor) -> RFCNMaps:
+        """One map (B, in_channels, H, W) -> the maps to pool from: the work that does not depend on RoIs."""
+        (single,) = features
+        x = F.relu(self.reduce(single), inplace=True)
         return RFCNMaps(
             self.cls_score(x),
             self.bbox_pred(x),
