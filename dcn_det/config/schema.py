@@ -229,7 +229,8 @@ class Test(Section):
 class Expected(Section):
     """A number this config should reach."""
 
-    metric: Metric
+    metric: Metric | Literal["AP70"]
+    """``AP70`` is Pascal VOC's, at an IoU of 0.7."""
     value: float
     """A share: 0.331 for a published 33.1 percent."""
     tolerance: NonNegativeFloat = 0.0
