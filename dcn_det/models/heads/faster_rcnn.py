@@ -183,7 +183,7 @@ def pyramid_levels(rois: Tensor, count: int) -> Tensor:
         int64 (R,), 0 for the finest level.
     """
     if rois.is_meta:  # There are no sizes, only shapes: any division will do.
-        return torch.arange(len(rois)) % count
+        return torch.arange(len(rois), device="cpu") % count
     size = (rois[:, 3:] - rois[:, 1:3] + 1).clamp(min=1e-6)
     side = size.prod(dim=1).sqrt()
     return torch.floor(PYRAMID_LEVEL + torch.log2(side / PYRAMID_SIZE)).clamp(0, count - 1).long()
