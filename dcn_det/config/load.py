@@ -54,13 +54,10 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     """Like ``load_config``, and tells where every value was set."""
     path = Path(path)
     root = _read(path, ())
-    values = []
-    for override in overrides:
-        key, _, file = override.partition("=")
-        if key.strip() == OVERLAY and file:
-            root = merge(root, Item(_without_own(_read(Path(file.strip()), ())), file), Config)
-        else:
-            values.append(override)
+    files, values = _split(overrides)
+    for file in files:
+        over = _read(file, ())
+        root = merge(root, Item(_without_own(over), over.origin), Config)
     root = merge(root, parse_overrides(values), Config)
     assert isinstance(root.value, dict)
     name = root.value.get("name")
@@ -68,6 +65,20 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
         root.value["name"] = Item(path.stem, DEFAULT)
     config = _validate(root)
     return config, {".".join(map(str, key)): _origin(root, key) for key, _ in leaves(to_plain(config))}
+
+
+def _split(overrides: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """The files to lay over the config, and the single settings."""
+    files, values = [], []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key.strip() != OVERLAY:
+            values.append(text)
+        elif not value.strip():
+            raise UserError(f"override '{text}': expected {OVERLAY}=FILE, a YAML file of settings")
+        else:
+            files.append(Path(value.strip()))
+    return files, values
 
 
 def _read(path: Path, below: tuple[Path, ...]) -> Item:
