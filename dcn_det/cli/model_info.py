@@ -15,7 +15,7 @@ from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.models.info import ModelInfo, model_info
 
-CLASSES = {"coco": 80, "sample": 10}
+CLASSES = {"coco": 80, "voc": 20, "sample": 10}
 """How many classes a data set has where the config does not list them."""
 
 PAPER_PARAMETERS = {
@@ -152,9 +152,9 @@ def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
 
 
 def _published(expected: Sequence[Expected]) -> str:
-    """AP of COCO; AP50 and AP70 of Pascal VOC; in percent."""
+    """AP of COCO, or mAP at 0.5 and 0.7 of Pascal VOC, in percent."""
     values = {each.metric: f"{100 * each.value:.1f}" for each in expected}
-    shown = [values[metric] for metric in (("AP50", "AP70") if "AP70" in values else ("AP",)) if metric in values]
+    shown = [values[metric] for metric in ("AP", "mAP50", "mAP70") if metric in values]
     return " / ".join(shown) or NOTHING
 
 

@@ -229,8 +229,8 @@ class Test(Section):
 class Expected(Section):
     """A number this config should reach."""
 
-    metric: Metric | Literal["AP70"]
-    """``AP70`` is Pascal VOC's, at an IoU of 0.7."""
+    metric: Metric | Literal["mAP50", "mAP70"]
+    """COCO's, or Pascal VOC's mean average precision at an IoU of 0.5 or 0.7."""
     value: float
     """A share: 0.331 for a published 33.1 percent."""
     tolerance: NonNegativeFloat = 0.0

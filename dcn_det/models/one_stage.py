@@ -66,12 +66,32 @@ class OneStageDetector(nn.Module):
             Training: ``rpn_cls`` and ``rpn_box``, float32 scalars whose sum is to be minimised, each averaged
             over the images. Evaluation: for each image its detections, in pixels of the network's input.
         """
-        features = self.backbone(self.preprocess(batch.images, batch.infos))
-        output = self.rpn(features[self.feature])
+        output = self._output(batch)
         if not self.training:
             return self._detect(output, batch.infos)
         require_targets(batch)
         return self.rpn.losses([output], batch.infos, batch.targets)
+
+    def _output(self, batch: Batch) -> RPNOutput:
+        features = self.backbone(self.preprocess(batch.images, batch.infos))
+        output: RPNOutput = self.rpn(features[self.feature])
+        return output
+
+    @torch.no_grad()
+    def candidates(self, batch: Batch) -> list[Detections]:
+        """Every box with a score above the threshold, for testing that unites several views of an image.
+
+        Args:
+            batch: on the model's device; the model is in evaluation mode.
+
+        Returns:
+            For each image its boxes before suppression, in pixels of the network's input and in no order.
+        """
+        found = []
+        for scores, boxes in self.rpn.predict(self._output(batch), batch.infos):
+            row, label = (scores > self.score_threshold).nonzero(as_tuple=True)
+            found.append(Detections(boxes[row, label], scores[row, label], label))
+        return found
 
     @torch.no_grad()
     def _detect(self, output: RPNOutput, infos: Sequence[ImageInfo]) -> list[Detections]:

@@ -44,16 +44,12 @@ TABLE_5 = {
     "class_aware_rpn_r101": (23.2, 42.6), "class_aware_rpn_r101_dcn": (25.8, 45.9),
     "faster_rcnn_r101": (29.4, 48.0), "faster_rcnn_r101_dcn": (33.1, 50.3),
     "rfcn_r101": (30.8, 52.6), "rfcn_r101_dcn": (34.5, 55.0),
-    "faster_rcnn_air": (30.8, 49.6), "faster_rcnn_air_dcn": (34.1, 51.1),
-    "rfcn_air": (32.9, 54.5), "rfcn_air_dcn": (36.1, 56.7),
-    "rfcn_air_ms": (34.5, 55.0), "rfcn_air_dcn_ms": (37.1, 57.3),
-    "rfcn_air_ms_boxavg": (35.5, 55.6), "rfcn_air_dcn_ms_boxavg": (37.5, 58.0),
 }  # fmt: skip
 """AP and AP50 on COCO test-dev."""
 
 RELEASED = {
-    "voc/rfcn_r101_atrous2": {"AP50": 79.6, "AP70": 63.1},
-    "voc/rfcn_r101_dcn": {"AP50": 82.3, "AP70": 67.8},
+    "voc/rfcn_r101_atrous2": {"mAP50": 79.6, "mAP70": 63.1},
+    "voc/rfcn_r101_dcn": {"mAP50": 82.3, "mAP70": 67.8},
     "coco/rfcn_r101": {"AP": 32.1, "AP50": 54.3},
     "coco/rfcn_r101_dcn": {"AP": 35.7, "AP50": 56.8},
     "coco/faster_rcnn_r101": {"AP": 30.3, "AP50": 52.1},
@@ -73,7 +69,7 @@ def published() -> dict[str, dict[str, dict[str, float]]]:
         for kind, variants in rows.items():
             for variant, (low, high) in variants.items():
                 source = f"paper, Table {table} (VOC07 test)"
-                found[f"voc/{kind}_r101_{variant}"] = {source: {"AP50": low, "AP70": high}}
+                found[f"voc/{kind}_r101_{variant}"] = {source: {"mAP50": low, "mAP70": high}}
     for name, values in RELEASED.items():
         data = "VOC07 test" if name.startswith("voc") else "COCO minival" if "fpn" in name else "COCO test-dev"
         found.setdefault(name, {})[f"the authors' released code, README ({data})"] = values

@@ -99,6 +99,16 @@ def test_detections(kind: str, variant: str) -> None:
         assert (result.scores.diff() <= 0).all() and (result.scores > 1e-3).all()
 
 
+def test_candidates_of_the_one_stage_detector() -> None:
+    """What it detects, before suppression."""
+    model = detector("class_aware_rpn", "v1").eval()
+    data = batch((96, 112), (80, 90))
+    for candidates, found in zip(model.candidates(data), model(data)):
+        assert len(candidates) > len(found) > 0 and (candidates.scores > model.score_threshold).all()
+        rows = {(*box, label) for box, label in zip(candidates.boxes.tolist(), candidates.labels.tolist())}
+        assert {(*box, label) for box, label in zip(found.boxes.tolist(), found.labels.tolist())} <= rows
+
+
 @pytest.mark.parametrize("kind", PLAIN)
 def test_losses_depend_on_images_and_seeds_alone(kind: str) -> None:
     model = detector(kind, "v1").train()
