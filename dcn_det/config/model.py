@@ -94,6 +94,8 @@ class AnchorHead(Section):
     negative_iou: Fraction = 0.3
     batch_per_image: Positive = 256
     positive_fraction: Fraction = 0.5
+    cross_border: bool = False
+    """Whether anchors that leave the image are trained, too."""
     pre_nms: Positive = 6000
     """Boxes that take part in non-maximum suppression, best first."""
     sigma: PositiveFloat = 3
@@ -124,6 +126,7 @@ class RPN(AnchorHead):
 
 
 class ClassAwareRPNHead(AnchorHead):
+    cross_border: bool = True
     channels: Positive = 1024
     """Width of the 1x1 convolution between res5 and the outputs."""
     conv_channels: NonNegative = 0

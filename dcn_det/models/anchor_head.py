@@ -26,12 +26,14 @@ class AnchorSampling:
         positive_iou, negative_iou: see :func:`dcn_det.models.targets.match_anchors`.
         batch: anchors an image.
         positive_fraction: at most this share is positive.
+        cross_border: whether anchors that leave the image take part.
     """
 
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     batch: int = 256
     positive_fraction: float = 0.5
+    cross_border: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,9 @@ class AnchorHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Training losses.
 
-        Only anchors wholly inside their image take part. For each image the classification loss is the mean
-        over the drawn anchors, the box loss the sum over the positive ones divided by ``sampling.batch``;
-        both are then averaged over the images, those without ground truth included.
+        Unless ``sampling.cross_border``, only anchors wholly inside their image take part. For each image the
+        classification loss is the mean over the drawn anchors, the box loss the sum over the positive ones
+        divided by ``sampling.batch``; both are then averaged over the images, those without ground truth included.
 
         Args:
             outputs: one for each level.
@@ -126,9 +128,9 @@ class AnchorHead(nn.Module):
         cls_losses, box_losses = [], []
         for index, (info, target) in enumerate(zip(infos, targets)):
             anchors, logits, deltas = self._of_image(outputs, index, info)
-            inside = self._inside(anchors, info)
+            eligible = self._eligible(anchors, info)
             labels, matches = match_anchors(
-                box_ops.iou_matrix(anchors[inside], target.boxes),
+                box_ops.iou_matrix(anchors[eligible], target.boxes),
                 self.sampling.positive_iou,
                 self.sampling.negative_iou,
             )
@@ -138,18 +140,19 @@ class AnchorHead(nn.Module):
             classes = labels[drawn]
             if self.num_classes is not None:
                 classes[: len(positive)] = target.labels[matches[positive]] + 1
-            cls_losses.append(cross_entropy_mean(logits[inside[drawn]], classes))
-            goal = box_ops.encode(anchors[inside[positive]], target.boxes[matches[positive]])
-            box_loss = smooth_l1(deltas[inside[positive]], goal, self.sigma)
+            cls_losses.append(cross_entropy_mean(logits[eligible[drawn]], classes))
+            goal = box_ops.encode(anchors[eligible[positive]], target.boxes[matches[positive]])
+            box_loss = smooth_l1(deltas[eligible[positive]], goal, self.sigma)
             box_losses.append(box_loss.sum() / self.sampling.batch)
         return {
             "rpn_cls": self.loss_weight * torch.stack(cls_losses).mean(),
             "rpn_box": self.loss_weight * torch.stack(box_losses).mean(),
         }
 
-    @staticmethod
-    def _inside(anchors: Tensor, info: ImageInfo) -> Tensor:
-        """Indices of the anchors that do not leave the image."""
+    def _eligible(self, anchors: Tensor, info: ImageInfo) -> Tensor:
+        """Indices of the anchors that are trained on."""
+        if self.sampling.cross_border:
+            return torch.arange(len(anchors), device=anchors.device)
         limit = anchors.new_tensor([info.input_width, info.input_height])
         inside = (anchors[:, :2] >= 0).all(dim=1) & (anchors[:, 2:] <= limit).all(dim=1)
         return inside.nonzero()[:, 0]

@@ -190,6 +190,7 @@ def _anchor_sampling(settings: schema.RPN | schema.ClassAwareRPNHead) -> AnchorS
         negative_iou=settings.negative_iou,
         batch=settings.batch_per_image,
         positive_fraction=settings.positive_fraction,
+        cross_border=settings.cross_border,
     )
 
 

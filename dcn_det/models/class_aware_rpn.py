@@ -24,7 +24,9 @@ class ClassAwareRPN(AnchorHead):
     - A 1x1 convolution of 1024 channels and ReLU, then the 1x1 outputs. The paper's parameter counts have no
       room for the RPN's 3x3 convolution as well; ``conv_channels`` adds it.
     - One set of box deltas an anchor, as only the classifier is said to change.
-    - Overlaps, share of positives, losses and their weights as in the RPN.
+    - Overlaps, share of positives, losses and their weights as in the RPN. But anchors that leave the image are
+      trained, too, as in SSD: in testing they count like the others, and here no second stage finds out those
+      that never learnt anything. ``AnchorSampling.cross_border`` turns that off.
     - Boxes are suppressed within each class as in the two-stage detectors. Before that, only the ``pre_nms``
       anchors of highest score for any class are kept, as many as the RPN keeps.
 
@@ -37,7 +39,7 @@ class ClassAwareRPN(AnchorHead):
         stride: of the feature map, in input pixels.
         channels: of the 1x1 convolution.
         conv_channels: of a 3x3 convolution with ReLU after it; 0 leaves it out.
-        sampling: how anchors are chosen for training.
+        sampling: how anchors are chosen for training; with those that leave the image unless given.
         pre_nms: anchors that may become detections.
         sigma: of the smooth L1 loss.
         loss_weight: on both losses.
@@ -63,7 +65,12 @@ class ClassAwareRPN(AnchorHead):
         hidden_init: str = "normal",
     ) -> None:
         super().__init__(
-            anchors, stride, num_classes=num_classes, sampling=sampling, sigma=sigma, loss_weight=loss_weight
+            anchors,
+            stride,
+            num_classes=num_classes,
+            sampling=sampling or AnchorSampling(cross_border=True),
+            sigma=sigma,
+            loss_weight=loss_weight,
         )
         self.pre_nms = pre_nms
         start = initialise.he if hidden_init == "he" else initialise.normal

@@ -116,7 +116,7 @@ def test_settings_reach_the_class_aware_rpn() -> None:
     )
     assert isinstance(model, OneStageDetector)
     assert model.rpn.conv.weight.shape == (8, 16, 3, 3) and model.rpn.cls_score.weight.shape == (6 * 12, 8, 1, 1)
-    assert model.rpn.sampling == AnchorSampling(positive_iou=0.5, negative_iou=0.4, batch=20)
+    assert model.rpn.sampling == AnchorSampling(positive_iou=0.5, negative_iou=0.4, batch=20, cross_border=True)
     assert (model.rpn.pre_nms, model.rpn.sigma, model.rpn.strides) == (50, 1, (16,))
     assert (model.score_threshold, model.nms_iou, model.max_detections) == (0.2, 0.4, 7)
 

@@ -53,7 +53,7 @@ def test_broken_predictions_give_nothing() -> None:
 
 def test_losses_by_hand() -> None:
     """The centre's larger anchor is the only positive one, and learns the class of its object."""
-    module = rpn(sampling=AnchorSampling(batch=10), sigma=3.0)
+    module = rpn(sampling=AnchorSampling(batch=10), sigma=3.0)  # without the anchors that leave the image
     generator = torch.Generator().manual_seed(1)
     output = RPNOutput(torch.randn(1, 8, 3, 3, generator=generator), torch.randn(1, 8, 3, 3, generator=generator))
     target = Target(torch.tensor([[8.0, 8.0, 40.0, 39.0]]), torch.tensor([1]))
@@ -70,11 +70,24 @@ def test_losses_by_hand() -> None:
     torch.testing.assert_close(losses["rpn_cls"], cls)
 
 
+@pytest.mark.parametrize(("cross_border", "trained"), [(True, 18), (False, 10)])
+def test_anchors_that_leave_the_image(cross_border: bool, trained: int) -> None:
+    """All nine small anchors fit into a 3 x 3 grid, of the nine larger ones only the centre's."""
+    module = rpn(sampling=AnchorSampling(cross_border=cross_border))
+    logits = torch.zeros(1, 8, 3, 3, requires_grad=True)
+    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    output = RPNOutput(logits, torch.zeros(1, 8, 3, 3))
+    module.losses([output], [info(48, 48)], [empty])["rpn_cls"].backward()
+    assert (logits.grad[0, :2] != 0).sum() == trained  # the scores of background
+    assert rpn().sampling.cross_border
+
+
 def test_no_ground_truth_and_no_anchor_that_fits() -> None:
     module = rpn()
     empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     losses = module.losses([module(torch.randn(1, 4, 3, 3))], [info(48, 48)], [empty])
     assert losses["rpn_cls"] > 0 and losses["rpn_box"] == 0
+    module = rpn(sampling=AnchorSampling())
     losses = module.losses([module(torch.randn(1, 4, 1, 1))], [info(10, 10)], [empty])
     assert losses["rpn_cls"] == 0 and losses["rpn_box"] == 0
     sum(losses.values()).backward()
