@@ -131,3 +131,14 @@ def test_mistakes(arguments: list[str], message: str) -> None:
 def test_settings_alone_are_no_config() -> None:
     with pytest.raises(UserError, match="no config given, only settings"):
         main(["model.kind=rfcn"])
+
+
+def test_the_table_in_the_readme_is_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    lines = [line for line in Path("README.md").read_text().splitlines() if line.startswith(("| `coco/", "| `voc/"))]
+    assert len(lines) >= 18
+    assert main([*(f"configs/{line.split('`')[1]}.yaml" for line in lines), "--results", "--markdown"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    assert printed == lines
