@@ -55,8 +55,8 @@ def _line(problem: Any, root: Item) -> str:
     elif kind == "union_tag_invalid":
         path, place = (*path, "kind"), place._replace(form=Literal[tuple(_choices(place.form))])
     elif kind == "missing" and isinstance(path[-1], int):
-        kind, path = "too_short", path[:-1]
-        place = _locate(path)
+        kind, place = "too_short", _locate(problem["loc"][:-1])
+        path = place.path
     items = root.along(path)
     where = ": ".join([items[-1].origin, ".".join(map(str, path))] if path else [items[-1].origin])
     if kind == "value_error":

@@ -246,6 +246,34 @@ def test_yaml_errors_in_a_base_name_the_base(write):
     assert error(write("base: b.yaml\n")).startswith("b.yaml:2: not valid YAML: ")
 
 
+# Models of another kind, and overlays
+
+
+def test_another_kind_of_model_keeps_backbone_and_rpn_alone(write):
+    write("model: {backbone: {width: 32}, rpn: {anchors: {scales: [8]}}, head: {hidden: 7}}\n", "b.yaml")
+    path = write("base: b.yaml\nmodel: {kind: rfcn, head: {channels: 64}}\n")
+    model = load_config(path).model
+    assert (model.kind, model.backbone.width, model.rpn.anchors.scales) == ("rfcn", 32, (8.0,))
+    assert (model.head.channels, model.head.pooling) == (64, "average")
+    assert load_config(path, ["model.kind=faster_rcnn"]).model.head.hidden == 1024
+    message = error(write("model: {kind: rfcn, head: {hidden: 7}}\n"))
+    assert message.startswith("a.yaml:1: model.head.hidden: unknown key; allowed: ")
+    message = error(write("model: {kind: rfnc}\n"))
+    assert "model.kind: unknown choice (got the string 'rfnc'); allowed: faster_rcnn, rfcn, " in message
+    assert message.endswith("did you mean 'rfcn'?")
+
+
+def test_an_overlay_lies_over_the_file_and_below_other_overrides(write):
+    path = write("name: mine\ntrain: {epochs: 3, batch_size: 2, log_every: 5}\n")
+    over = write("name: other\ntrain: {iterations: 40, log_every: 6, batch_size: 4}\n", "over.yaml")
+    config, origins = load_with_origins(path, ["train.batch_size=8", f"overlay={over}"])
+    train = config.train
+    assert (train.iterations, train.epochs, train.batch_size, train.log_every) == (40, None, 8, 6)
+    assert config.name == "mine" and origins["train.log_every"].endswith("over.yaml:2")
+    assert error(path, "overlay=ovre.yaml").endswith("no such file; did you mean 'over.yaml'?")
+    assert error(path, "overlay=") == "override 'overlay=': expected overlay=FILE, a YAML file of settings"
+
+
 # Mistakes in values
 
 
