@@ -22,13 +22,17 @@ SIZE = (38, 63)
 OUTPUT_MEGABYTES = 512 * SIZE[0] * SIZE[1] * 4 / 1e6
 
 
-def extra_megabytes(contestant: str, threads: int = 2) -> float | None:
-    """What a forward pass at 38x63 adds, in 10^6 bytes; None where the system does not tell."""
+def extra_megabytes(contestant: str, threads: int = 2, processes: int = 3) -> float | None:
+    """What a forward pass at 38x63 adds, in 10^6 bytes; None where the system does not tell.
+
+    The most of some processes: now and then one thread is done before the other begins.
+    """
     if not (STATUS.exists() and os.access(RESET, os.W_OK)):
         return None
     command = [sys.executable, "-m", "dcn_det.benchmark.memory", contestant, str(threads)]
-    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True)
-    return float(done.stdout) if done.returncode == 0 else None
+    environment = {**os.environ, **ENVIRONMENT}
+    runs = [subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(processes)]
+    return max(float(run.stdout) for run in runs) if all(run.returncode == 0 for run in runs) else None
 
 
 def _bytes(field: str) -> int:

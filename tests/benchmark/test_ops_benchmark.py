@@ -121,7 +121,7 @@ def test_contestants_of_a_convolution_do_the_same_job(monkeypatch: pytest.Monkey
 
 
 def test_memory_of_a_plain_convolution_holds_its_output() -> None:
-    measured = extra_megabytes("plain")
+    measured = extra_megabytes("plain", processes=1)
     if measured is None:
         pytest.skip("/proc/self/clear_refs cannot be written")
     assert OUTPUT_MEGABYTES <= measured < 200
