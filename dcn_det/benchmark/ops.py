@@ -120,12 +120,11 @@ def memory_rows(args: argparse.Namespace) -> Iterator[Row]:
 
 def machine(device: str) -> dict[str, Any]:
     """What the numbers belong to."""
-    instruction_set = getattr(library, "instruction_set", lambda: "chosen when loaded")
     facts: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "instruction_set": instruction_set() or "plain PyTorch operators",
+        "instruction_set": library.instruction_set() or "plain PyTorch operators",
         "versions": {
             "dcn_det": __version__,
             "torch": torch.__version__,
