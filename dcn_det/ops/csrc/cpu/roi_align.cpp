@@ -53,8 +53,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& rois, const RoiAlignSiz
 Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_size,
                  int64_t sampling_ratio, bool aligned) {
   const RoiAlignSizes sizes = roi_align_sizes(input, rois, pooled_size, sampling_ratio, aligned);
-  Tensor map = cast(input, accumulate_dtype(input.scalar_type()));
-  if (!is_channels_last(map)) map = torch::stable::contiguous(map);
+  const Tensor map = readable_map(cast(input, accumulate_dtype(input.scalar_type())), sizes);
   const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
   return cast(run(map, torch::stable::contiguous(rois), sizes, spatial_scale), input.scalar_type());
 }

@@ -10,6 +10,7 @@
 
 #include "common/roi_arguments.h"
 #include "cpu/roi_cells.h"
+#include "cpu/transpose.h"
 
 namespace dcn_det {
 
@@ -133,9 +134,13 @@ struct UnpackTile {
 };
 
 // Whether a call with this map reads it in place.
-template <typename T>
-bool reads_in_place(const CellPlan<T>& plan, const Tensor& map) {
-  return plan.sizes.group == 1 && is_channels_last(map);
+inline bool reads_in_place(const PsroiSizes& sizes, const Tensor& map) {
+  return sizes.group == 1 && is_channels_last(map);
+}
+
+// The map in a layout that the loops can read.
+inline Tensor readable_map(const Tensor& map, const PsroiSizes& sizes) {
+  return reads_in_place(sizes, map) ? map : dense_copy(map);
 }
 
 namespace tiles {
@@ -235,7 +240,7 @@ void spread_tile(const CellPlan<T>& plan, const ChannelTile& tile, int64_t image
 
 }  // namespace tiles
 
-// `input` has the plan's dtype, and is contiguous where it is not read in place.
+// `input` has the plan's dtype and is a readable_map.
 template <typename T>
 Tensor pool_cells(const CellPlan<T>& plan, const Tensor& input) {
   const PsroiSizes& sizes = plan.sizes;
@@ -245,7 +250,7 @@ Tensor pool_cells(const CellPlan<T>& plan, const Tensor& input) {
   T* out = output.template mutable_data_ptr<T>();
   const int64_t size = sizes.output_dim * sizes.bins();
   for (const int64_t r : plan.invalid) std::fill(out + r * size, out + (r + 1) * size, T(0));
-  const auto pool = reads_in_place(plan, input) ? tiles::pool_in_place<T> : tiles::pool_packed<T>;
+  const auto pool = reads_in_place(sizes, input) ? tiles::pool_in_place<T> : tiles::pool_packed<T>;
   pool(plan, input.template const_data_ptr<T>(), out);
   return output;
 }
