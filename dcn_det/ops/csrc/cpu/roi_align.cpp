@@ -40,14 +40,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, const RoiAlignSizes& siz
 template <typename T>
 Tensor backward(const Tensor& grad_output, const Tensor& rois, const RoiAlignSizes& sizes,
                 double spatial_scale) {
-  const Tensor grad =
-      torch::stable::contiguous(cast(grad_output, accumulate_dtype(grad_output.scalar_type())));
-  Tensor grad_input =
-      torch::stable::new_empty(grad, {sizes.images, sizes.output_dim, sizes.height, sizes.width});
-  if (grad_input.numel() == 0) return grad_input;
-  spread_cells<T>(make_plan<T>(sizes, rois, spatial_scale), grad.template const_data_ptr<T>(), nullptr,
-                  grad_input.template mutable_data_ptr<T>(), false, nullptr);
-  return grad_input;
+  return input_gradient(make_plan<T>(sizes, rois, spatial_scale), grad_output);
 }
 
 Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_size,

@@ -38,7 +38,8 @@ struct LaneCells {
         position(samples * kLanes) {}
 };
 
-// Finds the cells of the samples that count (see SampleAxis), with the weights of their mean; slopes only where wanted.
+// Finds the cells of the samples that count (see SampleAxis), with the weights of their mean; slopes only
+// where wanted.
 struct LocateLanes {
   template <typename T>
   DCN_DET_INLINE static void run(const LaneSamples<T>& axis, LaneCells<T>& cells) {

@@ -6,7 +6,7 @@
 // is the work of one thread, and every sum has a fixed order: the number of threads does not change a bit.
 #pragma once
 
-#include <cstring>
+#include <memory>
 
 #include "common/roi_arguments.h"
 #include "cpu/roi_cells.h"
@@ -16,27 +16,24 @@ namespace dcn_det {
 
 constexpr int kTileChannels = 32;
 
-// How many channels a tile is laid out for: the loops are compiled for multiples of 8.
-inline int tile_pitch(int64_t channels) { return static_cast<int>((channels + 7) / 8 * 8); }
-
 // sum[i] = the weighted cells of channel i < n; a cell's channels start `stride` after those of the one
 // before.
 struct SumCells {
   template <typename T>
   DCN_DET_INLINE static void run(const T* map, int64_t stride, int64_t width, CellList<T> rows,
                                  CellList<T> columns, int64_t n, T* sum) {
-    if (n == 32)
-      sum_channels(map, stride, width, rows, columns, 32, sum);
-    else if (n == 16)
-      sum_channels(map, stride, width, rows, columns, 16, sum);
-    else
-      sum_channels(map, stride, width, rows, columns, n, sum);
+    if (n > kTileChannels) return sum_many(map, stride, width, rows, columns, n, sum);
+    for (; n >= 32; n -= 32, map += 32, sum += 32) sum_few<32>(map, stride, width, rows, columns, sum);
+    for (; n >= 16; n -= 16, map += 16, sum += 16) sum_few<16>(map, stride, width, rows, columns, sum);
+    for (; n >= 8; n -= 8, map += 8, sum += 8) sum_few<8>(map, stride, width, rows, columns, sum);
+    for (; n > 0; --n, ++map, ++sum) sum_few<1>(map, stride, width, rows, columns, sum);
   }
 
  private:
+  // All channels of a cell before the next one: a map larger than a tile comes from memory.
   template <typename T>
-  DCN_DET_INLINE static void sum_channels(const T* map, int64_t stride, int64_t width, CellList<T> rows,
-                                          CellList<T> columns, int64_t n, T* sum) {
+  DCN_DET_INLINE static void sum_many(const T* map, int64_t stride, int64_t width, CellList<T> rows,
+                                      CellList<T> columns, int64_t n, T* sum) {
     for (int64_t i = 0; i < n; ++i) sum[i] = 0;
     for (int a = 0; a < rows.size; ++a) {
       const T* row = map + rows[a].index * width * stride;
@@ -55,6 +52,23 @@ struct SumCells {
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) sum[i] += last_weight * last[i];
     }
+  }
+
+  template <int n, typename T>
+  DCN_DET_INLINE static void sum_few(const T* map, int64_t stride, int64_t width, CellList<T> rows,
+                                     CellList<T> columns, T* sum) {
+    T total[n] = {};
+    for (int a = 0; a < rows.size; ++a) {
+      const T* row = map + rows[a].index * width * stride;
+      const T row_weight = rows[a].weight;
+      for (int b = 0; b < columns.size; ++b) {
+        const T* cell = row + columns[b].index * stride;
+        const T weight = row_weight * columns[b].weight;
+#pragma omp simd
+        for (int i = 0; i < n; ++i) total[i] += weight * cell[i];
+      }
+    }
+    for (int i = 0; i < n; ++i) sum[i] = total[i];
   }
 };
 
@@ -110,29 +124,6 @@ struct SpreadCells {
   }
 };
 
-// tile[cell * pitch + i] = planes[i * plane_stride + cell] for channels i < n, 0 for the others.
-struct PackTile {
-  template <typename T>
-  DCN_DET_INLINE static void run(const T* planes, int64_t plane_stride, int64_t cells, int64_t n,
-                                 int64_t pitch, T* tile) {
-    for (int64_t cell = 0; cell < cells; ++cell) {
-      T* channels = tile + cell * pitch;
-      for (int64_t i = 0; i < n; ++i) channels[i] = planes[i * plane_stride + cell];
-      for (int64_t i = n; i < pitch; ++i) channels[i] = 0;
-    }
-  }
-};
-
-// The reverse, of the channels i < n.
-struct UnpackTile {
-  template <typename T>
-  DCN_DET_INLINE static void run(const T* tile, int64_t cells, int64_t n, int64_t pitch, T* planes,
-                                 int64_t plane_stride) {
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t cell = 0; cell < cells; ++cell) planes[i * plane_stride + cell] = tile[cell * pitch + i];
-  }
-};
-
 // Whether a call with this map reads it in place.
 inline bool reads_in_place(const PsroiSizes& sizes, const Tensor& map) {
   return sizes.group == 1 && is_channels_last(map);
@@ -149,7 +140,6 @@ namespace tiles {
 struct Item {
   ChannelTile tile;
   int64_t image, part, first_plane;  // first_plane: of the tile's first channel
-  int pitch;
 };
 
 template <typename T>
@@ -168,8 +158,7 @@ struct Items {
   Item operator[](int64_t i) const {
     const int64_t count = static_cast<int64_t>(list.size()), image = i / parts / count, part = i % parts;
     const ChannelTile& tile = list[i / parts % count];
-    return {tile, image, part, image * plan.sizes.input_channels() + tile.begin * parts + part,
-            tile_pitch(tile.size)};
+    return {tile, image, part, image * plan.sizes.input_channels() + tile.begin * parts + part};
   }
 };
 
@@ -177,24 +166,29 @@ template <typename T>
 void pool_packed(const CellPlan<T>& plan, const T* input, T* output) {
   const Items<T> items(plan);
   const PsroiSizes& sizes = plan.sizes;
-  const int64_t bins = sizes.bins(), cells = items.cells();
+  const int64_t bins = sizes.bins(), cells = items.cells(), channels = sizes.output_dim;
+  // Neighbouring channels are written together, and turned into neighbouring bins afterwards.
+  const std::unique_ptr<T[]> by_bin(new T[sizes.rois * bins * channels]);
   torch::stable::parallel_for(0, items.count(), grain(items.work()), [&](int64_t begin, int64_t end) {
     std::vector<T> packed(cells * kTileChannels);
-    T sum[kTileChannels];
     for (int64_t i = begin; i < end; ++i) {
-      const Item item = items[i];
-      if (plan.regions[item.image].empty() || plan.bins[item.part].empty()) continue;
-      vectorized<PackTile>(input + item.first_plane * cells, items.parts * cells, cells, item.tile.size,
-                           item.pitch, packed.data());
-      for (const int64_t r : plan.regions[item.image])
-        for (const int bin : plan.bins[item.part]) {
-          vectorized<SumCells>(packed.data(), item.pitch, sizes.width, plan.rows(item.tile.class_, r, bin),
-                               plan.columns(item.tile.class_, r, bin), item.pitch, sum);
-          T* out = output + (r * sizes.output_dim + item.tile.begin) * bins + bin;
-          for (int64_t c = 0; c < item.tile.size; ++c) out[c * bins] = sum[c];
-        }
+      const auto [tile, image, part, first_plane] = items[i];
+      if (plan.regions[image].empty() || plan.bins[part].empty()) continue;
+      vectorized<TransposeMatrix>(input + first_plane * cells, items.parts * cells, tile.size, cells,
+                                  packed.data(), tile.size);
+      for (const int64_t r : plan.regions[image])
+        for (const int bin : plan.bins[part])
+          vectorized<SumCells>(packed.data(), tile.size, sizes.width, plan.rows(tile.class_, r, bin),
+                               plan.columns(tile.class_, r, bin), tile.size,
+                               &by_bin[(r * bins + bin) * channels + tile.begin]);
     }
   });
+  for (const std::vector<int64_t>& regions : plan.regions)
+    torch::stable::parallel_for(0, regions.size(), grain(bins * channels), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        vectorized<TransposeMatrix>(&by_bin[regions[i] * bins * channels], channels, bins, channels,
+                                    output + regions[i] * bins * channels, bins);
+    });
 }
 
 template <typename T>
@@ -215,7 +209,8 @@ void pool_in_place(const CellPlan<T>& plan, const T* input, T* output) {
                 vectorized<SumCells>(map + class_.begin, channels, width, plan.rows(class_.class_, r, bin),
                                      plan.columns(class_.class_, r, bin), class_.size,
                                      &by_bin[bin * channels + class_.begin]);
-            transpose(by_bin.data(), bins, channels, output + r * channels * bins);
+            vectorized<TransposeMatrix>(by_bin.data(), channels, bins, channels, output + r * channels * bins,
+                                        bins);
           }
         });
   }
@@ -290,16 +285,31 @@ void spread_cells(const CellPlan<T>& plan, const T* grad_output, const T* map, T
       const tiles::Item item = items[i];
       const int64_t first = item.first_plane * cells, plane_stride = items.parts * cells;
       if (position_grads != nullptr)
-        vectorized<PackTile>(map + first, plane_stride, cells, item.tile.size, item.pitch, packed.data());
-      std::fill(packed_grad.begin(), packed_grad.end(), T(0));
+        vectorized<TransposeMatrix>(map + first, plane_stride, item.tile.size, cells, packed.data(),
+                                    item.tile.size);
+      if (grad_map != nullptr) std::fill_n(packed_grad.data(), cells * item.tile.size, T(0));
       tiles::spread_tile(plan, item.tile, item.image, plan.bins[item.part], grad_output, packed.data(),
-                         grad_map != nullptr ? packed_grad.data() : nullptr, item.pitch, item.pitch,
+                         grad_map != nullptr ? packed_grad.data() : nullptr, item.tile.size, item.tile.size,
                          position_grads_of(i / items.parts % items.list.size()));
       if (grad_map != nullptr)
-        vectorized<UnpackTile>(packed_grad.data(), cells, item.tile.size, item.pitch, grad_map + first,
-                               plane_stride);
+        vectorized<TransposeMatrix>(packed_grad.data(), item.tile.size, cells, item.tile.size,
+                                    grad_map + first, plane_stride);
     }
   });
+}
+
+// The gradient of a call's input, contiguous.
+template <typename T>
+Tensor input_gradient(const CellPlan<T>& plan, const Tensor& grad_output) {
+  const PsroiSizes& sizes = plan.sizes;
+  const Tensor grad =
+      torch::stable::contiguous(cast(grad_output, accumulate_dtype(grad_output.scalar_type())));
+  Tensor grad_input =
+      torch::stable::new_empty(grad, {sizes.images, sizes.input_channels(), sizes.height, sizes.width});
+  if (grad_input.numel() == 0) return grad_input;
+  spread_cells<T>(plan, grad.template const_data_ptr<T>(), nullptr, grad_input.template mutable_data_ptr<T>(),
+                  false, nullptr);
+  return grad_input;
 }
 
 }  // namespace dcn_det
