@@ -6,4 +6,6 @@
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC optimize("fp-contract=off")
+// GCC would merge short loops over cells into the loops over channels, and then leave these scalar.
+#pragma GCC optimize("no-loop-unroll-and-jam")
 #endif
