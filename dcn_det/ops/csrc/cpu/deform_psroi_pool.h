@@ -66,13 +66,19 @@ struct DeformPsroiProblem {
     const int64_t work = bins * sizes.samples * 32;
     const auto list_axis = [](const SampleAxis<T>& axis, CellLists<T>& lists) {
       lists.open();
-      for (int i = 0; i < axis.samples; ++i)
-        if (axis.counts(axis.position(i))) lists.add_sample(axis.clamp(axis.position(i)));
-      lists.divide(static_cast<T>(axis.count()));
+      int counted = 0;
+      for (int i = 0; i < axis.samples; ++i) {
+        const T position = axis.position(i);
+        if (!axis.counts(position)) continue;
+        ++counted;
+        lists.add_sample(axis.clamp(position));
+      }
+      lists.divide(static_cast<T>(counted));
     };
     return CellPlan<T>(sizes, sizes.classes, true, roi_rows, work,
                        [&](int64_t class_, int64_t r, CellLists<T>& lists) {
                          const T* moved = offsets + (r * sizes.classes + class_) * class_stride;
+                         lists.reserve(2 * bins, 4);
                          for (int bin = 0; bin < bins; ++bin) {
                            const T* pair = moved + offset_of_bin[bin];
                            const bool moves = offsets != nullptr;

@@ -32,6 +32,11 @@ struct CellList {
 template <typename T>
 class CellLists {
  public:
+  void reserve(int64_t lists, int64_t cells_of_list) {
+    starts_.reserve(lists);
+    cells_.reserve(lists * cells_of_list);
+  }
+
   void open() { starts_.push_back(static_cast<int>(cells_.size())); }
 
   // A bilinear sample at a position in [0, size - 1].

@@ -15,6 +15,7 @@
 namespace dcn_det {
 
 constexpr int kTileChannels = 32;
+constexpr int kPadding = 16;  // between rows of channels: those that start 4 kB apart evict each other
 
 // sum[i] = the weighted cells of channel i < n; a cell's channels start `stride` after those of the one
 // before.
@@ -167,8 +168,9 @@ void pool_packed(const CellPlan<T>& plan, const T* input, T* output) {
   const Items<T> items(plan);
   const PsroiSizes& sizes = plan.sizes;
   const int64_t bins = sizes.bins(), cells = items.cells(), channels = sizes.output_dim;
+  const int64_t pitch = channels + kPadding;
   // Neighbouring channels are written together, and turned into neighbouring bins afterwards.
-  const std::unique_ptr<T[]> by_bin(new T[sizes.rois * bins * channels]);
+  const std::unique_ptr<T[]> by_bin(new T[sizes.rois * bins * pitch]);
   torch::stable::parallel_for(0, items.count(), grain(items.work()), [&](int64_t begin, int64_t end) {
     std::vector<T> packed(cells * kTileChannels);
     for (int64_t i = begin; i < end; ++i) {
@@ -180,13 +182,13 @@ void pool_packed(const CellPlan<T>& plan, const T* input, T* output) {
         for (const int bin : plan.bins[part])
           vectorized<SumCells>(packed.data(), tile.size, sizes.width, plan.rows(tile.class_, r, bin),
                                plan.columns(tile.class_, r, bin), tile.size,
-                               &by_bin[(r * bins + bin) * channels + tile.begin]);
+                               &by_bin[(r * bins + bin) * pitch + tile.begin]);
     }
   });
   for (const std::vector<int64_t>& regions : plan.regions)
     torch::stable::parallel_for(0, regions.size(), grain(bins * channels), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
-        vectorized<TransposeMatrix>(&by_bin[regions[i] * bins * channels], channels, bins, channels,
+        vectorized<TransposeMatrix>(&by_bin[regions[i] * bins * pitch], pitch, bins, channels,
                                     output + regions[i] * bins * channels, bins);
     });
 }
@@ -195,21 +197,22 @@ template <typename T>
 void pool_in_place(const CellPlan<T>& plan, const T* input, T* output) {
   const PsroiSizes& sizes = plan.sizes;
   const int64_t channels = sizes.output_dim, bins = sizes.bins(), width = sizes.width;
+  const int64_t pitch = channels + kPadding;
   const auto classes = plan.tiles(channels);
   for (size_t image = 0; image < plan.regions.size(); ++image) {
     const std::vector<int64_t>& regions = plan.regions[image];
     const T* map = input + image * sizes.height * width * channels;
     torch::stable::parallel_for(
         0, regions.size(), grain(channels * bins * 8), [&](int64_t begin, int64_t end) {
-          std::vector<T> by_bin(channels * bins);
+          std::vector<T> by_bin(pitch * bins);
           for (int64_t i = begin; i < end; ++i) {
             const int64_t r = regions[i];
             for (const ChannelTile& class_ : classes)
               for (int bin = 0; bin < bins; ++bin)
                 vectorized<SumCells>(map + class_.begin, channels, width, plan.rows(class_.class_, r, bin),
                                      plan.columns(class_.class_, r, bin), class_.size,
-                                     &by_bin[bin * channels + class_.begin]);
-            vectorized<TransposeMatrix>(by_bin.data(), channels, bins, channels, output + r * channels * bins,
+                                     &by_bin[bin * pitch + class_.begin]);
+            vectorized<TransposeMatrix>(by_bin.data(), pitch, bins, channels, output + r * channels * bins,
                                         bins);
           }
         });
