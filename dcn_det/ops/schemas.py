@@ -30,6 +30,13 @@ SCHEMAS: dict[str, str] = {
         "(Tensor grad_output, Tensor rois, SymInt batch, SymInt height, SymInt width, float spatial_scale, "
         "int group_size) -> Tensor"
     ),
+    "roi_align": (
+        "(Tensor input, Tensor rois, float spatial_scale, int pooled_size, int sampling_ratio, bool aligned) -> Tensor"
+    ),
+    "roi_align_backward": (
+        "(Tensor grad_output, Tensor rois, SymInt batch, SymInt height, SymInt width, float spatial_scale, "
+        "int sampling_ratio, bool aligned) -> Tensor"
+    ),
     "roi_pool": ("(Tensor input, Tensor rois, float spatial_scale, int pooled_size) -> (Tensor output, Tensor argmax)"),
     "roi_pool_backward": (
         "(Tensor grad_output, Tensor rois, Tensor argmax, SymInt batch, SymInt height, SymInt width) -> Tensor"

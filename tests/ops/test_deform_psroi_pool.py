@@ -64,6 +64,8 @@ def run(tensors: dict, settings: dict, device: torch.device, grad=None) -> dict:
 
 CASES = {
     "R-FCN scores": {"classes": 4},
+    "many regions": {"classes": 4, "rois": 50, "batch": 3},
+    "several channels of a class": {"classes": 2, "output_dim": 6, "rois": 20},
     "R-FCN boxes": {"classes": 1, "output_dim": 8, "group_size": 4},
     "no offsets": {"classes": 0, "output_dim": 6, "group_size": 4},
     "Faster R-CNN": {"classes": 1, "output_dim": 40, "group_size": 1},

@@ -17,6 +17,10 @@
     "pooled_size) -> Tensor")                                                                                \
   X("psroi_pool_backward(Tensor grad_output, Tensor rois, SymInt batch, SymInt height, SymInt width, float " \
     "spatial_scale, int group_size) -> Tensor")                                                              \
+  X("roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_size, int sampling_ratio, bool "   \
+    "aligned) -> Tensor")                                                                                    \
+  X("roi_align_backward(Tensor grad_output, Tensor rois, SymInt batch, SymInt height, SymInt width, float "  \
+    "spatial_scale, int sampling_ratio, bool aligned) -> Tensor")                                            \
   X("roi_pool(Tensor input, Tensor rois, float spatial_scale, int pooled_size) -> (Tensor output, Tensor "   \
     "argmax)")                                                                                               \
   X("roi_pool_backward(Tensor grad_output, Tensor rois, Tensor argmax, SymInt batch, SymInt height, SymInt " \
