@@ -37,6 +37,7 @@ def _deform_conv2d_backward(
 FORMULAS: dict[Any, Callable[..., int]] = {
     torch.ops.dcn_det.deform_conv2d: _deform_conv2d,
     torch.ops.dcn_det.deform_conv2d_backward: _deform_conv2d_backward,
+    torch.ops.dcn_det.deform_conv2d_backward_deterministic: _deform_conv2d_backward,
 }
 
 

@@ -1,6 +1,5 @@
 // Deformable position-sensitive RoI pooling on CUDA: launches of the kernels in deform_psroi_pool.cuh.
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
 
 #include <tuple>
 
@@ -10,8 +9,6 @@
 
 namespace dcn_det {
 namespace {
-
-using torch::stable::accelerator::DeviceGuard;
 
 template <typename A>
 DeformPsroiRegions<A> regions_of(const Tensor& rois, const std::optional<Tensor>& trans, double spatial_scale,
@@ -25,7 +22,7 @@ int lanes_for(const DeformPsroiSizes& sizes) {
   const int64_t bins = (sizes.pooled + sizes.part - 1) / sizes.part;
   const int64_t items = sizes.channels_per_class() * bins * bins;
   int lanes = 1;
-  while (lanes < 32 && lanes < items) lanes *= 2;
+  while (lanes < kWarp && lanes < items) lanes *= 2;
   return lanes;
 }
 
@@ -50,6 +47,7 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
   return output;
 }
 
+template <bool kDeterministic>
 std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output, const Tensor& input,
                                                       const Tensor& rois, std::optional<Tensor> trans,
                                                       double spatial_scale, int64_t output_dim,
@@ -64,8 +62,8 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
   const Tensor map = torch::stable::contiguous(input), rows = torch::stable::contiguous(rois);
   const Tensor grad = torch::stable::contiguous(grad_output);
   if (trans) trans = torch::stable::contiguous(*trans);
-  Tensor sums = torch::stable::new_empty(rois, {0}), grad_trans = torch::stable::new_empty(rois, {0});
-  if (need_input) sums = new_zeros(rois, {input.size(0), input.size(1), input.size(2), input.size(3)});
+  Tensor grad_input = torch::stable::new_empty(rois, {0}), grad_trans = torch::stable::new_empty(rois, {0});
+  if (need_input) grad_input = new_zeros(rois, {input.size(0), input.size(1), input.size(2), input.size(3)});
   if (need_trans) grad_trans = new_zeros(rois, {sizes.rois, trans->size(1), part_size, part_size});
   if (grad.numel() > 0 && map.numel() > 0) {
     const cudaStream_t stream = current_stream(input);
@@ -73,9 +71,13 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
       using A = accumulate_t<T>;
       const auto regions = regions_of<A>(rows, trans, spatial_scale, trans_std);
       const T* grads = grad.template const_data_ptr<T>();
-      if (need_input)
-        deform_psroi_pool_grad_input_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, stream>>>(
-            sizes, regions, grads, sums.template mutable_data_ptr<A>());
+      if (need_input) {
+        const double terms = static_cast<double>(sizes.rois) * sizes.bins();
+        add_up<A>(grad_input, kDeterministic, terms, {grad}, [&](const auto& sums) {
+          deform_psroi_pool_grad_input_kernel<T, A>
+              <<<blocks_for(grad.numel()), kThreads, 0, stream>>>(sizes, regions, grads, sums);
+        });
+      }
       if (need_trans) {
         const int lanes = lanes_for(sizes);
         deform_psroi_pool_grad_trans_kernel<T, A>
@@ -86,7 +88,7 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  return {need_input ? in_layout_of(input, sums) : torch::stable::new_empty(input, {0}), grad_trans};
+  return {need_input ? in_layout_of(input, grad_input) : torch::stable::new_empty(input, {0}), grad_trans};
 }
 
 }  // namespace
@@ -94,5 +96,6 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
 
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CUDA, m) {
   m.impl("deform_psroi_pool", TORCH_BOX(&dcn_det::deform_psroi_pool));
-  m.impl("deform_psroi_pool_backward", TORCH_BOX(&dcn_det::deform_psroi_pool_backward));
+  m.impl("deform_psroi_pool_backward", TORCH_BOX(&dcn_det::deform_psroi_pool_backward<false>));
+  m.impl("deform_psroi_pool_backward_deterministic", TORCH_BOX(&dcn_det::deform_psroi_pool_backward<true>));
 }
