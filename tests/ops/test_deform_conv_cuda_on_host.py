@@ -76,7 +76,7 @@ def on_host(
     for tile in range(tiles):
         count = min(capacity, positions - tile * capacity)
         assert torch.equal(grad_columns[tile, :, :count], columns[tile, :, :count])
-    whole = grad_columns.transpose(0, 1).reshape(groups, tiles * capacity, -1)[:, :positions]
+    whole = grad_columns.transpose(0, 1).reshape(groups, tiles * capacity, columns.shape[3])[:, :positions]
     grad_matrices = rows.transpose(1, 2).to(sums) @ whole.to(sums)
     output = output.transpose(0, 1).reshape(batch, *out_size, out_channels).permute(0, 3, 1, 2)
     grad_weight = grad_matrices.reshape(out_channels, *kernel, group_channels).permute(0, 3, 1, 2)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cuda_on_host import InOut, Out
+from cuda_on_host import CSRC, InOut, Out
 from test_nms import clustered_boxes, random_boxes, random_labels
 
 from dcn_det.ops.reference import nms as reference
@@ -38,7 +38,7 @@ def test_strips(host, strip_words, max_keep):
     labels = random_labels(700, 3, seed=4)
     for classes in (None, labels):
         expected = reference.nms(boxes, scores, classes, 0.4, max_keep).tolist()
-        assert len(expected) > 64 or max_keep == 1
+        assert len(expected) > 64 or len(expected) == max_keep
         for seed in (0, 1):
             found = on_host(host, boxes, scores, 0.4, max_keep, classes, strip_words, seed)
             assert found == expected
@@ -57,5 +57,5 @@ def test_ties_and_scores_and_boxes_that_are_no_numbers(host):
 
 def test_strip_width():
     """The width these tests take for the operator's own is the one in the source."""
-    source = (pytest.importorskip("cuda_on_host").CSRC / "cuda" / "nms.cuh").read_text()
+    source = (CSRC / "cuda" / "nms.cuh").read_text()
     assert f"kStripWords = {STRIP_WORDS};" in source

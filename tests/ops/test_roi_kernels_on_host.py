@@ -152,15 +152,22 @@ def test_roi_pool(host, pooled_size, dtype):
 
 
 def test_no_regions_and_no_cells(host):
-    """What is not launched on a GPU does no harm here either."""
-    for rois, size in ((0, (5, 6)), (3, (0, 6)), (3, (5, 0))):
-        tensors = {
-            "input": torch.zeros(1, 16, *size),
-            "rois": torch.tensor([[0.0, 0, 0, 40, 40]]).expand(rois, 5).contiguous(),
-            "trans": torch.zeros(rois, 4, 4, 4),
-        }
-        found = deform_on_host(host, tensors, options(), torch.ones(rois, 4, 4, 4))
-        assert not any(value.any() for value in found.values())
+    tensors = {
+        "input": torch.zeros(1, 16, 5, 6),
+        "rois": torch.zeros(0, 5),
+        "trans": torch.zeros(0, 4, 4, 4),
+    }
+    found = deform_on_host(host, tensors, options(), torch.ones(0, 4, 4, 4))
+    assert not found["input"].any()
+    for size in ((0, 6), (5, 0)):  # the operator does not launch deform_psroi_pool for these
+        input, rois = torch.zeros(1, 16, *size), torch.tensor([[0.0, 0, 0, 40, 40], [0, -9, -9, -1, -1]])
+        output = torch.full((2, 4, 4, 4), torch.nan)
+        host("psroi_pool", torch.float32, sizes_of(input, rois, **options()), 0, 1 / 16, input, rois, Out(output))
+        assert not output.any()
+        output, cells = torch.full((2, 16, 4, 4), torch.nan), torch.zeros(2, 16, 4, 4, dtype=torch.int32)
+        sizes = sizes_of(input, rois, pooled_size=4)
+        host("roi_pool", torch.float32, sizes, 0, 1 / 16, input, rois, Out(output), Out(cells))
+        assert not output.any() and (cells == -1).all()
 
 
 def sums_of(host, name: str, dtype: torch.dtype, **how) -> tuple[Tensor, Tensor]:
