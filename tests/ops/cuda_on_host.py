@@ -30,7 +30,7 @@ def build(folder: Path) -> Path:
             with ThreadPoolExecutor(2) as pool:
                 objects = list(pool.map(lambda source: _compile(source, folder), sorted(FOLDER.glob("*.cpp"))))
             unfinished = library.with_suffix(".tmp")
-            _run("-shared", *map(str, objects), "-o", str(unfinished))
+            _run("-shared", "-Wl,-z,defs", *map(str, objects), "-o", str(unfinished))
             unfinished.rename(library)
     return library
 

@@ -185,6 +185,16 @@ def test_strides_of_the_offsets(host):
     assert_near(on_host(host, arguments, "zeros", grad), expected, 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 33, 65), (3, 40, 5), (1, 7, 70)], ids=str)
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_transpose(host, shape, dtype, blocks):
+    matrices = torch.arange(shape[0] * shape[1] * shape[2]).reshape(shape).to(dtype)
+    found = torch.full((shape[0], shape[2], shape[1]), torch.nan, dtype=dtype)
+    host("transpose", dtype.itemsize, blocks, matrices, Out(found), *shape, seed=1)
+    assert torch.equal(found, matrices.transpose(1, 2))
+
+
 DETERMINISTIC = [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
 
 

@@ -2,6 +2,7 @@
 #include "arguments.h"
 
 #include "cuda/deform_conv.cuh"
+#include "cuda/transpose.cuh"
 
 using namespace dcn_det;
 
@@ -93,5 +94,14 @@ extern "C" void deform_conv_sweep(int64_t dtype, const int64_t* s, int64_t wide,
       factors.push_back(largest_of<A>(mask, shape.positions() * shape.offset_groups * shape.taps()));
     add_up<A>(grad_features, shape.batch * shape.cells() * shape.channels, deterministic != 0, terms, factors,
               run);
+  });
+}
+
+extern "C" void transpose(int64_t bytes, int64_t blocks, const void* in, void* out, int64_t batch,
+                          int64_t rows, int64_t columns) {
+  const int64_t threads = transpose_blocks(batch, rows, columns) * kThreads;
+  dispatch_size(bytes, [&]<typename T>() {
+    cuda_on_host::launch({blocks_of(blocks, threads)}, kThreads, transpose_kernel<T>,
+                         static_cast<const T*>(in), static_cast<T*>(out), batch, rows, columns);
   });
 }
