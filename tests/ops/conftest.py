@@ -1,5 +1,10 @@
+import os
+
 import cuda_on_host
 import pytest
+
+# cuBLAS is deterministic only with workspaces of a fixed size, which it reads once.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.fixture(scope="session")
