@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from cuda_on_host import InOut, Out
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_deform_conv import CASES, GOLDENS, assert_near, gradients, make_case
 
 from dcn_det.ops.reference import deform_conv as reference
@@ -32,8 +34,9 @@ def on_host(
     blocks: int = 0,
     deterministic: bool = False,
     seed: int = 0,
+    needs: tuple[str, ...] = ("input", "offset", "mask", "weight"),
 ) -> dict:
-    """The output and all gradients, tile by tile as the operator computes them, products by PyTorch."""
+    """The output and the gradients, tile by tile as the operator computes them, products by PyTorch."""
     input, offset, weight, mask = (arguments[name] for name in ("input", "offset", "weight", "mask"))
     bias = arguments.get("bias")
     dtype = input.dtype
@@ -69,13 +72,18 @@ def on_host(
     grad_features = torch.zeros_like(features, dtype=sums)
     grad_offset = torch.full_like(offset, torch.nan)
     grad_mask = None if mask is None else torch.full_like(mask, torch.nan)
-    results = (InOut(grad_features), Out(grad_offset), None if mask is None else Out(grad_mask))
+    results = (
+        InOut(grad_features) if "input" in needs else None,
+        Out(grad_offset) if "offset" in needs else None,
+        Out(grad_mask) if "mask" in needs and mask is not None else None,
+    )
     factors = (grad.contiguous(), matrices.contiguous())
     how = (dtype, shape, wide, blocks, deterministic)
-    host("deform_conv_sweep", *how, *reads, *factors, InOut(grad_columns), capacity, *results, True, seed=seed)
+    keep, before = "weight" in needs, grad_columns.clone()
+    host("deform_conv_sweep", *how, *reads, *factors, InOut(grad_columns), capacity, *results, keep, seed=seed)
     for tile in range(tiles):
         count = min(capacity, positions - tile * capacity)
-        assert torch.equal(grad_columns[tile, :, :count], columns[tile, :, :count])
+        assert torch.equal(grad_columns[tile, :, :count], (columns if keep else before)[tile, :, :count])
     whole = grad_columns.transpose(0, 1).reshape(groups, tiles * capacity, columns.shape[3])[:, :positions]
     grad_matrices = rows.transpose(1, 2).to(sums) @ whole.to(sums)
     output = output.transpose(0, 1).reshape(batch, *out_size, out_channels).permute(0, 3, 1, 2)
@@ -84,7 +92,7 @@ def on_host(
     found |= {"weight": grad_weight} | ({} if mask is None else {"mask": grad_mask})
     if bias is not None:
         found["output"] = output + bias[:, None, None]
-    return found
+    return {name: value for name, value in found.items() if name in ("output", *needs)}
 
 
 def expected_of(arguments: dict, border: str, grad: torch.Tensor) -> dict:
@@ -156,6 +164,40 @@ def test_offsets_beyond_the_map_are_not_read(host):
         assert not found["offset"][wild].any()
 
 
+@given(st.data())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_any_sizes(host, data):
+    def pair(low, high):
+        return data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    groups, offset_groups = data.draw(st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4])))
+    kernel, dilation, padding = pair(1, 3), pair(1, 2), pair(0, 2)
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
+    size = tuple(max(s - 2 * p, 1) + extra for s, p, extra in zip(spans, padding, pair(0, 4)))
+    dtype = data.draw(st.sampled_from([torch.float64, torch.float32]))
+    arguments = make_case(
+        batch=data.draw(st.integers(1, 3)),
+        channels=4 * data.draw(st.integers(1, 5)),
+        out_channels=groups * data.draw(st.integers(1, 2)),
+        size=size,
+        kernel=kernel,
+        stride=pair(1, 2),
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        offset_groups=offset_groups,
+        mask=data.draw(st.booleans()),
+        spread=data.draw(st.sampled_from([0.0, 0.3, 2.0, 9.0])),
+        dtype=dtype,
+        seed=data.draw(st.integers(0, 99)),
+    )
+    border, grad = data.draw(st.sampled_from(["zeros", "dcn_v1"])), grad_for(arguments)
+    how = {"capacity": data.draw(st.integers(1, 40)), "wide": data.draw(st.booleans())}
+    how |= {"deterministic": data.draw(st.booleans()), "seed": data.draw(st.integers(0, 9))}
+    expected = expected_of(arguments, border, grad)
+    assert_near(on_host(host, arguments, border, grad, **how), expected, 1e-11 if dtype == torch.float64 else 5e-5)
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.4])
 def test_neighbours_that_share_corners(host, spread):
     """With zero offsets every cell is the corner of several samples, at weights of 0 and 1."""
@@ -165,6 +207,15 @@ def test_neighbours_that_share_corners(host, spread):
     for border in ("zeros", "dcn_v1"):
         found = on_host(host, arguments, border, grad, capacity=40)
         assert_near(found, expected_of(arguments, border, grad), 1e-12)
+
+
+@pytest.mark.parametrize("needs", [("input",), ("offset",), ("mask",), ("weight",), ("input", "mask")], ids=str)
+def test_only_needed_gradients(host, needs):
+    arguments = make_case(mask=True, groups=2, offset_groups=2)
+    grad = grad_for(arguments)
+    expected = expected_of(arguments, "zeros", grad)
+    found = on_host(host, arguments, "zeros", grad, needs=needs)
+    assert_near(found, {name: expected[name] for name in ("output", *needs)}, 1e-12)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 33])

@@ -285,7 +285,6 @@ __global__ void __launch_bounds__(kThreads)
         grad_mask.at(corner.image, channel, corner.cell) = grad_modulation;
       }
     }
-    __syncwarp();
   }
 }
 
