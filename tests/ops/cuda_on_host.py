@@ -37,7 +37,17 @@ def build(folder: Path) -> Path:
 
 def _compile(source: Path, folder: Path) -> Path:
     target = folder / f"{source.stem}.o"
-    flags = ["-std=c++20", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
+    flags = [
+        "-std=c++20",
+        "-O1",
+        "-g1",
+        "-fPIC",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unknown-pragmas",
+        "-Werror",
+    ]
     folders = [f"-I{FOLDER}", f"-I{CSRC}", "-isystem", str(TORCH)]
     _run(*flags, *([] if source == SHIM else WATCHED), *folders, "-c", str(source), "-o", str(target))
     return target

@@ -88,6 +88,58 @@ def test_deform_psroi_pool(host, changes, lanes):
     assert_near(found, deform_expected(tensors, settings, grad), 1e-11)
 
 
+# Channels of a class: wide accesses by 4 lanes, by a warp and more than once; one at a time by 32 lanes.
+LAST = {
+    "few": {"classes": 1, "output_dim": 16},
+    "classes": {"classes": 2, "output_dim": 48, "pooled_size": 3, "part_size": 2},
+    "more parts": {"classes": 1, "output_dim": 16, "pooled_size": 3, "part_size": 5},
+    "many": {"classes": 1, "output_dim": 272, "pooled_size": 2, "part_size": 2, "rois": 5},
+    "odd": {"classes": 1, "output_dim": 75, "pooled_size": 2, "part_size": 2},
+    "no offsets": {"classes": 0, "output_dim": 24},
+    "far": {"classes": 2, "output_dim": 32, "spread": 20.0},
+}
+
+
+def last_on_host(
+    host, tensors, settings, grad, *, blocks=0, deterministic=False, seed=0, needs=("input", "trans")
+) -> dict:
+    """:func:`deform_on_host` by the kernels for channels-last memory."""
+    input, rois, trans = (tensors[name] for name in ("input", "rois", "trans"))
+    dtype, features = input.dtype, input.permute(0, 2, 3, 1).contiguous()
+    trans = None if trans is None else trans.to(rois.dtype)
+    sizes = sizes_of(input, rois, 1 if trans is None else trans.shape[1] // 2, **settings)
+    scale, std = settings["spatial_scale"], settings["trans_std"]
+    output, sums = unwritten(grad), torch.zeros_like(features, dtype=rois.dtype)
+    regions = (features, rois, trans)
+    host("deform_psroi_pool_last", dtype, sizes, blocks, scale, std, *regions, Out(output), seed=seed)
+    found = {"output": output, "input": sums.permute(0, 3, 1, 2)}
+    if trans is not None:
+        found["trans"] = unwritten(trans)
+    head = (dtype, sizes, blocks, deterministic, scale, std, grad)
+    results = (
+        InOut(sums) if "input" in needs else None,
+        Out(found["trans"]) if "trans" in needs and trans is not None else None,
+    )
+    host("deform_psroi_pool_last_backward", *head, *regions, *results, seed=seed)
+    return {name: value for name, value in found.items() if name in ("output", *needs)}
+
+
+@pytest.mark.parametrize("changes", LAST.values(), ids=LAST)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
+def test_channels_last_deform_psroi_pool(host, changes, dtype, tolerance):
+    tensors, settings, grad = deform_case(dtype, group_size=1, **changes)
+    found = last_on_host(host, tensors, settings, grad, blocks=2 if dtype == torch.float64 else 0)
+    assert_near(found, deform_expected(tensors, settings, grad), tolerance)
+
+
+@pytest.mark.parametrize("needs", ["input", "trans"])
+def test_channels_last_gradients_alone(host, needs):
+    tensors, settings, grad = deform_case(group_size=1, **LAST["classes"])
+    expected = deform_expected(tensors, settings, grad)
+    found = last_on_host(host, tensors, settings, grad, needs=(needs,))
+    assert_near(found, {name: expected[name] for name in ("output", needs)}, 1e-11)
+
+
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 def test_golden_vectors(host, path):
     data = np.load(path)
@@ -190,11 +242,16 @@ def sums_of(host, name: str, dtype: torch.dtype, **how) -> tuple[Tensor, Tensor]
         head = (dtype, sizes, 0, deterministic, scale, grad, rois)
         host("psroi_pool_grad_input", *head, InOut(sums), seed=seed)
         return sums, reference.psroi_pool_backward(grad.double(), wide, *size, scale, group)
-    sums = deform_on_host(host, tensors, settings, grad, **how)["input"]
+    if name == "deform_psroi_pool_last":
+        settings |= {"output_dim": input.shape[1], "group_size": 1}
+        grad = random(len(rois), input.shape[1], pooled, pooled, seed=5, dtype=dtype)
+        sums = last_on_host(host, tensors, settings, grad, **how)["input"]
+    else:
+        sums = deform_on_host(host, tensors, settings, grad, **how)["input"]
     return sums, deform_expected(tensors, settings, grad)["input"]
 
 
-@pytest.mark.parametrize("name", ["deform_psroi_pool", "psroi_pool", "roi_pool"])
+@pytest.mark.parametrize("name", ["deform_psroi_pool", "deform_psroi_pool_last", "psroi_pool", "roi_pool"])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
 def test_deterministic_sums(host, name, dtype, tolerance):
     """The same bits for any order of blocks and threads, which floating-point sums are not."""

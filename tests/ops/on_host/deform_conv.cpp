@@ -30,7 +30,7 @@ Columns<T> columns_of(const DeformConvShape& shape, void* data, int64_t capacity
 template <typename Body>
 void dispatch_width(int64_t dtype, const DeformConvShape& shape, bool wide, const Body& body) {
   dispatch(dtype, [&]<typename T>() {
-    constexpr int most = 16 / sizeof(T);
+    constexpr int most = kAccessBytes / sizeof(T);
     wide = wide && shape.offset_group_channels() % most == 0 && shape.group_channels() % most == 0;
     if (wide) {
       body.template operator()<T, most>(lanes_for(shape.offset_group_channels(), most));

@@ -2,6 +2,7 @@
 #include "arguments.h"
 
 #include "cuda/deform_psroi_pool.cuh"
+#include "cuda/deform_psroi_pool_last.cuh"
 #include "cuda/psroi_pool.cuh"
 #include "cuda/roi_pool.cuh"
 
@@ -39,7 +40,55 @@ int64_t cells_of(const PsroiSizes& sizes) {
 
 double terms_of(const PsroiSizes& sizes) { return static_cast<double>(sizes.rois) * sizes.bins(); }
 
+// Calls body.operator()<T, N>(lanes).
+template <typename Body>
+void dispatch_last(int64_t dtype, const DeformPsroiSizes& sizes, const Body& body) {
+  dispatch(dtype, [&]<typename T>() {
+    constexpr int most = kAccessBytes / sizeof(T);
+    const int channels = static_cast<int>(sizes.channels_per_class());
+    if (channels % most == 0) {
+      body.template operator()<T, most>(lanes_for(channels, most));
+    } else {
+      body.template operator()<T, 1>(lanes_for(channels, 1));
+    }
+  });
+}
+
 }  // namespace
+
+extern "C" void deform_psroi_pool_last(int64_t dtype, const int64_t* s, int64_t blocks, double scale,
+                                       double std, const void* features, const void* rois, const void* trans,
+                                       void* output) {
+  const auto sizes = sizes_of(s);
+  dispatch_last(dtype, sizes, [&]<typename T, int N>(int lanes) {
+    using A = accumulate_t<T>;
+    cuda_on_host::launch({blocks_of(blocks, sizes.rois * sizes.classes * sizes.bins() * lanes)}, kThreads,
+                         deform_psroi_pool_last_kernel<T, A, N>, sizes,
+                         regions_of<A>(rois, trans, scale, std), static_cast<const T*>(features),
+                         static_cast<T*>(output), lanes);
+  });
+}
+
+// The gradients whose pointer is not null.
+extern "C" void deform_psroi_pool_last_backward(int64_t dtype, const int64_t* s, int64_t blocks,
+                                                int64_t deterministic, double scale, double std,
+                                                const void* grad, const void* features, const void* rois,
+                                                const void* trans, void* grad_features, void* grad_trans) {
+  const auto sizes = sizes_of(s);
+  dispatch_last(dtype, sizes, [&]<typename T, int N>(int lanes) {
+    using A = accumulate_t<T>;
+    const auto run = [&](const auto& sums) {
+      cuda_on_host::launch({blocks_of(blocks, sizes.rois * sizes.classes * sizes.offset_plane() * lanes)},
+                           kThreads,
+                           deform_psroi_pool_last_backward_kernel<T, A, N, std::decay_t<decltype(sums)>>,
+                           sizes, regions_of<A>(rois, trans, scale, std), static_cast<const T*>(features),
+                           static_cast<const T*>(grad), sums, static_cast<A*>(grad_trans), lanes);
+    };
+    if (grad_features == nullptr) return run(FloatingSums<A>{nullptr});
+    add_up<A>(grad_features, cells_of(sizes), deterministic != 0, terms_of(sizes),
+              {largest_of<T>(grad, outputs_of(sizes))}, run);
+  });
+}
 
 extern "C" void deform_psroi_pool(int64_t dtype, const int64_t* s, int64_t blocks, double scale, double std,
                                   const void* input, const void* rois, const void* trans, void* output) {

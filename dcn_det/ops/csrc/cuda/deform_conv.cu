@@ -5,29 +5,18 @@
 #include "common/deform_conv_driver.h"
 #include "cuda/deform_conv.cuh"
 #include "cuda/launch.h"
-#include "cuda/transpose.cuh"
 
 namespace dcn_det {
 namespace {
-
-// How many channels an access to memory can take: those of 16 bytes where sizes and addresses allow, else
-// one.
-template <typename T>
-int access_width(const DeformConvShape& shape, const Tensor& features, const Tensor& columns) {
-  constexpr int bytes = 16, width = bytes / sizeof(T);
-  const auto address = reinterpret_cast<uintptr_t>(features.const_data_ptr()) |
-                       reinterpret_cast<uintptr_t>(columns.const_data_ptr());
-  const bool whole = shape.offset_group_channels() % width == 0 && shape.group_channels() % width == 0;
-  return whole && address % bytes == 0 ? width : 1;
-}
 
 // Calls body.operator()<T, N>(lanes).
 template <typename Body>
 void dispatch_width(const DeformConvShape& shape, const Tensor& features, const Tensor& columns,
                     const char* name, const Body& body) {
   dispatch_floating(features.scalar_type(), name, [&]<typename T>() {
-    constexpr int most = 16 / sizeof(T);
-    const int width = access_width<T>(shape, features, columns);
+    constexpr int most = kAccessBytes / sizeof(T);
+    const bool whole = shape.offset_group_channels() % most == 0 && shape.group_channels() % most == 0;
+    const int width = whole && is_aligned(features) && is_aligned(columns) ? most : 1;
     const int lanes = lanes_for(shape.offset_group_channels(), width);
     if (width == most) {
       body.template operator()<T, most>(lanes);
@@ -45,26 +34,7 @@ struct Cuda {
 
   static DeviceGuard guard(const Tensor& input) { return DeviceGuard(input.get_device_index()); }
 
-  // Most copies are between (N, C, H, W) and (N, H, W, C), or transpose a matrix: PyTorch's general copy
-  // takes several times as long.
-  static Tensor dense_copy(const Tensor& self) {
-    if (self.is_contiguous() || self.numel() == 0) return torch::stable::contiguous(self);
-    const int64_t batch = self.size(0), a = self.size(1), b = self.size(2), c = self.size(3);
-    const bool whole = self.stride(0) == a * b * c || batch == 1;
-    const bool last_is_first = self.stride(3) == a * b && self.stride(1) == b && self.stride(2) == 1;
-    const bool first_is_last = self.stride(1) == 1 && self.stride(2) == c * a && self.stride(3) == a;
-    if (!whole || !(last_is_first || first_is_last)) return torch::stable::contiguous(self);
-    const Tensor out = torch::stable::new_empty(self, self.sizes());
-    const int64_t rows = last_is_first ? c : b * c, columns = last_is_first ? a * b : a;
-    dispatch_size(self.element_size(), [&]<typename Element>() {
-      transpose_kernel<<<blocks_for(transpose_blocks(batch, rows, columns) * kThreads), kThreads, 0,
-                         current_stream(self)>>>(static_cast<const Element*>(self.const_data_ptr()),
-                                                 static_cast<Element*>(out.mutable_data_ptr()), batch, rows,
-                                                 columns);
-    });
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    return out;
-  }
+  static Tensor dense_copy(const Tensor& self) { return dcn_det::dense_copy(self); }
 
   template <typename Body>
   static void for_each_tile(int64_t tiles, const Body& body) {

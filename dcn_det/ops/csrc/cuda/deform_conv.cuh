@@ -4,36 +4,14 @@
 #pragma once
 
 #include "common/deform_conv_shape.h"
+#include "cuda/lanes.cuh"
 #include "cuda/sums.cuh"
 
 namespace dcn_det {
 
 constexpr int kCorners = 4;
 constexpr int kBatch = kWarp / kCorners;  // samples that a warp takes at a time
-constexpr int kLeastLanes = kCorners;     // that share a sample's channels
-
-// What one access to memory moves.
-template <typename T, int N>
-struct alignas(N * sizeof(T)) Pack {
-  T at[N];
-};
-
-template <int N, typename T>
-__device__ __forceinline__ Pack<T, N> load(const T* from) {
-  return *reinterpret_cast<const Pack<T, N>*>(from);
-}
-
-template <typename T, int N>
-__device__ __forceinline__ void store(T* to, const Pack<T, N>& values) {
-  *reinterpret_cast<Pack<T, N>*>(to) = values;
-}
-
-// Lanes to a sample of so many channels, N to an access: a power of 2.
-inline int lanes_for(int channels, int width) {
-  int lanes = kLeastLanes;
-  while (lanes < kWarp && lanes * width < channels) lanes *= 2;
-  return lanes;
-}
+static_assert(kLeastLanes >= kCorners, "sum_corners needs a lane for each");
 
 // Batches of samples in a tile; a warp for each.
 DCN_DET_INLINE int64_t batch_count(const DeformConvShape& shape, int64_t rows) {
@@ -101,14 +79,6 @@ struct LocatedCorner {
       reads[s].place[corner] = -1;
     }
   }
-};
-
-// How the lanes of a warp share samples: `lanes` neighbours for each.
-struct Share {
-  int group, lane, groups, lanes;
-
-  __device__ __forceinline__ Share(int warp_lane, int lanes)
-      : group(warp_lane / lanes), lane(warp_lane % lanes), groups(kWarp / lanes), lanes(lanes) {}
 };
 
 template <typename T, typename A, int N>

@@ -1,4 +1,4 @@
-// What launches need: the current stream, and sums that threads add to.
+// What launches need: the current stream, copies in another layout, and sums that threads add to.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,7 +8,9 @@
 #include <initializer_list>
 
 #include "common/tensor_ops.h"
+#include "cuda/lanes.cuh"
 #include "cuda/sums.cuh"
+#include "cuda/transpose.cuh"
 
 namespace dcn_det {
 
@@ -18,6 +20,33 @@ inline cudaStream_t current_stream(const Tensor& tensor) {
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
+}
+
+// Whether the widest accesses may begin where the tensor does.
+inline bool is_aligned(const Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kAccessBytes == 0;
+}
+
+// A contiguous copy of a 4-dimensional tensor, or the tensor itself if it is contiguous. Most copies are
+// between (N, C, H, W) and (N, H, W, C), or transpose a matrix: PyTorch's general copy takes several times as
+// long.
+inline Tensor dense_copy(const Tensor& self) {
+  if (self.is_contiguous() || self.numel() == 0) return torch::stable::contiguous(self);
+  const int64_t batch = self.size(0), a = self.size(1), b = self.size(2), c = self.size(3);
+  const bool whole = self.stride(0) == a * b * c || batch == 1;
+  const bool last_is_first = self.stride(3) == a * b && self.stride(1) == b && self.stride(2) == 1;
+  const bool first_is_last = self.stride(1) == 1 && self.stride(2) == c * a && self.stride(3) == a;
+  if (!whole || !(last_is_first || first_is_last)) return torch::stable::contiguous(self);
+  const Tensor out = torch::stable::new_empty(self, self.sizes());
+  const int64_t rows = last_is_first ? c : b * c, columns = last_is_first ? a * b : a;
+  dispatch_size(self.element_size(), [&]<typename Element>() {
+    transpose_kernel<<<blocks_for(transpose_blocks(batch, rows, columns) * kThreads), kThreads, 0,
+                       current_stream(self)>>>(static_cast<const Element*>(self.const_data_ptr()),
+                                               static_cast<Element*>(out.mutable_data_ptr()), batch, rows,
+                                               columns);
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
 }
 
 // Raises a word on the device to the bits of the largest magnitude in a contiguous tensor.

@@ -119,7 +119,6 @@ static __global__ void keep_kernel(Strip strip, int64_t strip_words, const Word*
       }
       if (bits != 0) dropped[strip.first_word + later] |= bits;
     }
-    __syncthreads();
   }
   __syncthreads();  // all have read the count
   if (thread == 0) *kept_count = found < strip.limit ? found : strip.limit;

@@ -30,12 +30,13 @@ struct FloatingSums {
 
   __device__ __forceinline__ void add(int64_t place, A value) const { atomicAdd(data + place, value); }
 
-  // `place` is a multiple of N.
+  // `place` is a multiple of kWidth where N is.
   template <int N>
   __device__ __forceinline__ void add(int64_t place, const A (&values)[N]) const {
-    if constexpr (kWideAtomics && std::is_same_v<A, float> && N == 4) {
-      add_four(reinterpret_cast<float4*>(data + place),
-               make_float4(values[0], values[1], values[2], values[3]));
+    if constexpr (kWidth == 4 && N % 4 == 0) {
+      for (int i = 0; i < N; i += 4)
+        add_four(reinterpret_cast<float4*>(data + place + i),
+                 make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]));
     } else {
       for (int i = 0; i < N; ++i) add(place + i, values[i]);
     }
