@@ -14,6 +14,7 @@ from dcn_det.ops.reference import deform_conv as reference
 
 OPERATOR = torch.ops.dcn_det.deform_conv2d
 BACKWARD_OPERATOR = torch.ops.dcn_det.deform_conv2d_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.deform_conv2d_backward_deterministic
 
 
 def _fake(
@@ -84,9 +85,8 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     needs = (need_input, need_offset, need_weight, need_mask)
     grads: list[Tensor | None] = [None] * 4
     if any(needs):
-        # The CUDA kernel sums the input's gradient in an order that varies, PyTorch's index_add_ need not.
         strict = input.is_cuda and need_input and torch.are_deterministic_algorithms_enabled()
-        operator: Any = reference.deform_conv2d_backward if strict else BACKWARD_OPERATOR
+        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
         results = operator(grad_output, input, offset, weight, mask, *ctx.options, *needs)
         grads = [result if need else None for result, need in zip(results, needs)]
     grad_bias = grad_output.sum((0, 2, 3)) if need_bias else None
@@ -101,9 +101,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input", "weight", "bias", "mask"),
 )
-library.register(
-    "deform_conv2d_backward",
-    plain=reference.deform_conv2d_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("deform_conv2d"),
-)
+for _name in ("deform_conv2d_backward", "deform_conv2d_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.deform_conv2d_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("deform_conv2d"),
+    )

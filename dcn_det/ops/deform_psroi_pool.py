@@ -13,6 +13,7 @@ from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.deform_psroi_pool
 BACKWARD_OPERATOR = torch.ops.dcn_det.deform_psroi_pool_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.deform_psroi_pool_backward_deterministic
 
 
 def deform_psroi_pool(
@@ -68,8 +69,9 @@ def deform_psroi_pool(
     whose extent in cells, are not finite pools to zero; samples moved by offsets that are not finite do not
     count. An image index is cut to a whole number. A region whose index is outside [0, B) is an error on the
     CPU; where looking would stall the device or break a captured graph, it pools to zero. The result is
-    deterministic. On CUDA the input's gradient is summed by atomic additions, in an order that varies; under
-    ``torch.use_deterministic_algorithms(True)`` slower, plain PyTorch operations take their place.
+    deterministic. On CUDA the input's gradient is summed by atomic additions, in an order that varies, but
+    under ``torch.use_deterministic_algorithms(True)`` in fixed point, as by
+    :func:`dcn_det.ops.deform_conv2d`.
     """
     _check(
         input, rois, trans, spatial_scale, output_dim, group_size, pooled_size, part_size, sample_per_part, trans_std
@@ -192,7 +194,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, rois, trans = ctx.saved_tensors
     need_input, _, need_trans = ctx.needs_input_grad[:3]
     strict = input.is_cuda and need_input and torch.are_deterministic_algorithms_enabled()
-    operator: Any = reference.deform_psroi_pool_backward if strict else BACKWARD_OPERATOR
+    operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
     grads = operator(grad_output, input, rois, trans, *ctx.options, need_input, need_trans)
     none = [None] * len(ctx.options)
     return grads[0] if need_input else None, None, grads[1] if need_trans else None, *none
@@ -206,9 +208,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-library.register(
-    "deform_psroi_pool_backward",
-    plain=reference.deform_psroi_pool_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("deform_psroi_pool"),
-)
+for _name in ("deform_psroi_pool_backward", "deform_psroi_pool_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.deform_psroi_pool_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("deform_psroi_pool"),
+    )

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dcn_det.ops.schemas import WITH_DETERMINISTIC_TWIN
+
 
 def _deform_conv2d(
     input: Sequence[int],
@@ -74,9 +76,15 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     torch.ops.dcn_det.deform_psroi_pool_backward: _deform_psroi_pool_backward,
     torch.ops.dcn_det.psroi_pool: _no_products,
     torch.ops.dcn_det.psroi_pool_backward: _no_products,
+    torch.ops.dcn_det.roi_align: _no_products,
+    torch.ops.dcn_det.roi_align_backward: _no_products,
     torch.ops.dcn_det.roi_pool: _no_products,
     torch.ops.dcn_det.roi_pool_backward: _no_products,
     torch.ops.dcn_det.nms: _no_products,
+}
+FORMULAS |= {
+    getattr(torch.ops.dcn_det, f"{name}_deterministic"): FORMULAS[getattr(torch.ops.dcn_det, name)]
+    for name in WITH_DETERMINISTIC_TWIN
 }
 
 

@@ -13,6 +13,7 @@ from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.psroi_pool
 BACKWARD_OPERATOR = torch.ops.dcn_det.psroi_pool_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.psroi_pool_backward_deterministic
 
 
 def psroi_pool(
@@ -117,7 +118,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = None
     if ctx.needs_input_grad[0]:
         strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-        operator: Any = reference.psroi_pool_backward if strict else BACKWARD_OPERATOR
+        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
     return grad_input, None, None, None, None, None
 
@@ -130,9 +131,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-library.register(
-    "psroi_pool_backward",
-    plain=reference.psroi_pool_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("psroi_pool"),
-)
+for _name in ("psroi_pool_backward", "psroi_pool_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.psroi_pool_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("psroi_pool"),
+    )

@@ -13,6 +13,7 @@ from dcn_det.ops.roi_checks import LARGEST_SIZE, Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.roi_align
 BACKWARD_OPERATOR = torch.ops.dcn_det.roi_align_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.roi_align_backward_deterministic
 
 
 def roi_align(
@@ -107,7 +108,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = None
     if ctx.needs_input_grad[0]:
         strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-        operator: Any = reference.roi_align_backward if strict else BACKWARD_OPERATOR
+        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
     return grad_input, None, None, None, None, None
 
@@ -120,9 +121,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-library.register(
-    "roi_align_backward",
-    plain=reference.roi_align_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("roi_align"),
-)
+for _name in ("roi_align_backward", "roi_align_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.roi_align_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("roi_align"),
+    )

@@ -13,6 +13,7 @@ from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.roi_pool
 BACKWARD_OPERATOR = torch.ops.dcn_det.roi_pool_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.roi_pool_backward_deterministic
 
 
 def roi_pool(input: Tensor, rois: Tensor, *, spatial_scale: float, pooled_size: int) -> Tensor:
@@ -92,7 +93,7 @@ def _backward(ctx: Any, grad_output: Tensor, _: Tensor | None) -> tuple[Tensor |
     grad_input = None
     if ctx.needs_input_grad[0]:
         strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-        operator: Any = reference.roi_pool_backward if strict else BACKWARD_OPERATOR
+        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.sizes)
     return grad_input, None, None, None
 
@@ -105,9 +106,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-library.register(
-    "roi_pool_backward",
-    plain=reference.roi_pool_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("roi_pool"),
-)
+for _name in ("roi_pool_backward", "roi_pool_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.roi_pool_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("roi_pool"),
+    )

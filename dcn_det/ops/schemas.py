@@ -43,3 +43,14 @@ SCHEMAS: dict[str, str] = {
     ),
     "nms": "(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor",
 }
+
+# Backward operators with a twin, ``<name>_deterministic``, whose sums do not depend on the order in which
+# threads come.
+WITH_DETERMINISTIC_TWIN = (
+    "deform_conv2d_backward",
+    "deform_psroi_pool_backward",
+    "psroi_pool_backward",
+    "roi_align_backward",
+    "roi_pool_backward",
+)
+SCHEMAS |= {f"{name}_deterministic": SCHEMAS[name] for name in WITH_DETERMINISTIC_TWIN}

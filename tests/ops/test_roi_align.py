@@ -1,10 +1,5 @@
 """RoI align, for every tier that is present."""
 
-import ctypes
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision
@@ -22,7 +17,6 @@ from pooling_tiers import (
 from dcn_det.ops import RoIAlign, roi_align
 from dcn_det.ops.reference import roi_align as reference
 
-CSRC = Path(__file__).parents[2] / "dcn_det" / "ops" / "csrc"
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -250,38 +244,3 @@ def test_module_is_the_function():
     module = RoIAlign(**options)
     assert torch.equal(module(**tensors), roi_align(**tensors, **options))
     assert "sampling_ratio=2, aligned=False" in repr(module)
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory) -> ctypes.CDLL:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    if not CSRC.is_dir():
-        pytest.skip(f"the sources are not at {CSRC}")
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    source = Path(__file__).with_name("roi_align_on_host.cpp")
-    flags = ["-std=c++20", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-fsanitize=undefined"]
-    flags.append("-fno-sanitize-recover=undefined")
-    subprocess.run([compiler, *flags, f"-I{CSRC}", str(source), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
-
-
-@pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("ratio", [0, 2])
-@pytest.mark.parametrize("pooled_size", [1, 3, 7])
-def test_cuda_kernels_on_the_host(pooled_size, ratio, aligned, kernels):
-    tensors = make_case()
-    rois = torch.cat([tensors["rois"], BAD_ROIS.double(), tensors["rois"][:3]])
-    rois[-3:, 0] = torch.tensor([-1.0, 1e30, float("nan")]).double()
-    input = tensors["input"]
-    output = reference.roi_align(input, rois, 1 / 16, pooled_size, ratio, aligned)
-    grad = torch.linspace(-1, 1, output.numel()).double().reshape(output.shape)
-    batch, channels, height, width = input.shape
-    grad_input = reference.roi_align_backward(grad, rois, batch, height, width, 1 / 16, ratio, aligned)
-    expected = {"output": output, "input": grad_input}
-    found = {name: torch.zeros_like(value) for name, value in expected.items()}
-    sizes = torch.tensor([batch, len(rois), channels, height, width, pooled_size, ratio, int(aligned)])
-    addresses = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (input, rois, grad, *found.values())]
-    kernels.roi_align(ctypes.c_void_p(sizes.data_ptr()), ctypes.c_double(1 / 16), *addresses)
-    assert_near(found, expected, 1e-11)

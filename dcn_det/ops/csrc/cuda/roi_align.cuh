@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/roi_align.h"
-#include "cuda/grid.cuh"
+#include "cuda/sums.cuh"
 
 namespace dcn_det {
 
@@ -48,8 +48,8 @@ __device__ __forceinline__ void for_each_sampled_cell(const RoiAlignSizes& sizes
 }
 
 template <typename T, typename A>
-__global__ void roi_align_kernel(RoiAlignSizes sizes, const T* input, const A* rois, A spatial_scale,
-                                 T* output) {
+__global__ void __launch_bounds__(kThreads)
+    roi_align_kernel(RoiAlignSizes sizes, const T* input, const A* rois, A spatial_scale, T* output) {
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const OutputIndex at(i, sizes.output_dim, sizes.pooled);
@@ -65,20 +65,21 @@ __global__ void roi_align_kernel(RoiAlignSizes sizes, const T* input, const A* r
   }
 }
 
-// Adds to grad_input, which is zero before; bins share cells, so that the additions are atomic.
-template <typename T, typename A>
-__global__ void roi_align_grad_input_kernel(RoiAlignSizes sizes, const T* grad_output, const A* rois,
-                                            A spatial_scale, A* grad_input) {
+// Bins share cells, so that the additions are atomic.
+template <typename T, typename A, typename Sums>
+__global__ void __launch_bounds__(kThreads)
+    roi_align_grad_input_kernel(RoiAlignSizes sizes, const T* grad_output, const A* rois, A spatial_scale,
+                                Sums grad_input) {
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const OutputIndex at(i, sizes.output_dim, sizes.pooled);
     const A* roi = rois + at.roi * 5;
     if (!is_valid_roi(roi, sizes.images)) continue;
     const A grad = static_cast<A>(grad_output[i]);
-    A* plane = grad_input + (static_cast<int64_t>(roi[0]) * sizes.output_dim + at.channel) * sizes.height *
-                                static_cast<int64_t>(sizes.width);
+    const int64_t plane = (static_cast<int64_t>(roi[0]) * sizes.output_dim + at.channel) * sizes.height *
+                          static_cast<int64_t>(sizes.width);
     for_each_sampled_cell(sizes, roi, spatial_scale, at,
-                          [&](int64_t cell, A weight) { atomicAdd(plane + cell, weight * grad); });
+                          [&](int64_t cell, A weight) { grad_input.add(plane + cell, weight * grad); });
   }
 }
 
