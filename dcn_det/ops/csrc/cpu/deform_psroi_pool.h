@@ -75,17 +75,17 @@ struct DeformPsroiProblem {
       }
       lists.divide(static_cast<T>(counted));
     };
-    return CellPlan<T>(sizes, sizes.classes, true, roi_rows, work,
-                       [&](int64_t class_, int64_t r, CellLists<T>& lists) {
-                         const T* moved = offsets + (r * sizes.classes + class_) * class_stride;
-                         lists.reserve(2 * bins, 4);
-                         for (int bin = 0; bin < bins; ++bin) {
-                           const T* pair = moved + offset_of_bin[bin];
-                           const bool moves = offsets != nullptr;
-                           list_axis(rows(r, bin, moves ? pair[sizes.offset_plane()] : T(0)), lists);
-                           list_axis(columns(r, bin, moves ? pair[0] : T(0)), lists);
-                         }
-                       });
+    return CellPlan<T>(
+        sizes, sizes.classes, true, roi_rows, work, [&](int64_t class_, int64_t r, CellLists<T>& lists) {
+          const int64_t moved = (r * sizes.classes + class_) * class_stride;
+          lists.reserve(2 * bins, 4);
+          for (int bin = 0; bin < bins; ++bin) {
+            const int64_t pair = moved + offset_of_bin[bin];
+            const bool moves = offsets != nullptr;
+            list_axis(rows(r, bin, moves ? offsets[pair + sizes.offset_plane()] : T(0)), lists);
+            list_axis(columns(r, bin, moves ? offsets[pair] : T(0)), lists);
+          }
+        });
   }
 
  private:
@@ -159,12 +159,13 @@ class LaneLocator {
   // `offsets` is an array of load_lanes, or null.
   void locate(const LaneBlock& block, int bin, const T* offsets) {
     LaneSamples<T> rows, columns;
-    const T* pair = offsets + problem_.offset_of_bin[bin] * kLanes;
+    const int64_t pair = problem_.offset_of_bin[bin] * kLanes;
+    const int64_t part = problem_.sizes.offset_plane() * kLanes;
     for (int l = 0; l < kLanes; ++l) {
       const bool moves = offsets != nullptr;
       const int64_t r = block.regions[l];
-      const auto row = problem_.rows(r, bin, moves ? pair[problem_.sizes.offset_plane() * kLanes + l] : T(0));
-      const auto column = problem_.columns(r, bin, moves ? pair[l] : T(0));
+      const auto row = problem_.rows(r, bin, moves ? offsets[pair + part + l] : T(0));
+      const auto column = problem_.columns(r, bin, moves ? offsets[pair + l] : T(0));
       rows.start[l] = row.start;
       rows.step[l] = row.step;
       columns.start[l] = column.start;
