@@ -63,6 +63,8 @@ CASES: dict[str, Callable[[], tuple]] = {
         "deform_psroi_pool", 200, LAST, 1, **deformable(output_dim=200, group_size=1)
     ),
     "psroi_pool": lambda: pool("psroi_pool", 441, FIRST, output_dim=9, group_size=7),
+    "roi_align": lambda: pool("roi_align", 100, FIRST),
+    "roi_align channels last": lambda: pool("roi_align", 100, LAST),
     "roi_pool": lambda: pool("roi_pool", 100, FIRST),
     "roi_pool channels last": lambda: pool("roi_pool", 100, LAST),
 }
