@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dcn_det.ops.schemas import WITH_DETERMINISTIC_TWIN
+
 
 def _deform_conv2d(
     input: Sequence[int],
@@ -37,8 +39,14 @@ def _deform_conv2d_backward(
 FORMULAS: dict[Any, Callable[..., int]] = {
     torch.ops.dcn_det.deform_conv2d: _deform_conv2d,
     torch.ops.dcn_det.deform_conv2d_backward: _deform_conv2d_backward,
-    torch.ops.dcn_det.deform_conv2d_backward_deterministic: _deform_conv2d_backward,
 }
+
+
+def _with_twins(formulas: dict[Any, Callable[..., int]]) -> dict[Any, Callable[..., int]]:
+    """Adds the deterministic backward operators, which count as the usual ones do."""
+    operators = torch.ops.dcn_det
+    twins = {getattr(operators, name): getattr(operators, f"{name}_deterministic") for name in WITH_DETERMINISTIC_TWIN}
+    return formulas | {twins[operator]: formula for operator, formula in formulas.items() if operator in twins}
 
 
 def flop_counter(display: bool = False, depth: int = 2) -> FlopCounterMode:
@@ -54,4 +62,4 @@ def flop_counter(display: bool = False, depth: int = 2) -> FlopCounterMode:
         display: whether to print a table at the end.
         depth: of the table, in levels of modules.
     """
-    return FlopCounterMode(display=display, depth=depth, custom_mapping=FORMULAS)
+    return FlopCounterMode(display=display, depth=depth, custom_mapping=_with_twins(FORMULAS))
