@@ -50,6 +50,7 @@ OPERATORS = {
     ),
     "deform_psroi_pool": ("deform_psroi_pool", [(1, 8, 9, 9), (3, 5), (3, 2, 4, 4), 1 / 16, 2, 2, 4, 4, 2, 0.1]),
     "psroi_pool": ("psroi_pool", [(1, 8, 9, 9), (3, 5), 1 / 16, 2, 2, 4]),
+    "roi_align": ("roi_align", [(1, 8, 9, 9), (3, 5), 1 / 16, 4, 2, True]),
     "roi_pool": ("roi_pool", [(1, 8, 9, 9), (3, 5), 1 / 16, 4]),
 }
 

@@ -45,4 +45,5 @@ struct Cpu {
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CPU, m) {
   m.impl("deform_conv2d", TORCH_BOX(&dcn_det::deform_conv2d<dcn_det::Cpu>));
   m.impl("deform_conv2d_backward", TORCH_BOX(&dcn_det::deform_conv2d_backward<dcn_det::Cpu>));
+  m.impl("deform_conv2d_backward_deterministic", TORCH_BOX(&dcn_det::deform_conv2d_backward<dcn_det::Cpu>));
 }

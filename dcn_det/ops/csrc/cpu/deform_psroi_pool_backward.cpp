@@ -161,4 +161,5 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
 
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CPU, m) {
   m.impl("deform_psroi_pool_backward", TORCH_BOX(&dcn_det::deform_psroi_pool_backward));
+  m.impl("deform_psroi_pool_backward_deterministic", TORCH_BOX(&dcn_det::deform_psroi_pool_backward));
 }

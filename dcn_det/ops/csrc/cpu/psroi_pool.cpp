@@ -61,4 +61,5 @@ Tensor psroi_pool_backward(const Tensor& grad_output, const Tensor& rois, int64_
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CPU, m) {
   m.impl("psroi_pool", TORCH_BOX(&dcn_det::psroi_pool));
   m.impl("psroi_pool_backward", TORCH_BOX(&dcn_det::psroi_pool_backward));
+  m.impl("psroi_pool_backward_deterministic", TORCH_BOX(&dcn_det::psroi_pool_backward));
 }

@@ -66,4 +66,5 @@ Tensor roi_align_backward(const Tensor& grad_output, const Tensor& rois, int64_t
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CPU, m) {
   m.impl("roi_align", TORCH_BOX(&dcn_det::roi_align));
   m.impl("roi_align_backward", TORCH_BOX(&dcn_det::roi_align_backward));
+  m.impl("roi_align_backward_deterministic", TORCH_BOX(&dcn_det::roi_align_backward));
 }

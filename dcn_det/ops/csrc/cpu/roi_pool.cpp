@@ -135,4 +135,5 @@ Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& rois, const Te
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CPU, m) {
   m.impl("roi_pool", TORCH_BOX(&dcn_det::roi_pool));
   m.impl("roi_pool_backward", TORCH_BOX(&dcn_det::roi_pool_backward));
+  m.impl("roi_pool_backward_deterministic", TORCH_BOX(&dcn_det::roi_pool_backward));
 }
