@@ -8,6 +8,7 @@ import torch
 
 from dcn_det.cli.session import Session
 from dcn_det.config import Config, load_config
+from dcn_det.data.transforms import read_image
 from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d
 
@@ -193,5 +194,6 @@ def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> N
     after = session.model.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
     assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
-    found = session.predictor(session.model).predict(next(batches))
-    assert len(found) == 2 and all(each.boxes.isfinite().all() for each in found)
+    photo = session.test_set.index.folder / session.test_set.index.file_name(0)
+    found = session.predictor(session.model)(read_image(photo))
+    assert found.boxes.isfinite().all() and found.scores.isfinite().all()
