@@ -21,6 +21,7 @@ CSRC = Path("dcn_det/ops/csrc")
 # torch adds -DPy_LIMITED_API itself, for py_limited_api below.
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 OPTIMISE = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-g0"]
+NVCC_WARNINGS = ["-Werror", "all-warnings", "-Xcompiler", "-Wall"]
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 
@@ -86,7 +87,7 @@ def extensions() -> list:
         include_dirs=include,
         extra_compile_args={
             "cxx": [*OPTIMISE, *DEFINES],
-            "nvcc": ["-O3", "-std=c++20", "-DUSE_CUDA", "--threads", "2", *DEFINES],
+            "nvcc": ["-O3", "-std=c++20", "-DUSE_CUDA", "--threads", "2", *NVCC_WARNINGS, *DEFINES],
         },
         py_limited_api=True,
     )

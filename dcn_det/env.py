@@ -33,6 +33,7 @@ PACKAGES = {
 """What is shown, and the module it is imported as."""
 VARIABLES = (
     "DCN_DET_TIER",
+    "DCN_DET_CPU",
     "DCN_DET_CUDA",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_HOME",
@@ -162,6 +163,7 @@ def _operators() -> Lines:
             f"{device} operators",
             f"loaded from {state.path}" if state.loaded else f"not loaded: {state.reason}",
         )
+    yield "cpu instruction set", library.instruction_set() or "none: plain PyTorch operators"
     for name in SCHEMAS:
         tiers = (f"{device}: {library.tier(name, device)}" for device in library.status())
         yield name, ", ".join(tiers)

@@ -16,6 +16,7 @@ COMMANDS = {
     "convert-weights": ("dcn_det.cli.convert_weights", "turn weights of other programs into a checkpoint"),
     "evaluate": ("dcn_det.cli.evaluate", "compute COCO metrics of a results file"),
     "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
+    "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),
     "benchmark": ("dcn_det.cli.benchmark", "time the operators beside torchvision's"),
     "env": ("dcn_det.env", "print versions, devices and which operators are compiled"),
 }

@@ -82,7 +82,7 @@ class Session:
             [
                 f"config    {config.name} (seed {config.seed}, {self.device})",
                 f"model     {config.model.kind}, {backbone.kind}: {total:,} parameters, {trainable:,} trainable",
-                f"deform    convolutions {deformable}; RoI pooling {config.model.head.pooling}",
+                f"deform    convolutions {deformable}; RoI pooling {config.model.pooling}",
                 f"train on  {self.train_set.index.report}",
                 f"test on   {self.test_set.index.report}",
                 f"rate      effective learning rate {self.rate}",

@@ -21,6 +21,9 @@ A list of plain values is one value."""
 NOT_INHERITED = ("name", "expected")
 """Keys that describe one file: what is built on it is another experiment, with numbers of its own."""
 
+OVERLAY = "overlay"
+"""The override that names a file to lay over the config, where others name a setting."""
+
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Reads settings from a YAML file, the files it is based on, and overrides.
@@ -29,14 +32,16 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     other in that order, and the file over them:
 
     * Blocks merge by key; lists and single values replace.
-    * Naming another ``kind`` for ``train.optimizer`` or ``train.schedule`` starts that block afresh.
+    * Naming another ``kind`` for ``train.optimizer`` or ``train.schedule`` starts that block afresh, and so does
+      one for ``model``, but for its backbone and RPN.
     * Giving ``train.epochs`` replaces an inherited ``train.iterations``, and the other way round.
     * ``name`` and ``expected`` are not inherited; ``name`` is the file's stem where none is given.
 
     Args:
         path: the YAML file.
         overrides: ``key=value`` settings laid over the file, with dotted keys and values in YAML, such as
-            ``train.optimizer.lr=1e-3``.
+            ``train.optimizer.lr=1e-3``. ``overlay=FILE`` lays another file over the first, such as another schedule;
+            single settings go over all files.
 
     Raises:
         UserError: a file cannot be read or is no YAML mapping, bases form a cycle, an override is malformed,
@@ -48,13 +53,32 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Config, Origins]:
     """Like ``load_config``, and tells where every value was set."""
     path = Path(path)
-    root = merge(_read(path, ()), parse_overrides(overrides), Config)
+    root = _read(path, ())
+    files, values = _split(overrides)
+    for file in files:
+        over = _read(file, ())
+        root = merge(root, Item(_without_own(over), over.origin), Config)
+    root = merge(root, parse_overrides(values), Config)
     assert isinstance(root.value, dict)
     name = root.value.get("name")
     if name is None or name.value == "":
         root.value["name"] = Item(path.stem, DEFAULT)
     config = _validate(root)
     return config, {".".join(map(str, key)): _origin(root, key) for key, _ in leaves(to_plain(config))}
+
+
+def _split(overrides: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """The files to lay over the config, and the single settings."""
+    files, values = [], []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key.strip() != OVERLAY:
+            values.append(text)
+        elif not value.strip():
+            raise UserError(f"override '{text}': expected {OVERLAY}=FILE, a YAML file of settings")
+        else:
+            files.append(Path(value.strip()))
+    return files, values
 
 
 def _read(path: Path, below: tuple[Path, ...]) -> Item:
@@ -102,8 +126,13 @@ def _read_base(path: Path, base: Item, chain: tuple[Path, ...]) -> Item:
         if str(error).startswith(f"{label(target)}: "):
             raise UserError(f"{base.origin}: base: {error}") from None
         raise
+    return Item(_without_own(item), item.origin)
+
+
+def _without_own(item: Item) -> dict[str, Item]:
+    """A file's settings without those that speak of that file alone."""
     assert isinstance(item.value, dict)
-    return Item({key: value for key, value in item.value.items() if key not in NOT_INHERITED}, item.origin)
+    return {key: value for key, value in item.value.items() if key not in NOT_INHERITED}
 
 
 def _validate(root: Item) -> Config:

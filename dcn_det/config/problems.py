@@ -55,14 +55,14 @@ def _line(problem: Any, root: Item) -> str:
     elif kind == "union_tag_invalid":
         path, place = (*path, "kind"), place._replace(form=Literal[tuple(_choices(place.form))])
     elif kind == "missing" and isinstance(path[-1], int):
-        kind, path = "too_short", path[:-1]
-        place = _locate(path)
+        kind, place = "too_short", _locate(problem["loc"][:-1])
+        path = place.path
     items = root.along(path)
-    where = ": ".join([items[-1].origin, ".".join(map(str, path))] if path else [items[-1].origin])
+    where = ": ".join([items[-1].origin, _dotted(path)] if path else [items[-1].origin])
     if kind == "value_error":
         return f"{where}: {problem['ctx']['error']}"
     if kind == "extra_forbidden":
-        return f"{where}: {_unknown_key(str(path[-1]), place.section, items)}"
+        return f"{where}: {_unknown_key(path, place.section, items)}"
     if kind == "missing":
         return f"{where}: missing; give {describe(place.form)}"
     value = items[-1].plain()
@@ -70,17 +70,23 @@ def _line(problem: Any, root: Item) -> str:
     return f"{where}: {what} (got {_show(value)}); allowed: {_allowed(value, place.form)}"
 
 
-def _unknown_key(key: str, section: type[Section], items: list[Item]) -> str:
+def _unknown_key(path: KeyPath, section: type[Section], items: list[Item]) -> str:
+    key = str(path[-1])
     allowed = list(section.model_fields)
     hint = did_you_mean(key, allowed)
     if "." in key:
         hint = "; dotted keys are for the command line, in a file blocks are nested"
     elif not hint:
         elsewhere = list(dict.fromkeys(p for p in _key_paths(Config) if p.rpartition(".")[2] == key))
-        hint = f"; did you mean '{elsewhere[0]}'?" if len(elsewhere) == 1 else ""
+        # Another kind of the same block may have the key; that is no other place for it.
+        hint = f"; did you mean '{elsewhere[0]}'?" if len(elsewhere) == 1 and elsewhere[0] != _dotted(path) else ""
     block = items[-2].value if len(items) > 1 else None
     kind = block["kind"].value if isinstance(block, dict) and "kind" in block else None
     return f"unknown key{f' for kind {kind}' if kind else ''}; allowed: {', '.join(allowed)}{hint}"
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
 
 
 def _key_paths(section: type[Section]) -> Iterator[str]:

@@ -200,9 +200,9 @@ def merge(lower: Item, upper: Item, section: type[Section] | None) -> Item:
     """Lays ``upper`` over ``lower``: blocks merge by key, everything else is replaced.
 
     Two rules keep what was replaced from leaking through. Where a block has variants with keys of their own
-    (as ``train.optimizer``), naming another ``kind`` starts it afresh, with the defaults of that kind. Where
-    a block has alternatives (``train.iterations`` or ``train.epochs``), giving one removes the inherited
-    other.
+    (as ``train.optimizer``), naming another ``kind`` starts it afresh, with the defaults of that kind and what
+    its class calls lasting. Where a block has alternatives (``train.iterations`` or ``train.epochs``), giving
+    one removes the inherited other.
 
     Args:
         section: the class that the block will become; None where there is none to consult.
@@ -215,8 +215,9 @@ def merge(lower: Item, upper: Item, section: type[Section] | None) -> Item:
             for key in group:
                 merged.pop(key, None)
     for key, item in upper.value.items():
-        if key in merged and not _restarts(section, key, merged[key], item):
-            item = merge(merged[key], item, _section_at(section, key, merged[key], item))
+        if key in merged:
+            below = _lasting(section, key, item, merged[key])
+            item = merge(below, item, _section_at(section, key, merged[key], item))
         merged[key] = item
     return Item(merged, upper.origin)
 
@@ -225,10 +226,15 @@ def _kind(item: Item) -> Scalar | dict[str, Item] | list[Item]:
     return item.value["kind"].value if isinstance(item.value, dict) and "kind" in item.value else None
 
 
-def _restarts(section: type[Section] | None, key: str, lower: Item, upper: Item) -> bool:
-    if section is None or not section.variants(key) or _kind(upper) is None:
-        return False
-    return _kind(upper) != (_kind(lower) or section.default_kind(key))
+def _lasting(section: type[Section] | None, key: str, upper: Item, lower: Item) -> Item:
+    """What of the block ``key`` below remains: all, unless the one above makes it another kind."""
+    variants = section.variants(key) if section else {}
+    if section is None or not variants or _kind(upper) in (None, _kind(lower) or section.default_kind(key)):
+        return lower
+    kind = variants.get(str(_kind(upper)))
+    if kind is None or not isinstance(lower.value, dict):
+        return upper
+    return Item({name: value for name, value in lower.value.items() if name in kind.lasting}, lower.origin)
 
 
 def _section_at(section: type[Section] | None, key: str, lower: Item, upper: Item) -> type[Section] | None:

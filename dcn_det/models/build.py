@@ -6,29 +6,38 @@ A new backbone or detector is one more module and one more line in :data:`BACKBO
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from dcn_det.config import schema
 from dcn_det.errors import UserError, did_you_mean
+from dcn_det.models.anchor_head import AnchorSampling
 from dcn_det.models.anchors import cell_anchors
 from dcn_det.models.backbones import aligned_inception_resnet as air
 from dcn_det.models.backbones.convolution import DeformableBlocks
+from dcn_det.models.backbones.fpn import FeaturePyramid
 from dcn_det.models.backbones.residual import ResidualBackbone
 from dcn_det.models.backbones.resnet import BASIC, DEPTHS, ResNet, stage_block_names
+from dcn_det.models.class_aware_rpn import ClassAwareRPN
 from dcn_det.models.detector import Backbone, Head, TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
+from dcn_det.models.heads.rfcn import RFCNHead
+from dcn_det.models.one_stage import OneStageDetector
 from dcn_det.models.preprocess import Preprocess
-from dcn_det.models.rpn import RPN, AnchorSampling, ProposalSelection
+from dcn_det.models.rpn import RPN, ProposalSelection
 from dcn_det.models.targets import RoISampler
 from dcn_det.weights import torchvision as torchvision_weights
 from dcn_det.weights.files import load_into, read_backbone
 from dcn_det.weights.settings import as_overrides, get
 
+Detector = TwoStageDetector | OneStageDetector
+
 
 def build_detector(
     model: schema.Model, num_classes: int, test: schema.Test, *, load_backbone_weights: bool = True
-) -> TwoStageDetector:
+) -> Detector:
     """Builds the detector that the settings describe, on the CPU.
 
     Args:
@@ -40,64 +49,127 @@ def build_detector(
     Raises:
         UserError: the settings contradict each other, or the weights cannot be had.
     """
-    return DETECTORS[model.kind](model, num_classes, test, load_backbone_weights)
+    backbone = BACKBONES[model.backbone.kind](model.backbone, load_backbone_weights)
+    return DETECTORS[model.kind](model, backbone, num_classes, test)
 
 
-def _faster_rcnn(model: schema.Model, num_classes: int, test: schema.Test, load_weights: bool) -> TwoStageDetector:
-    backbone = BACKBONES[model.backbone.kind](model.backbone, load_weights)
+def _faster_rcnn(model: schema.FasterRCNN, backbone: Backbone, num_classes: int, test: schema.Test) -> TwoStageDetector:
     settings = model.head
+    rpn_features, head_features = ["res4"], ["res5"]
+    if model.fpn:
+        backbone = FeaturePyramid(backbone, settings.channels, init=settings.hidden_init)
+        rpn_features, head_features = list(backbone.strides), list(backbone.strides)[:-1]
     head = FasterRCNNHead(
+        backbone.channels[head_features[0]],
+        num_classes,
+        [backbone.strides[name] for name in head_features],
+        channels=None if model.fpn else settings.channels,
+        pooling=settings.pooling,
+        hidden=settings.hidden,
+        **_roi_head(settings),
+    )
+    return _two_stage(model, backbone, head, test, rpn_features, head_features)
+
+
+def _rfcn(model: schema.RFCN, backbone: Backbone, num_classes: int, test: schema.Test) -> TwoStageDetector:
+    settings = model.head
+    head = RFCNHead(
         backbone.channels["res5"],
         num_classes,
         backbone.strides["res5"],
         channels=settings.channels,
         pooling=settings.pooling,
-        pooled_size=settings.pooled_size,
-        samples_per_bin=settings.samples_per_bin,
-        offset_std=settings.offset_std,
-        offset_lr_mult=settings.offset_lr_mult,
-        hidden=settings.hidden,
-        class_agnostic=settings.class_agnostic,
-        sampler=RoISampler(
-            batch=settings.batch_per_image,
-            positive_fraction=settings.positive_fraction,
-            positive_iou=settings.positive_iou,
-            negative_iou=settings.negative_iou,
-        ),
-        box_stds=settings.box_stds,
+        reduce_lr_mult=settings.reduce_lr_mult,
+        **_roi_head(settings),
+    )
+    return _two_stage(model, backbone, head, test, ["res4"], ["res5"])
+
+
+def _class_aware_rpn(
+    model: schema.ClassAwareRPN, backbone: Backbone, num_classes: int, test: schema.Test
+) -> OneStageDetector:
+    settings = model.rpn
+    (anchors,), (stride,) = _anchors(settings.anchors, [backbone.strides["res5"]])
+    rpn = ClassAwareRPN(
+        backbone.channels["res5"],
+        num_classes,
+        anchors,
+        stride,
+        channels=settings.channels,
+        conv_channels=settings.conv_channels,
+        sampling=_anchor_sampling(settings),
+        pre_nms=settings.pre_nms,
         sigma=settings.sigma,
         loss_weight=settings.loss_weight,
         hidden_init=settings.hidden_init,
     )
-    return _two_stage(model, backbone, head, test)
-
-
-def _two_stage(model: schema.Model, backbone: Backbone, head: Head, test: schema.Test) -> TwoStageDetector:
-    preprocess = model.backbone.preprocess
-    return TwoStageDetector(
-        Preprocess(preprocess.channel_order, preprocess.mean, preprocess.std),
+    return OneStageDetector(
+        _preprocess(model.backbone.preprocess),
         backbone,
-        _rpn(model.rpn, backbone.channels["res4"], backbone.strides["res4"]),
-        head,
+        rpn,
         score_threshold=test.score_threshold,
         nms_iou=test.nms_iou,
         max_detections=test.max_detections,
     )
 
 
-def _rpn(settings: schema.RPN, in_channels: int, stride: int) -> RPN:
-    anchors = settings.anchors
-    return RPN(
-        in_channels,
-        cell_anchors(anchors.base_size, anchors.ratios, anchors.scales),
-        stride,
-        channels=settings.channels,
-        sampling=AnchorSampling(
+def _roi_head(settings: schema.FasterRCNNHead | schema.RFCNHead) -> dict[str, Any]:
+    """The arguments that the second stages share."""
+    fraction = settings.positive_fraction
+    return {
+        "pooled_size": settings.pooled_size,
+        "samples_per_bin": settings.samples_per_bin,
+        "offset_std": settings.offset_std,
+        "offset_lr_mult": settings.offset_lr_mult,
+        "class_agnostic": settings.class_agnostic,
+        "sampler": RoISampler(
+            batch=settings.batch_per_image,
+            positive_fraction=0.25 if fraction is None else fraction,
             positive_iou=settings.positive_iou,
             negative_iou=settings.negative_iou,
-            batch=settings.batch_per_image,
-            positive_fraction=settings.positive_fraction,
+            hard=settings.ohem,
         ),
+        "box_stds": settings.box_stds,
+        "sigma": settings.sigma,
+        "loss_weight": settings.loss_weight,
+        "hidden_init": settings.hidden_init,
+    }
+
+
+def _two_stage(
+    model: schema.FasterRCNN | schema.RFCN,
+    backbone: Backbone,
+    head: Head,
+    test: schema.Test,
+    rpn_features: Sequence[str],
+    head_features: Sequence[str],
+) -> TwoStageDetector:
+    strides = [backbone.strides[name] for name in rpn_features]
+    return TwoStageDetector(
+        _preprocess(model.backbone.preprocess),
+        backbone,
+        _rpn(model.rpn, backbone.channels[rpn_features[0]], strides),
+        head,
+        rpn_features=rpn_features,
+        head_features=head_features,
+        score_threshold=test.score_threshold,
+        nms_iou=test.nms_iou,
+        max_detections=test.max_detections,
+    )
+
+
+def _preprocess(settings: schema.Preprocess) -> Preprocess:
+    return Preprocess(settings.channel_order, settings.mean, settings.std)
+
+
+def _rpn(settings: schema.RPN, in_channels: int, strides: Sequence[int]) -> RPN:
+    anchors, strides = _anchors(settings.anchors, strides)
+    return RPN(
+        in_channels,
+        anchors,
+        strides,
+        channels=settings.channels,
+        sampling=_anchor_sampling(settings),
         selection=ProposalSelection(
             pre_nms=settings.pre_nms,
             nms_iou=settings.nms_iou,
@@ -106,6 +178,22 @@ def _rpn(settings: schema.RPN, in_channels: int, stride: int) -> RPN:
         ),
         sigma=settings.sigma,
         loss_weight=settings.loss_weight,
+    )
+
+
+def _anchors(settings: schema.Anchors, strides: Sequence[int]) -> tuple[list[Tensor], list[int]]:
+    """The anchors of a cell of each level, and its stride."""
+    sides = [stride if settings.base_size == "stride" else settings.base_size for stride in strides]
+    return [cell_anchors(side, settings.ratios, settings.scales) for side in sides], list(strides)
+
+
+def _anchor_sampling(settings: schema.RPN | schema.ClassAwareRPNHead) -> AnchorSampling:
+    return AnchorSampling(
+        positive_iou=settings.positive_iou,
+        negative_iou=settings.negative_iou,
+        batch=settings.batch_per_image,
+        positive_fraction=settings.positive_fraction,
+        cross_border=settings.cross_border,
     )
 
 
@@ -257,6 +345,8 @@ BACKBONES: dict[str, Callable[[schema.Backbone, bool], Backbone]] = {
     **dict.fromkeys(DEPTHS, _resnet),
     air.KIND: _aligned_inception_resnet,
 }
-DETECTORS: dict[str, Callable[[schema.Model, int, schema.Test, bool], TwoStageDetector]] = {
+DETECTORS: dict[str, Callable[[Any, Backbone, int, schema.Test], Detector]] = {
     "faster_rcnn": _faster_rcnn,
+    "rfcn": _rfcn,
+    "class_aware_rpn": _class_aware_rpn,
 }

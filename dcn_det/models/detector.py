@@ -32,7 +32,7 @@ class Backbone(Part, Protocol):
 class Head(Part, Protocol):
     """What :class:`TwoStageDetector` asks of a second stage; ``maps`` is whatever ``prepare`` returns."""
 
-    def prepare(self, features: Tensor) -> Any: ...
+    def prepare(self, *features: Tensor) -> Any: ...
 
     def losses(
         self, maps: Any, proposals: Sequence[Tensor], infos: Sequence[ImageInfo], targets: Sequence[Target]
@@ -48,12 +48,18 @@ class Features:
     """What the two stages read.
 
     Attributes:
-        rpn: (B, C, H, W) feature map of the first stage.
-        head: what the second stage prepared from its feature map.
+        rpn: (B, C, H, W) feature maps of the first stage: one, or one for each level of a pyramid.
+        head: what the second stage prepared from its feature maps.
     """
 
-    rpn: Tensor
+    rpn: tuple[Tensor, ...]
     head: Any
+
+
+def require_targets(batch: Batch) -> None:
+    """Refuses to train on images without a target."""
+    if len(batch.targets) != len(batch.infos):
+        raise ValueError(f"training needs a target for each of {len(batch.infos)} images, got {len(batch.targets)}")
 
 
 class TwoStageDetector(nn.Module):
@@ -71,7 +77,7 @@ class TwoStageDetector(nn.Module):
         backbone: the backbone's input -> feature maps by name.
         rpn: first stage.
         head: second stage.
-        rpn_feature, head_feature: names of the feature maps that the stages read.
+        rpn_features, head_features: names of the feature maps that the stages read, in the order of their levels.
         score_threshold, nms_iou, max_detections: see :func:`dcn_det.models.postprocess.select_detections`.
     """
 
@@ -85,8 +91,8 @@ class TwoStageDetector(nn.Module):
         rpn: RPN,
         head: Head,
         *,
-        rpn_feature: str = "res4",
-        head_feature: str = "res5",
+        rpn_features: Sequence[str] = ("res4",),
+        head_features: Sequence[str] = ("res5",),
         score_threshold: float = 1e-3,
         nms_iou: float = 0.3,
         max_detections: int = 100,
@@ -96,8 +102,8 @@ class TwoStageDetector(nn.Module):
         self.backbone = backbone
         self.rpn = rpn
         self.head = head
-        self.rpn_feature = rpn_feature
-        self.head_feature = head_feature
+        self.rpn_features = tuple(rpn_features)
+        self.head_features = tuple(head_features)
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
         self.max_detections = max_detections
@@ -112,11 +118,14 @@ class TwoStageDetector(nn.Module):
     def extract(self, batch: Batch) -> Features:
         """Everything that depends on the images alone."""
         features = self.backbone(self.preprocess(batch.images, batch.infos))
-        return Features(features[self.rpn_feature], self.head.prepare(features[self.head_feature]))
+        return Features(
+            tuple(features[name] for name in self.rpn_features),
+            self.head.prepare(*(features[name] for name in self.head_features)),
+        )
 
     def propose(self, features: Features, infos: Sequence[ImageInfo]) -> list[Proposals]:
         """Proposals of each image, in pixels of the network's input."""
-        return self.rpn.proposals(self.rpn(features.rpn), infos)
+        return self.rpn.proposals([self.rpn(level) for level in features.rpn], infos)
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
         """Losses when training, detections otherwise.
@@ -133,12 +142,11 @@ class TwoStageDetector(nn.Module):
         return self._losses(features, batch) if self.training else self._detect(features, batch.infos)
 
     def _losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        if len(batch.targets) != len(batch.infos):
-            raise ValueError(f"training needs a target for each of {len(batch.infos)} images, got {len(batch.targets)}")
-        output = self.rpn(features.rpn)
-        proposals = [each.boxes for each in self.rpn.proposals(output, batch.infos)]
+        require_targets(batch)
+        outputs = [self.rpn(level) for level in features.rpn]
+        proposals = [each.boxes for each in self.rpn.proposals(outputs, batch.infos)]
         return {
-            **self.rpn.losses(output, batch.infos, batch.targets),
+            **self.rpn.losses(outputs, batch.infos, batch.targets),
             **self.head.losses(features.head, proposals, batch.infos, batch.targets),
         }
 

@@ -23,11 +23,19 @@ def smooth_l1(prediction: Tensor, target: Tensor, sigma: float) -> Tensor:
     return torch.where(distance < bend, 0.5 * distance * distance / bend, distance - 0.5 * bend)
 
 
-def cross_entropy_mean(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax cross entropy, averaged over rows; 0, but still part of the graph, when there are none.
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax cross entropy of each row.
 
     Args:
         logits: (N, K), any floating type.
         labels: int64 (N,).
+
+    Returns:
+        float32 (N,).
     """
-    return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def cross_entropy_mean(logits: Tensor, labels: Tensor) -> Tensor:
+    """:func:`cross_entropy` averaged over rows; 0, but still part of the graph, when there are none."""
+    return cross_entropy(logits, labels).sum() / max(len(labels), 1)

@@ -94,15 +94,19 @@ class RoISampler:
     ``positive_iou``, background in [``negative_iou[0]``, ``negative_iou[1]``). When these are too few the
     batch is topped up with RoIs drawn from all candidates, whatever their IoU, as background.
 
+    With ``hard``, for online hard example mining (Shrivastava et al., CVPR 2016), nothing is drawn: every
+    candidate that is foreground or background comes back, and the head keeps the ``batch`` of largest loss.
+
     Attributes:
         batch: RoIs an image.
-        positive_fraction: at most this share is foreground.
+        positive_fraction: at most this share is foreground, unless ``hard``.
     """
 
     batch: int = 128
     positive_fraction: float = 0.25
     positive_iou: float = 0.5
     negative_iou: tuple[float, float] = (0.1, 0.5)
+    hard: bool = False
 
     def __call__(
         self, candidates: Tensor, iou: Tensor, gt_boxes: Tensor, gt_labels: Tensor, generator: torch.Generator
@@ -132,9 +136,12 @@ class RoISampler:
     def _draw(self, best: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         low, high = self.negative_iou
         foreground = (best >= self.positive_iou).nonzero()[:, 0]
+        background = ((best >= low) & (best < high)).nonzero()[:, 0]
+        if self.hard:
+            return foreground, background
         foreground = _choose(foreground, int(self.batch * self.positive_fraction + 0.5), generator)
         wanted = self.batch - len(foreground)
-        background = _choose(((best >= low) & (best < high)).nonzero()[:, 0], wanted, generator)
+        background = _choose(background, wanted, generator)
         while len(best) and len(background) < wanted:
             extra = torch.randperm(len(best), generator=generator)[: wanted - len(background)]
             background = torch.cat([background, extra])

@@ -58,8 +58,10 @@ def deform_conv2d(
 
     Offsets that are not finite read zero and receive zero gradients. Autocast casts all but the offsets. The
     gradient is once differentiable, and deterministic on the CPU. On CUDA the input's gradient is summed by
-    atomic additions, in an order that varies; under ``torch.use_deterministic_algorithms(True)`` slower,
-    plain PyTorch operations take their place.
+    atomic additions, in an order that varies. Under ``torch.use_deterministic_algorithms(True)`` its terms are
+    rounded to a fixed-point grid and added as 64-bit integers (two for float64), to the same bits every time:
+    for n terms the grid is about ``n * 2 ** -60`` of the largest a term could be (``n ** 2 * 2 ** -120`` in
+    float64), and a gradient that is not finite makes the whole input gradient NaN.
     """
     stride, padding, dilation = (
         pair_of("stride", stride),

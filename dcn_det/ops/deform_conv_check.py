@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dcn_det.ops.checks import LARGEST_INT, fault_of, is_int, sizes_are_known
+
 BORDERS = ("zeros", "dcn_v1")
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
@@ -16,8 +17,10 @@ def pair_of(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """An int for both axes, or (y, x), as a pair; ``padding`` may be 0, the others are at least 1."""
     least = 0 if name == "padding" else 1
     pair = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+    if len(pair) != 2 or not all(is_int(v) and v >= least for v in pair):
         raise _error(name, repr(value), f"one or two ints, each at least {least}")
+    if sizes_are_known() and max(pair) > LARGEST_INT:
+        raise _error(name, repr(value), f"at most {LARGEST_INT}")
     return pair[0], pair[1]
 
 
@@ -39,8 +42,11 @@ def check_arguments(
 ) -> None:
     """Raises ValueError unless ``deform_conv2d`` can run: the argument, what it is, what was expected."""
     check_border(border)
-    tensors = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
-    _check_kinds({name: tensor for name, tensor in tensors.items() if tensor is not None}, input)
+    tensors = {"input": input, "offset": offset, "weight": weight}
+    for name, tensor in (("bias", bias), ("mask", mask)):
+        if tensor is not None:
+            tensors[name] = tensor
+    _check_kinds(tensors, input)
     out_size = _check_input(input, weight, stride, padding, dilation)
     taps = weight.shape[2] * weight.shape[3]
     pairs = offset.shape[1] // (2 * taps)
@@ -61,6 +67,10 @@ def check_arguments(
 
 def _check_kinds(tensors: dict[str, Tensor], input: Tensor) -> None:
     """Dimensions, devices and dtypes."""
+    for name, tensor in tensors.items():
+        fault = fault_of(tensor)
+        if fault is not None:
+            raise _error(name, *fault)
     device_type = input.device.type
     autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     for name, tensor in tensors.items():
@@ -69,8 +79,6 @@ def _check_kinds(tensors: dict[str, Tensor], input: Tensor) -> None:
             raise _error(name, f"of shape {tuple(tensor.shape)}", f"{dimensions} dimension{'s'[: dimensions - 1]}")
         if tensor.device != input.device:
             raise _error(name, f"on {tensor.device}", f"{input.device}, as the input")
-        if tensor.dtype not in DTYPES:
-            raise _error(name, str(tensor.dtype), "float32, float64, float16 or bfloat16")
         wide_offset = name == "offset" and tensor.dtype == torch.float32 and input.dtype in HALF_DTYPES
         if tensor.dtype != input.dtype and not autocast and not wide_offset:
             raise _error(name, str(tensor.dtype), f"{input.dtype}, as the input")
@@ -98,8 +106,10 @@ def _check_input(
     for axis in range(2):
         extent = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
         padded = input.shape[2 + axis] + 2 * padding[axis]
+        side = "height" if axis == 0 else "width"
+        if sizes_are_known() and padded > LARGEST_INT:
+            raise _error("input", f"of {side} {padded} with its padding", f"at most {LARGEST_INT}")
         if padded < extent:
-            side = "height" if axis == 0 else "width"
             raise _error("input", f"of {side} {padded} with its padding", f"at least {extent}, the kernel's extent")
         out_size.append((padded - extent) // stride[axis] + 1)
     return out_size[0], out_size[1]

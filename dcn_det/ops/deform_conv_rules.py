@@ -9,15 +9,44 @@ import torch
 from torch import Tensor
 
 from dcn_det.ops import library
+from dcn_det.ops.deform_conv_check import check_arguments, pair_of
 from dcn_det.ops.reference import deform_conv as reference
 
 OPERATOR = torch.ops.dcn_det.deform_conv2d
 BACKWARD_OPERATOR = torch.ops.dcn_det.deform_conv2d_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.deform_conv2d_backward_deterministic
 
 
-def _fake(input: Tensor, offset: Tensor, weight: Tensor, *options: Any) -> Tensor:
+def _fake(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    border: str,
+) -> Tensor:
+    _check(input, offset, weight, bias, mask, stride, padding, dilation, border)
     shape = (input.shape[0], weight.shape[0], offset.shape[2], offset.shape[3])
     return reference.empty_in_layout_of(input, shape)
+
+
+def _check(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    border: str,
+) -> None:
+    """What the kernels check, for those who call the operator itself."""
+    pairs = pair_of("stride", stride), pair_of("padding", padding), pair_of("dilation", dilation)
+    check_arguments(input, offset, weight, bias, mask, *pairs, border)
 
 
 def _fake_backward(
@@ -32,6 +61,13 @@ def _fake_backward(
     border: str,
     *needs: bool,
 ) -> tuple[Tensor, ...]:
+    _check(input, offset, weight, None, mask, stride, padding, dilation, border)
+    expected = (input.shape[0], weight.shape[0], *offset.shape[2:])
+    if tuple(grad_output.shape) != expected or grad_output.dtype != input.dtype:
+        raise ValueError(
+            f"deform_conv2d_backward: grad_output is {grad_output.dtype} of shape {tuple(grad_output.shape)}; "
+            f"expected {input.dtype} of shape {expected}"
+        )
     return tuple(
         reference.empty_in_layout_of(like, tuple(like.shape)) if need and like is not None else input.new_empty(0)
         for like, need in zip((input, offset, weight, mask), needs)
@@ -49,9 +85,8 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     needs = (need_input, need_offset, need_weight, need_mask)
     grads: list[Tensor | None] = [None] * 4
     if any(needs):
-        # The CUDA kernel sums the input's gradient in an order that varies, PyTorch's index_add_ need not.
         strict = input.is_cuda and need_input and torch.are_deterministic_algorithms_enabled()
-        operator: Any = reference.deform_conv2d_backward if strict else BACKWARD_OPERATOR
+        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
         results = operator(grad_output, input, offset, weight, mask, *ctx.options, *needs)
         grads = [result if need else None for result, need in zip(results, needs)]
     grad_bias = grad_output.sum((0, 2, 3)) if need_bias else None
@@ -66,9 +101,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input", "weight", "bias", "mask"),
 )
-library.register(
-    "deform_conv2d_backward",
-    plain=reference.deform_conv2d_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("deform_conv2d"),
-)
+for _name in ("deform_conv2d_backward", "deform_conv2d_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.deform_conv2d_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("deform_conv2d"),
+    )

@@ -13,6 +13,7 @@ from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.deform_psroi_pool
 BACKWARD_OPERATOR = torch.ops.dcn_det.deform_psroi_pool_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.deform_psroi_pool_backward_deterministic
 
 
 def deform_psroi_pool(
@@ -64,26 +65,19 @@ def deform_psroi_pool(
 
     Regions and offsets are read in float32, or float64 beside float64 features, under autocast too, which
     casts the features alone. Gradients go to ``input`` and ``trans``, once differentiable: the region gets
-    none, and neither does an offset through a sample on a cell or clamped. A region with a coordinate that
-    is not finite pools to zero. So does one whose image index is outside [0, B) where looking would stall
-    the device or break a captured graph; on the CPU it is an error. The result is deterministic. On CUDA
-    the input's gradient is summed by atomic additions, in an order that varies; under
-    ``torch.use_deterministic_algorithms(True)`` slower, plain PyTorch operations take their place.
+    none, and neither does an offset through a sample on a cell or clamped. A region whose coordinates, or
+    whose extent in cells, are not finite pools to zero; samples moved by offsets that are not finite do not
+    count. An image index is cut to a whole number. A region whose index is outside [0, B) is an error on the
+    CPU; where looking would stall the device or break a captured graph, it pools to zero. The result is
+    deterministic. On CUDA the input's gradient is summed by atomic additions, in an order that varies, but
+    under ``torch.use_deterministic_algorithms(True)`` in fixed point, as by
+    :func:`dcn_det.ops.deform_conv2d`.
     """
-    check = Checker("deform_psroi_pool")
-    check.sizes(
-        output_dim=output_dim,
-        group_size=group_size,
-        pooled_size=pooled_size,
-        part_size=part_size,
-        sample_per_part=sample_per_part,
+    _check(
+        input, rois, trans, spatial_scale, output_dim, group_size, pooled_size, part_size, sample_per_part, trans_std
     )
-    check.scales(spatial_scale, trans_std)
-    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
-    check.rois(rois, input)
     dtype = coordinate_dtype(input)
     if trans is not None:
-        check.trans(trans, rois, input, output_dim, part_size)
         trans = trans.to(dtype)
     return OPERATOR(
         input,
@@ -146,7 +140,36 @@ class DeformPSRoIPool(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
+def _check(
+    input: Tensor,
+    rois: Tensor,
+    trans: Tensor | None,
+    spatial_scale: float,
+    output_dim: int,
+    group_size: int,
+    pooled_size: int,
+    part_size: int,
+    sample_per_part: int,
+    trans_std: float,
+) -> Checker:
+    check = Checker("deform_psroi_pool")
+    check.sizes(
+        output_dim=output_dim,
+        group_size=group_size,
+        pooled_size=pooled_size,
+        part_size=part_size,
+        sample_per_part=sample_per_part,
+    )
+    check.scales(spatial_scale, trans_std)
+    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
+    check.rois(rois, input)
+    if trans is not None:
+        check.trans(trans, rois, input, output_dim, part_size)
+    return check
+
+
 def _fake(input: Tensor, rois: Tensor, trans: Tensor | None, *options: Any) -> Tensor:
+    _check(input, rois, trans, *options).cast_coordinates(input, rois=rois, trans=trans)
     _, output_dim, _, pooled_size, *_ = options
     return input.new_empty(rois.shape[0], output_dim, pooled_size, pooled_size)
 
@@ -154,7 +177,8 @@ def _fake(input: Tensor, rois: Tensor, trans: Tensor | None, *options: Any) -> T
 def _fake_backward(
     grad_output: Tensor, input: Tensor, rois: Tensor, trans: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    *_, need_input, need_trans = options
+    *options_forward, need_input, need_trans = options
+    _check(input, rois, trans, *options_forward).grad(grad_output, rois)
     return (
         torch.empty_like(input) if need_input else input.new_empty(0),
         trans.new_empty(trans.shape) if need_trans and trans is not None else rois.new_empty(0),
@@ -170,7 +194,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, rois, trans = ctx.saved_tensors
     need_input, _, need_trans = ctx.needs_input_grad[:3]
     strict = input.is_cuda and need_input and torch.are_deterministic_algorithms_enabled()
-    operator: Any = reference.deform_psroi_pool_backward if strict else BACKWARD_OPERATOR
+    operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
     grads = operator(grad_output, input, rois, trans, *ctx.options, need_input, need_trans)
     none = [None] * len(ctx.options)
     return grads[0] if need_input else None, None, grads[1] if need_trans else None, *none
@@ -184,9 +208,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-library.register(
-    "deform_psroi_pool_backward",
-    plain=reference.deform_psroi_pool_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("deform_psroi_pool"),
-)
+for _name in ("deform_psroi_pool_backward", "deform_psroi_pool_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.deform_psroi_pool_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("deform_psroi_pool"),
+    )

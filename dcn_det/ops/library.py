@@ -7,11 +7,13 @@ Every operator ``torch.ops.dcn_det.<name>`` has three tiers that give the same r
 * ``plain``: PyTorch operations, which serve every device that has no compiled kernel.
 
 ``DCN_DET_TIER=plain`` in the environment leaves the compiled libraries unloaded. A library that is missing,
-damaged or of another version costs one warning, never the import.
+damaged or of another version costs one warning, never the import. The CPU kernels use the best instruction
+set that the CPU has; ``DCN_DET_CPU=baseline|avx2|avx512`` asks for another one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 import warnings
@@ -27,6 +29,8 @@ from dcn_det.ops.schemas import SCHEMAS
 
 NAMESPACE = "dcn_det"
 TIER_VARIABLE = "DCN_DET_TIER"
+CPU_VARIABLE = "DCN_DET_CPU"
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 REBUILD = "rebuild with `python setup.py build_ext --inplace` in the checkout, or reinstall dcn_det"
 
@@ -80,6 +84,9 @@ def _load_all() -> dict[str, LibraryState]:
     tier = os.environ.get(TIER_VARIABLE, "")
     if tier not in ("", "plain"):
         raise ValueError(f"{TIER_VARIABLE} is {tier!r}; expected 'plain' or nothing")
+    wanted = os.environ.get(CPU_VARIABLE, "")
+    if wanted not in ("", *INSTRUCTION_SETS):
+        raise ValueError(f"{CPU_VARIABLE} is {wanted!r}; expected one of {', '.join(INSTRUCTION_SETS)}, or nothing")
     if tier == "plain":
         unloaded = LibraryState(None, False, f"{TIER_VARIABLE}=plain in the environment")
         return {"cpu": unloaded, "cuda": unloaded}
@@ -87,6 +94,8 @@ def _load_all() -> dict[str, LibraryState]:
     cpu = _load("_C", folder)
     if not cpu.loaded:
         _warn_plain("CPU", cpu)
+    elif wanted and _instruction_set(cpu) != wanted:
+        raise ValueError(f"{CPU_VARIABLE} is {wanted!r}; this CPU has nothing beyond {_instruction_set(cpu)!r}")
     if torch.version.cuda is None:
         return {"cpu": cpu, "cuda": LibraryState(None, False, "this torch was built without CUDA")}
     cuda = _load("_C_cuda", folder)
@@ -101,6 +110,14 @@ def _warn_plain(device: str, state: LibraryState) -> None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def _instruction_set(state: LibraryState) -> str:
+    if not state.loaded:
+        return ""
+    name = ctypes.CDLL(str(state.path)).dcn_det_instruction_set
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
 
 
 _states = _load_all()
@@ -214,6 +231,11 @@ def tier(name: str, device_type: str) -> str:
     if key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", key):
         return device_type
     return "plain"
+
+
+def instruction_set() -> str:
+    """What the compiled CPU kernels use: one of :data:`INSTRUCTION_SETS`; empty where they are not loaded."""
+    return _instruction_set(_states["cpu"])
 
 
 def status() -> dict[str, LibraryState]:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from dcn_det.ops import library
+from dcn_det.ops.checks import fault_of, is_int, is_number
 from dcn_det.ops.reference import nms as reference
 
 OPERATOR = torch.ops.dcn_det.nms
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -71,17 +71,19 @@ def _check(
     iou_threshold: float,
     max_keep: int | None,
 ) -> None:
-    def fail(name: str, got: object, expected: str) -> None:
+    def fail(name: str, got: str, expected: str) -> None:
         raise ValueError(f"{caller}: {name} is {got}; expected {expected}")
 
+    faults = {"boxes": fault_of(boxes), "scores": fault_of(scores)}
+    if caller != "nms":
+        faults["labels"] = fault_of(labels, INTEGERS, "an integer dtype")
+    for name, fault in faults.items():
+        if fault is not None:
+            fail(name, *fault)
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         fail("boxes", f"of shape {tuple(boxes.shape)}", "(N, 4): x1, y1, x2, y2")
-    if boxes.dtype not in FLOATS:
-        fail("boxes", boxes.dtype, "float32, float64, float16 or bfloat16")
-    if scores.dtype not in FLOATS:
-        fail("scores", scores.dtype, "float32, float64, float16 or bfloat16")
-    if labels is not None and labels.dtype not in INTEGERS:
-        fail("labels", labels.dtype, "an integer dtype")
+    if boxes.is_meta and type(boxes) is Tensor:
+        fail("boxes", "on meta", "a device that holds values: they tell how many boxes are kept")
     for name, tensor in (("scores", scores), ("labels", labels)):
         if tensor is None:
             continue
@@ -89,13 +91,14 @@ def _check(
             fail(name, f"of shape {tuple(tensor.shape)}", f"({boxes.shape[0]},): one for each box")
         if tensor.device != boxes.device:
             fail(name, f"on {tensor.device}", f"{boxes.device}, as the boxes")
-    if not 0 <= iou_threshold <= 1:
-        fail("iou_threshold", iou_threshold, "a number in [0, 1]")
-    if max_keep is not None and (not isinstance(max_keep, int) or max_keep < 1):
-        fail("max_keep", max_keep, "an int of at least 1, or None")
+    if not is_number(iou_threshold) or not 0 <= iou_threshold <= 1:
+        fail("iou_threshold", repr(iou_threshold), "a number in [0, 1]")
+    if max_keep is not None and (not is_int(max_keep) or max_keep < 1):
+        fail("max_keep", repr(max_keep), "an int of at least 1, or None")
 
 
 def _fake(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_keep: int | None) -> Tensor:
+    _check("nms" if labels is None else "batched_nms", boxes, scores, labels, iou_threshold, max_keep)
     kept = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty(kept, dtype=torch.int64)
 

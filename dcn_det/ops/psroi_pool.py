@@ -13,6 +13,7 @@ from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.psroi_pool
 BACKWARD_OPERATOR = torch.ops.dcn_det.psroi_pool_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.psroi_pool_backward_deterministic
 
 
 def psroi_pool(
@@ -47,11 +48,7 @@ def psroi_pool(
     determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
     differentiable.
     """
-    check = Checker("psroi_pool")
-    check.sizes(output_dim=output_dim, group_size=group_size, pooled_size=pooled_size)
-    check.scales(spatial_scale)
-    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
-    check.rois(rois, input)
+    _check(input, rois, spatial_scale, output_dim, group_size, pooled_size)
     return OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, output_dim, group_size, pooled_size)
 
 
@@ -79,9 +76,22 @@ class PSRoIPool(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
+def _check(
+    input: Tensor, rois: Tensor, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int
+) -> Checker:
+    check = Checker("psroi_pool")
+    check.sizes(output_dim=output_dim, group_size=group_size, pooled_size=pooled_size)
+    check.scales(spatial_scale)
+    check.features(input, output_dim * group_size**2, "output_dim * group_size ** 2")
+    check.rois(rois, input)
+    return check
+
+
 def _fake(
     input: Tensor, rois: Tensor, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int
 ) -> Tensor:
+    check = _check(input, rois, spatial_scale, output_dim, group_size, pooled_size)
+    check.cast_coordinates(input, rois=rois)
     return input.new_empty(rois.shape[0], output_dim, pooled_size, pooled_size)
 
 
@@ -94,6 +104,7 @@ def _fake_backward(
     spatial_scale: float,
     group_size: int,
 ) -> Tensor:
+    Checker("psroi_pool_backward").grad(grad_output, rois)
     return grad_output.new_empty(batch, grad_output.shape[1] * group_size**2, height, width)
 
 
@@ -107,7 +118,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = None
     if ctx.needs_input_grad[0]:
         strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-        operator: Any = reference.psroi_pool_backward if strict else BACKWARD_OPERATOR
+        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
     return grad_input, None, None, None, None, None
 
@@ -120,9 +131,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-library.register(
-    "psroi_pool_backward",
-    plain=reference.psroi_pool_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("psroi_pool"),
-)
+for _name in ("psroi_pool_backward", "psroi_pool_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.psroi_pool_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("psroi_pool"),
+    )

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+from dcn_det.ops.checks import LARGEST_INT, fault_of, is_int, is_number, sizes_are_known
+
 LARGEST_SIZE = 1 << 14
 
 
@@ -22,27 +23,34 @@ class Checker:
 
     def sizes(self, **sizes: int) -> None:
         for name, size in sizes.items():
-            if not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE:
+            if not is_int(size) or not 1 <= size <= LARGEST_SIZE:
                 raise self.error(name, repr(size), f"an int from 1 to {LARGEST_SIZE}")
 
     def scales(self, spatial_scale: float, trans_std: float = 0.0) -> None:
-        if not 0 < spatial_scale < math.inf:
+        if not is_number(spatial_scale) or not 0 < spatial_scale < math.inf:
             raise self.error("spatial_scale", repr(spatial_scale), "a positive number, such as 1 / stride")
-        if not -math.inf < trans_std < math.inf:
+        if not is_number(trans_std) or not -math.inf < trans_std < math.inf:
             raise self.error("trans_std", repr(trans_std), "a finite number")
 
+    def tensor(self, name: str, tensor: Tensor) -> None:
+        fault = fault_of(tensor)
+        if fault is not None:
+            raise self.error(name, *fault)
+
     def features(self, input: Tensor, channels: int | None = None, meaning: str = "") -> None:
+        self.tensor("input", input)
         if input.dim() != 4:
             raise self.error("input", f"of shape {tuple(input.shape)}", "4 dimensions (B, C, H, W)")
-        if input.dtype not in DTYPES:
-            raise self.error("input", str(input.dtype), "float32, float64, float16 or bfloat16")
         if channels is not None and input.shape[1] != channels:
             raise self.error("input", f"of {input.shape[1]} channels", f"{channels}, {meaning}")
+        if sizes_are_known() and input.shape[2] * input.shape[3] > LARGEST_INT:
+            raise self.error("input", f"of shape {tuple(input.shape)}", f"at most {LARGEST_INT} cells in a map")
 
     def rois(self, rois: Tensor, input: Tensor) -> None:
+        self.tensor("rois", rois)
         if rois.dim() != 2 or rois.shape[1] != 5:
             raise self.error("rois", f"of shape {tuple(rois.shape)}", "(R, 5): image index, x1, y1, x2, y2")
-        self._coordinates("rois", rois, input)
+        self._beside_input("rois", rois, input)
         if rois.device.type != "cpu" or not _has_values(rois) or rois.shape[0] == 0:
             return
         index = rois[:, 0]
@@ -56,19 +64,30 @@ class Checker:
             )
 
     def trans(self, trans: Tensor, rois: Tensor, input: Tensor, output_dim: int, part_size: int) -> None:
+        self.tensor("trans", trans)
         expected = (rois.shape[0], "2 * K", part_size, part_size)
         shape = tuple(trans.shape)
         if len(shape) != 4 or (shape[0], *shape[2:]) != (expected[0], *expected[2:]):
             raise self.error("trans", f"of shape {shape}", "({}, {}, {}, {})".format(*expected))
         if shape[1] == 0 or shape[1] % 2 or output_dim % (shape[1] // 2):
             raise self.error("trans", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}")
-        self._coordinates("trans", trans, input)
+        self._beside_input("trans", trans, input)
 
-    def _coordinates(self, name: str, tensor: Tensor, input: Tensor) -> None:
+    def cast_coordinates(self, input: Tensor, **tensors: Tensor | None) -> None:
+        """What the kernels expect of coordinates, beyond what the public function does."""
+        expected = coordinate_dtype(input)
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.dtype != expected:
+                raise self.error(name, str(tensor.dtype), f"{expected} beside features of {input.dtype}")
+
+    def grad(self, grad_output: Tensor, rois: Tensor) -> None:
+        shape = tuple(grad_output.shape)
+        if len(shape) != 4 or shape[0] != rois.shape[0] or shape[2] != shape[3]:
+            raise self.error("grad_output", f"of shape {shape}", f"({rois.shape[0]}, C, P, P)")
+
+    def _beside_input(self, name: str, tensor: Tensor, input: Tensor) -> None:
         if tensor.device != input.device:
             raise self.error(name, f"on {tensor.device}", f"{input.device}, as the input")
-        if tensor.dtype not in DTYPES:
-            raise self.error(name, str(tensor.dtype), "float32, float64, float16 or bfloat16")
 
 
 def coordinate_dtype(input: Tensor) -> torch.dtype:

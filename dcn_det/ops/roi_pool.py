@@ -13,6 +13,7 @@ from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.roi_pool
 BACKWARD_OPERATOR = torch.ops.dcn_det.roi_pool_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.roi_pool_backward_deterministic
 
 
 def roi_pool(input: Tensor, rois: Tensor, *, spatial_scale: float, pooled_size: int) -> Tensor:
@@ -41,11 +42,7 @@ def roi_pool(input: Tensor, rois: Tensor, *, spatial_scale: float, pooled_size: 
     determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
     differentiable.
     """
-    check = Checker("roi_pool")
-    check.sizes(pooled_size=pooled_size)
-    check.scales(spatial_scale)
-    check.features(input)
-    check.rois(rois, input)
+    _check(input, rois, spatial_scale, pooled_size)
     output, _ = OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, pooled_size)
     return output
 
@@ -65,12 +62,23 @@ class RoIPool(nn.Module):
         return f"spatial_scale={self.spatial_scale}, pooled_size={self.pooled_size}"
 
 
+def _check(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int) -> Checker:
+    check = Checker("roi_pool")
+    check.sizes(pooled_size=pooled_size)
+    check.scales(spatial_scale)
+    check.features(input)
+    check.rois(rois, input)
+    return check
+
+
 def _fake(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int) -> tuple[Tensor, Tensor]:
+    _check(input, rois, spatial_scale, pooled_size).cast_coordinates(input, rois=rois)
     output = input.new_empty(rois.shape[0], input.shape[1], pooled_size, pooled_size)
     return output, torch.empty_like(output, dtype=torch.int32)
 
 
 def _fake_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int, height: int, width: int) -> Tensor:
+    Checker("roi_pool_backward").grad(grad_output, rois)
     return grad_output.new_empty(batch, grad_output.shape[1], height, width)
 
 
@@ -85,7 +93,7 @@ def _backward(ctx: Any, grad_output: Tensor, _: Tensor | None) -> tuple[Tensor |
     grad_input = None
     if ctx.needs_input_grad[0]:
         strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-        operator: Any = reference.roi_pool_backward if strict else BACKWARD_OPERATOR
+        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.sizes)
     return grad_input, None, None, None
 
@@ -98,9 +106,10 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-library.register(
-    "roi_pool_backward",
-    plain=reference.roi_pool_backward,
-    fake=_fake_backward,
-    backward=library.once_differentiable("roi_pool"),
-)
+for _name in ("roi_pool_backward", "roi_pool_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.roi_pool_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("roi_pool"),
+    )

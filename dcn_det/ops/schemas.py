@@ -30,9 +30,27 @@ SCHEMAS: dict[str, str] = {
         "(Tensor grad_output, Tensor rois, SymInt batch, SymInt height, SymInt width, float spatial_scale, "
         "int group_size) -> Tensor"
     ),
+    "roi_align": (
+        "(Tensor input, Tensor rois, float spatial_scale, int pooled_size, int sampling_ratio, bool aligned) -> Tensor"
+    ),
+    "roi_align_backward": (
+        "(Tensor grad_output, Tensor rois, SymInt batch, SymInt height, SymInt width, float spatial_scale, "
+        "int sampling_ratio, bool aligned) -> Tensor"
+    ),
     "roi_pool": ("(Tensor input, Tensor rois, float spatial_scale, int pooled_size) -> (Tensor output, Tensor argmax)"),
     "roi_pool_backward": (
         "(Tensor grad_output, Tensor rois, Tensor argmax, SymInt batch, SymInt height, SymInt width) -> Tensor"
     ),
     "nms": "(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor",
 }
+
+# Backward operators with a twin, ``<name>_deterministic``, whose sums do not depend on the order in which
+# threads come.
+WITH_DETERMINISTIC_TWIN = (
+    "deform_conv2d_backward",
+    "deform_psroi_pool_backward",
+    "psroi_pool_backward",
+    "roi_align_backward",
+    "roi_pool_backward",
+)
+SCHEMAS |= {f"{name}_deterministic": SCHEMAS[name] for name in WITH_DETERMINISTIC_TWIN}

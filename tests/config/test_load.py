@@ -246,6 +246,36 @@ def test_yaml_errors_in_a_base_name_the_base(write):
     assert error(write("base: b.yaml\n")).startswith("b.yaml:2: not valid YAML: ")
 
 
+# Models of another kind, and overlays
+
+
+def test_another_kind_of_model_keeps_backbone_and_rpn_alone(write):
+    write("model: {backbone: {width: 32}, rpn: {anchors: {scales: [8]}}, head: {hidden: 7}}\n", "b.yaml")
+    path = write("base: b.yaml\nmodel: {kind: rfcn, head: {channels: 64}}\n")
+    model = load_config(path).model
+    assert (model.kind, model.backbone.width, model.rpn.anchors.scales) == ("rfcn", 32, (8.0,))
+    assert (model.head.channels, model.head.pooling) == (64, "average")
+    assert load_config(path, ["model.kind=faster_rcnn"]).model.head.hidden == 1024
+    message = error(write("model: {kind: rfcn, head: {hidden: 7}}\n"))
+    assert message.startswith("a.yaml:1: model.head.hidden: unknown key; allowed: ")
+    message = error(write("model: {kind: class_aware_rpn, head: {hidden: 7}}\n"))
+    assert message == "a.yaml:1: model.head: unknown key for kind class_aware_rpn; allowed: backbone, kind, rpn"
+    message = error(write("model: {kind: rfnc}\n"))
+    assert "model.kind: unknown choice (got the string 'rfnc'); allowed: faster_rcnn, rfcn, " in message
+    assert message.endswith("did you mean 'rfcn'?")
+
+
+def test_an_overlay_lies_over_the_file_and_below_other_overrides(write):
+    path = write("name: mine\ntrain: {epochs: 3, batch_size: 2, log_every: 5}\n")
+    over = write("name: other\ntrain: {iterations: 40, log_every: 6, batch_size: 4}\n", "over.yaml")
+    config, origins = load_with_origins(path, ["train.batch_size=8", f"overlay={over}"])
+    train = config.train
+    assert (train.iterations, train.epochs, train.batch_size, train.log_every) == (40, None, 8, 6)
+    assert config.name == "mine" and origins["train.log_every"].endswith("over.yaml:2")
+    assert error(path, "overlay=ovre.yaml").endswith("no such file; did you mean 'over.yaml'?")
+    assert error(path, "overlay=") == "override 'overlay=': expected overlay=FILE, a YAML file of settings"
+
+
 # Mistakes in values
 
 
@@ -378,6 +408,19 @@ def test_a_wrong_value_says_what_is_allowed(write, text, expected):
         ),
         ("model: {rpn: {pre_nms: 100}}\n", "model.rpn: post_nms 300 is above pre_nms 100; lower it"),
         ("model: {head: {negative_iou: [0.5, 0.1]}}\n", "model.head: negative_iou [0.5, 0.1) is empty; "),
+        ("model: {fpn: true}\n", "a.yaml:1: model: fpn goes with backbone.res5_stride 2 (and res5_dilation 1)"),
+        (
+            "model: {fpn: true, backbone: {res5_stride: 2, res5_dilation: 1}, rpn: {anchors: {base_size: 16}}}\n",
+            "model: fpn goes with rpn.anchors.base_size 'stride', since every level has another",
+        ),
+        (
+            "model: {kind: rfcn, head: {positive_fraction: 0.5}}\n",
+            "model.head: positive_fraction has no use with ohem; set it to null, or ohem to false",
+        ),
+        (
+            "model: {kind: class_aware_rpn, rpn: {negative_iou: 0.8}}\n",
+            "model.rpn: negative_iou 0.8 is above positive_iou 0.7; lower it",
+        ),
         (
             "model: {head: {positive_iou: 0.4}}\n",
             "model.head: negative_iou ends at 0.5, above positive_iou 0.4; ",

@@ -8,10 +8,13 @@ from torch import nn
 
 from dcn_det.config import schema
 from dcn_det.errors import UserError
+from dcn_det.models.anchor_head import AnchorSampling
 from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.models.build import build_detector
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.norm import FrozenBatchNorm2d
+from dcn_det.models.one_stage import OneStageDetector
+from dcn_det.models.targets import RoISampler
 from dcn_det.weights import torchvision as torchvision_weights
 
 SMALL = {"kind": "resnet50", "width": 8, "stem_width": 8, "norm": "bn", "frozen_stages": 0, "weights": "none"}
@@ -23,7 +26,7 @@ TORCHVISION = {
 
 
 def build(backbone: dict[str, Any], num_classes: int = 3, **blocks: Any) -> TwoStageDetector:
-    model = schema.Model(backbone=schema.Backbone(**backbone), **blocks)
+    model = schema.FasterRCNN(backbone=schema.Backbone(**backbone), **blocks)
     return build_detector(model, num_classes, schema.Test())
 
 
@@ -37,7 +40,7 @@ def save_plain(path: Path, **options: Any) -> dict[str, torch.Tensor]:
 
 def test_settings_reach_the_parts() -> None:
     model = build_detector(
-        schema.Model(
+        schema.FasterRCNN(
             backbone=schema.Backbone(
                 **SMALL,
                 deform=schema.Deform(
@@ -67,7 +70,7 @@ def test_settings_reach_the_parts() -> None:
     conv = model.get_submodule("backbone.layer4.1.conv2")
     assert conv.offset.weight.shape == (2 * 27, 64, 3, 3) and conv.offset.dilation == (1, 1)
     assert conv.border == "dcn_v1"
-    assert model.rpn.conv.weight.shape == (16, 128, 3, 3) and len(model.rpn.anchors) == 12
+    assert model.rpn.conv.weight.shape == (16, 128, 3, 3) and model.rpn.anchors.shape == (1, 12, 4)
     assert (model.rpn.selection.post_nms, model.rpn.selection.min_size) == (50, 2)
     assert (model.rpn.loss_weight, model.rpn.sigma, model.rpn.sampling.batch) == (3, 2, 10)
     assert model.head.cls_score.weight.shape == (6, 16) and model.head.bbox_pred.weight.shape == (4, 16)
@@ -81,26 +84,104 @@ def test_settings_reach_the_parts() -> None:
     }
 
 
+RFCN_SMALL = {"channels": 16, "reduce_lr_mult": 2, "offset_lr_mult": 0.5, "batch_per_image": 9, "offset_std": 0.2}
+
+
+def test_settings_reach_rfcn() -> None:
+    head = schema.RFCNHead(**RFCN_SMALL, pooling="deformable", pooled_size=3, samples_per_bin=2)
+    model = build_detector(
+        schema.RFCN(kind="rfcn", backbone=schema.Backbone(**SMALL), head=head), 5, schema.Test(max_detections=7)
+    )
+    assert isinstance(model, TwoStageDetector) and model.max_detections == 7
+    assert model.head.cls_score.weight.shape == (9 * 6, 16, 1, 1)
+    assert model.head.bbox_pred.weight.shape == (9 * 8, 16, 1, 1)
+    assert model.head.cls_offset.weight.shape == (9 * 12, 16, 1, 1)
+    assert model.head.sampler == RoISampler(batch=9, negative_iou=(0.0, 0.5), hard=True)
+    assert (model.head.samples_per_bin, model.head.offset_std, model.head.spatial_scale) == (2, 0.2, 1 / 16)
+    assert set(model.lr_multipliers().values()) == {2, 0.5}
+    drawn = schema.RFCNHead(**RFCN_SMALL, ohem=False, positive_fraction=0.5, class_agnostic=False)
+    model = build_detector(schema.RFCN(kind="rfcn", backbone=schema.Backbone(**SMALL), head=drawn), 5, schema.Test())
+    assert model.head.sampler == RoISampler(batch=9, positive_fraction=0.5, negative_iou=(0.0, 0.5))
+    assert model.head.bbox_pred.weight.shape == (49 * 24, 16, 1, 1)
+
+
+def test_settings_reach_the_class_aware_rpn() -> None:
+    settings = schema.ClassAwareRPNHead(
+        channels=16, conv_channels=8, pre_nms=50, positive_iou=0.5, negative_iou=0.4, sigma=1, batch_per_image=20
+    )
+    model = build_detector(
+        schema.ClassAwareRPN(kind="class_aware_rpn", backbone=schema.Backbone(**SMALL), rpn=settings),
+        5,
+        schema.Test(score_threshold=0.2, nms_iou=0.4, max_detections=7),
+    )
+    assert isinstance(model, OneStageDetector)
+    assert model.rpn.conv.weight.shape == (8, 16, 3, 3) and model.rpn.cls_score.weight.shape == (6 * 12, 8, 1, 1)
+    assert model.rpn.sampling == AnchorSampling(positive_iou=0.5, negative_iou=0.4, batch=20, cross_border=True)
+    assert (model.rpn.pre_nms, model.rpn.sigma, model.rpn.strides) == (50, 1, (16,))
+    assert (model.score_threshold, model.nms_iou, model.max_detections) == (0.2, 0.4, 7)
+
+
+def test_settings_reach_the_pyramid() -> None:
+    model = build_detector(
+        schema.FasterRCNN(
+            fpn=True,
+            backbone=schema.Backbone(**SMALL, res5_stride=2, res5_dilation=1),
+            rpn=schema.RPN(channels=16, anchors=schema.Anchors(scales=(8,))),
+            head=schema.FasterRCNNHead(channels=12, hidden=16, pooling="align", ohem=True),
+        ),
+        5,
+        schema.Test(),
+    )
+    assert model.rpn.strides == (4, 8, 16, 32, 64) and model.head.strides == (4, 8, 16, 32)
+    assert model.rpn_features == ("p2", "p3", "p4", "p5", "p6") and model.head_features == ("p2", "p3", "p4", "p5")
+    assert model.rpn.conv.weight.shape == (16, 12, 3, 3) and model.head.fc1.weight.shape == (16, 12 * 49)
+    square = model.rpn.anchors[:, 1]  # of ratio 1
+    assert (square[:, 2] - square[:, 0]).tolist() == [32, 64, 128, 256, 512]
+    assert model.head.sampler.hard and model.head.pooling == "align"
+
+
+def millions(part: nn.Module) -> float:
+    """The constant affine of batch norm counts."""
+    affine = [each for each in part.modules() if isinstance(each, FrozenBatchNorm2d)]
+    return (sum(each.numel() for each in part.parameters()) + sum(2 * len(each.weight) for each in affine)) / 1e6
+
+
 @pytest.mark.parametrize(
-    "groups, pooling, millions", [(0, "max", 61.77), (1, "deformable", 63.25), (4, "deformable", 64.0)]
+    ("kind", "classes", "groups", "total", "without_rpn"),
+    [
+        ("faster_rcnn", 20, 0, 61.77, 57.03),
+        ("faster_rcnn", 20, 1, 63.25, 58.51),
+        ("faster_rcnn", 20, 4, 64.00, 59.25),
+        ("rfcn", 20, 0, 50.80, 46.05),
+        ("rfcn", 20, 1, 53.26, 48.51),
+        ("rfcn", 20, 4, 54.01, 49.26),
+        ("rfcn", 80, 0, None, 49.07),
+        ("rfcn", 80, 1, None, 57.55),
+        ("rfcn", 80, 4, None, 58.30),
+    ],
 )
-def test_parameters_of_the_paper_models(groups: int, pooling: str, millions: float) -> None:
-    """For the 20 classes and 9 anchors of PASCAL VOC; the constant affine of batch norm counts."""
+def test_parameters_of_the_paper_models(
+    kind: str, classes: int, groups: int, total: float | None, without_rpn: float
+) -> None:
+    """For the 9 anchors of PASCAL VOC, plain or with both deformable modules."""
     blocks = ("res5a", "res5b", "res5c") if groups else ()
     backbone = schema.Backbone(deform=schema.Deform(blocks=blocks, offset_groups=groups or 1))
-    anchors = schema.Anchors(scales=(8, 16, 32))
-    settings = schema.Model(
-        backbone=backbone, rpn=schema.RPN(anchors=anchors), head=schema.FasterRCNNHead(pooling=pooling)
-    )
+    rpn = schema.RPN(anchors=schema.Anchors(scales=(8, 16, 32)))
+    if kind == "rfcn":
+        head = schema.RFCNHead(pooling="deformable" if groups else "average")
+        settings = schema.RFCN(kind="rfcn", backbone=backbone, rpn=rpn, head=head)
+    else:
+        two_fc = schema.FasterRCNNHead(pooling="deformable" if groups else "max")
+        settings = schema.FasterRCNN(backbone=backbone, rpn=rpn, head=two_fc)
     with torch.device("meta"):
-        model = build_detector(settings, 20, schema.Test(), load_backbone_weights=False)
-    affine = [each for each in model.modules() if isinstance(each, FrozenBatchNorm2d)]
-    total = sum(each.numel() for each in model.parameters()) + sum(2 * len(each.weight) for each in affine)
-    assert round(total / 1e6, 2) == millions
+        model = build_detector(settings, classes, schema.Test(), load_backbone_weights=False)
+    assert round(millions(model.backbone), 2) == {0: 42.50, 1: 42.75, 4: 43.50}[groups]
+    assert total is None or round(millions(model), 2) == total
+    assert round(millions(model) - millions(model.rpn), 2) == without_rpn
 
 
 def test_stem_and_res2_are_frozen_by_default() -> None:
-    model = build_detector(schema.Model(), 3, schema.Test(), load_backbone_weights=False)
+    model = build_detector(schema.FasterRCNN(), 3, schema.Test(), load_backbone_weights=False)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen and all(name.startswith(("backbone.conv1.", "backbone.layer1.")) for name in frozen)
 

@@ -120,7 +120,7 @@ def test_padding_is_overwritten_and_proposals_stay_inside() -> None:
     noisy.images[1, :, :, 70:] = 255
     with torch.no_grad():
         first, second = model.extract(data), model.extract(noisy)
-        assert torch.equal(first.rpn, second.rpn)
+        assert torch.equal(first.rpn[0], second.rpn[0])
         boxes = model.propose(first, data.infos)[1].boxes
     assert boxes[:, 2].max() <= 70 and boxes[:, 3].max() <= 50
 
@@ -147,7 +147,7 @@ def test_autocast_keeps_losses_in_float32() -> None:
     exact = model(data)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(data)
-        assert model.extract(data).rpn.dtype == torch.bfloat16
+        assert model.extract(data).rpn[0].dtype == torch.bfloat16
     sum(losses.values()).backward()
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

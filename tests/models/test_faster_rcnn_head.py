@@ -42,10 +42,10 @@ def test_deformable_starts_as_bilinear() -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("pooling", ["max", "bilinear", "deformable"])
+@pytest.mark.parametrize("pooling", ["max", "align", "bilinear", "deformable"])
 def test_constant_map_pools_to_the_constant(pooling: str) -> None:
     module = head(pooling)
-    pooled = module._pool(torch.full((1, 5, 5, 6), 2.5), torch.tensor([[0.0, 16.0, 16.0, 60.0, 60.0]]))
+    pooled = module._pool([torch.full((1, 5, 5, 6), 2.5)], torch.tensor([[0.0, 16.0, 16.0, 60.0, 60.0]]))
     torch.testing.assert_close(pooled, torch.full((1, 5, 7, 7), 2.5))
 
 

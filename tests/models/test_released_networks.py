@@ -1,4 +1,4 @@
-"""The authors' released Faster R-CNN networks, computed with Apache MXNet: same weights, same numbers."""
+"""The authors' released networks, computed with Apache MXNet: same weights, same numbers."""
 
 import importlib.util
 import re
@@ -14,6 +14,8 @@ from dcn_det.models.backbones.resnet import ResNet, block_names
 from dcn_det.models.boxes import to_rois
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
+from dcn_det.models.heads.rfcn import RFCNHead
+from dcn_det.models.heads.roi_head import RoIHead
 from dcn_det.models.preprocess import Preprocess
 from dcn_det.models.rpn import RPN, RPNOutput
 from dcn_det.structures import Batch, ImageInfo
@@ -25,6 +27,8 @@ HEADS = {
     "rpn_conv_3x3": "rpn.conv", "rpn_cls_score": "rpn.cls_score", "rpn_bbox_pred": "rpn.bbox_pred",
     "conv_new_1": "head.reduce", "offset": "head.offset", "fc_new_1": "head.fc1", "fc_new_2": "head.fc2",
     "cls_score": "head.cls_score", "bbox_pred": "head.bbox_pred",
+    "rfcn_cls": "head.cls_score", "rfcn_bbox": "head.bbox_pred",
+    "rfcn_cls_offset_t": "head.cls_offset", "rfcn_bbox_offset_t": "head.bbox_offset",
 }  # fmt: skip
 NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
 
@@ -49,14 +53,19 @@ def our_name(name: str) -> str:
 
 
 def released(folder: Path, name: str) -> TwoStageDetector:
-    deformable = name == "rcnn_dcn"
+    deformable = name.endswith("_dcn")
+    head: RoIHead
+    if name.startswith("rcnn"):
+        head = FasterRCNNHead(2048, 80, 16, pooling="deformable" if deformable else "max")
+    else:
+        head = RFCNHead(2048, 80, 16, pooling="deformable" if deformable else "average")
     blocks = DeformableBlocks(("res5a", "res5b", "res5c"), offset_groups=4, border="dcn_v1")
     backbone = ResNet("resnet101", deformable=blocks if deformable else None)
     model = TwoStageDetector(
         Preprocess(),
         backbone,
         RPN(1024, cell_anchors(16, (0.5, 1, 2), (4, 8, 16, 32)), 16),
-        FasterRCNNHead(2048, 80, 16, pooling="deformable" if deformable else "max"),
+        head,
     )
     spec = importlib.util.spec_from_file_location("released_weights", folder / "weights.py")
     module = importlib.util.module_from_spec(spec)
@@ -66,7 +75,7 @@ def released(folder: Path, name: str) -> TwoStageDetector:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", ["rcnn", "rcnn_dcn"])
+@pytest.mark.parametrize("name", ["rcnn", "rcnn_dcn", "rfcn", "rfcn_dcn"])
 def test_same_numbers(shared: Path, name: str) -> None:
     folder = shared / "networks"
     model = released(folder, name)
@@ -77,7 +86,7 @@ def test_same_numbers(shared: Path, name: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(model.preprocess(pixels, infos), expected["blob"], atol=1e-5, rtol=0)
         features = model.extract(Batch(pixels, infos))
-        output = model.rpn(features.rpn)
+        output = model.rpn(*features.rpn)
         rois = expected["rois"][:, 1:]
         logits, deltas = model.head(features.head, [rois + rois.new_tensor([0, 0, 1, 1])])
 
@@ -87,7 +96,7 @@ def test_same_numbers(shared: Path, name: str) -> None:
     torch.testing.assert_close(output.deltas, expected["rpn_bbox"], atol=1e-4, rtol=0)
     # From their own numbers, because rounding errors of the network exchange proposals of nearly equal score.
     theirs = RPNOutput(expected["rpn_prob"].log(), expected["rpn_bbox"])
-    (proposals,) = model.rpn.proposals(theirs, infos)
+    (proposals,) = model.rpn.proposals([theirs], infos)
     # When fewer than 300 survive, theirs go on with repetitions.
     count = len(proposals.boxes)
     torch.testing.assert_close(to_rois([proposals.boxes])[:, 1:], rois[:count], atol=1e-4, rtol=0)

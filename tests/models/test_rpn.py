@@ -51,7 +51,7 @@ def test_proposals_by_hand() -> None:
         ]
     )
     output = output_for(boxes, torch.tensor([2.0, 1.0, 3.0, 0.0]), height=1, width=2)
-    (proposals,) = rpn().proposals(output, [info(31, 32)])
+    (proposals,) = rpn().proposals([output], [info(31, 32)])
     expected = [[0, 5, 12, 31], [0, 0, 20, 20], [25, 25, 30, 30]]
     torch.testing.assert_close(proposals.boxes, torch.tensor(expected, dtype=torch.float32))
     torch.testing.assert_close(proposals.scores, torch.tensor([3.0, 2.0, 0.0]).sigmoid())
@@ -63,7 +63,7 @@ def test_min_size_is_in_original_pixels(scale: float, expected: int) -> None:
     boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [20.0, 20.0, 27.0, 32.0]])
     output = output_for(boxes, torch.zeros(2), height=1, width=1)
     module = rpn(selection=ProposalSelection(min_size=6))
-    assert len(module.proposals(output, [info(32, 32, scale)])[0].boxes) == expected
+    assert len(module.proposals([output], [info(32, 32, scale)])[0].boxes) == expected
 
 
 def test_limits_on_the_number_of_proposals() -> None:
@@ -72,7 +72,7 @@ def test_limits_on_the_number_of_proposals() -> None:
     kept = {}
     for pre_nms, post_nms in ((6000, 300), (50, 300), (6000, 7)):
         module = rpn(selection=ProposalSelection(pre_nms=pre_nms, post_nms=post_nms))
-        kept[pre_nms, post_nms] = module.proposals(output, [info(160, 160)])[0]
+        kept[pre_nms, post_nms] = module.proposals([output], [info(160, 160)])[0]
     assert len(kept[6000, 300].boxes) > 50 >= len(kept[50, 300].boxes)
     assert torch.equal(kept[6000, 7].boxes, kept[6000, 300].boxes[:7])
 
@@ -81,21 +81,21 @@ def test_surplus_cells_are_cut_off() -> None:
     logits = torch.zeros(1, 4, 4, 4)
     logits[:, 2:, 3:] = logits[:, 2:, :, 3:] = 50.0
     output = RPNOutput(logits, torch.zeros(1, 8, 4, 4))
-    (proposals,) = rpn(selection=ProposalSelection(nms_iou=1.0)).proposals(output, [info(63, 50)])
+    (proposals,) = rpn(selection=ProposalSelection(nms_iou=1.0)).proposals([output], [info(63, 50)])
     assert len(proposals.boxes) == 3 * 3 * 2 and (proposals.scores == 0.5).all()
 
 
 def test_ties_keep_the_order_of_the_grid() -> None:
     output = RPNOutput(torch.zeros(1, 4, 3, 3), torch.zeros(1, 8, 3, 3))
-    (proposals,) = rpn(selection=ProposalSelection(nms_iou=1.0, post_nms=4)).proposals(output, [info(48, 48)])
+    (proposals,) = rpn(selection=ProposalSelection(nms_iou=1.0, post_nms=4)).proposals([output], [info(48, 48)])
     assert proposals.boxes.tolist() == [[0, 0, 16, 16], [0, 0, 24, 24], [16, 0, 32, 16], [8, 0, 40, 24]]
 
 
 def test_broken_predictions_propose_nothing() -> None:
     output = RPNOutput(torch.full((1, 4, 2, 2), math.nan), torch.full((1, 8, 2, 2), math.nan))
-    assert len(rpn().proposals(output, [info(32, 32)])[0].boxes) == 0
+    assert len(rpn().proposals([output], [info(32, 32)])[0].boxes) == 0
     output = RPNOutput(torch.zeros(1, 4, 2, 2), torch.full((1, 8, 2, 2), math.inf))
-    rpn().proposals(output, [info(32, 32)])
+    rpn().proposals([output], [info(32, 32)])
 
 
 def test_losses_by_hand() -> None:
@@ -104,7 +104,7 @@ def test_losses_by_hand() -> None:
     generator = torch.Generator().manual_seed(1)
     output = RPNOutput(torch.randn(1, 4, 3, 3, generator=generator), torch.randn(1, 8, 3, 3, generator=generator))
     target = Target(torch.tensor([[8.0, 8.0, 40.0, 39.0]]), torch.tensor([0]))
-    losses = module.losses(output, [info(48, 48)], [target])
+    losses = module.losses([output], [info(48, 48)], [target])
 
     # The centre's larger anchor is the only positive one; the small centre one has IoU 0.26 and is negative
     # like all small ones. All nine plus it fit; two may be positive, so seven of the nine are drawn.
@@ -126,7 +126,7 @@ def test_no_anchor_fits() -> None:
     module = rpn()
     features = torch.randn(1, 4, 1, 1)
     target = Target(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([0]))
-    losses = module.losses(module(features), [info(10, 10)], [target])
+    losses = module.losses([module(features)], [info(10, 10)], [target])
     assert losses["rpn_cls"] == 0 and losses["rpn_box"] == 0
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
@@ -135,5 +135,5 @@ def test_no_anchor_fits() -> None:
 def test_loss_weight() -> None:
     output = RPNOutput(torch.randn(1, 4, 3, 3), torch.randn(1, 8, 3, 3))
     target = Target(torch.tensor([[8.0, 8.0, 40.0, 39.0]]), torch.tensor([0]))
-    once, twice = (rpn(loss_weight=w).losses(output, [info(48, 48)], [target]) for w in (1.0, 2.0))
+    once, twice = (rpn(loss_weight=w).losses([output], [info(48, 48)], [target]) for w in (1.0, 2.0))
     assert all(torch.equal(2 * once[name], twice[name]) and once[name] > 0 for name in once)

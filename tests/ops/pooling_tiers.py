@@ -1,7 +1,7 @@
-"""Runs the RoI pooling operators on every tier: compiled for the CPU, compiled for CUDA, plain PyTorch."""
+"""Runs the operators on every tier: compiled for the CPU, compiled for CUDA, plain PyTorch."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,15 +24,21 @@ BAD_ROIS = torch.tensor(
 )
 
 
-def module_of(name: str):
+PUBLIC_MODULES = {"deform_conv2d": "deform_conv"}
+RULES_MODULES = {"deform_conv2d": "deform_conv_rules"}
+
+
+def module_of(name: str, modules: dict[str, str] = PUBLIC_MODULES):
     """The module of an operator; the package's attribute of that name is the function."""
-    return importlib.import_module(f"dcn_det.ops.{name}")
+    return importlib.import_module(f"dcn_det.ops.{modules.get(name, name)}")
 
 
 def plain_operator(name: str) -> Callable:
     """The plain tier's formulas under the dispatch rules of the operator, whichever tier serves the CPU."""
-    module = module_of(name)
+    module = module_of(name, RULES_MODULES)
     forward = getattr(module.reference, name)
+    if not hasattr(module, "_backward"):
+        return forward
 
     class Plain(torch.autograd.Function):
         @staticmethod
@@ -53,9 +59,10 @@ def use_tier(name: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> torch.dev
     if tier == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if tier == "plain":
-        module = module_of(name)
-        monkeypatch.setattr(module, "OPERATOR", plain_operator(name))
-        monkeypatch.setattr(module, "BACKWARD_OPERATOR", getattr(module.reference, f"{name}_backward"))
+        monkeypatch.setattr(module_of(name), "OPERATOR", plain_operator(name))
+        rules = module_of(name, RULES_MODULES)
+        if hasattr(rules, "BACKWARD_OPERATOR"):
+            monkeypatch.setattr(rules, "BACKWARD_OPERATOR", getattr(rules.reference, f"{name}_backward"))
         return torch.device("cpu")
     if library.tier(name, tier) != tier:
         pytest.skip(f"no compiled {tier} kernel: {library.status()[tier].reason}")
@@ -97,13 +104,3 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
             continue
         error = (found[name].double() - value.double()).abs().max() / value.abs().max().clamp(min=1e-30)
         assert error <= tolerance, f"{name}: {error:.2e} of the largest value"
-
-
-def each_thread_count() -> Iterator[int]:
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            yield threads
-    finally:
-        torch.set_num_threads(before)

@@ -347,21 +347,3 @@ def test_only_needed_gradients(tier, wanted):
     grad = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape).to(output)
     (found,) = torch.autograd.grad(output, [arguments[wanted]], grad)
     assert_near({wanted: found.cpu()}, {wanted: expected}, 1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_same_bits_for_any_number_of_threads(dtype):
-    if library.tier("deform_conv2d", "cpu") != "cpu":
-        pytest.skip(f"no compiled CPU kernel: {library.status()['cpu'].reason}")
-    arguments = make_case(channels=192, out_channels=64, size=(24, 26), offset_groups=2, mask=True, dtype=dtype)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 3, 1):
-            torch.set_num_threads(count)
-            results.append(gradients(deform_conv2d, arguments))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        for name, value in results[0].items():
-            assert torch.equal(other[name], value), name

@@ -20,10 +20,12 @@ COMPILED = library.status()["cpu"].loaded
 # Reports what a fresh interpreter finds; the result of an operator is compared with that of this process.
 REPORT = """
 import json, sys, warnings
+import torch
+before = set(sys.modules)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from dcn_det.ops import deform_conv2d, library
-import torch
+added = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
 input = torch.linspace(-1, 1, 2 * 4 * 5).reshape(1, 2, 4, 5).requires_grad_()
 offset = torch.linspace(-2, 2, 8 * 3 * 4).reshape(1, 8, 3, 4).requires_grad_()
 weight = torch.linspace(-1, 1, 2 * 3 * 4).reshape(3, 2, 2, 2).requires_grad_()
@@ -35,10 +37,11 @@ print(json.dumps({
     "reason": library.status()["cpu"].reason,
     "warnings": [str(w.message) for w in caught if "dcn_det" in str(w.message)],
     "modules": [name for name in sys.modules if name.startswith("dcn_det")],
-    "heavy": [name for name in ("torchvision", "cv2", "pydantic", "PIL", "triton") if name in sys.modules],
+    "added": sorted(added),
     "schemas": {n: str(getattr(torch.ops.dcn_det, n).default._schema) for n in library.SCHEMAS},
     "values": [value.double().sum().item() for value in (output, *grads)],
     "status": str(library.status()),
+    "instruction_set": library.instruction_set(),
 }))
 """
 
@@ -46,7 +49,7 @@ print(json.dumps({
 def report(folder: Path, **environment: str) -> dict:
     """Runs REPORT with the package that lies in `folder`."""
     command = [sys.executable, "-c", REPORT]
-    variables = {k: v for k, v in os.environ.items() if k != library.TIER_VARIABLE}
+    variables = {k: v for k, v in os.environ.items() if k not in (library.TIER_VARIABLE, library.CPU_VARIABLE)}
     result = subprocess.run(
         command,
         cwd=folder,
@@ -85,7 +88,7 @@ def assert_plain(found: dict, usual: dict) -> None:
 def test_import_is_light(usual):
     own = {name.split(".")[1] for name in usual["modules"] if "." in name}
     assert own == {"ops"}
-    assert usual["heavy"] == []
+    assert usual["added"] == ["dcn_det"]  # nothing but what torch itself imports
 
 
 def test_compiled_tier(usual):
@@ -110,6 +113,27 @@ def test_plain_tier_by_environment(usual):
 def test_unknown_tier_in_the_environment_is_an_error(copy):
     with pytest.raises(AssertionError, match="DCN_DET_TIER is 'fast'; expected 'plain' or nothing"):
         report(copy, DCN_DET_TIER="fast")
+
+
+def test_unknown_instruction_set_in_the_environment_is_an_error(copy):
+    with pytest.raises(AssertionError, match="DCN_DET_CPU is 'sse'; expected one of baseline, avx2, avx512"):
+        report(copy, DCN_DET_CPU="sse")
+
+
+@pytest.mark.skipif(not COMPILED, reason="no compiled library")
+@pytest.mark.parametrize("name", library.INSTRUCTION_SETS)
+def test_instruction_set_by_environment(usual, name):
+    """Every instruction set gives the goldens; one beyond this CPU is refused."""
+    best = library.INSTRUCTION_SETS.index(usual["instruction_set"])
+    if library.INSTRUCTION_SETS.index(name) > best:
+        with pytest.raises(AssertionError, match=f"DCN_DET_CPU is '{name}'; this CPU has nothing beyond"):
+            report(PACKAGE.parent, DCN_DET_CPU=name)
+        return
+    assert report(PACKAGE.parent, DCN_DET_CPU=name)["instruction_set"] == name
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cpu and (golden or nms)"]
+    command.append(str(Path(__file__).parent))
+    done = subprocess.run(command, env={**os.environ, "DCN_DET_CPU": name}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
 
 
 def missing(path: Path) -> None:

@@ -1,115 +1,287 @@
-"""The arithmetic of RoI pooling's CUDA kernels, compiled for the host: what can be tested of them without a GPU."""
+"""The CUDA kernels of RoI pooling, run without a GPU: values, gradients, and every access checked."""
 
-import ctypes
-import shutil
-import subprocess
-from pathlib import Path
+import json
 
+import numpy as np
 import pytest
 import torch
-from pooling_tiers import BAD_ROIS, assert_near
-from test_deform_psroi_pool import CASES, make_case
+from cuda_on_host import InOut, Out
+from pooling_tiers import BAD_ROIS, assert_near, random
+from test_deform_psroi_pool import CASES, GOLDENS, make_case, options
 from torch import Tensor
 
-from dcn_det.ops.reference import deform_psroi_pool, roi_pooling
+from dcn_det.ops.reference import deform_psroi_pool as deform_reference
+from dcn_det.ops.reference import roi_align as align_reference
+from dcn_det.ops.reference import roi_pooling as reference
 
-CSRC = Path(__file__).parents[2] / "dcn_det" / "ops" / "csrc"
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory) -> ctypes.CDLL:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    if not CSRC.is_dir():
-        pytest.skip(f"the sources are not at {CSRC}")
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    source = Path(__file__).with_name("roi_kernels_on_host.cpp")
-    flags = ["-std=c++20", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-fsanitize=undefined"]
-    flags.append("-fno-sanitize-recover=undefined")
-    subprocess.run([compiler, *flags, f"-I{CSRC}", str(source), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
+DTYPES = [(torch.float64, 1e-11), (torch.float32, 2e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)]
+NARROW = [{}, {"group_size": 1, "size": (1, 1)}, {"pooled_size": 7}]
 
 
-def call(function, *arguments: Tensor | float | int | None) -> None:
-    """Passes floats as double, ints as int64 and tensors by address."""
-
-    def convert(argument):
-        if isinstance(argument, Tensor):
-            assert argument.is_contiguous()
-            return ctypes.c_void_p(argument.data_ptr())
-        if isinstance(argument, float):
-            return ctypes.c_double(argument)
-        return None if argument is None else ctypes.c_int64(argument)
-
-    function.restype = None
-    function(*map(convert, arguments))
-
-
-def sizes_of(input: Tensor, rois: Tensor, classes=1, **settings) -> Tensor:
+def sizes_of(input: Tensor, rois: Tensor, classes=1, **settings) -> tuple[int, ...]:
     names = ("group_size", "pooled_size")
     group, pooled = (settings.get(name, 1) for name in names)
     output_dim = settings.get("output_dim", input.shape[1])
     rest = [settings.get(name, 1) for name in ("part_size", "sample_per_part")]
     batch, _, height, width = input.shape
-    return torch.tensor([batch, len(rois), output_dim, height, width, group, pooled, classes, *rest])
+    return (batch, len(rois), output_dim, height, width, group, pooled, classes, *rest)
 
 
 def with_bad_rois(rois: Tensor) -> Tensor:
     """Puts regions that pool to zero among others, and images that do not exist."""
-    rois = torch.cat([rois, BAD_ROIS.double(), rois[:3]])
-    rois[-3:, 0] = torch.tensor([-1.0, 1e30, float("nan")]).double()
+    rois = torch.cat([rois, BAD_ROIS.to(rois), rois[:3]])
+    rois[-3:, 0] = torch.tensor([-1.0, 1e30, float("nan")])
     return rois
 
 
-@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
-def test_deform_psroi_pool(changes, kernels):
-    tensors, settings = make_case(**changes)
-    input, rois = tensors["input"], with_bad_rois(tensors["rois"])
-    trans = tensors["trans"]
+def grad_like(output: Tensor, seed: int = 5) -> Tensor:
+    return random(*output.shape, seed=seed, dtype=output.dtype)
+
+
+def unwritten(like: Tensor) -> Tensor:
+    return torch.full_like(like, torch.nan if like.is_floating_point() else -7)
+
+
+def deform_on_host(host, tensors, settings, grad, *, blocks=0, lanes=8, deterministic=False, seed=0) -> dict:
+    """The output and the gradients of input and trans."""
+    input, rois, trans = (tensors[name] for name in ("input", "rois", "trans"))
+    dtype = input.dtype
+    trans = None if trans is None else trans.to(rois.dtype)
+    sizes = sizes_of(input, rois, 1 if trans is None else trans.shape[1] // 2, **settings)
+    scale, std = settings["spatial_scale"], settings["trans_std"]
+    found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
+    regions = (rois, trans)
+    host("deform_psroi_pool", dtype, sizes, blocks, scale, std, input, *regions, Out(found["output"]), seed=seed)
+    head = (dtype, sizes, blocks, deterministic, scale, std, grad)
+    host("deform_psroi_pool_grad_input", *head, *regions, InOut(found["input"]), seed=seed)
     if trans is not None:
-        trans = trans.repeat(3, 1, 1, 1)[: len(rois)]
-    classes = 1 if trans is None else trans.shape[1] // 2
-    options = tuple(settings.values())
-    output = deform_psroi_pool.deform_psroi_pool(input, rois, trans, *options)
-    grad = torch.linspace(-1, 1, output.numel()).double().reshape(output.shape)
+        found["trans"] = unwritten(trans)
+        head = (dtype, sizes, blocks, lanes, scale, std, grad, input)
+        host("deform_psroi_pool_grad_trans", *head, *regions, Out(found["trans"]), seed=seed)
+    return found
+
+
+def deform_expected(tensors, settings, grad) -> dict:
+    """The reference, in float64 but for regions and offsets, which decide what is read."""
+    input, rois, trans = (tensors[name] for name in ("input", "rois", "trans"))
+    rois, trans = rois.double(), None if trans is None else trans.double()
+    arguments = (input.double(), rois, trans, *settings.values())
+    output = deform_reference.deform_psroi_pool(*arguments)
     needs = (True, trans is not None)
-    grads = deform_psroi_pool.deform_psroi_pool_backward(grad, input, rois, trans, *options, *needs)
-    expected = {"output": output, "input": grads[0], "trans": grads[1]}
-    found = {name: torch.zeros_like(value) for name, value in expected.items()}
-    head = (sizes_of(input, rois, classes, **settings), settings["spatial_scale"], settings["trans_std"])
-    call(kernels.deform_psroi_pool, *head, input, rois, trans, found["output"])
-    results = (found["input"], found["trans"])
-    call(kernels.deform_psroi_pool_backward, *head, grad, input, rois, trans, *results)
-    assert_near(found, expected, 1e-11)
+    grads = deform_reference.deform_psroi_pool_backward(grad.double(), *arguments, *needs)
+    return {"output": output, "input": grads[0]} | ({"trans": grads[1]} if trans is not None else {})
 
 
-@pytest.mark.parametrize("changes", [{}, {"group_size": 1}, {"size": (1, 1)}, {"pooled_size": 7}])
-def test_psroi_pool(changes, kernels):
-    tensors, settings = make_case(classes=0, **changes)
+def deform_case(dtype=torch.float64, **changes) -> tuple[dict, dict, Tensor]:
+    tensors, settings = make_case(dtype=dtype, **changes)
+    tensors["rois"] = with_bad_rois(tensors["rois"])
+    if tensors["trans"] is not None:
+        tensors["trans"] = tensors["trans"].repeat(3, 1, 1, 1)[: len(tensors["rois"])]
+    shape = (len(tensors["rois"]), settings["output_dim"], *[settings["pooled_size"]] * 2)
+    return tensors, settings, random(*shape, seed=5, dtype=dtype)
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("lanes", [1, 8, 32])
+def test_deform_psroi_pool(host, changes, lanes):
+    tensors, settings, grad = deform_case(**changes)
+    found = deform_on_host(host, tensors, settings, grad, lanes=lanes, blocks=2 if lanes == 8 else 0)
+    assert_near(found, deform_expected(tensors, settings, grad), 1e-11)
+
+
+# Channels of a class: wide accesses by 4 lanes, by a warp and more than once; one at a time by 32 lanes.
+LAST = {
+    "few": {"classes": 1, "output_dim": 16},
+    "classes": {"classes": 2, "output_dim": 48, "pooled_size": 3, "part_size": 2},
+    "more parts": {"classes": 1, "output_dim": 16, "pooled_size": 3, "part_size": 5},
+    "many": {"classes": 1, "output_dim": 272, "pooled_size": 2, "part_size": 2, "rois": 5},
+    "odd": {"classes": 1, "output_dim": 75, "pooled_size": 2, "part_size": 2},
+    "no offsets": {"classes": 0, "output_dim": 24},
+    "far": {"classes": 2, "output_dim": 32, "spread": 20.0},
+}
+
+
+def last_on_host(
+    host, tensors, settings, grad, *, blocks=0, deterministic=False, seed=0, needs=("input", "trans")
+) -> dict:
+    """:func:`deform_on_host` by the kernels for channels-last memory."""
+    input, rois, trans = (tensors[name] for name in ("input", "rois", "trans"))
+    dtype, features = input.dtype, input.permute(0, 2, 3, 1).contiguous()
+    trans = None if trans is None else trans.to(rois.dtype)
+    sizes = sizes_of(input, rois, 1 if trans is None else trans.shape[1] // 2, **settings)
+    scale, std = settings["spatial_scale"], settings["trans_std"]
+    output, sums = unwritten(grad), torch.zeros_like(features, dtype=rois.dtype)
+    regions = (features, rois, trans)
+    host("deform_psroi_pool_last", dtype, sizes, blocks, scale, std, *regions, Out(output), seed=seed)
+    found = {"output": output, "input": sums.permute(0, 3, 1, 2)}
+    if trans is not None:
+        found["trans"] = unwritten(trans)
+    head = (dtype, sizes, blocks, deterministic, scale, std, grad)
+    results = (
+        InOut(sums) if "input" in needs else None,
+        Out(found["trans"]) if "trans" in needs and trans is not None else None,
+    )
+    host("deform_psroi_pool_last_backward", *head, *regions, *results, seed=seed)
+    return {name: value for name, value in found.items() if name in ("output", *needs)}
+
+
+@pytest.mark.parametrize("changes", LAST.values(), ids=LAST)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
+def test_channels_last_deform_psroi_pool(host, changes, dtype, tolerance):
+    tensors, settings, grad = deform_case(dtype, group_size=1, **changes)
+    found = last_on_host(host, tensors, settings, grad, blocks=2 if dtype == torch.float64 else 0)
+    assert_near(found, deform_expected(tensors, settings, grad), tolerance)
+
+
+@pytest.mark.parametrize("needs", ["input", "trans"])
+def test_channels_last_gradients_alone(host, needs):
+    tensors, settings, grad = deform_case(group_size=1, **LAST["classes"])
+    expected = deform_expected(tensors, settings, grad)
+    found = last_on_host(host, tensors, settings, grad, needs=(needs,))
+    assert_near(found, {name: expected[name] for name in ("output", needs)}, 1e-11)
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_golden_vectors(host, path):
+    data = np.load(path)
+    settings = {key: json.loads(str(data["meta"]))[key] for key in options()}
+    tensors = {key: torch.from_numpy(data[key]) if key in data else None for key in ("input", "rois", "trans")}
+    found = deform_on_host(host, tensors, settings, torch.from_numpy(data["grad_output"]), lanes=32)
+    expected = {"output": "output", "input": "grad_input", "trans": "grad_trans"}
+    assert_near(found, {k: torch.from_numpy(data[v]) for k, v in expected.items() if v in data}, 2e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
+def test_deform_psroi_pool_in_every_dtype(host, dtype, tolerance):
+    tensors, settings, grad = deform_case(dtype, classes=2, output_dim=6, group_size=2)
+    found = deform_on_host(host, tensors, settings, grad)
+    assert_near(found, deform_expected(tensors, settings, grad), tolerance)
+
+
+def test_offsets_that_are_not_finite_read_nothing(host):
+    tensors, settings, grad = deform_case(classes=1)
+    for i, value in enumerate([float("nan"), float("inf"), float("-inf"), 1e30]):
+        tensors["trans"][i] = value
+    found = deform_on_host(host, tensors, settings, grad)
+    assert not found["output"][:4].any() and not found["trans"][:4].any() and found["output"][4].any()
+    assert_near(found, deform_expected(tensors, settings, grad), 1e-11)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
+@pytest.mark.parametrize("changes", NARROW, ids=str)
+def test_psroi_pool(host, changes, dtype, tolerance):
+    tensors, settings = make_case(classes=0, dtype=dtype, **changes)
     input, rois, scale = tensors["input"], with_bad_rois(tensors["rois"]), settings["spatial_scale"]
     group, pooled = settings["group_size"], settings["pooled_size"]
-    output = roi_pooling.psroi_pool(input, rois, scale, settings["output_dim"], group, pooled)
-    grad = torch.linspace(-1, 1, output.numel()).double().reshape(output.shape)
-    expected = {
-        "output": output,
-        "input": roi_pooling.psroi_pool_backward(grad, rois, len(input), *input.shape[2:], scale, group),
-    }
-    found = {name: torch.zeros_like(value) for name, value in expected.items()}
-    call(kernels.psroi_pool, sizes_of(input, rois, **settings), scale, input, rois, grad, *found.values())
-    assert_near(found, expected, 1e-12)
+    shape = (settings["output_dim"], group, pooled)
+    output = reference.psroi_pool(input.double(), rois.double(), scale, *shape)
+    grad = grad_like(output).to(dtype)
+    backward = (rois.double(), len(input), *input.shape[2:], scale, group)
+    expected = {"output": output, "input": reference.psroi_pool_backward(grad.double(), *backward)}
+    found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
+    sizes = sizes_of(input, rois, **settings)
+    host("psroi_pool", dtype, sizes, 0, scale, input, rois, Out(found["output"]))
+    host("psroi_pool_grad_input", dtype, sizes, 0, 0, scale, grad, rois, InOut(found["input"]))
+    assert_near(found, expected, tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
+@pytest.mark.parametrize(("ratio", "aligned"), [(0, True), (0, False), (2, True), (3, False)])
+def test_roi_align(host, ratio, aligned, dtype, tolerance):
+    tensors, _ = make_case(classes=0, rois=20, dtype=dtype)
+    input, rois, pooled = tensors["input"], with_bad_rois(tensors["rois"]), 3
+    output = align_reference.roi_align(input.double(), rois.double(), 1 / 16, pooled, ratio, aligned)
+    grad = grad_like(output).to(dtype)
+    backward = (rois.double(), len(input), *input.shape[2:], 1 / 16, ratio, aligned)
+    expected = {"output": output, "input": align_reference.roi_align_backward(grad.double(), *backward)}
+    found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
+    sizes = sizes_of(input, rois, pooled_size=pooled)
+    host("roi_align", dtype, sizes, 0, ratio, aligned, 1 / 16, input, rois, Out(found["output"]))
+    head = (dtype, sizes, 0, 0, ratio, aligned, 1 / 16, grad, rois)
+    host("roi_align_grad_input", *head, InOut(found["input"]))
+    assert_near(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype, _ in DTYPES], ids=str)
 @pytest.mark.parametrize("pooled_size", [1, 3, 7])
-def test_roi_pool(pooled_size, kernels):
-    tensors, _ = make_case(classes=0, rois=20)
+def test_roi_pool(host, pooled_size, dtype):
+    tensors, _ = make_case(classes=0, rois=20, dtype=dtype)
     input, rois = tensors["input"].relu(), with_bad_rois(tensors["rois"])
     input[0, 0, 3:6, 4] = float("nan")
-    output, argmax = roi_pooling.roi_pool(input, rois, 1 / 16, pooled_size)
-    grad = torch.linspace(-1, 1, output.numel()).double().reshape(output.shape)
-    grad_input = roi_pooling.roi_pool_backward(grad, rois, argmax, len(input), *input.shape[2:])
-    found = [torch.zeros_like(value) for value in (output, argmax, grad_input)]
-    call(kernels.roi_pool, sizes_of(input, rois, pooled_size=pooled_size), 1 / 16, input, rois, grad, *found)
-    torch.testing.assert_close(found[0], output, rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(found[1], argmax)
-    assert_near({"input": found[2]}, {"input": grad_input}, 1e-12)
+    output, argmax = reference.roi_pool(input, rois, 1 / 16, pooled_size)
+    grad = grad_like(output)
+    grad_input = reference.roi_pool_backward(grad.double(), rois.double(), argmax, len(input), *input.shape[2:])
+    found, cells = unwritten(output), unwritten(argmax)
+    sums = torch.zeros_like(input, dtype=rois.dtype)
+    sizes = sizes_of(input, rois, pooled_size=pooled_size)
+    host("roi_pool", dtype, sizes, 0, 1 / 16, input, rois, Out(found), Out(cells))
+    host("roi_pool_grad_input", dtype, sizes, 0, 0, grad, rois, argmax, InOut(sums))
+    torch.testing.assert_close(found, output, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(cells, argmax)
+    assert_near({"input": sums}, {"input": grad_input}, 1e-12 if dtype == torch.float64 else 1e-6)
+
+
+def test_no_regions_and_no_cells(host):
+    tensors = {
+        "input": torch.zeros(1, 16, 5, 6),
+        "rois": torch.zeros(0, 5),
+        "trans": torch.zeros(0, 4, 4, 4),
+    }
+    found = deform_on_host(host, tensors, options(), torch.ones(0, 4, 4, 4))
+    assert not found["input"].any()
+    for size in ((0, 6), (5, 0)):  # the operator does not launch deform_psroi_pool for these
+        input, rois = torch.zeros(1, 16, *size), torch.tensor([[0.0, 0, 0, 40, 40], [0, -9, -9, -1, -1]])
+        output = torch.full((2, 4, 4, 4), torch.nan)
+        host("psroi_pool", torch.float32, sizes_of(input, rois, **options()), 0, 1 / 16, input, rois, Out(output))
+        assert not output.any()
+        output, cells = torch.full((2, 16, 4, 4), torch.nan), torch.zeros(2, 16, 4, 4, dtype=torch.int32)
+        sizes = sizes_of(input, rois, pooled_size=4)
+        host("roi_pool", torch.float32, sizes, 0, 1 / 16, input, rois, Out(output), Out(cells))
+        assert not output.any() and (cells == -1).all()
+
+
+def sums_of(host, name: str, dtype: torch.dtype, **how) -> tuple[Tensor, Tensor]:
+    """The input's gradient, of regions that overlap, and what the reference gives in float64."""
+    tensors, settings = make_case(classes=0, rois=20, size=(6, 7), dtype=dtype)
+    input, rois, scale = tensors["input"], tensors["rois"], settings["spatial_scale"]
+    deterministic, seed = how["deterministic"], how["seed"]
+    group, pooled = settings["group_size"], settings["pooled_size"]
+    sums = torch.zeros_like(input, dtype=rois.dtype)
+    sizes = sizes_of(input, rois, **settings)
+    wide, size = rois.double(), (len(input), *input.shape[2:])
+    if name == "roi_pool":
+        _, argmax = reference.roi_pool(input, rois, scale, pooled)
+        grad = random(*argmax.shape, seed=5, dtype=dtype)
+        sizes = sizes_of(input, rois, pooled_size=pooled)
+        host("roi_pool_grad_input", dtype, sizes, 0, deterministic, grad, rois, argmax, InOut(sums), seed=seed)
+        return sums, reference.roi_pool_backward(grad.double(), wide, argmax, *size)
+    if name == "roi_align":
+        grad = random(len(rois), input.shape[1], pooled, pooled, seed=5, dtype=dtype)
+        sizes = sizes_of(input, rois, pooled_size=pooled)
+        host("roi_align_grad_input", dtype, sizes, 0, deterministic, 0, 1, scale, grad, rois, InOut(sums), seed=seed)
+        return sums, align_reference.roi_align_backward(grad.double(), wide, *size, scale, 0, True)
+    grad = random(len(rois), settings["output_dim"], pooled, pooled, seed=5, dtype=dtype)
+    if name == "psroi_pool":
+        head = (dtype, sizes, 0, deterministic, scale, grad, rois)
+        host("psroi_pool_grad_input", *head, InOut(sums), seed=seed)
+        return sums, reference.psroi_pool_backward(grad.double(), wide, *size, scale, group)
+    if name == "deform_psroi_pool_last":
+        settings |= {"output_dim": input.shape[1], "group_size": 1}
+        grad = random(len(rois), input.shape[1], pooled, pooled, seed=5, dtype=dtype)
+        sums = last_on_host(host, tensors, settings, grad, **how)["input"]
+    else:
+        sums = deform_on_host(host, tensors, settings, grad, **how)["input"]
+    return sums, deform_expected(tensors, settings, grad)["input"]
+
+
+@pytest.mark.parametrize("name", ["deform_psroi_pool", "deform_psroi_pool_last", "psroi_pool", "roi_align", "roi_pool"])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
+def test_deterministic_sums(host, name, dtype, tolerance):
+    """The same bits for any order of blocks and threads, which floating-point sums are not."""
+    exact = [sums_of(host, name, dtype, deterministic=True, seed=seed) for seed in range(4)]
+    for sums, expected in exact:
+        assert torch.equal(sums, exact[0][0])
+        assert_near({"input": sums}, {"input": expected}, tolerance)
+    others = [sums_of(host, name, dtype, deterministic=False, seed=seed)[0] for seed in range(4)]
+    # Sums of a few bfloat16 numbers need no rounding, in whatever order.
+    assert dtype in (torch.float16, torch.bfloat16) or not all(torch.equal(sums, others[0]) for sums in others)

@@ -8,19 +8,19 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialise
-from dcn_det.models.losses import cross_entropy_mean, smooth_l1
-from dcn_det.models.targets import RoISampler, RoISamples, sampling_generator
+from dcn_det.models.heads.roi_head import RoIHead
+from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, roi_pool
-from dcn_det.structures import ImageInfo, Target
 
-# Tells the RoIs' random numbers from those of the anchors of the same image.
-ROI_STREAM = 1
+PYRAMID_SIZE, PYRAMID_LEVEL = 224, 2
+"""A RoI of this side, in pixels, is pooled from the level of this number; each doubling goes one level up."""
 
 
-class FasterRCNNHead(nn.Module):
+class FasterRCNNHead(RoIHead):
     """Classifies proposals and refines their boxes.
 
     A 1x1 convolution with ReLU narrows the feature map, each RoI is pooled from it, two fully connected
@@ -28,20 +28,24 @@ class FasterRCNNHead(nn.Module):
     paper) the RoI is first pooled without offsets, and one fully connected layer turns the result into an
     offset for each bin. New layers start from N(0, 0.01), biases and the offset layer from 0.
 
+    On a feature pyramid there is no convolution, and each RoI is pooled from the level that suits its size (Lin
+    et al., CVPR 2017, equation 1). Deformable pooling then has an offset layer for each level, as the authors'
+    released code has it.
+
     Args:
-        in_channels: of the feature map.
+        in_channels: of the feature maps.
         num_classes: without background.
-        stride: of the feature map, in input pixels.
-        channels: of the 1x1 convolution.
-        pooling: ``max`` (plain RoI pooling), ``bilinear`` (the deformable operator without offsets) or
-            ``deformable``.
+        stride: of the feature map, in input pixels, or one for each level of a pyramid, finest first.
+        channels: of the 1x1 convolution; None pools from the feature maps as they are.
+        pooling: ``max`` (plain RoI pooling), ``align`` (RoIAlign, He et al., ICCV 2017), ``bilinear`` (the
+            deformable operator without offsets) or ``deformable``.
         pooled_size: bins along each axis.
         samples_per_bin: bilinear samples along each axis of a bin.
         offset_std: factor on the predicted offsets, which are relative to the RoI's size.
-        offset_lr_mult: learning-rate multiplier of the offset layer.
+        offset_lr_mult: learning-rate multiplier of the offset layers.
         hidden: width of the fully connected layers.
         class_agnostic: one set of box deltas instead of one for each class.
-        sampler: draws the RoIs to train on.
+        sampler: chooses the RoIs to train on.
         box_stds: the box deltas are learned divided by these.
         sigma: of the smooth L1 loss.
         loss_weight: on both losses.
@@ -53,10 +57,10 @@ class FasterRCNNHead(nn.Module):
         self,
         in_channels: int,
         num_classes: int,
-        stride: int,
+        stride: int | Sequence[int],
         *,
-        channels: int = 256,
-        pooling: Literal["max", "bilinear", "deformable"] = "max",
+        channels: int | None = 256,
+        pooling: Literal["max", "align", "bilinear", "deformable"] = "max",
         pooled_size: int = 7,
         samples_per_bin: int = 4,
         offset_std: float = 0.1,
@@ -69,45 +73,50 @@ class FasterRCNNHead(nn.Module):
         loss_weight: float = 1.0,
         hidden_init: Literal["normal", "he"] = "normal",
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.spatial_scale = 1.0 / stride
-        self.channels = channels
+        super().__init__(
+            num_classes,
+            class_agnostic=class_agnostic,
+            sampler=sampler or RoISampler(),
+            box_stds=box_stds,
+            sigma=sigma,
+            loss_weight=loss_weight,
+        )
+        self.strides = (stride,) if isinstance(stride, int) else tuple(stride)
+        self.channels = channels or in_channels
         self.pooled_size = pooled_size
         self.samples_per_bin = samples_per_bin
         self.pooling = pooling
         self.offset_std = offset_std
         self.offset_lr_mult = offset_lr_mult
-        self.class_agnostic = class_agnostic
-        self.sampler = sampler or RoISampler()
-        self.box_stds = box_stds
-        self.sigma = sigma
-        self.loss_weight = loss_weight
 
-        pooled = channels * pooled_size**2
-        self.reduce = nn.Conv2d(in_channels, channels, 1)
+        pooled = self.channels * pooled_size**2
+        self.reduce = None if channels is None else nn.Conv2d(in_channels, channels, 1)
         self.fc1 = nn.Linear(pooled, hidden)
         self.fc2 = nn.Linear(hidden, hidden)
         self.cls_score = nn.Linear(hidden, num_classes + 1)
         self.bbox_pred = nn.Linear(hidden, 4 if class_agnostic else 4 * (num_classes + 1))
         start = initialise.he if hidden_init == "he" else initialise.normal
-        start(self.reduce, self.fc1, self.fc2)
+        start(*([] if self.reduce is None else [self.reduce]), self.fc1, self.fc2)
         initialise.normal(self.cls_score, self.bbox_pred)
-        self.offset = nn.Linear(pooled, 2 * pooled_size**2) if pooling == "deformable" else None
-        if self.offset is not None:
-            initialise.zero(self.offset)
+        self.offset: nn.Module | None = None
+        if pooling == "deformable":
+            layers = [nn.Linear(pooled, 2 * pooled_size**2) for _ in self.strides]
+            initialise.zero(*layers)
+            self.offset = layers[0] if len(layers) == 1 else nn.ModuleList(layers)
 
     def lr_multipliers(self) -> dict[str, float]:
         """Learning-rate multipliers other than 1, by parameter name."""
         if self.offset is None or self.offset_lr_mult == 1:
             return {}
-        return {"offset.weight": self.offset_lr_mult, "offset.bias": self.offset_lr_mult}
+        return {f"offset.{name}": self.offset_lr_mult for name, _ in self.offset.named_parameters()}
 
-    def prepare(self, features: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, channels, H, W): the work that does not depend on RoIs."""
-        return F.relu(self.reduce(features), inplace=True)
+    def prepare(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) of each level -> (B, channels, H, W): the work that does not depend on RoIs."""
+        if self.reduce is None:
+            return features
+        return tuple(F.relu(self.reduce(level), inplace=True) for level in features)
 
-    def forward(self, maps: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Raw predictions.
 
         Args:
@@ -123,21 +132,37 @@ class FasterRCNNHead(nn.Module):
         x = F.relu(self.fc2(x), inplace=True)
         return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
 
-    def _pool(self, maps: Tensor, rois: Tensor) -> Tensor:
+    def _pool(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
+        if len(maps) == 1:
+            return self._pool_level(0, maps[0], rois)
+        levels = pyramid_levels(rois, len(maps))
+        rows = [(levels == index).nonzero()[:, 0].to(rois.device) for index in range(len(maps))]
+        # Levels without a RoI are pooled, too, so that every offset layer takes part in every step.
+        pooled = [self._pool_level(index, level, rois[rows[index]]) for index, level in enumerate(maps)]
+        return torch.cat(pooled)[torch.cat(rows).argsort()]
+
+    def _pool_level(self, index: int, level: Tensor, rois: Tensor) -> Tensor:
+        scale = 1.0 / self.strides[index]
         if self.pooling == "max":
-            return roi_pool(maps, rois, spatial_scale=self.spatial_scale, pooled_size=self.pooled_size)
-        pooled = self._sample(maps, rois, None)
+            return roi_pool(level, rois, spatial_scale=scale, pooled_size=self.pooled_size)
+        if self.pooling == "align":
+            # torchvision's operator counts in half-open coordinates when aligned, and needs one dtype for both.
+            half_open = rois + rois.new_tensor([0, 0, 0, 1, 1])
+            exact = level.to(rois.dtype)
+            return roi_align(exact, half_open, self.pooled_size, scale, self.samples_per_bin, True).to(level.dtype)
+        pooled = self._sample(level, rois, scale, None)
         if self.offset is None:
             return pooled
-        offsets = self.offset(pooled.flatten(1)).unflatten(1, (2, self.pooled_size, self.pooled_size))
-        return self._sample(maps, rois, offsets)
+        layer = self.offset[index] if isinstance(self.offset, nn.ModuleList) else self.offset
+        offsets = layer(pooled.flatten(1)).unflatten(1, (2, self.pooled_size, self.pooled_size))
+        return self._sample(level, rois, scale, offsets)
 
-    def _sample(self, maps: Tensor, rois: Tensor, offsets: Tensor | None) -> Tensor:
+    def _sample(self, level: Tensor, rois: Tensor, scale: float, offsets: Tensor | None) -> Tensor:
         return deform_psroi_pool(
-            maps,
+            level,
             rois,
             offsets,
-            spatial_scale=self.spatial_scale,
+            spatial_scale=scale,
             output_dim=self.channels,
             group_size=1,
             pooled_size=self.pooled_size,
@@ -146,65 +171,19 @@ class FasterRCNNHead(nn.Module):
             trans_std=self.offset_std,
         )
 
-    def losses(
-        self, maps: Tensor, proposals: Sequence[Tensor], infos: Sequence[ImageInfo], targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        """Training losses.
 
-        For each image the classification loss is the mean over the drawn RoIs, the box loss the sum over
-        the foreground ones divided by ``sampler.batch``; both are then averaged over the images.
+def pyramid_levels(rois: Tensor, count: int) -> Tensor:
+    """The level of a pyramid that each RoI is pooled from, by its size.
 
-        Args:
-            maps: from :meth:`prepare`.
-            proposals: for each image (N_i, 4), half-open pixels of the network's input.
+    Args:
+        rois: (R, 5) with inclusive corners, as :func:`dcn_det.models.boxes.to_rois` gives them.
+        count: how many levels there are, strides 4, 8, ...
 
-        Returns:
-            ``head_cls`` and ``head_box``, float32 scalars. They are part of the graph even where they are 0.
-        """
-        samples = [self._draw(*each) for each in zip(proposals, infos, targets)]
-        logits, deltas = self(maps, [sample.boxes for sample in samples])
-        counts = [len(sample.boxes) for sample in samples]
-        cls_losses, box_losses = [], []
-        for sample, image_logits, image_deltas in zip(samples, logits.split(counts), deltas.split(counts)):
-            cls_losses.append(cross_entropy_mean(image_logits, sample.classes))
-            box_losses.append(self._box_loss(sample, image_deltas))
-        return {
-            "head_cls": self.loss_weight * torch.stack(cls_losses).mean(),
-            "head_box": self.loss_weight * torch.stack(box_losses).mean(),
-        }
-
-    def _draw(self, proposals: Tensor, info: ImageInfo, target: Target) -> RoISamples:
-        candidates = torch.cat([proposals, target.boxes])
-        iou = box_ops.iou_matrix(candidates, target.boxes)
-        generator = sampling_generator(info.seed, ROI_STREAM)
-        return self.sampler(candidates, iou, target.boxes, target.labels, generator)
-
-    def _box_loss(self, sample: RoISamples, deltas: Tensor) -> Tensor:
-        count = len(sample.matched)
-        row = torch.arange(count, device=deltas.device)
-        column = torch.zeros_like(row) if self.class_agnostic else sample.classes[:count]
-        goal = box_ops.encode(sample.boxes[:count], sample.matched, self.box_stds)
-        return smooth_l1(deltas[row, column], goal, self.sigma).sum() / self.sampler.batch
-
-    @torch.no_grad()
-    def predict(self, maps: Tensor, boxes: Sequence[Tensor], infos: Sequence[ImageInfo]) -> list[tuple[Tensor, Tensor]]:
-        """Class probabilities and refined boxes.
-
-        Args:
-            maps: from :meth:`prepare`.
-            boxes: for each image (R_i, 4), half-open pixels of the network's input.
-
-        Returns:
-            For each image the scores (R_i, num_classes), one column a label and none for background, and the
-            boxes (R_i, num_classes, 4), clipped to the image; float32.
-        """
-        logits, deltas = self(maps, boxes)
-        counts = [len(image_boxes) for image_boxes in boxes]
-        scores = logits.float().softmax(dim=1)[:, 1:]
-        deltas = deltas.float()
-        deltas = deltas.expand(-1, self.num_classes, -1) if self.class_agnostic else deltas[:, 1:]
-        results = []
-        for old, image_scores, image_deltas, info in zip(boxes, scores.split(counts), deltas.split(counts), infos):
-            new = box_ops.decode(old[:, None].float(), image_deltas, self.box_stds)
-            results.append((image_scores, box_ops.clip(new, info.input_height, info.input_width)))
-        return results
+    Returns:
+        int64 (R,), 0 for the finest level.
+    """
+    if rois.is_meta:  # There are no sizes, only shapes: any division will do.
+        return torch.arange(len(rois), device="cpu") % count
+    size = (rois[:, 3:] - rois[:, 1:3] + 1).clamp(min=1e-6)
+    side = size.prod(dim=1).sqrt()
+    return torch.floor(PYRAMID_LEVEL + torch.log2(side / PYRAMID_SIZE)).clamp(0, count - 1).long()

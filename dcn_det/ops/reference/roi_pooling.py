@@ -2,8 +2,8 @@
 
 Every operator reads, for each bin of each region, a small grid of cells: a product of rows and columns that
 depend on the bin, not on the channel. Regions are rows (image, x1, y1, x2, y2) with inclusive corners in
-image pixels. A region with a coordinate that is not finite, or of an image that does not exist, pools to zero
-and gives no gradient.
+image pixels. A region whose coordinates or extent in cells are not finite, or of an image that does not exist,
+pools to zero and gives no gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST_CELL = float(1 << 28)
 
 
 class Regions(NamedTuple):
-    """Regions in cells of the feature map; all (R,). Invalid ones are those of a row of zeros."""
+    """Regions in cells of the feature map; all (R,). Invalid ones are small, at the origin of the first image."""
 
     valid: Tensor
     image: Tensor
@@ -42,12 +42,14 @@ def valid_rois(rois: Tensor, images: int) -> Tensor:
 
 def read_rois(rois: Tensor, spatial_scale: float, shift: float, images: int) -> Regions:
     """Rounds, then scales; the far corner is taken at its outer edge. ``shift`` is added to both."""
-    valid = valid_rois(rois, images)
-    rois = torch.where(valid[:, None], rois, torch.zeros_like(rois))
     start = round_half_away(rois[:, 1:3]) * spatial_scale + shift
     end = (round_half_away(rois[:, 3:5]) + 1) * spatial_scale + shift
+    valid = valid_rois(rois, images) & (end - start).isfinite().all(1)
+    none = torch.zeros_like(start)
+    start, end = torch.where(valid[:, None], start, none), torch.where(valid[:, None], end, none)
     extent = (end - start).clamp(min=MIN_EXTENT)
-    return Regions(valid, rois[:, 0].long(), *start.unbind(1), *extent.unbind(1))
+    image = torch.where(valid, rois[:, 0], none[:, 0]).long()
+    return Regions(valid, image, *start.unbind(1), *extent.unbind(1))
 
 
 def bin_parts(bins: int, parts: int, device: torch.device) -> Tensor:
@@ -172,17 +174,15 @@ def roi_pool_windows(rois: Tensor, spatial_scale: float, pooled: int, batch: int
     """Corners become cells, both inclusive; a region has at least one and its bins overlap."""
     valid = valid_rois(rois, batch)
     rois = torch.where(valid[:, None], rois, torch.zeros_like(rois))
-    cells = round_half_away(rois[:, 1:] * spatial_scale).clamp(-LARGEST_CELL, LARGEST_CELL)
+    cells = round_half_away(rois[:, 1:] * spatial_scale).clamp(-LARGEST_CELL, LARGEST_CELL).long()
     x1, y1, x2, y2 = cells.unbind(1)
     bins = torch.arange(pooled, device=rois.device, dtype=rois.dtype)
 
     def axis(first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        bin_extent = ((last - first + 1).clamp(min=1) / pooled)[:, None]
-        begin, end = (
-            (bins * bin_extent).floor() + first[:, None],
-            ((bins + 1) * bin_extent).ceil() + first[:, None],
-        )
-        return begin.clamp(0, size).long(), end.clamp(0, size).long()
+        bin_extent = ((last - first + 1).clamp(min=1).to(rois.dtype) / pooled)[:, None]
+        begin = (bins * bin_extent).floor().long() + first[:, None]
+        end = ((bins + 1) * bin_extent).ceil().long() + first[:, None]
+        return begin.clamp(0, size), end.clamp(0, size)
 
     return Windows(valid, rois[:, 0].long(), *axis(y1, y2, height), *axis(x1, x2, width))
 

@@ -33,6 +33,9 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
   for (int i = 0; i < 2; ++i) {
     STD_TORCH_CHECK(options.stride[i] > 0 && options.dilation[i] > 0 && options.padding[i] >= 0,
                     "deform_conv2d: stride and dilation must be positive, padding must not be negative");
+    STD_TORCH_CHECK(options.stride[i] <= INT32_MAX && options.dilation[i] <= INT32_MAX &&
+                        options.padding[i] <= INT32_MAX && weight.size(2 + i) <= INT32_MAX,
+                    "deform_conv2d: stride, padding, dilation or kernel is too large");
   }
   for (int i = 1; i < 4; ++i) {
     STD_TORCH_CHECK(input.size(i) > 0 && weight.size(i) > 0, "deform_conv2d: input or weight is empty");
@@ -40,6 +43,7 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
   const int64_t taps = weight.size(2) * weight.size(3);
   const int64_t groups = input.size(1) / weight.size(1);
   const int64_t offset_groups = offset.size(1) / (2 * taps);
+  STD_TORCH_CHECK(taps <= INT32_MAX, "deform_conv2d: the kernel is too large");
   STD_TORCH_CHECK(groups > 0 && input.size(1) == groups * weight.size(1) && weight.size(0) > 0 &&
                       weight.size(0) % groups == 0,
                   "deform_conv2d: channels of input and weight do not fit");

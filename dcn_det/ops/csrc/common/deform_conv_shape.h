@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/bilinear.h"
+#include "common/division.h"
 
 namespace dcn_det {
 
@@ -25,19 +26,6 @@ struct DeformConvShape {
   DCN_DET_INLINE int64_t out_cells() const { return static_cast<int64_t>(out_height) * out_width; }
   DCN_DET_INLINE int64_t positions() const { return batch * out_cells(); }
 };
-
-// Divisions take the 32-bit instruction where they can: it is several times faster, on GPUs above all.
-struct Division {
-  int64_t quotient, remainder;
-};
-
-DCN_DET_INLINE Division divide(int64_t value, int64_t divisor) {
-  if (static_cast<uint64_t>(value | divisor) <= UINT32_MAX) {
-    const auto small = static_cast<uint32_t>(value), by = static_cast<uint32_t>(divisor);
-    return {small / by, small % by};
-  }
-  return {value / divisor, value % divisor};
-}
 
 // A (batch, channels, out_height, out_width) tensor whose last two dimensions are dense.
 template <typename A>

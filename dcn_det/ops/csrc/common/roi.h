@@ -9,8 +9,8 @@
 
 namespace dcn_det {
 
-// A region in cells of the feature map. `valid` is false when a coordinate is not finite or there is no such
-// image; such a region pools to zero and gets no gradient.
+// A region in cells of the feature map. `valid` is false when a coordinate or the extent is not finite or
+// there is no such image; such a region pools to zero and gets no gradient.
 template <typename T>
 struct Roi {
   T x, y, width, height;
@@ -42,6 +42,7 @@ DCN_DET_INLINE Roi<T> read_roi(const T* row, T spatial_scale, T shift, int64_t i
   roi.y = rounded_product(std::round(row[2]), spatial_scale) + shift;
   const T end_x = rounded_product(std::round(row[3]) + T(1), spatial_scale) + shift;
   const T end_y = rounded_product(std::round(row[4]) + T(1), spatial_scale) + shift;
+  if (!is_finite(end_x - roi.x) || !is_finite(end_y - roi.y)) return Roi<T>{};
   roi.width = end_x - roi.x > min_extent ? end_x - roi.x : min_extent;
   roi.height = end_y - roi.y > min_extent ? end_y - roi.y : min_extent;
   return roi;

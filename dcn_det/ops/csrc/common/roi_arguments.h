@@ -6,6 +6,7 @@
 #include <string>
 
 #include "common/deform_psroi_pool.h"
+#include "common/roi_align.h"
 #include "common/roi_pool.h"
 #include "common/tensor_ops.h"
 
@@ -66,7 +67,7 @@ inline void check_grad(const Tensor& grad_output, const Tensor& input, std::init
 inline PsroiSizes psroi_sizes(int64_t images, int64_t height, int64_t width, const Tensor& rois,
                               int64_t output_dim, int64_t group, int64_t pooled) {
   check_plane(height, width);
-  STD_TORCH_CHECK(output_dim > 0, "output_dim must be positive, got ", output_dim);
+  STD_TORCH_CHECK(output_dim >= 0, "output_dim must not be negative, got ", output_dim);
   PsroiSizes sizes{};
   sizes.images = images;
   sizes.rois = rois.size(0);
@@ -115,6 +116,22 @@ inline DeformPsroiSizes deform_psroi_sizes(const Tensor& input, const Tensor& ro
   STD_TORCH_CHECK(trans->scalar_type() == rois.scalar_type(), "trans must have the dtype of rois");
   sizes.classes = trans->size(1) / 2;
   return sizes;
+}
+
+inline RoiAlignSizes roi_align_sizes(const PsroiSizes& sizes, int64_t sampling_ratio, bool aligned) {
+  return {sizes, bounded(sampling_ratio, 0, kMaxBins, "sampling_ratio"), aligned};
+}
+
+inline RoiAlignSizes roi_align_sizes(const Tensor& input, const Tensor& rois, int64_t pooled,
+                                     int64_t sampling_ratio, bool aligned) {
+  STD_TORCH_CHECK(input.dim() == 4, "input must have 4 dimensions, got ", input.dim());
+  return roi_align_sizes(psroi_sizes(input, rois, input.size(1), 1, pooled), sampling_ratio, aligned);
+}
+
+// The sizes of the forward call that gave the output of grad_output's shape.
+inline RoiAlignSizes roi_align_sizes(const Tensor& grad_output, const Tensor& rois, int64_t images,
+                                     int64_t height, int64_t width, int64_t sampling_ratio, bool aligned) {
+  return roi_align_sizes(psroi_sizes(grad_output, rois, images, height, width, 1), sampling_ratio, aligned);
 }
 
 inline RoiPoolSizes roi_pool_sizes(int64_t images, int64_t channels, int64_t height, int64_t width,

@@ -27,8 +27,9 @@ struct Cpu {
                    const std::optional<Tensor>& mask, const Tensor& columns, int64_t first, int64_t rows) {
     dispatch_floating(features.scalar_type(), "deform_conv2d", [&]<typename T>() {
       using A = accumulate_t<T>;
-      fill_columns(shape, features.const_data_ptr<T>(), planes_of<const A>(offset), planes_of<const A>(mask),
-                   columns_of<T>(shape, columns), first, first, first + rows);
+      vectorized<FillColumns>(shape, features.const_data_ptr<T>(), planes_of<const A>(offset),
+                              planes_of<const A>(mask), columns_of<T>(shape, columns), first, first,
+                              first + rows);
     });
   }
 
@@ -44,4 +45,5 @@ struct Cpu {
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CPU, m) {
   m.impl("deform_conv2d", TORCH_BOX(&dcn_det::deform_conv2d<dcn_det::Cpu>));
   m.impl("deform_conv2d_backward", TORCH_BOX(&dcn_det::deform_conv2d_backward<dcn_det::Cpu>));
+  m.impl("deform_conv2d_backward_deterministic", TORCH_BOX(&dcn_det::deform_conv2d_backward<dcn_det::Cpu>));
 }

@@ -117,17 +117,17 @@ class CpuBackward {
       const Tensor grad = tile_of(tensors_.grad_rows, shape_, first + row, count, block.group);
       if (needs_.samples()) multiply(columns, grad, weights_[b]);
       SampleGrad<A>* share = sample_grads() ? shares_.get() + (b * rows + row) * shape_.taps() : nullptr;
-      sweep_block(shape_, block, features, samples_.get() + row * shape_.offset_groups * shape_.taps(),
-                  columns.template mutable_data_ptr<T>(), grad_features, share, needs_.weight, first + row,
-                  count);
+      vectorized<SweepBlock>(
+          shape_, block, features, samples_.get() + row * shape_.offset_groups * shape_.taps(),
+          columns.template mutable_data_ptr<T>(), grad_features, share, needs_.weight, first + row, count);
       if (!needs_.weight) continue;
       const Tensor grad_columns = torch::stable::transpose(grad, 0, 1);
       if constexpr (kExact) {
         multiply_add(grad_weights_[b], grad_weights_[b], grad_columns, columns);
       } else {
         multiply(product, grad_columns, columns);
-        add_to(grad_weights_[b].template mutable_data_ptr<A>(), product.template const_data_ptr<T>(),
-               product.numel());
+        vectorized<AddTo>(grad_weights_[b].template mutable_data_ptr<A>(),
+                          product.template const_data_ptr<T>(), product.numel());
       }
     }
   }

@@ -18,6 +18,14 @@ struct Corners {
   DCN_DET_INLINE Corners(T* image, const Sample<A>& sample, const DeformConvShape& shape, int channel) {
     for (int i = 0; i < 4; ++i) at[i] = image + sample.cell(i, shape.width) * shape.channels + channel;
   }
+
+  // Asks for the first cache lines; the processor finds out about those that follow, but not about these.
+  DCN_DET_INLINE void prefetch() const {
+    for (int i = 0; i < 4; ++i) {
+      for (int byte = 0; byte < 256; byte += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(at[i]) + byte);
+    }
+  }
 };
 
 template <typename T, typename A>
@@ -33,17 +41,25 @@ DCN_DET_INLINE void interpolate(T* out, const Corners<const T>& corner, const Sa
 }
 
 // Columns for the output positions [begin, end) of the tile that starts at position `first`.
-template <typename T, typename A>
-DCN_DET_VECTORIZED void fill_columns(const DeformConvShape& shape, const T* features,
-                                     const Planes<const A>& offset, const Planes<const A>& mask,
-                                     const Columns<T>& columns, int64_t first, int64_t begin, int64_t end) {
-  const int group_channels = shape.group_channels(), offset_channels = shape.offset_group_channels();
-  for (int64_t position = begin; position < end; ++position) {
-    const auto [image, cell] = divide(position, shape.out_cells());
-    const T* map = features + image * shape.cells() * shape.channels;
-    for (int tap = 0; tap < shape.taps(); ++tap) {
-      for (int group = 0; group < shape.offset_groups; ++group) {
-        const Sample<A> sample = sample_at(shape, offset, mask, image, cell, group, tap);
+struct FillColumns {
+  template <typename T, typename A>
+  DCN_DET_INLINE static void run(const DeformConvShape& shape, const T* features,
+                                 const Planes<const A>& offset, const Planes<const A>& mask,
+                                 const Columns<T>& columns, int64_t first, int64_t begin, int64_t end) {
+    const int group_channels = shape.group_channels(), offset_channels = shape.offset_group_channels();
+    for (int64_t position = begin; position < end; ++position) {
+      const auto [image, cell] = divide(position, shape.out_cells());
+      const T* map = features + image * shape.cells() * shape.channels;
+      const int samples = shape.taps() * shape.offset_groups;
+      Sample<A> ahead = sample_at(shape, offset, mask, image, cell, 0, 0);
+      for (int i = 0; i < samples; ++i) {
+        const Sample<A> sample = ahead;
+        const int tap = i / shape.offset_groups, group = i % shape.offset_groups;
+        if (i + 1 < samples) {
+          const int next_tap = (i + 1) / shape.offset_groups, next_group = (i + 1) % shape.offset_groups;
+          ahead = sample_at(shape, offset, mask, image, cell, next_group, next_tap);
+          if (ahead.inside) Corners<const T>(map, ahead, shape, next_group * offset_channels).prefetch();
+        }
         const int stop = (group + 1) * offset_channels;
         // A stretch of channels that lies together in the columns too.
         for (int channel = group * offset_channels, next; channel < stop; channel = next) {
@@ -58,7 +74,7 @@ DCN_DET_VECTORIZED void fill_columns(const DeformConvShape& shape, const T* feat
       }
     }
   }
-}
+};
 
 // Where the output positions [begin, end) read: samples[position - first][offset group][tap].
 template <typename A>
@@ -126,39 +142,43 @@ DCN_DET_INLINE void scatter(const T* grad, const Corners<A>& corner, const Sampl
 // The gradients of a block's samples for the output positions first, first + 1, ..., whose samples start at
 // `samples`. `columns`, (rows, taps, the block's channels), holds the columns' gradients; with `keep_columns`
 // the columns take their place. grad_features and sample_grads, (rows, taps), may be null.
-template <typename T, typename A>
-DCN_DET_VECTORIZED void sweep_block(const DeformConvShape& shape, const ChannelBlock& block,
-                                    const T* features, const Sample<A>* samples, T* columns, A* grad_features,
-                                    SampleGrad<A>* sample_grads, bool keep_columns, int64_t first,
-                                    int64_t rows) {
-  const int count = block.end - block.begin, taps = shape.taps();
-  const int64_t map_size = shape.cells() * shape.channels;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t map = (first + row) / shape.out_cells() * map_size;
-    const Sample<A>* sample = samples + (row * shape.offset_groups + block.offset_group) * taps;
-    for (int tap = 0; tap < taps; ++tap, ++sample, columns += count) {
-      if (!sample->inside) {
-        if (sample_grads != nullptr) sample_grads[row * taps + tap] = {0, 0, 0};
-        if (keep_columns) std::fill(columns, columns + count, T(0.f));
-        continue;
+struct SweepBlock {
+  template <typename T, typename A>
+  DCN_DET_INLINE static void run(const DeformConvShape& shape, const ChannelBlock& block, const T* features,
+                                 const Sample<A>* samples, T* columns, A* grad_features,
+                                 SampleGrad<A>* sample_grads, bool keep_columns, int64_t first,
+                                 int64_t rows) {
+    const int count = block.end - block.begin, taps = shape.taps();
+    const int64_t map_size = shape.cells() * shape.channels;
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t map = (first + row) / shape.out_cells() * map_size;
+      const Sample<A>* sample = samples + (row * shape.offset_groups + block.offset_group) * taps;
+      for (int tap = 0; tap < taps; ++tap, ++sample, columns += count) {
+        if (!sample->inside) {
+          if (sample_grads != nullptr) sample_grads[row * taps + tap] = {0, 0, 0};
+          if (keep_columns) std::fill(columns, columns + count, T(0.f));
+          continue;
+        }
+        const Corners<const T> corner(features + map, *sample, shape, block.begin);
+        if (sample_grads != nullptr) {
+          sample_grads[row * taps + tap] = sample_grad(columns, corner, *sample, count);
+        }
+        if (grad_features != nullptr) {
+          scatter(columns, Corners<A>(grad_features + map, *sample, shape, block.begin), *sample, count);
+        }
+        if (keep_columns) interpolate(columns, corner, *sample, count);
       }
-      const Corners<const T> corner(features + map, *sample, shape, block.begin);
-      if (sample_grads != nullptr) {
-        sample_grads[row * taps + tap] = sample_grad(columns, corner, *sample, count);
-      }
-      if (grad_features != nullptr) {
-        scatter(columns, Corners<A>(grad_features + map, *sample, shape, block.begin), *sample, count);
-      }
-      if (keep_columns) interpolate(columns, corner, *sample, count);
     }
   }
-}
+};
 
 // sum += product, element by element.
-template <typename T, typename A>
-DCN_DET_VECTORIZED void add_to(A* sum, const T* product, int64_t count) {
+struct AddTo {
+  template <typename T, typename A>
+  DCN_DET_INLINE static void run(A* sum, const T* product, int64_t count) {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) sum[i] += load_as<A>(product[i]);
-}
+    for (int64_t i = 0; i < count; ++i) sum[i] += load_as<A>(product[i]);
+  }
+};
 
 }  // namespace dcn_det

@@ -1,83 +1,45 @@
 // Deformable position-sensitive RoI pooling on the CPU: forward.
+#include "cpu/no_contraction.h"
+
 #include "cpu/deform_psroi_pool.h"
 
 namespace dcn_det {
 namespace {
 
-constexpr int64_t kPlaneBlock = 4;
-
-// sum[0, n) = scale * the weighted cells of n channels that lie side by side.
 template <typename T>
-DCN_DET_INLINE void sum_cells(const T* map, const Cells<T>& y, const Cells<T>& x, T scale, int64_t n,
-                              T* sum) {
-  for (int64_t i = 0; i < n; ++i) sum[i] = 0;
-  for (int a = 0; a < y.size; ++a) {
-    const T* row = map + y.offset[a];
-    const T row_weight = y.weight[a] * scale;
-    int b = 0;
-    for (; b + 1 < x.size; b += 2) {
-      const T *left = row + x.offset[b], *right = row + x.offset[b + 1];
-      const T left_weight = row_weight * x.weight[b], right_weight = row_weight * x.weight[b + 1];
-#pragma omp simd
-      for (int64_t i = 0; i < n; ++i) sum[i] += left_weight * left[i] + right_weight * right[i];
-    }
-    if (b < x.size) {
-      const T* last = row + x.offset[b];
-      const T last_weight = row_weight * x.weight[b];
-#pragma omp simd
-      for (int64_t i = 0; i < n; ++i) sum[i] += last_weight * last[i];
-    }
-  }
-}
-DCN_DET_VECTORIZED void pool_channels(const float* map, const Cells<float>& y, const Cells<float>& x,
-                                      float scale, int64_t n, float* sum) {
-  sum_cells(map, y, x, scale, n, sum);
-}
-DCN_DET_VECTORIZED void pool_channels(const double* map, const Cells<double>& y, const Cells<double>& x,
-                                      double scale, int64_t n, double* sum) {
-  sum_cells(map, y, x, scale, n, sum);
-}
-
-template <typename T>
-T pool_plane(const T* plane, const Cells<T>& y, const Cells<T>& x) {
-  T sum = 0;
-  for (int a = 0; a < y.size; ++a) {
-    const T* row = plane + y.offset[a];
-    T row_sum = 0;
-    for (int b = 0; b < x.size; ++b) row_sum += x.weight[b] * row[x.offset[b]];
-    sum += y.weight[a] * row_sum;
-  }
-  return sum;
-}
-
-template <typename T>
-void pool(const DeformPsroiProblem<T>& problem, const T* input, T* output) {
+void pool_over_regions(const DeformPsroiProblem<T>& problem, const T* input, T* output) {
   const DeformPsroiSizes& sizes = problem.sizes;
-  const int64_t bins = problem.bins;
-  const auto blocks = problem.blocks(problem.channels_last ? sizes.channels_per_class() : kPlaneBlock);
-  const int64_t items = static_cast<int64_t>(blocks.size()) * sizes.rois;
-  torch::stable::parallel_for(0, items, grain(bins * 16 * blocks[0].size()), [&](int64_t begin, int64_t end) {
-    Cells<T> y(sizes.samples), x(sizes.samples);
-    std::vector<T> by_bin(problem.channels_last ? blocks[0].size() * bins : 0);
-    for (int64_t item = begin; item < end; ++item) {
-      const Block& block = blocks[item / sizes.rois];
-      const int64_t r = item % sizes.rois, channels = block.size();
-      T* out = output + (r * sizes.output_dim + block.begin) * bins;
-      if (!problem.rois[r].valid) {
-        std::fill(out, out + channels * bins, T(0));
-        continue;
-      }
-      for (int64_t bin = 0; bin < bins; ++bin) {
-        const int count = problem.read_bin(r, block.class_, bin, y, x);
-        const T scale = count > 0 ? T(1) / static_cast<T>(count) : T(0);
-        const T* map = input + problem.map_offset(problem.rois[r].image, block.begin, bin);
-        if (problem.channels_last)
-          pool_channels(map, y, x, scale, channels, &by_bin[bin * channels]);
-        else
-          for (int64_t c = 0; c < channels; ++c)
-            out[c * bins + bin] = scale * pool_plane(map + c * problem.channel_stride, y, x);
-      }
-      if (problem.channels_last) transpose(by_bin.data(), bins, channels, out);
+  const int64_t bins = problem.bins, per_class = sizes.channels_per_class();
+  const int64_t cells = int64_t(sizes.height) * sizes.width, offset_size = problem.class_stride * kLanes;
+  const auto blocks = lane_blocks(problem);
+  const int64_t count = static_cast<int64_t>(blocks.size());
+  for (int64_t r = 0; r < sizes.rois; ++r)
+    if (!problem.rois[r].valid)
+      std::fill_n(output + r * sizes.output_dim * bins, sizes.output_dim * bins, T(0));
+  const int64_t work = sizes.rois * bins * per_class * 64;
+  torch::stable::parallel_for(0, sizes.classes, grain(work), [&](int64_t begin, int64_t end) {
+    LaneLocator<T> locator(problem, false);
+    std::vector<T> offsets(problem.offsets != nullptr ? count * offset_size : 0);
+    std::vector<T> sums(count * per_class * bins * kLanes);
+    const auto sums_of = [&](int64_t b, int64_t c) { return &sums[(b * per_class + c) * bins * kLanes]; };
+    for (int64_t u = begin; u < end; ++u) {
+      for (int64_t b = 0; b < count && problem.offsets != nullptr; ++b)
+        load_lanes(problem.offsets + u * problem.class_stride, sizes.classes * problem.class_stride,
+                   problem.class_stride, blocks[b], &offsets[b * offset_size]);
+      for (int bin = 0; bin < bins; ++bin)
+        for (int64_t b = 0; b < count; ++b) {
+          locator.locate(blocks[b], bin, problem.offsets != nullptr ? &offsets[b * offset_size] : nullptr);
+          for (int64_t c = 0; c < per_class; ++c) {
+            const int64_t plane =
+                sizes.source_channel(u * per_class + c, bin / sizes.pooled, bin % sizes.pooled);
+            vectorized<SumLanes>(input + (blocks[b].image * sizes.input_channels() + plane) * cells,
+                                 locator.y, locator.x, sums_of(b, c) + bin * kLanes);
+          }
+        }
+      for (int64_t b = 0; b < count; ++b)
+        for (int64_t c = 0; c < per_class; ++c)
+          store_lanes(sums_of(b, c), bins, blocks[b], output + (u * per_class + c) * bins,
+                      sizes.output_dim * bins);
     }
   });
 }
@@ -86,12 +48,12 @@ template <typename T>
 Tensor forward(const Tensor& input, const Tensor& rois, const std::optional<Tensor>& trans,
                const DeformPsroiSizes& sizes, double spatial_scale, double trans_std) {
   const DeformPsroiProblem<T> problem(sizes, rois, trans, spatial_scale, trans_std);
-  const Tensor map =
-      torch::stable::contiguous(cast(input, accumulate_dtype(input.scalar_type())), problem.format());
+  const Tensor map = problem.readable(cast(input, accumulate_dtype(input.scalar_type())));
+  if (problem.over_channels()) return pool_cells(problem.plan(), map);
   Tensor output = torch::stable::new_empty(map, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
   if (output.numel() == 0) return output;
   if (map.numel() == 0) return torch::stable::zero_(output);
-  pool(problem, map.template const_data_ptr<T>(), output.template mutable_data_ptr<T>());
+  pool_over_regions(problem, map.template const_data_ptr<T>(), output.template mutable_data_ptr<T>());
   return output;
 }
 

@@ -14,9 +14,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "common/box_overlap.h"
 #include "common/nms_driver.h"
-#include "cpu/vectorize.h"
+#include "cpu/kept_boxes.h"
 
 namespace dcn_det {
 namespace {
@@ -87,64 +86,38 @@ Groups group_by_label(const std::vector<int64_t>& order, const int64_t* labels) 
   return groups;
 }
 
-// Kept boxes, a coordinate at a time. An infinite area marks a place that is still free: nothing overlaps it.
+// The smallest box around all; coordinates that are not finite are left out.
 template <typename A>
-struct KeptBlock {
-  static constexpr int kSize = 64;
-  A x1[kSize] = {}, y1[kSize] = {}, x2[kSize] = {}, y2[kSize] = {}, area[kSize];
-
-  KeptBlock() { std::fill(area, area + kSize, std::numeric_limits<A>::infinity()); }
-
-  void set(int i, const Box<A>& box, A box_area) {
-    x1[i] = box.x1;
-    y1[i] = box.y1;
-    x2[i] = box.x2;
-    y2[i] = box.y2;
-    area[i] = box_area;
+Box<A> bounds_of(const A* boxes, int64_t count) {
+  constexpr A kInfinity = std::numeric_limits<A>::infinity();
+  A low[2] = {kInfinity, kInfinity}, high[2] = {-kInfinity, -kInfinity};
+  for (int64_t i = 0; i < 4 * count; ++i) {
+    const A at = boxes[i];
+    if (!std::isfinite(at)) continue;
+    low[i % 2] = std::min(low[i % 2], at);
+    high[i % 2] = std::max(high[i % 2], at);
   }
-};
-
-template <typename A>
-DCN_DET_VECTORIZED bool overlaps_any(const KeptBlock<A>* blocks, size_t count, const Box<A>& box, A area,
-                                     A threshold) {
-  for (size_t b = 0; b < count; ++b) {
-    const KeptBlock<A>& kept = blocks[b];
-    int any = 0;
-#pragma omp simd reduction(| : any)
-    for (int i = 0; i < KeptBlock<A>::kSize; ++i) {
-      const Box<A> other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
-      any |= overlap_may_exceed(threshold, box, area, other, kept.area[i]);
-    }
-    if (any == 0) continue;
-    any = 0;
-#pragma omp simd reduction(| : any)
-    for (int i = 0; i < KeptBlock<A>::kSize; ++i) {
-      const Box<A> other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
-      any |= overlap_exceeds(threshold, box, area, other, kept.area[i]);
-    }
-    if (any != 0) return true;
-  }
-  return false;
+  return {low[0], low[1], high[0], high[1]};
 }
 
 // Marks the kept ones among the boxes of a group, at most `limit`.
-template <typename A>
-void suppress_group(const A* boxes, const std::vector<int64_t>& order, const int64_t* begin,
-                    const int64_t* end, A threshold, int64_t limit, std::vector<char>& kept) {
-  std::vector<KeptBlock<A>> blocks;
-  int64_t count = 0;
-  for (const int64_t* rank = begin; rank != end && count < limit; ++rank) {
-    const A* corners = boxes + 4 * order[*rank];
-    const Box<A> box{corners[0], corners[1], corners[2], corners[3]};
-    const A area = area_of(box);
-    if (overlaps_any(blocks.data(), blocks.size(), box, area, threshold)) continue;
-    const int place = static_cast<int>(count % KeptBlock<A>::kSize);
-    if (place == 0) blocks.emplace_back();
-    blocks.back().set(place, box, area);
-    kept[*rank] = 1;
-    ++count;
+struct SuppressGroup {
+  template <typename A>
+  DCN_DET_INLINE static void run(const A* boxes, const int64_t* order, const int64_t* begin,
+                                 const int64_t* end, A threshold, int64_t limit, KeptBoxes<A>& others,
+                                 char* kept) {
+    int64_t count = 0;
+    for (const int64_t* rank = begin; rank != end && count < limit; ++rank) {
+      const A* corners = boxes + 4 * order[*rank];
+      const Box<A> box{corners[0], corners[1], corners[2], corners[3]};
+      const A area = area_of(box);
+      if (others.any_overlaps(box, area, threshold)) continue;
+      others.add(box, area);
+      kept[*rank] = 1;
+      ++count;
+    }
   }
-}
+};
 
 template <typename A>
 std::vector<int64_t> kept_boxes(const A* boxes, const A* scores, const int64_t* labels, int64_t count,
@@ -153,11 +126,14 @@ std::vector<int64_t> kept_boxes(const A* boxes, const A* scores, const int64_t* 
   const Groups groups = group_by_label(order, labels);
   std::vector<char> kept(order.size());  // by rank; not bits, which threads could not write side by side
   const int64_t group_count = static_cast<int64_t>(groups.start.size()) - 1;
-  torch::stable::parallel_for(0, group_count, 1, [&](int64_t begin, int64_t end) {
-    const int64_t* ranks = groups.ranks.data();
-    for (int64_t g = begin; g < end; ++g) {
-      suppress_group(boxes, order, ranks + groups.start[g], ranks + groups.start[g + 1], threshold, limit,
-                     kept);
+  const Box<A> around = bounds_of(boxes, count);
+  torch::stable::parallel_for(0, group_count, 1, [&](int64_t first, int64_t last) {
+    KeptBoxes<A> others;
+    for (int64_t g = first; g < last; ++g) {
+      const int64_t* ranks = groups.ranks.data();
+      const int64_t *begin = ranks + groups.start[g], *end = ranks + groups.start[g + 1];
+      others.reset(std::min<int64_t>(end - begin, limit), around);
+      vectorized<SuppressGroup>(boxes, order.data(), begin, end, threshold, limit, others, kept.data());
     }
   });
   std::vector<int64_t> result;

@@ -1,5 +1,5 @@
 // RoI max pooling on the CPU. The map is channels-last and the loops run over channels; backward works on
-// planes, one thread to a plane.
+// planes, one thread to a block of them.
 #include <tuple>
 #include <vector>
 
@@ -11,39 +11,34 @@ namespace {
 
 // The largest of the cells and its index in the plane, for n channels that lie side by side. The first of
 // equal cells wins, and a NaN over all numbers.
-template <typename T>
-DCN_DET_INLINE void max_cells(const T* map, CellRange rows, CellRange columns, int width, int64_t n, T* best,
-                              int32_t* index) {
-  const int32_t first = rows.begin * width + columns.begin;
-  for (int64_t i = 0; i < n; ++i) {
-    best[i] = map[first * n + i];
-    index[i] = first;
-  }
-  for (int y = rows.begin; y < rows.end; ++y)
-    for (int x = columns.begin; x < columns.end; ++x) {
-      const int32_t cell = y * width + x;
-      const T* value = map + cell * n;
-#pragma omp simd
-      for (int64_t i = 0; i < n; ++i) {
-        const bool better = value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]);
-        best[i] = better ? value[i] : best[i];
-        index[i] = better ? cell : index[i];
-      }
+struct MaxCells {
+  template <typename T>
+  DCN_DET_INLINE static void run(const T* map, CellRange rows, CellRange columns, int width, int64_t n,
+                                 T* best, int32_t* index) {
+    const int32_t first = rows.begin * width + columns.begin;
+    for (int64_t i = 0; i < n; ++i) {
+      best[i] = map[first * n + i];
+      index[i] = first;
     }
-}
-DCN_DET_VECTORIZED void max_channels(const float* map, CellRange rows, CellRange columns, int width,
-                                     int64_t n, float* best, int32_t* index) {
-  max_cells(map, rows, columns, width, n, best, index);
-}
-DCN_DET_VECTORIZED void max_channels(const double* map, CellRange rows, CellRange columns, int width,
-                                     int64_t n, double* best, int32_t* index) {
-  max_cells(map, rows, columns, width, n, best, index);
-}
+    for (int y = rows.begin; y < rows.end; ++y)
+      for (int x = columns.begin; x < columns.end; ++x) {
+        const int32_t cell = y * width + x;
+        const T* value = map + cell * n;
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+          const bool better = value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]);
+          best[i] = better ? value[i] : best[i];
+          index[i] = better ? cell : index[i];
+        }
+      }
+  }
+};
 
 template <typename T>
 void pool(const RoiPoolSizes& sizes, const T* input, const T* rois, T spatial_scale, T* output,
           int32_t* argmax) {
   const int64_t n = sizes.channels, bins = sizes.bins();
+  if (n == 0) return;
   torch::stable::parallel_for(0, sizes.rois, grain(n * bins * 8), [&](int64_t begin, int64_t end) {
     std::vector<T> best(n * bins);
     std::vector<int32_t> index(n * bins);
@@ -59,29 +54,38 @@ void pool(const RoiPoolSizes& sizes, const T* input, const T* rois, T spatial_sc
           const CellRange rows = y.cells(static_cast<int>(bin / sizes.pooled), sizes.height);
           const CellRange columns = x.cells(static_cast<int>(bin % sizes.pooled), sizes.width);
           if (rows.size() > 0 && columns.size() > 0)
-            max_channels(map, rows, columns, sizes.width, n, &best[bin * n], &index[bin * n]);
+            vectorized<MaxCells>(map, rows, columns, sizes.width, n, &best[bin * n], &index[bin * n]);
         }
       }
-      transpose(best.data(), bins, n, output + r * n * bins);
-      transpose(index.data(), bins, n, argmax + r * n * bins);
+      vectorized<TransposeMatrix>(best.data(), n, bins, n, output + r * n * bins, bins);
+      vectorized<TransposeMatrix>(index.data(), n, bins, n, argmax + r * n * bins, bins);
     }
   });
 }
 
+// grad_input need not be initialised.
 template <typename T>
 void pool_backward(const RoiPoolSizes& sizes, const T* grad_output, const T* rois, const int32_t* argmax,
                    T* grad_input) {
-  const int64_t bins = sizes.bins(), plane = int64_t(sizes.height) * sizes.width;
-  torch::stable::parallel_for(0, sizes.channels, grain(sizes.rois * bins), [&](int64_t begin, int64_t end) {
-    for (int64_t channel = begin; channel < end; ++channel)
+  constexpr int64_t kBlock =
+      32;  // channels whose planes stay in the cache while all regions are read in order
+  const int64_t bins = sizes.bins(), plane = int64_t(sizes.height) * sizes.width, channels = sizes.channels;
+  const int64_t blocks = (channels + kBlock - 1) / kBlock;
+  torch::stable::parallel_for(0, blocks, grain(sizes.rois * bins * kBlock), [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t first = block * kBlock, size = std::min(kBlock, channels - first);
+      for (int64_t image = 0; image < sizes.images; ++image)
+        std::fill_n(grad_input + (image * channels + first) * plane, size * plane, T(0));
       for (int64_t r = 0; r < sizes.rois; ++r) {
         const T* roi = rois + r * 5;
         if (!is_valid_roi(roi, sizes.images)) continue;
-        const int64_t first = (r * sizes.channels + channel) * bins;
-        T* target = grad_input + (static_cast<int64_t>(roi[0]) * sizes.channels + channel) * plane;
-        for (int64_t bin = first; bin < first + bins; ++bin)
-          if (argmax[bin] >= 0 && argmax[bin] < plane) target[argmax[bin]] += grad_output[bin];
+        T* target = grad_input + (static_cast<int64_t>(roi[0]) * channels + first) * plane;
+        int64_t bin = (r * channels + first) * bins;
+        for (int64_t c = 0; c < size; ++c, target += plane)
+          for (int64_t last = bin + bins; bin < last; ++bin)
+            if (argmax[bin] >= 0 && argmax[bin] < plane) target[argmax[bin]] += grad_output[bin];
       }
+    }
   });
 }
 
@@ -103,7 +107,8 @@ Tensor backward(const Tensor& grad_output, const Tensor& rois, const Tensor& arg
                 const RoiPoolSizes& sizes) {
   const ScalarType type = accumulate_dtype(grad_output.scalar_type());
   const Tensor grad = torch::stable::contiguous(cast(grad_output, type));
-  Tensor grad_input = new_zeros(grad, {sizes.images, sizes.channels, sizes.height, sizes.width});
+  Tensor grad_input =
+      torch::stable::new_empty(grad, {sizes.images, sizes.channels, sizes.height, sizes.width});
   pool_backward(sizes, grad.template const_data_ptr<T>(), rois.const_data_ptr<T>(),
                 argmax.const_data_ptr<int32_t>(), grad_input.template mutable_data_ptr<T>());
   return grad_input;
@@ -130,4 +135,5 @@ Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& rois, const Te
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CPU, m) {
   m.impl("roi_pool", TORCH_BOX(&dcn_det::roi_pool));
   m.impl("roi_pool_backward", TORCH_BOX(&dcn_det::roi_pool_backward));
+  m.impl("roi_pool_backward_deterministic", TORCH_BOX(&dcn_det::roi_pool_backward));
 }

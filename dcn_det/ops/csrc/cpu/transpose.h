@@ -14,24 +14,26 @@ namespace dcn_det {
 constexpr int64_t kTransposeBlock = 16;  // 16 x 16 elements fit in a few cache lines of either side
 
 // out[column][row] = in[row][column] for the rows [begin, end) of a (rows, columns) matrix.
-template <typename T>
-DCN_DET_VECTORIZED void transpose_rows(T* out, const T* in, int64_t rows, int64_t columns, int64_t begin,
-                                       int64_t end) {
-  for (int64_t first = 0; first < columns; first += kTransposeBlock) {
-    const int64_t last = std::min(first + kTransposeBlock, columns);
-    if (last - first == kTransposeBlock && end - begin == kTransposeBlock) {
-      for (int64_t column = first; column < first + kTransposeBlock; ++column) {
-        for (int64_t row = 0; row < kTransposeBlock; ++row) {
-          out[column * rows + begin + row] = in[(begin + row) * columns + column];
+struct TransposeRows {
+  template <typename T>
+  DCN_DET_INLINE static void run(T* out, const T* in, int64_t rows, int64_t columns, int64_t begin,
+                                 int64_t end) {
+    for (int64_t first = 0; first < columns; first += kTransposeBlock) {
+      const int64_t last = std::min(first + kTransposeBlock, columns);
+      if (last - first == kTransposeBlock && end - begin == kTransposeBlock) {
+        for (int64_t column = first; column < first + kTransposeBlock; ++column) {
+          for (int64_t row = 0; row < kTransposeBlock; ++row) {
+            out[column * rows + begin + row] = in[(begin + row) * columns + column];
+          }
         }
-      }
-    } else {
-      for (int64_t column = first; column < last; ++column) {
-        for (int64_t row = begin; row < end; ++row) out[column * rows + row] = in[row * columns + column];
+      } else {
+        for (int64_t column = first; column < last; ++column) {
+          for (int64_t row = begin; row < end; ++row) out[column * rows + row] = in[row * columns + column];
+        }
       }
     }
   }
-}
+};
 
 template <typename T>
 void transpose(T* out, const T* in, int64_t batch, int64_t rows, int64_t columns) {
@@ -40,8 +42,8 @@ void transpose(T* out, const T* in, int64_t batch, int64_t rows, int64_t columns
   torch::stable::parallel_for(0, batch * blocks, grain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t begin = i % blocks * kTransposeBlock, offset = i / blocks * rows * columns;
-      transpose_rows(out + offset, in + offset, rows, columns, begin,
-                     std::min(begin + kTransposeBlock, rows));
+      vectorized<TransposeRows>(out + offset, in + offset, rows, columns, begin,
+                                std::min(begin + kTransposeBlock, rows));
     }
   });
 }

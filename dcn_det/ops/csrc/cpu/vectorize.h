@@ -1,4 +1,4 @@
-// Inner loops for the CPU: one build for every x86-64, the best instruction set chosen at load time.
+// Inner loops for the CPU: compiled for several instruction sets, one of which is chosen at load time.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -8,16 +8,43 @@
 #include <cstdint>
 
 #include "common/bilinear.h"
-
-// Before a function: compiled for SSE2, for AVX2 with FMA, and for AVX-512. What it calls is compiled along
-// if it is inlined (so no lambdas). Needs the loader's indirect functions; elsewhere the baseline serves.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
-#define DCN_DET_VECTORIZED __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define DCN_DET_VECTORIZED
-#endif
+#include "cpu/instruction_set.h"
 
 namespace dcn_det {
+
+#if defined(DCN_DET_X86)
+template <typename Loop, typename... Args>
+__attribute__((target(DCN_DET_AVX2))) auto run_avx2(Args&... args) {
+  return Loop::run(args...);
+}
+
+template <typename Loop, typename... Args>
+__attribute__((target(DCN_DET_AVX512))) auto run_avx512(Args&... args) {
+  return Loop::run(args...);
+}
+#endif
+
+template <typename Loop, typename... Args>
+auto run_baseline(Args&... args) {
+  return Loop::run(args...);
+}
+
+// Loop::run(args...), compiled for the chosen instruction set. `run` is static and DCN_DET_INLINE, and so is
+// what its loops call (thus no lambdas): only what is inlined is compiled along.
+template <typename Loop, typename... Args>
+auto vectorized(Args&&... args) {
+#if defined(DCN_DET_X86)
+  switch (instruction_set()) {
+    case InstructionSet::avx512:
+      return run_avx512<Loop>(args...);
+    case InstructionSet::avx2:
+      return run_avx2<Loop>(args...);
+    case InstructionSet::baseline:
+      break;
+  }
+#endif
+  return run_baseline<Loop>(args...);
+}
 
 // Conversions the compiler can vectorise; those of the types themselves branch or call.
 template <typename A, typename T>

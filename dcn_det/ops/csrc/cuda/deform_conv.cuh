@@ -1,141 +1,259 @@
-// The deformable convolution's CUDA kernels: a warp for each sample, lanes over its channels, which lie next
-// to each other in memory. Free of torch, so that a host compiler can run them, too, with one lane.
+// The deformable convolution's CUDA kernels. A warp takes kBatch samples at a time, of neighbouring output
+// positions and the same tap: first its lanes compute where these read, a corner each; then they share the
+// samples' channels, which lie next to each other in memory, kWidth to an access. Free of torch.
 #pragma once
 
 #include "common/deform_conv_shape.h"
+#include "cuda/lanes.cuh"
+#include "cuda/sums.cuh"
 
 namespace dcn_det {
 
-#if defined(__CUDACC__)
-constexpr int kLanes = 32;
-#else
-constexpr int kLanes = 1;
-#endif
+constexpr int kCorners = 4;
+constexpr int kBatch = kWarp / kCorners;  // samples that a warp takes at a time
+static_assert(kLeastLanes >= kCorners, "sum_corners needs a lane for each");
 
-template <typename A>
-__device__ __forceinline__ A sum_over_lanes(A value) {
-#if defined(__CUDACC__)
-  for (int step = kLanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-#endif
-  return value;
+// Batches of samples in a tile; a warp for each.
+DCN_DET_INLINE int64_t batch_count(const DeformConvShape& shape, int64_t rows) {
+  return (rows + kBatch - 1) / kBatch * shape.offset_groups * shape.taps();
 }
 
-// Sample `index` of a tile, in the order [row][offset group][tap].
-struct SampleIndex {
-  int64_t row, image, cell;
-  int offset_group, tap;
+// Up to kBatch neighbouring rows of a tile, for one tap and one offset group.
+struct Batch {
+  int64_t row;
+  int count, offset_group, tap;
 
-  __device__ __forceinline__ SampleIndex(const DeformConvShape& shape, int64_t first, int64_t index) {
+  __device__ __forceinline__ Batch(const DeformConvShape& shape, int64_t rows, int64_t index) {
     const Division by_tap = divide(index, shape.taps());
     const Division by_group = divide(by_tap.quotient, shape.offset_groups);
-    const Division by_image = divide(first + by_group.quotient, shape.out_cells());
     tap = static_cast<int>(by_tap.remainder);
     offset_group = static_cast<int>(by_group.remainder);
-    row = by_group.quotient;
-    image = by_image.quotient;
-    cell = by_image.remainder;
+    row = by_group.quotient * kBatch;
+    count = static_cast<int>(rows - row < kBatch ? rows - row : kBatch);
   }
 };
 
-// The corners' modulated weights and their places in a map of shape.channels channels.
+// Where a sample reads: the corners' places among the features, from the offset group's first channel on, and
+// their modulated weights. A sample outside the map has place[0] < 0.
 template <typename A>
 struct CornerReads {
-  int64_t place[4];
-  A weight[4];
+  int64_t place[kCorners];
+  A weight[kCorners];
 
-  __device__ __forceinline__ CornerReads(const DeformConvShape& shape, const SampleIndex& index,
-                                         const Sample<A>& sample) {
-    const int64_t map = index.image * shape.cells();
-    for (int k = 0; k < 4; ++k) {
-      place[k] = (map + sample.cell(k, shape.width)) * shape.channels;
-      weight[k] = sample.modulation * sample.weight(k);
+  __device__ __forceinline__ bool inside() const { return place[0] >= 0; }
+};
+
+// A lane's part in finding a sample: everything about one of its corners.
+template <typename A>
+struct LocatedCorner {
+  int64_t image, cell;
+  A weight, slope_y, slope_x, modulation;
+  bool inside;
+
+  // Writes to `reads`, of the warp's kBatch samples, what the other lanes have to know.
+  __device__ __forceinline__ LocatedCorner(const DeformConvShape& shape, const Planes<const A>& offset,
+                                           const Planes<const A>& mask, const Batch& batch, int64_t first,
+                                           int lane, CornerReads<A>* reads)
+      : image(0), cell(0), weight(0), slope_y(0), slope_x(0), modulation(0), inside(false) {
+    const int s = lane / kCorners, corner = lane % kCorners;
+    if (s >= batch.count) return;
+    const Division by_image = divide(first + batch.row + s, shape.out_cells());
+    image = by_image.quotient;
+    cell = by_image.remainder;
+    const Sample<A> sample = sample_at(shape, offset, mask, image, cell, batch.offset_group, batch.tap);
+    inside = sample.inside;
+    if (inside) {
+      const bool lower = (corner & 2) != 0, right = (corner & 1) != 0;
+      const A weight_y = lower ? sample.y.weight[1] : sample.y.weight[0];
+      const A weight_x = right ? sample.x.weight[1] : sample.x.weight[0];
+      weight = weight_y * weight_x;
+      slope_y = (lower ? sample.y.slope[1] : sample.y.slope[0]) * weight_x;
+      slope_x = (right ? sample.x.slope[1] : sample.x.slope[0]) * weight_y;
+      modulation = sample.modulation;
+      const int64_t row = lower ? sample.y.cell[1] : sample.y.cell[0];
+      const int64_t column = right ? sample.x.cell[1] : sample.x.cell[0];
+      reads[s].place[corner] = (image * shape.cells() + row * shape.width + column) * shape.channels +
+                               batch.offset_group * shape.offset_group_channels();
+      reads[s].weight[corner] = modulation * weight;
+    } else {
+      reads[s].place[corner] = -1;
     }
   }
 };
 
-// Columns for the output positions first, first + 1, ... of a tile of `rows`.
-template <typename T, typename A>
-__global__ void fill_columns_kernel(DeformConvShape shape, const T* features, Planes<const A> offset,
-                                    Planes<const A> mask, Columns<T> columns, int64_t first, int64_t rows) {
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * blockDim.x / kLanes;
-  const int64_t samples = rows * shape.offset_groups * shape.taps();
-  const int lane = static_cast<int>(thread % kLanes), count = shape.offset_group_channels();
-  for (int64_t i = thread / kLanes; i < samples; i += warps) {
-    const SampleIndex index(shape, first, i);
-    const Sample<A> sample =
-        sample_at(shape, offset, mask, index.image, index.cell, index.offset_group, index.tap);
-    const int begin = index.offset_group * count;
-    if (!sample.inside) {
-      for (int c = begin + lane; c < begin + count; c += kLanes)
-        *columns.at(index.row, index.tap, c) = T(0.f);
-      continue;
-    }
-    const CornerReads<A> read(shape, index, sample);
-    for (int c = begin + lane; c < begin + count; c += kLanes) {
-      A value = 0;
-      for (int k = 0; k < 4; ++k) value += read.weight[k] * static_cast<A>(features[read.place[k] + c]);
-      *columns.at(index.row, index.tap, c) = static_cast<T>(value);
-    }
+template <typename T, typename A, int N>
+__device__ __forceinline__ Pack<T, N> sampled(const T* __restrict__ features, const CornerReads<A>& read,
+                                              int channel) {
+  A sums[N] = {};
+#pragma unroll
+  for (int k = 0; k < kCorners; ++k) {
+    const Pack<T, N> feature = load<N>(features + read.place[k] + channel);
+#pragma unroll
+    for (int i = 0; i < N; ++i) sums[i] += read.weight[k] * static_cast<A>(feature.at[i]);
   }
+  Pack<T, N> result;
+#pragma unroll
+  for (int i = 0; i < N; ++i) result.at[i] = static_cast<T>(sums[i]);
+  return result;
+}
+
+template <typename T, int N>
+__device__ __forceinline__ Pack<T, N> nothing() {
+  Pack<T, N> result;
+#pragma unroll
+  for (int i = 0; i < N; ++i) result.at[i] = static_cast<T>(0.f);
+  return result;
+}
+
+// Columns for the output positions first, first + 1, ... of a tile of `rows`. N divides the channels of a
+// group and of an offset group.
+template <typename T, typename A, int N>
+__global__ void __launch_bounds__(kThreads)
+    fill_columns_kernel(DeformConvShape shape, const T* __restrict__ features, Planes<const A> offset,
+                        Planes<const A> mask, Columns<T> columns, int64_t first, int64_t rows, int lanes) {
+  __shared__ CornerReads<A> located[kWarps][kBatch];
+  const int lane = static_cast<int>(threadIdx.x % kWarp), count = shape.offset_group_channels();
+  CornerReads<A>* reads = located[threadIdx.x / kWarp];
+  const Share share(lane, lanes);
+  const int64_t batches = batch_count(shape, rows);
+  for (int64_t i = first_thread() / kWarp; i < batches; i += all_threads() / kWarp) {
+    const Batch batch(shape, rows, i);
+    LocatedCorner<A>(shape, offset, mask, batch, first, lane, reads);
+    __syncwarp();
+    const int begin = batch.offset_group * count;
+    for (int s = share.group; s < batch.count; s += share.groups) {
+      const CornerReads<A>& read = reads[s];
+      for (int c = share.lane * N; c < count; c += lanes * N) {
+        store(columns.at(batch.row + s, batch.tap, begin + c),
+              read.inside() ? sampled<T, A, N>(features, read, c) : nothing<T, N>());
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// Adds a batch's column gradients to the corners that they were sampled from. The lanes of a group take a run
+// of neighbouring samples, W channels at a time. A sample's right corners are often the next one's left
+// corners: they wait for it, so that one addition serves both.
+template <typename T, typename A, int W, typename Sums>
+__device__ __forceinline__ void scatter(const Sums& grad_features, const Columns<T>& columns,
+                                        const CornerReads<A>* reads, const Batch& batch, const Share& share,
+                                        int begin, int count) {
+  const int run = kBatch / share.groups;
+  const int stop = (share.group + 1) * run < batch.count ? (share.group + 1) * run : batch.count;
+  for (int c = share.lane * W; c < count; c += share.lanes * W) {
+    int64_t waiting[2] = {-1, -1};
+    A held[2][W] = {};
+    for (int s = share.group * run; s < stop; ++s) {
+      const CornerReads<A>& read = reads[s];
+      if (!read.inside()) continue;
+      const Pack<T, W> grad = load<W>(columns.at(batch.row + s, batch.tap, begin + c));
+#pragma unroll
+      for (int y = 0; y < 2; ++y) {
+        const A left = read.weight[2 * y], right = read.weight[2 * y + 1];
+        const int64_t place = read.place[2 * y];
+        const bool meet = waiting[y] == place;
+        if (waiting[y] >= 0 && !meet) grad_features.add(waiting[y] + c, held[y]);
+        if (left != A(0) || meet) {
+          A sum[W];
+#pragma unroll
+          for (int i = 0; i < W; ++i) sum[i] = left * static_cast<A>(grad.at[i]) + (meet ? held[y][i] : A(0));
+          grad_features.add(place + c, sum);
+        }
+        waiting[y] = right != A(0) ? read.place[2 * y + 1] : -1;
+#pragma unroll
+        for (int i = 0; i < W; ++i) held[y][i] = right * static_cast<A>(grad.at[i]);
+      }
+    }
+#pragma unroll
+    for (int y = 0; y < 2; ++y)
+      if (waiting[y] >= 0) grad_features.add(waiting[y] + c, held[y]);
+  }
+}
+
+// The sum of `values` over a group's lanes, for corner k in each lane k modulo 4. Lanes halve the values they
+// deal with before they pass them on, so that four sums cost little more than one.
+template <typename A>
+__device__ __forceinline__ A sum_corners(const A (&values)[kCorners], const Share& share) {
+  const bool lower = (share.lane & 2) != 0, right = (share.lane & 1) != 0;
+  const A left =
+      (lower ? values[2] : values[0]) + __shfl_xor_sync(kAllLanes, lower ? values[0] : values[2], 2);
+  const A other =
+      (lower ? values[3] : values[1]) + __shfl_xor_sync(kAllLanes, lower ? values[1] : values[3], 2);
+  A sum = (right ? other : left) + __shfl_xor_sync(kAllLanes, right ? left : other, 1);
+  for (int step = kCorners; step < share.lanes; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+  return sum;
 }
 
 // The gradients of a tile's samples. `columns` holds the columns' gradients; with `keep_columns` the columns
 // take their place. Of the gradients, those whose pointer is null are left out. Maps overlap, so that
 // grad_features is added to atomically; every other element is written by one warp.
-template <typename T, typename A>
-__global__ void sweep_kernel(DeformConvShape shape, const T* features, Planes<const A> offset,
-                             Planes<const A> mask, Columns<T> columns, A* grad_features,
-                             Planes<A> grad_offset, Planes<A> grad_mask, bool keep_columns, int64_t first,
-                             int64_t rows) {
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * blockDim.x / kLanes;
-  const int64_t samples = rows * shape.offset_groups * shape.taps();
-  const int lane = static_cast<int>(thread % kLanes), count = shape.offset_group_channels();
-  for (int64_t i = thread / kLanes; i < samples; i += warps) {
-    const SampleIndex index(shape, first, i);
-    const Sample<A> sample =
-        sample_at(shape, offset, mask, index.image, index.cell, index.offset_group, index.tap);
-    const int begin = index.offset_group * count;
-    A grad_y = 0, grad_x = 0, grad_modulation = 0;
-    if (sample.inside) {
-      const CornerReads<A> read(shape, index, sample);
-      A sums[4] = {0, 0, 0, 0};  // over channels of grad * feature
-      for (int c = begin + lane; c < begin + count; c += kLanes) {
-        T* column = columns.at(index.row, index.tap, c);
-        const A grad = static_cast<A>(*column);
-        A value = 0;
-        for (int k = 0; k < 4; ++k) {
-          const A feature = static_cast<A>(features[read.place[k] + c]);
-          value += read.weight[k] * feature;
-          sums[k] += grad * feature;
-          if (grad_features != nullptr && read.weight[k] != A(0)) {
-            atomicAdd(grad_features + read.place[k] + c, read.weight[k] * grad);
+template <typename T, typename A, int N, typename Sums>
+__global__ void __launch_bounds__(kThreads)
+    sweep_kernel(DeformConvShape shape, const T* __restrict__ features, Planes<const A> offset,
+                 Planes<const A> mask, Columns<T> columns, Sums grad_features, Planes<A> grad_offset,
+                 Planes<A> grad_mask, bool keep_columns, int64_t first, int64_t rows, int lanes) {
+  __shared__ CornerReads<A> located[kWarps][kBatch];
+  __shared__ A corner_sums[kWarps][kBatch][kCorners];  // over channels of gradient * feature
+  const int lane = static_cast<int>(threadIdx.x % kWarp), count = shape.offset_group_channels();
+  CornerReads<A>* reads = located[threadIdx.x / kWarp];
+  A(*sums)[kCorners] = corner_sums[threadIdx.x / kWarp];
+  const Share share(lane, lanes);
+  const bool sample_grads = grad_offset.data != nullptr || grad_mask.data != nullptr;
+  const int64_t batches = batch_count(shape, rows);
+  for (int64_t i = first_thread() / kWarp; i < batches; i += all_threads() / kWarp) {
+    const Batch batch(shape, rows, i);
+    const LocatedCorner<A> corner(shape, offset, mask, batch, first, lane, reads);
+    __syncwarp();
+    const int begin = batch.offset_group * count;
+    if (grad_features.wanted()) {
+      scatter<T, A, N == 1 ? 1 : Sums::kWidth>(grad_features, columns, reads, batch, share, begin, count);
+      __syncwarp();  // before columns take the place of their gradients
+    }
+    // All lanes stay together: sum_corners needs them.
+    for (int base = 0; base < kBatch && (sample_grads || keep_columns); base += share.groups) {
+      const int s = base + share.group;
+      const bool inside = s < batch.count && reads[s].inside();
+      A products[kCorners] = {0, 0, 0, 0};
+      for (int c = share.lane * N; s < batch.count && c < count; c += lanes * N) {
+        T* column = columns.at(batch.row + s, batch.tap, begin + c);
+        Pack<T, N> value = nothing<T, N>();
+        if (inside) {
+          const Pack<T, N> grad = load<N>(column);
+          A values[N] = {};
+#pragma unroll
+          for (int k = 0; k < kCorners; ++k) {
+            const Pack<T, N> feature = load<N>(features + reads[s].place[k] + c);
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+              values[j] += reads[s].weight[k] * static_cast<A>(feature.at[j]);
+              products[k] += static_cast<A>(grad.at[j]) * static_cast<A>(feature.at[j]);
+            }
           }
+#pragma unroll
+          for (int j = 0; j < N; ++j) value.at[j] = static_cast<T>(values[j]);
         }
-        if (keep_columns) *column = static_cast<T>(value);
+        if (keep_columns) store(column, value);
       }
-      for (int k = 0; k < 4; ++k) {
-        grad_y += sample.modulation * sample.slope_y(k) * sums[k];
-        grad_x += sample.modulation * sample.slope_x(k) * sums[k];
-        grad_modulation += sample.weight(k) * sums[k];
-      }
-    } else if (keep_columns) {
-      for (int c = begin + lane; c < begin + count; c += kLanes)
-        *columns.at(index.row, index.tap, c) = T(0.f);
-    }
-    const int64_t channel = static_cast<int64_t>(index.offset_group) * shape.taps() + index.tap;
-    if (grad_offset.data != nullptr) {
-      grad_y = sum_over_lanes(grad_y);
-      grad_x = sum_over_lanes(grad_x);
-      if (lane == 0) {
-        grad_offset.at(index.image, 2 * channel, index.cell) = grad_y;
-        grad_offset.at(index.image, 2 * channel + 1, index.cell) = grad_x;
+      if (sample_grads) {
+        const A sum = sum_corners(products, share);
+        if (inside && share.lane < kCorners) sums[s][share.lane] = sum;
       }
     }
-    if (grad_mask.data != nullptr) {
-      grad_modulation = sum_over_lanes(grad_modulation);
-      if (lane == 0) grad_mask.at(index.image, channel, index.cell) = grad_modulation;
+    __syncwarp();
+    if (sample_grads) {
+      const A sum = corner.inside ? sums[lane / kCorners][lane % kCorners] : A(0);
+      const A grad_y = sum_over_lanes(corner.modulation * corner.slope_y * sum, kCorners);
+      const A grad_x = sum_over_lanes(corner.modulation * corner.slope_x * sum, kCorners);
+      const A grad_modulation = sum_over_lanes(corner.weight * sum, kCorners);
+      const int64_t channel = static_cast<int64_t>(batch.offset_group) * shape.taps() + batch.tap;
+      if (lane / kCorners < batch.count && grad_offset.data != nullptr && lane % kCorners < 2) {
+        grad_offset.at(corner.image, 2 * channel + lane % kCorners, corner.cell) =
+            lane % kCorners == 0 ? grad_y : grad_x;
+      }
+      if (lane / kCorners < batch.count && grad_mask.data != nullptr && lane % kCorners == 2) {
+        grad_mask.at(corner.image, channel, corner.cell) = grad_modulation;
+      }
     }
   }
 }

@@ -1,17 +1,15 @@
 // Deformable position-sensitive RoI pooling on CUDA: launches of the kernels in deform_psroi_pool.cuh.
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
 
 #include <tuple>
 
 #include "common/roi_arguments.h"
 #include "cuda/deform_psroi_pool.cuh"
+#include "cuda/deform_psroi_pool_last.cuh"
 #include "cuda/launch.h"
 
 namespace dcn_det {
 namespace {
-
-using torch::stable::accelerator::DeviceGuard;
 
 template <typename A>
 DeformPsroiRegions<A> regions_of(const Tensor& rois, const std::optional<Tensor>& trans, double spatial_scale,
@@ -21,12 +19,41 @@ DeformPsroiRegions<A> regions_of(const Tensor& rois, const std::optional<Tensor>
 }
 
 // How many lanes share the work for an offset: as many as find some, at most a warp.
-int lanes_for(const DeformPsroiSizes& sizes) {
+int offset_lanes(const DeformPsroiSizes& sizes) {
   const int64_t bins = (sizes.pooled + sizes.part - 1) / sizes.part;
   const int64_t items = sizes.channels_per_class() * bins * bins;
   int lanes = 1;
-  while (lanes < 32 && lanes < items) lanes *= 2;
+  while (lanes < kWarp && lanes < items) lanes *= 2;
   return lanes;
+}
+
+// Whether lanes share channels, for which these have to lie next to each other.
+bool suits_channels_last(const DeformPsroiSizes& sizes) {
+  return sizes.group == 1 && sizes.channels_per_class() >= 4 * kLeastLanes;
+}
+
+// Calls body.operator()<T, N>(lanes) for features in channels-last memory.
+template <typename Body>
+void dispatch_last(const DeformPsroiSizes& sizes, const Tensor& features, const char* name,
+                   const Body& body) {
+  dispatch_floating(features.scalar_type(), name, [&]<typename T>() {
+    constexpr int most = kAccessBytes / sizeof(T);
+    const int channels = static_cast<int>(std::min<int64_t>(sizes.channels_per_class(), 1 << 20));
+    if (sizes.channels_per_class() % most == 0 && is_aligned(features)) {
+      body.template operator()<T, most>(lanes_for(channels, most));
+    } else {
+      body.template operator()<T, 1>(lanes_for(channels, 1));
+    }
+  });
+}
+
+Tensor channels_last(const Tensor& input) { return dense_copy(permuted(input, {0, 2, 3, 1})); }
+
+// The gradient of `like`, in its dtype and layout, from (images, height, width, channels) sums.
+Tensor from_channels_last(const Tensor& like, const Tensor& sums) {
+  const Tensor view = permuted(cast(sums, like.scalar_type()), {0, 3, 1, 2});
+  if (is_channels_last(like)) return view;
+  return in_layout_of(like, dense_copy(view));
 }
 
 Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<Tensor> trans,
@@ -35,11 +62,24 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
   const auto sizes =
       deform_psroi_sizes(input, rois, trans, output_dim, group_size, pooled_size, part_size, sample_per_part);
   const DeviceGuard guard(input.get_device_index());
-  const Tensor map = torch::stable::contiguous(input), rows = torch::stable::contiguous(rois);
+  const Tensor rows = torch::stable::contiguous(rois);
   if (trans) trans = torch::stable::contiguous(*trans);
   Tensor output = torch::stable::new_empty(input, {sizes.rois, output_dim, pooled_size, pooled_size});
   if (output.numel() == 0) return output;
-  if (map.numel() == 0) return torch::stable::zero_(output);
+  if (input.numel() == 0) return torch::stable::zero_(output);
+  if (suits_channels_last(sizes)) {
+    const Tensor map = channels_last(input);
+    dispatch_last(sizes, map, "deform_psroi_pool", [&]<typename T, int N>(int lanes) {
+      using A = accumulate_t<T>;
+      deform_psroi_pool_last_kernel<T, A, N><<<blocks_for(sizes.rois * sizes.classes * sizes.bins() * lanes),
+                                               kThreads, 0, current_stream(input)>>>(
+          sizes, regions_of<A>(rows, trans, spatial_scale, trans_std), map.template const_data_ptr<T>(),
+          output.template mutable_data_ptr<T>(), lanes);
+    });
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    return output;
+  }
+  const Tensor map = torch::stable::contiguous(input);
   dispatch_floating(input.scalar_type(), "deform_psroi_pool", [&]<typename T>() {
     using A = accumulate_t<T>;
     deform_psroi_pool_kernel<T, A><<<blocks_for(output.numel()), kThreads, 0, current_stream(input)>>>(
@@ -50,6 +90,7 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
   return output;
 }
 
+template <bool kDeterministic>
 std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output, const Tensor& input,
                                                       const Tensor& rois, std::optional<Tensor> trans,
                                                       double spatial_scale, int64_t output_dim,
@@ -61,23 +102,50 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
   check_grad(grad_output, input, {sizes.rois, output_dim, pooled_size, pooled_size});
   STD_TORCH_CHECK(trans || !need_trans, "there is no gradient of trans without trans");
   const DeviceGuard guard(input.get_device_index());
-  const Tensor map = torch::stable::contiguous(input), rows = torch::stable::contiguous(rois);
-  const Tensor grad = torch::stable::contiguous(grad_output);
+  const Tensor rows = torch::stable::contiguous(rois), grad = torch::stable::contiguous(grad_output);
   if (trans) trans = torch::stable::contiguous(*trans);
+  const bool last = suits_channels_last(sizes), empty = grad.numel() == 0 || input.numel() == 0;
+  const int64_t images = input.size(0), channels = input.size(1), height = input.size(2),
+                width = input.size(3);
   Tensor sums = torch::stable::new_empty(rois, {0}), grad_trans = torch::stable::new_empty(rois, {0});
-  if (need_input) sums = new_zeros(rois, {input.size(0), input.size(1), input.size(2), input.size(3)});
+  if (need_input)
+    sums = last ? new_zeros(rois, {images, height, width, channels})
+                : new_zeros(rois, {images, channels, height, width});
   if (need_trans) grad_trans = new_zeros(rois, {sizes.rois, trans->size(1), part_size, part_size});
-  if (grad.numel() > 0 && map.numel() > 0) {
-    const cudaStream_t stream = current_stream(input);
+  const cudaStream_t stream = current_stream(input);
+  const double terms = static_cast<double>(sizes.rois) * sizes.bins();
+  if (!empty && last && (need_input || need_trans)) {
+    const Tensor map = channels_last(input);
+    dispatch_last(sizes, map, "deform_psroi_pool_backward", [&]<typename T, int N>(int lanes) {
+      using A = accumulate_t<T>;
+      const auto launch = [&](const auto& target) {
+        deform_psroi_pool_last_backward_kernel<T, A, N>
+            <<<blocks_for(sizes.rois * sizes.classes * sizes.offset_plane() * lanes), kThreads, 0, stream>>>(
+                sizes, regions_of<A>(rows, trans, spatial_scale, trans_std), map.template const_data_ptr<T>(),
+                grad.template const_data_ptr<T>(), target,
+                need_trans ? grad_trans.template mutable_data_ptr<A>() : nullptr, lanes);
+      };
+      if (need_input) {
+        add_up<A>(sums, kDeterministic, terms, {grad}, launch);
+      } else {
+        launch(FloatingSums<A>{nullptr});
+      }
+    });
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  } else if (!empty) {
+    const Tensor map = torch::stable::contiguous(input);
     dispatch_floating(input.scalar_type(), "deform_psroi_pool_backward", [&]<typename T>() {
       using A = accumulate_t<T>;
       const auto regions = regions_of<A>(rows, trans, spatial_scale, trans_std);
       const T* grads = grad.template const_data_ptr<T>();
-      if (need_input)
-        deform_psroi_pool_grad_input_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, stream>>>(
-            sizes, regions, grads, sums.template mutable_data_ptr<A>());
+      if (need_input) {
+        add_up<A>(sums, kDeterministic, terms, {grad}, [&](const auto& target) {
+          deform_psroi_pool_grad_input_kernel<T, A>
+              <<<blocks_for(grad.numel()), kThreads, 0, stream>>>(sizes, regions, grads, target);
+        });
+      }
       if (need_trans) {
-        const int lanes = lanes_for(sizes);
+        const int lanes = offset_lanes(sizes);
         deform_psroi_pool_grad_trans_kernel<T, A>
             <<<blocks_for(grad_trans.numel() / 2 * lanes), kThreads, 0, stream>>>(
                 sizes, regions, map.template const_data_ptr<T>(), grads,
@@ -86,7 +154,10 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  return {need_input ? in_layout_of(input, sums) : torch::stable::new_empty(input, {0}), grad_trans};
+  if (!need_input) return {torch::stable::new_empty(input, {0}), grad_trans};
+  return {last && !empty ? from_channels_last(input, sums)
+                         : in_layout_of(input, torch::stable::view(sums, {images, channels, height, width})),
+          grad_trans};
 }
 
 }  // namespace
@@ -94,5 +165,6 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
 
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CUDA, m) {
   m.impl("deform_psroi_pool", TORCH_BOX(&dcn_det::deform_psroi_pool));
-  m.impl("deform_psroi_pool_backward", TORCH_BOX(&dcn_det::deform_psroi_pool_backward));
+  m.impl("deform_psroi_pool_backward", TORCH_BOX(&dcn_det::deform_psroi_pool_backward<false>));
+  m.impl("deform_psroi_pool_backward_deterministic", TORCH_BOX(&dcn_det::deform_psroi_pool_backward<true>));
 }

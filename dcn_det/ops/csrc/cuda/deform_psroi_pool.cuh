@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/deform_psroi_pool.h"
-#include "cuda/grid.cuh"
+#include "cuda/sums.cuh"
 
 namespace dcn_det {
 
@@ -52,8 +52,9 @@ struct DeformPsroiBin {
 };
 
 template <typename T, typename A>
-__global__ void deform_psroi_pool_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
-                                         const T* input, T* output) {
+__global__ void __launch_bounds__(kThreads)
+    deform_psroi_pool_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions, const T* input,
+                             T* output) {
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const OutputIndex at(i, sizes.output_dim, sizes.pooled);
@@ -75,10 +76,11 @@ __global__ void deform_psroi_pool_kernel(DeformPsroiSizes sizes, DeformPsroiRegi
   }
 }
 
-// Adds to grad_input, which is zero before; bins overlap, so that the additions are atomic.
-template <typename T, typename A>
-__global__ void deform_psroi_pool_grad_input_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
-                                                    const T* grad_output, A* grad_input) {
+// Bins overlap, so that the additions are atomic.
+template <typename T, typename A, typename Sums>
+__global__ void __launch_bounds__(kThreads)
+    deform_psroi_pool_grad_input_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
+                                        const T* grad_output, Sums grad_input) {
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const OutputIndex at(i, sizes.output_dim, sizes.pooled);
@@ -86,22 +88,15 @@ __global__ void deform_psroi_pool_grad_input_kernel(DeformPsroiSizes sizes, Defo
                                 at.column);
     if (bin.scale == A(0)) continue;
     const A grad = bin.scale * static_cast<A>(grad_output[i]);
-    A* plane = grad_input + bin.plane(sizes, at.channel, at.row, at.column);
+    const int64_t plane = bin.plane(sizes, at.channel, at.row, at.column);
     CellWalker<A> rows(bin.y);
     for (CellSum<A> row; rows.next(row);) {
       CellWalker<A> columns(bin.x);
       for (CellSum<A> column; columns.next(column);)
-        atomicAdd(plane + int64_t(row.cell) * sizes.width + column.cell, grad * row.weight * column.weight);
+        grad_input.add(plane + int64_t(row.cell) * sizes.width + column.cell,
+                       grad * row.weight * column.weight);
     }
   }
-}
-
-template <typename A>
-__device__ __forceinline__ A sum_over_group(A value, int lanes) {
-#if defined(__CUDACC__)
-  for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-#endif
-  return value;
 }
 
 // The first bin of a part: bins [first_bin_of_part(part), first_bin_of_part(part + 1)) read it.
@@ -112,19 +107,18 @@ __device__ __forceinline__ int first_bin_of_part(int part, int parts, int bins) 
 // One group of `lanes` threads, a power of 2 that divides a warp, for each pair of offsets. The lanes share
 // the channels of the class and the bins of the part, and add up in a fixed order.
 template <typename T, typename A>
-__global__ void deform_psroi_pool_grad_trans_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
-                                                    const T* input, const T* grad_output, A* grad_trans,
-                                                    int lanes) {
+__global__ void __launch_bounds__(kThreads)
+    deform_psroi_pool_grad_trans_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions, const T* input,
+                                        const T* grad_output, A* grad_trans, int lanes) {
   const int64_t pairs = sizes.rois * sizes.classes * sizes.offset_plane();
   // All lanes of a warp leave the loop together, as the sum needs them.
-  const int64_t threads = (pairs * lanes + 31) / 32 * 32;
+  const int64_t threads = (pairs * lanes + kWarp - 1) / kWarp * kWarp;
   for (int64_t thread = first_thread(); thread < threads; thread += all_threads()) {
     const int64_t pair = thread / lanes;
     const int lane = static_cast<int>(thread % lanes);
-    const int part_column = static_cast<int>(pair % sizes.part);
-    const int part_row = static_cast<int>(pair / sizes.part % sizes.part);
-    const int64_t class_ = pair / sizes.offset_plane() % sizes.classes;
-    const int64_t r = pair / sizes.offset_plane() / sizes.classes;
+    const OutputIndex at(pair, sizes.classes, sizes.part);
+    const int64_t r = at.roi, class_ = at.channel;
+    const int part_row = at.row, part_column = at.column;
     const int top = first_bin_of_part(part_row, sizes.part, sizes.pooled);
     const int left = first_bin_of_part(part_column, sizes.part, sizes.pooled);
     const int rows = first_bin_of_part(part_row + 1, sizes.part, sizes.pooled) - top;
@@ -156,8 +150,8 @@ __global__ void deform_psroi_pool_grad_trans_kernel(DeformPsroiSizes sizes, Defo
       grad_x += grad * bin.roi.width * sum_x;
       grad_y += grad * bin.roi.height * sum_y;
     }
-    grad_x = sum_over_group(grad_x, lanes);
-    grad_y = sum_over_group(grad_y, lanes);
+    grad_x = sum_over_lanes(grad_x, lanes);
+    grad_y = sum_over_lanes(grad_y, lanes);
     if (lane == 0 && pair < pairs) {
       const int64_t target = (r * sizes.classes + class_) * 2 * sizes.offset_plane() +
                              static_cast<int64_t>(part_row) * sizes.part + part_column;

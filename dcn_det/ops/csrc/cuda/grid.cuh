@@ -1,9 +1,26 @@
-// Threads that stride over their work; free of torch, so that a host compiler can run the kernels, too.
+// How threads share the work of a launch. Free of torch and of CUDA's headers, so that a host compiler can
+// run the kernels, too.
 #pragma once
 
 #include <cstdint>
 
+#include "common/division.h"
+
 namespace dcn_det {
+
+using Word = unsigned long long;  // the 64-bit type of atomic functions
+
+constexpr int kThreads = 256;  // of a block
+constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;  // of a block
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Enough blocks for a thread each, or as many as keep any GPU busy while kernels stride over the rest.
+inline unsigned blocks_for(int64_t threads) {
+  constexpr int64_t most = 1 << 20;
+  const int64_t blocks = (threads + kThreads - 1) / kThreads;
+  return static_cast<unsigned>(blocks < 1 ? 1 : (blocks < most ? blocks : most));
+}
 
 __device__ __forceinline__ int64_t first_thread() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -11,16 +28,27 @@ __device__ __forceinline__ int64_t first_thread() {
 
 __device__ __forceinline__ int64_t all_threads() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
+// The sum of the values of `lanes` neighbouring lanes, a power of 2, for each of them. All lanes of the warp
+// have to call it.
+template <typename A>
+__device__ __forceinline__ A sum_over_lanes(A value, int lanes) {
+  for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
+}
+
 // An element of the output (R, channels, pooled, pooled).
 struct OutputIndex {
   int64_t roi, channel;
   int row, column;
 
   __device__ __forceinline__ OutputIndex(int64_t index, int64_t channels, int pooled) {
-    column = static_cast<int>(index % pooled);
-    row = static_cast<int>(index / pooled % pooled);
-    channel = index / (static_cast<int64_t>(pooled) * pooled) % channels;
-    roi = index / (static_cast<int64_t>(pooled) * pooled) / channels;
+    const Division by_column = divide(index, pooled);
+    const Division by_row = divide(by_column.quotient, pooled);
+    const Division by_channel = divide(by_row.quotient, channels);
+    column = static_cast<int>(by_column.remainder);
+    row = static_cast<int>(by_row.remainder);
+    channel = by_channel.remainder;
+    roi = by_channel.quotient;
   }
 };
 

@@ -1,6 +1,5 @@
 // Non-maximum suppression on CUDA: launches of the kernels in nms.cuh.
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
 
 #include <tuple>
 
@@ -38,7 +37,7 @@ struct Cuda {
   template <typename A>
   static Tensor suppress_as(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels,
                             A threshold, int64_t limit) {
-    const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
+    const DeviceGuard guard(boxes.get_device_index());
     const cudaStream_t stream = current_stream(boxes);
     const int64_t count = boxes.size(0), words = (count + kWordBits - 1) / kWordBits;
     const int64_t most_strip_words = std::min<int64_t>(words, kStripWords);
@@ -59,25 +58,22 @@ struct Cuda {
       label_data = labels->const_data_ptr<int64_t>();
       sorted_label_data = sorted_labels->mutable_data_ptr<int64_t>();
     }
-    auto* sorted_boxes = reinterpret_cast<Box<A>*>(sorted.mutable_data_ptr<A>());
-    int64_t* found = kept_count.mutable_data_ptr<int64_t>();
-
-    gather_kernel<A><<<blocks_for(count), kThreads, 0, stream>>>(
-        boxes.const_data_ptr<A>(), sorted_scores.template const_data_ptr<A>(), label_data,
-        order.template const_data_ptr<int64_t>(), count, sorted_boxes, sorted_label_data, words_of(dropped));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    for (int64_t first = 0; first < words; first += kStripWords) {
-      const Strip strip{count, first, words - first, limit};
-      const int64_t strip_words = std::min<int64_t>(strip.words, kStripWords);
-      const dim3 grid(static_cast<unsigned>(strip.words), static_cast<unsigned>(strip_words));
-      overlap_kernel<A><<<grid, kWordBits, 0, stream>>>(strip, sorted_boxes, sorted_label_data, threshold,
-                                                        words_of(dropped), found, words_of(overlaps));
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
-      sweep_kernel<<<1, kSweepThreads, 0, stream>>>(
-          strip, strip_words, words_of(overlaps), order.template const_data_ptr<int64_t>(), words_of(dropped),
-          kept.mutable_data_ptr<int64_t>(), found);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
-    }
+    int64_t* const found = kept_count.mutable_data_ptr<int64_t>();
+    const NmsMemory<A> memory{boxes.const_data_ptr<A>(),
+                              sorted_scores.template const_data_ptr<A>(),
+                              label_data,
+                              order.template const_data_ptr<int64_t>(),
+                              reinterpret_cast<Box<A>*>(sorted.mutable_data_ptr<A>()),
+                              sorted_label_data,
+                              words_of(dropped),
+                              words_of(overlaps),
+                              kept.mutable_data_ptr<int64_t>(),
+                              found};
+    launch_nms(memory, count, limit, threshold, kStripWords,
+               [&](unsigned x, unsigned y, unsigned threads, auto kernel, auto... arguments) {
+                 kernel<<<dim3(x, y), threads, 0, stream>>>(arguments...);
+                 STD_CUDA_KERNEL_LAUNCH_CHECK();
+               });
     // The only wait: the result's size has to be known here.
     int64_t size = 0;
     STD_CUDA_CHECK(cudaMemcpyAsync(&size, found, sizeof(size), cudaMemcpyDeviceToHost, stream));

@@ -6,22 +6,21 @@
 #include <cstdint>
 
 #include "common/box_overlap.h"
+#include "cuda/grid.cuh"
 
 namespace dcn_det {
 
-using Word = unsigned long long;  // atomicOr's 64-bit type
-constexpr int kWordBits = 64;     // boxes to a word, one bit each
+constexpr int kWordBits = 64;  // boxes to a word, one bit each
 // Words of boxes in a strip: bounds the memory for overlaps to 512 bytes a box, and lets max_keep save work.
 constexpr int kStripWords = 64;
-constexpr int kSweepThreads = 512;
+constexpr int kKeepThreads = 512;
 
 // `sorted` = boxes in `order`. Scores come sorted; where they are NaN the box counts as dropped.
 template <typename A>
 __global__ void gather_kernel(const A* boxes, const A* sorted_scores, const int64_t* labels,
                               const int64_t* order, int64_t count, Box<A>* sorted, int64_t* sorted_labels,
                               Word* dropped) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+  for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const A* box = boxes + 4 * order[i];
     sorted[i] = {box[0], box[1], box[2], box[3]};
     if (labels != nullptr) sorted_labels[i] = labels[order[i]];
@@ -85,8 +84,8 @@ __global__ void overlap_kernel(Strip strip, const Box<A>* boxes, const int64_t* 
 
 // Appends the strip's kept boxes, as indices into the unsorted ones, and drops those after it that they
 // overlap. One block.
-static __global__ void sweep_kernel(Strip strip, int64_t strip_words, const Word* overlaps,
-                                    const int64_t* order, Word* dropped, int64_t* kept, int64_t* kept_count) {
+static __global__ void keep_kernel(Strip strip, int64_t strip_words, const Word* overlaps,
+                                   const int64_t* order, Word* dropped, int64_t* kept, int64_t* kept_count) {
   __shared__ Word within[kWordBits];  // overlaps among the boxes of one word
   __shared__ Word chosen;
   const int thread = threadIdx.x;
@@ -120,10 +119,42 @@ static __global__ void sweep_kernel(Strip strip, int64_t strip_words, const Word
       }
       if (bits != 0) dropped[strip.first_word + later] |= bits;
     }
-    __syncthreads();
   }
   __syncthreads();  // all have read the count
   if (thread == 0) *kept_count = found < strip.limit ? found : strip.limit;
+}
+
+// What the kernels read and write. All but the labels, which may be null, are there.
+template <typename A>
+struct NmsMemory {
+  const A* boxes;          // (count, 4)
+  const A* sorted_scores;  // by decreasing score, NaN anywhere
+  const int64_t* labels;
+  const int64_t* order;    // of the sorted scores
+  Box<A>* sorted;          // (count,)
+  int64_t* sorted_labels;  // (count,)
+  Word* dropped;           // (words of all boxes,), zero
+  Word* overlaps;          // (boxes of a strip, words of all boxes)
+  int64_t* kept;           // (limit,)
+  int64_t* kept_count;     // zero
+};
+
+// The whole algorithm, by launch(blocks in x, blocks in y, threads, kernel, arguments...).
+template <typename A, typename Launch>
+void launch_nms(const NmsMemory<A>& memory, int64_t count, int64_t limit, A threshold, int64_t strip_words,
+                const Launch& launch) {
+  const int64_t words = (count + kWordBits - 1) / kWordBits;
+  launch(blocks_for(count), 1u, kThreads, &gather_kernel<A>, memory.boxes, memory.sorted_scores,
+         memory.labels, memory.order, count, memory.sorted, memory.sorted_labels, memory.dropped);
+  for (int64_t first = 0; first < words; first += strip_words) {
+    const Strip strip{count, first, words - first, limit};
+    const int64_t own_words = strip.words < strip_words ? strip.words : strip_words;
+    launch(static_cast<unsigned>(strip.words), static_cast<unsigned>(own_words), kWordBits,
+           &overlap_kernel<A>, strip, memory.sorted, memory.sorted_labels, threshold, memory.dropped,
+           memory.kept_count, memory.overlaps);
+    launch(1u, 1u, kKeepThreads, &keep_kernel, strip, own_words, memory.overlaps, memory.order,
+           memory.dropped, memory.kept, memory.kept_count);
+  }
 }
 
 }  // namespace dcn_det

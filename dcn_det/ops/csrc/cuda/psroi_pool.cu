@@ -1,6 +1,5 @@
 // Position-sensitive RoI pooling on CUDA: launches of the kernels in psroi_pool.cuh.
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
 
 #include "common/roi_arguments.h"
 #include "cuda/launch.h"
@@ -8,8 +7,6 @@
 
 namespace dcn_det {
 namespace {
-
-using torch::stable::accelerator::DeviceGuard;
 
 Tensor psroi_pool(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t output_dim,
                   int64_t group_size, int64_t pooled_size) {
@@ -28,21 +25,24 @@ Tensor psroi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
   return output;
 }
 
+template <bool kDeterministic>
 Tensor psroi_pool_backward(const Tensor& grad_output, const Tensor& rois, int64_t batch, int64_t height,
                            int64_t width, double spatial_scale, int64_t group_size) {
   const PsroiSizes sizes = psroi_sizes(grad_output, rois, batch, height, width, group_size);
   const DeviceGuard guard(grad_output.get_device_index());
   const Tensor grad = torch::stable::contiguous(grad_output), rows = torch::stable::contiguous(rois);
-  Tensor sums = new_zeros(rois, {batch, sizes.input_channels(), height, width});
-  if (grad.numel() == 0 || sums.numel() == 0) return cast(sums, grad.scalar_type());
+  const Tensor result = new_zeros(rois, {batch, sizes.input_channels(), height, width});
+  if (grad.numel() == 0 || result.numel() == 0) return cast(result, grad.scalar_type());
   dispatch_floating(grad.scalar_type(), "psroi_pool_backward", [&]<typename T>() {
     using A = accumulate_t<T>;
-    psroi_pool_grad_input_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, current_stream(grad)>>>(
-        sizes, grad.template const_data_ptr<T>(), rows.template const_data_ptr<A>(),
-        static_cast<A>(spatial_scale), sums.template mutable_data_ptr<A>());
+    const double terms = static_cast<double>(sizes.rois) * sizes.bins();
+    add_up<A>(result, kDeterministic, terms, {grad}, [&](const auto& sums) {
+      psroi_pool_grad_input_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, current_stream(grad)>>>(
+          sizes, grad.template const_data_ptr<T>(), rows.template const_data_ptr<A>(),
+          static_cast<A>(spatial_scale), sums);
+    });
   });
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return cast(sums, grad.scalar_type());
+  return cast(result, grad.scalar_type());
 }
 
 }  // namespace
@@ -50,5 +50,6 @@ Tensor psroi_pool_backward(const Tensor& grad_output, const Tensor& rois, int64_
 
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CUDA, m) {
   m.impl("psroi_pool", TORCH_BOX(&dcn_det::psroi_pool));
-  m.impl("psroi_pool_backward", TORCH_BOX(&dcn_det::psroi_pool_backward));
+  m.impl("psroi_pool_backward", TORCH_BOX(&dcn_det::psroi_pool_backward<false>));
+  m.impl("psroi_pool_backward_deterministic", TORCH_BOX(&dcn_det::psroi_pool_backward<true>));
 }

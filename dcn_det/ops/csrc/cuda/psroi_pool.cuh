@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/psroi_pool.h"
-#include "cuda/grid.cuh"
+#include "cuda/sums.cuh"
 
 namespace dcn_det {
 
@@ -25,8 +25,8 @@ struct PsroiBin {
 };
 
 template <typename T, typename A>
-__global__ void psroi_pool_kernel(PsroiSizes sizes, const T* input, const A* rois, A spatial_scale,
-                                  T* output) {
+__global__ void __launch_bounds__(kThreads)
+    psroi_pool_kernel(PsroiSizes sizes, const T* input, const A* rois, A spatial_scale, T* output) {
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const PsroiBin<A> bin(sizes, rois, spatial_scale, OutputIndex(i, sizes.output_dim, sizes.pooled));
@@ -39,10 +39,11 @@ __global__ void psroi_pool_kernel(PsroiSizes sizes, const T* input, const A* roi
   }
 }
 
-// Adds to grad_input, which is zero before; bins share cells, so that the additions are atomic.
-template <typename T, typename A>
-__global__ void psroi_pool_grad_input_kernel(PsroiSizes sizes, const T* grad_output, const A* rois,
-                                             A spatial_scale, A* grad_input) {
+// Bins share cells, so that the additions are atomic.
+template <typename T, typename A, typename Sums>
+__global__ void __launch_bounds__(kThreads)
+    psroi_pool_grad_input_kernel(PsroiSizes sizes, const T* grad_output, const A* rois, A spatial_scale,
+                                 Sums grad_input) {
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const PsroiBin<A> bin(sizes, rois, spatial_scale, OutputIndex(i, sizes.output_dim, sizes.pooled));
@@ -50,7 +51,7 @@ __global__ void psroi_pool_grad_input_kernel(PsroiSizes sizes, const T* grad_out
     const A share = static_cast<A>(grad_output[i]) / static_cast<A>(bin.area);
     for (int y = bin.rows.begin; y < bin.rows.end; ++y)
       for (int x = bin.columns.begin; x < bin.columns.end; ++x)
-        atomicAdd(grad_input + bin.plane + int64_t(y) * sizes.width + x, share);
+        grad_input.add(bin.plane + int64_t(y) * sizes.width + x, share);
   }
 }
 

@@ -1,6 +1,5 @@
 // RoI max pooling on CUDA: launches of the kernels in roi_pool.cuh.
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
 
 #include <tuple>
 
@@ -10,8 +9,6 @@
 
 namespace dcn_det {
 namespace {
-
-using torch::stable::accelerator::DeviceGuard;
 
 std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
                                     int64_t pooled_size) {
@@ -33,22 +30,25 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, dou
   return {output, argmax};
 }
 
+template <bool kDeterministic>
 Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax, int64_t batch,
                          int64_t height, int64_t width) {
   const RoiPoolSizes sizes = roi_pool_sizes(grad_output, rois, argmax, batch, height, width);
   const DeviceGuard guard(grad_output.get_device_index());
   const Tensor grad = torch::stable::contiguous(grad_output), rows = torch::stable::contiguous(rois);
   const Tensor cells = torch::stable::contiguous(argmax);
-  Tensor sums = new_zeros(rois, {batch, sizes.channels, height, width});
-  if (grad.numel() == 0 || sums.numel() == 0) return cast(sums, grad.scalar_type());
+  const Tensor result = new_zeros(rois, {batch, sizes.channels, height, width});
+  if (grad.numel() == 0 || result.numel() == 0) return cast(result, grad.scalar_type());
   dispatch_floating(grad.scalar_type(), "roi_pool_backward", [&]<typename T>() {
     using A = accumulate_t<T>;
-    roi_pool_grad_input_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, current_stream(grad)>>>(
-        sizes, grad.template const_data_ptr<T>(), rows.template const_data_ptr<A>(),
-        cells.const_data_ptr<int32_t>(), sums.template mutable_data_ptr<A>());
+    const double terms = static_cast<double>(sizes.rois) * sizes.bins();
+    add_up<A>(result, kDeterministic, terms, {grad}, [&](const auto& sums) {
+      roi_pool_grad_input_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, current_stream(grad)>>>(
+          sizes, grad.template const_data_ptr<T>(), rows.template const_data_ptr<A>(),
+          cells.const_data_ptr<int32_t>(), sums);
+    });
   });
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return cast(sums, grad.scalar_type());
+  return cast(result, grad.scalar_type());
 }
 
 }  // namespace
@@ -56,5 +56,6 @@ Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& rois, const Te
 
 STABLE_TORCH_LIBRARY_IMPL(dcn_det, CUDA, m) {
   m.impl("roi_pool", TORCH_BOX(&dcn_det::roi_pool));
-  m.impl("roi_pool_backward", TORCH_BOX(&dcn_det::roi_pool_backward));
+  m.impl("roi_pool_backward", TORCH_BOX(&dcn_det::roi_pool_backward<false>));
+  m.impl("roi_pool_backward_deterministic", TORCH_BOX(&dcn_det::roi_pool_backward<true>));
 }

@@ -3,14 +3,14 @@
 #pragma once
 
 #include "common/roi_pool.h"
-#include "cuda/grid.cuh"
+#include "cuda/sums.cuh"
 
 namespace dcn_det {
 
 // The first of equal cells wins, and a NaN over all numbers.
 template <typename T, typename A>
-__global__ void roi_pool_kernel(RoiPoolSizes sizes, const T* input, const A* rois, A spatial_scale, T* output,
-                                int32_t* argmax) {
+__global__ void __launch_bounds__(kThreads) roi_pool_kernel(RoiPoolSizes sizes, const T* input, const A* rois,
+                                                            A spatial_scale, T* output, int32_t* argmax) {
   const int64_t count = sizes.rois * sizes.channels * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const OutputIndex at(i, sizes.channels, sizes.pooled);
@@ -39,10 +39,11 @@ __global__ void roi_pool_kernel(RoiPoolSizes sizes, const T* input, const A* roi
   }
 }
 
-// Adds to grad_input, which is zero before; bins share cells, so that the additions are atomic.
-template <typename T, typename A>
-__global__ void roi_pool_grad_input_kernel(RoiPoolSizes sizes, const T* grad_output, const A* rois,
-                                           const int32_t* argmax, A* grad_input) {
+// Bins share cells, so that the additions are atomic.
+template <typename T, typename A, typename Sums>
+__global__ void __launch_bounds__(kThreads)
+    roi_pool_grad_input_kernel(RoiPoolSizes sizes, const T* grad_output, const A* rois, const int32_t* argmax,
+                               Sums grad_input) {
   const int64_t count = sizes.rois * sizes.channels * sizes.bins();
   const int64_t plane = static_cast<int64_t>(sizes.height) * sizes.width;
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
@@ -50,7 +51,7 @@ __global__ void roi_pool_grad_input_kernel(RoiPoolSizes sizes, const T* grad_out
     const A* roi = rois + at.roi * 5;
     if (argmax[i] < 0 || argmax[i] >= plane || !is_valid_roi(roi, sizes.images)) continue;
     const int64_t first = (static_cast<int64_t>(roi[0]) * sizes.channels + at.channel) * plane;
-    atomicAdd(grad_input + first + argmax[i], static_cast<A>(grad_output[i]));
+    grad_input.add(first + argmax[i], static_cast<A>(grad_output[i]));
   }
 }
 

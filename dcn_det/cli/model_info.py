@@ -1,0 +1,179 @@
+"""``tools/model_info.py``: sizes and work of models, beside the paper's numbers."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dcn_det.config import Config, load_config
+from dcn_det.config.schema import Expected
+from dcn_det.errors import UserError
+from dcn_det.models.build import build_detector
+from dcn_det.models.info import ModelInfo, model_info
+
+CLASSES = {"coco": 80, "voc": 20, "sample": 10}
+"""How many classes a data set has where the config does not list them."""
+
+PAPER_PARAMETERS = {
+    ("class_aware_rpn", "none", 0): 46.0,
+    ("class_aware_rpn", "none", 3): 46.1,
+    ("faster_rcnn", "max", 0): 58.3,
+    ("faster_rcnn", "deformable", 3): 59.9,
+    ("rfcn", "average", 0): 47.1,
+    ("rfcn", "deformable", 3): 49.5,
+}
+"""Millions of parameters in the paper's Table 4, by detector, RoI pooling and deformable convolutions, with ResNet-101
+and 20 classes. The two-stage detectors are taken to be counted without their RPN, see ``configs/README.md``."""
+PAPER_CLASSES = 20
+
+NOTHING = "-"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    result = argparse.ArgumentParser(
+        prog="model_info",
+        description="Counts parameters, multiply-adds and activation memory of models, without weights or data.",
+    )
+    result.add_argument("configs", nargs="+", metavar="CONFIG", help="YAML files, then key=value settings over all")
+    result.add_argument(
+        "--size", metavar="HxW", help="of the input in pixels; default: short and long side of training"
+    )
+    result.add_argument("--rois", type=int, metavar="N", help="proposals an image; default: what the config keeps")
+    result.add_argument("--classes", type=int, metavar="N", help="default: those of the config, else of its data set")
+    result.add_argument("--results", action="store_true", help="show published results in the place of sizes of parts")
+    result.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    args = parser().parse_args(argv)
+    files = [each for each in args.configs if "=" not in each]
+    overrides = [each for each in args.configs if "=" in each]
+    if not files:
+        raise UserError("no config given, only settings; name one or more YAML files first")
+    for name, value in (("--rois", args.rois), ("--classes", args.classes)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}: {value} is not positive")
+    size = None if args.size is None else _size(args.size)
+    rows, notes = [], set()
+    for file in files:
+        config = load_config(file, overrides)
+        height, width = size or (config.data.resize.short_side, config.data.resize.max_side)
+        classes = args.classes or len(config.data.classes or ()) or CLASSES[config.data.kind]
+        rois = args.rois or getattr(config.model.rpn, "post_nms", 0)
+        info = _count(config, classes, height, width, rois)
+        rows.append(_results(file, config, info) if args.results else _sizes(file, config, info, classes))
+        notes.add(f"{height}x{width} pixels" + (f" and {rois} RoIs" if rois else ""))
+    print(_table(rows, args.markdown))
+    print()
+    print(
+        f"For one image of {', or '.join(sorted(notes))}. M: millions; G: thousand millions of products with additions."
+    )
+    if not args.results:
+        print(
+            "Parameters include the constant scale and shift of batch norm, not its statistics. Activations: what a "
+            "training step keeps for its backward pass, in float32. Table 4: the paper, compared without RPN."
+        )
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise UserError(f"--size: '{text}' is no size; write height and width in pixels, such as 600x1000")
+    return int(match[1]), int(match[2])
+
+
+def _count(config: Config, classes: int, height: int, width: int, rois: int) -> ModelInfo:
+    with torch.device("meta"):
+        model = build_detector(config.model, classes, config.test, load_backbone_weights=False)
+    return model_info(model, height, width, rois)
+
+
+def _million(count: int | None) -> str:
+    return NOTHING if count is None else f"{count / 1e6:.2f}"
+
+
+def _deformable(config: Config) -> str:
+    """Which convolutions deform, and whether the RoI pooling does."""
+    parts = [" ".join(config.model.backbone.deform.blocks)]
+    if config.model.backbone.deform.kind == "v2" and parts[0]:
+        parts[0] += " (v2)"
+    if config.model.pooling == "deformable":
+        parts.append("pooling")
+    return ", ".join(part for part in parts if part) or NOTHING
+
+
+def _sizes(file: str, config: Config, info: ModelInfo, classes: int) -> dict[str, str]:
+    parts = info.parameters
+    total = sum(parts.values())
+    alone = total - parts["rpn"] if "head" in parts else total
+    backbone, dilation = config.model.backbone, config.model.backbone.res5_dilation
+    default = backbone.kind == "resnet101" and classes == PAPER_CLASSES and dilation == 2
+    paper = PAPER_PARAMETERS.get((config.model.kind, config.model.pooling, len(info.deformable))) if default else None
+    return {
+        "config": _name(file),
+        "parameters (M)": _million(total),
+        "trainable": _million(info.trainable),
+        "backbone": _million(parts["backbone"]),
+        "rpn": _million(parts["rpn"]),
+        "head": _million(parts.get("head")),
+        "without RPN": _million(alone),
+        "Table 4": NOTHING if paper is None else f"{paper:.1f}",
+        "multiply-adds (G)": f"{sum(info.multiply_adds.values()) / 1e9:.1f}",
+        "activations (MiB)": f"{info.activation_bytes / 2**20:.0f}",
+        "stride": _range(info.strides),
+        "deformable": _deformable(config),
+    }
+
+
+def _range(strides: Sequence[int]) -> str:
+    return str(strides[0]) if len(strides) == 1 else f"{strides[0]}-{strides[-1]}"
+
+
+def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
+    paper = [each for each in config.expected if each.source.startswith("paper")]
+    released = [each for each in config.expected if each.source.startswith("the authors")]
+    return {
+        "config": _name(file),
+        "paper": _published(paper),
+        "authors' code": _published(released),
+        "here": "not measured",
+        "parameters (M)": _million(sum(info.parameters.values())),
+        "multiply-adds (G)": f"{sum(info.multiply_adds.values()) / 1e9:.1f}",
+        "deformable": _deformable(config),
+    }
+
+
+def _published(expected: Sequence[Expected]) -> str:
+    """AP of COCO, or mAP at 0.5 and 0.7 of Pascal VOC, in percent."""
+    values = {each.metric: f"{100 * each.value:.1f}" for each in expected}
+    shown = [values[metric] for metric in ("AP", "mAP50", "mAP70") if metric in values]
+    return " / ".join(shown) or NOTHING
+
+
+def _name(file: str) -> str:
+    return str(Path(file).with_suffix("")).removeprefix("configs/")
+
+
+def _table(rows: list[dict[str, str]], markdown: bool) -> str:
+    header = list(rows[0])
+    lines = [header, *(list(row.values()) for row in rows)]
+    if markdown:
+        lines = [[f"`{line[0]}`" if line is not header else line[0], *line[1:]] for line in lines]
+        lines.insert(1, ["---"] * len(header))
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in (0, len(header) - 1) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,104 @@
+"""How large a detector is and how much it computes, counted on the meta device, where tensors have no values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dcn_det.models.build import Detector
+from dcn_det.models.norm import FrozenBatchNorm2d
+from dcn_det.models.one_stage import OneStageDetector
+from dcn_det.ops import DeformConv2d
+from dcn_det.ops.flops import flop_counter
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What was counted.
+
+    Attributes:
+        parameters: by part (``backbone``, ``rpn``, ``head``): every weight, and the scale and shift of batch norm
+            where they are constant, too; running statistics are not counted.
+        trainable: those that an optimizer gets.
+        multiply_adds: of one image, by part: products with their additions in convolutions, deformable ones
+            included, and in fully connected layers. Sampling, pooling, activations and suppression are not counted.
+        activation_bytes: what a training step keeps of one image for its backward pass, in float32, without losses.
+        strides: of the maps that boxes are predicted from, in input pixels.
+        deformable: names of the deformable convolutions.
+    """
+
+    parameters: dict[str, int]
+    trainable: int
+    multiply_adds: dict[str, int]
+    activation_bytes: int
+    strides: tuple[int, ...]
+    deformable: tuple[str, ...]
+
+
+def model_info(model: Detector, height: int, width: int, rois: int) -> ModelInfo:
+    """Counts one image of ``height`` x ``width`` pixels with ``rois`` proposals.
+
+    Args:
+        model: on the meta device.
+    """
+    parts = dict(model.named_children())
+    saved = _SavedTensors(model)
+    flops: dict[str, int] = {}
+    with saved.hooks():
+        images = torch.empty(1, 3, height, width, device="meta")
+        with flop_counter() as counter:
+            features = parts["backbone"](images)
+        flops["backbone"] = counter.get_total_flops()
+        strides: tuple[int, ...]
+        if isinstance(model, OneStageDetector):
+            with flop_counter() as counter:
+                model.rpn(features[model.feature])
+            flops["rpn"], strides = counter.get_total_flops(), model.rpn.strides
+        else:
+            with flop_counter() as counter:
+                for name in model.rpn_features:
+                    model.rpn(features[name])
+            flops["rpn"] = counter.get_total_flops()
+            with flop_counter() as counter:
+                maps = model.head.prepare(*(features[name] for name in model.head_features))
+                parts["head"](maps, [torch.empty(rois, 4, device="meta")])
+            flops["head"] = counter.get_total_flops()
+            strides = tuple(model.backbone.strides[name] for name in model.head_features)
+    return ModelInfo(
+        parameters={name: _parameters(part) for name, part in parts.items() if name in flops},
+        trainable=sum(each.numel() for each in model.parameters() if each.requires_grad),
+        multiply_adds={name: count // 2 for name, count in flops.items()},
+        activation_bytes=saved.bytes,
+        strides=strides,
+        deformable=tuple(name for name, module in model.named_modules() if isinstance(module, DeformConv2d)),
+    )
+
+
+def _parameters(part: nn.Module) -> int:
+    constant = [each for each in part.modules() if isinstance(each, FrozenBatchNorm2d)]
+    return sum(each.numel() for each in part.parameters()) + sum(2 * len(each.weight) for each in constant)
+
+
+class _SavedTensors:
+    """Adds up the memory of what autograd keeps, once where several operations keep the same."""
+
+    def __init__(self, model: nn.Module) -> None:
+        own = [*model.parameters(), *model.buffers()]
+        self._kept: dict[int, torch.UntypedStorage] = {self._key(each): each.untyped_storage() for each in own}
+        self.bytes = 0
+
+    @staticmethod
+    def _key(tensor: Tensor) -> int:
+        return int(tensor.untyped_storage()._cdata)
+
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        if self._key(tensor) not in self._kept:
+            # Holding the storage keeps its key from being used again.
+            self._kept[self._key(tensor)] = tensor.untyped_storage()
+            self.bytes += tensor.untyped_storage().nbytes()
+        return tensor

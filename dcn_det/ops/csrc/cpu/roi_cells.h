@@ -1,0 +1,140 @@
+// The cells that the bins of a RoI pooling read. Every operator but the maximum is a sum of cells, each
+// weighted by one factor for its row and one for its column, so that two lists tell all about a bin.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/psroi_pool.h"
+#include "common/tensor_ops.h"
+#include "cpu/roi_loops.h"
+
+namespace dcn_det {
+
+// A row or a column that a bin reads. `slope` is the derivative of the weight with respect to the bin's
+// position.
+template <typename T>
+struct Cell {
+  int index;
+  T weight, slope;
+};
+
+template <typename T>
+struct CellList {
+  const Cell<T>* cells;
+  int size;
+
+  DCN_DET_INLINE const Cell<T>& operator[](int i) const { return cells[i]; }
+};
+
+// Lists of rows and columns, made one after the other. Cells whose weight is zero are left out: what they
+// hold, be it NaN, does not matter.
+template <typename T>
+class CellLists {
+ public:
+  void reserve(int64_t lists, int64_t cells_of_list) {
+    starts_.reserve(lists);
+    cells_.reserve(lists * cells_of_list);
+  }
+
+  void open() { starts_.push_back(static_cast<int>(cells_.size())); }
+
+  // A bilinear sample at a position in [0, size - 1].
+  void add_sample(T position) {
+    const int lower = static_cast<int>(position);
+    const T fraction = position - static_cast<T>(lower), inside = fraction > 0 ? T(1) : T(0);
+    add(lower, T(1) - fraction, -inside);
+    if (fraction > 0) add(lower + 1, fraction, inside);
+  }
+
+  void add(int index, T weight, T slope) {
+    // Positions ascend, so that neighbouring samples share the newest cells.
+    const int end = static_cast<int>(cells_.size());
+    for (int i = end - 1; i >= starts_.back() && i >= end - 2; --i) {
+      if (cells_[i].index != index) continue;
+      cells_[i].weight += weight;
+      cells_[i].slope += slope;
+      return;
+    }
+    cells_.push_back({index, weight, slope});
+  }
+
+  // Turns the sums of the open list into means over `count` samples.
+  void divide(T count) {
+    for (auto cell = cells_.begin() + starts_.back(); cell < cells_.end(); ++cell) {
+      cell->weight /= count;
+      cell->slope /= count;
+    }
+  }
+
+  CellList<T> list(int64_t i) const {
+    const int begin = starts_[i];
+    const int end = i + 1 < static_cast<int64_t>(starts_.size()) ? starts_[i + 1] : int(cells_.size());
+    return {cells_.data() + begin, end - begin};
+  }
+
+ private:
+  std::vector<Cell<T>> cells_;
+  std::vector<int> starts_;
+};
+
+// Output channels [begin, begin + size), all of one class: they read the same cells.
+struct ChannelTile {
+  int64_t class_, begin, size;
+};
+
+// What the bins of all regions read. Where bins move on their own (`per_bin`), the lists of a region are rows
+// and columns of bin after bin; otherwise the rows of each row of bins, then the columns of each column.
+template <typename T>
+class CellPlan {
+ public:
+  PsroiSizes sizes;
+  int64_t classes;
+  std::vector<std::vector<int64_t>> regions;  // of each image
+  std::vector<int64_t> invalid;               // regions that pool to zero
+  std::vector<std::vector<int>> bins;         // that read each of the group^2 planes
+
+  // fill(class, region, lists) makes the lists of a region. `work` is the cost of that in multiplications.
+  template <typename Fill>
+  CellPlan(const PsroiSizes& sizes, int64_t classes, bool per_bin, const T* rois, int64_t work, Fill&& fill)
+      : sizes(sizes),
+        classes(classes),
+        regions(sizes.images),
+        bins(int64_t(sizes.group) * sizes.group),
+        per_bin_(per_bin),
+        lists_(classes * sizes.rois) {
+    for (int64_t r = 0; r < sizes.rois; ++r) {
+      const bool valid = is_valid_roi(rois + r * 5, sizes.images);
+      (valid ? regions[static_cast<int64_t>(rois[r * 5])] : invalid).push_back(r);
+    }
+    for (int bin = 0; bin < sizes.bins(); ++bin)
+      bins[sizes.source_channel(0, bin / sizes.pooled, bin % sizes.pooled)].push_back(bin);
+    torch::stable::parallel_for(0, classes * sizes.rois, grain(work), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        if (is_valid_roi(rois + i % sizes.rois * 5, sizes.images))
+          fill(i / sizes.rois, i % sizes.rois, lists_[i]);
+    });
+  }
+
+  CellList<T> rows(int64_t class_, int64_t r, int bin) const {
+    return lists_[class_ * sizes.rois + r].list(per_bin_ ? 2 * bin : bin / sizes.pooled);
+  }
+  CellList<T> columns(int64_t class_, int64_t r, int bin) const {
+    return lists_[class_ * sizes.rois + r].list(per_bin_ ? 2 * bin + 1 : sizes.pooled + bin % sizes.pooled);
+  }
+
+  std::vector<ChannelTile> tiles(int64_t width) const {
+    std::vector<ChannelTile> result;
+    const int64_t per_class = sizes.output_dim / classes;
+    for (int64_t u = 0; u < classes; ++u)
+      for (int64_t begin = 0; begin < per_class; begin += width)
+        result.push_back({u, u * per_class + begin, std::min(width, per_class - begin)});
+    return result;
+  }
+
+ private:
+  bool per_bin_;
+  std::vector<CellLists<T>> lists_;
+};
+
+}  // namespace dcn_det

@@ -1,0 +1,123 @@
+// The deformable RoI pooling's CUDA kernels for maps without position-sensitive channels (group 1) in
+// channels-last memory: lanes share a bin's channels, which lie next to each other, and find its samples
+// once. Free of torch.
+#pragma once
+
+#include "cuda/deform_psroi_pool.cuh"
+#include "cuda/lanes.cuh"
+
+namespace dcn_det {
+
+// Features are (images, height, width, output_dim); N divides the channels of a class.
+template <typename T, typename A, int N>
+__global__ void __launch_bounds__(kThreads)
+    deform_psroi_pool_last_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
+                                  const T* __restrict__ features, T* output, int lanes) {
+  const Share share(static_cast<int>(threadIdx.x % kWarp), lanes);
+  const int64_t count = sizes.rois * sizes.classes * sizes.bins(), per_class = sizes.channels_per_class();
+  for (int64_t i = first_thread() / lanes; i < count; i += all_threads() / lanes) {
+    const OutputIndex at(i, sizes.classes, sizes.pooled);  // of a class in the place of a channel
+    const DeformPsroiBin<A> bin(sizes, regions, at.roi, at.channel, at.row, at.column);
+    const int64_t begin = at.channel * per_class;
+    const T* image = features + bin.roi.image * sizes.height * sizes.width * sizes.output_dim + begin;
+    for (int64_t c = share.lane * N; c < per_class; c += lanes * N) {
+      A sum[N] = {};
+      if (bin.scale > A(0)) {
+        CellWalker<A> rows(bin.y);
+        for (CellSum<A> row; rows.next(row);) {
+          A row_sum[N] = {};
+          CellWalker<A> columns(bin.x);
+          for (CellSum<A> column; columns.next(column);) {
+            const int64_t cell = int64_t(row.cell) * sizes.width + column.cell;
+            const Pack<T, N> values = load<N>(image + cell * sizes.output_dim + c);
+#pragma unroll
+            for (int j = 0; j < N; ++j) row_sum[j] += column.weight * static_cast<A>(values.at[j]);
+          }
+#pragma unroll
+          for (int j = 0; j < N; ++j) sum[j] += row.weight * row_sum[j];
+        }
+      }
+      T* out = output + ((at.roi * sizes.output_dim + begin + c) * sizes.pooled + at.row) * sizes.pooled +
+               at.column;
+#pragma unroll
+      for (int j = 0; j < N; ++j) out[j * sizes.bins()] = static_cast<T>(bin.scale * sum[j]);
+    }
+  }
+}
+
+// Both gradients, those whose pointer is not null. Lanes share the channels of all bins that read a pair of
+// offsets, and add up in a fixed order what these receive.
+template <typename T, typename A, int N, typename Sums>
+__global__ void __launch_bounds__(kThreads)
+    deform_psroi_pool_last_backward_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
+                                           const T* __restrict__ features, const T* __restrict__ grad_output,
+                                           Sums grad_features, A* grad_trans, int lanes) {
+  const Share share(static_cast<int>(threadIdx.x % kWarp), lanes);
+  const int64_t pairs = sizes.rois * sizes.classes * sizes.offset_plane(),
+                per_class = sizes.channels_per_class();
+  const int64_t step = all_threads() / kWarp * share.groups;
+  // All lanes of a warp leave the loop together, as the sum needs them.
+  for (int64_t base = first_thread() / kWarp * share.groups; base < pairs; base += step) {
+    const bool active = base + share.group < pairs;
+    const OutputIndex at(active ? base + share.group : 0, sizes.classes, sizes.part);
+    const int64_t begin = at.channel * per_class;
+    const int top = first_bin_of_part(at.row, sizes.part, sizes.pooled);
+    const int bottom = active ? first_bin_of_part(at.row + 1, sizes.part, sizes.pooled) : top;
+    const int left = first_bin_of_part(at.column, sizes.part, sizes.pooled);
+    const int right = first_bin_of_part(at.column + 1, sizes.part, sizes.pooled);
+    A grad_x = 0, grad_y = 0;
+    for (int row = top; row < bottom; ++row) {
+      for (int column = left; column < right; ++column) {
+        const DeformPsroiBin<A> bin(sizes, regions, at.roi, at.channel, row, column);
+        if (bin.scale == A(0)) continue;
+        const int64_t image = bin.roi.image * sizes.height * sizes.width * sizes.output_dim + begin;
+        A move_x = 0, move_y = 0;
+        for (int64_t c = share.lane * N; c < per_class; c += lanes * N) {
+          const T* from = grad_output +
+                          ((at.roi * sizes.output_dim + begin + c) * sizes.pooled + row) * sizes.pooled +
+                          column;
+          A grad[N];
+#pragma unroll
+          for (int j = 0; j < N; ++j) grad[j] = bin.scale * static_cast<A>(from[j * sizes.bins()]);
+          CellWalker<A> rows(bin.y);
+          for (CellSum<A> y; rows.next(y);) {
+            A row_sum = 0, row_slope = 0;
+            CellWalker<A> columns(bin.x);
+            for (CellSum<A> x; columns.next(x);) {
+              const int64_t place = image + (int64_t(y.cell) * sizes.width + x.cell) * sizes.output_dim + c;
+              if (grad_trans != nullptr) {
+                const Pack<T, N> values = load<N>(features + place);
+                A product = 0;
+#pragma unroll
+                for (int j = 0; j < N; ++j) product += grad[j] * static_cast<A>(values.at[j]);
+                row_sum += x.weight * product;
+                row_slope += x.slope * product;
+              }
+              if (grad_features.wanted()) {
+                A terms[N];
+#pragma unroll
+                for (int j = 0; j < N; ++j) terms[j] = grad[j] * y.weight * x.weight;
+                grad_features.add(place, terms);
+              }
+            }
+            move_x += y.weight * row_slope;
+            move_y += y.slope * row_sum;
+          }
+        }
+        grad_x += move_x * bin.roi.width * regions.trans_std;
+        grad_y += move_y * bin.roi.height * regions.trans_std;
+      }
+    }
+    if (grad_trans == nullptr) continue;
+    grad_x = sum_over_lanes(grad_x, lanes);
+    grad_y = sum_over_lanes(grad_y, lanes);
+    if (share.lane == 0 && active) {
+      A* target = grad_trans + (at.roi * sizes.classes + at.channel) * 2 * sizes.offset_plane() +
+                  static_cast<int64_t>(at.row) * sizes.part + at.column;
+      target[0] = grad_x;
+      target[sizes.offset_plane()] = grad_y;
+    }
+  }
+}
+
+}  // namespace dcn_det

@@ -1,0 +1,86 @@
+// RoI align's CUDA kernels: a thread for each element of the output. Free of torch, so that a host compiler
+// can run them, too.
+#pragma once
+
+#include "common/roi_align.h"
+#include "cuda/sums.cuh"
+
+namespace dcn_det {
+
+// The two cells that a sample lies between along an axis.
+template <typename A>
+struct RoiAlignSample {
+  int lower, upper;
+  A fraction;  // the upper one's weight; 0 where both are the same
+
+  __device__ __forceinline__ RoiAlignSample(const RoiAlignAxis<A>& axis, A raw) {
+    const A position = axis.clamp(raw);
+    lower = static_cast<int>(position);
+    fraction = position - static_cast<A>(lower);
+    upper = fraction > A(0) ? lower + 1 : lower;
+  }
+};
+
+// Calls visit(cell, weight) for the cells that the samples of a bin read, some of them more than once.
+template <typename A, typename Visit>
+__device__ __forceinline__ void for_each_sampled_cell(const RoiAlignSizes& sizes, const A* roi,
+                                                      A spatial_scale, const OutputIndex& at, Visit&& visit) {
+  const RoiAlignAxis<A> y_axis(roi[2], roi[4], spatial_scale, sizes, sizes.height);
+  const RoiAlignAxis<A> x_axis(roi[1], roi[3], spatial_scale, sizes, sizes.width);
+  const CellRange rows = y_axis.candidates(at.row), columns = x_axis.candidates(at.column);
+  const A count = static_cast<A>(y_axis.samples) * static_cast<A>(x_axis.samples);
+  for (int i = rows.begin; i < rows.end; ++i) {
+    const A raw_y = y_axis.position(at.row, i);
+    if (!y_axis.reads(raw_y)) continue;
+    const RoiAlignSample<A> y(y_axis, raw_y);
+    for (int j = columns.begin; j < columns.end; ++j) {
+      const A raw_x = x_axis.position(at.column, j);
+      if (!x_axis.reads(raw_x)) continue;
+      const RoiAlignSample<A> x(x_axis, raw_x);
+      const int64_t lower = int64_t(y.lower) * sizes.width, upper = int64_t(y.upper) * sizes.width;
+      const A bottom = y.fraction / count, top = (A(1) - y.fraction) / count;
+      visit(lower + x.lower, top * (A(1) - x.fraction));
+      if (x.fraction > A(0)) visit(lower + x.upper, top * x.fraction);
+      if (y.fraction > A(0)) visit(upper + x.lower, bottom * (A(1) - x.fraction));
+      if (x.fraction > A(0) && y.fraction > A(0)) visit(upper + x.upper, bottom * x.fraction);
+    }
+  }
+}
+
+template <typename T, typename A>
+__global__ void __launch_bounds__(kThreads)
+    roi_align_kernel(RoiAlignSizes sizes, const T* input, const A* rois, A spatial_scale, T* output) {
+  const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
+  for (int64_t i = first_thread(); i < count; i += all_threads()) {
+    const OutputIndex at(i, sizes.output_dim, sizes.pooled);
+    const A* roi = rois + at.roi * 5;
+    A sum = 0;
+    if (is_valid_roi(roi, sizes.images)) {
+      const T* plane = input + (static_cast<int64_t>(roi[0]) * sizes.output_dim + at.channel) * sizes.height *
+                                   static_cast<int64_t>(sizes.width);
+      for_each_sampled_cell(sizes, roi, spatial_scale, at,
+                            [&](int64_t cell, A weight) { sum += weight * static_cast<A>(plane[cell]); });
+    }
+    output[i] = static_cast<T>(sum);
+  }
+}
+
+// Bins share cells, so that the additions are atomic.
+template <typename T, typename A, typename Sums>
+__global__ void __launch_bounds__(kThreads)
+    roi_align_grad_input_kernel(RoiAlignSizes sizes, const T* grad_output, const A* rois, A spatial_scale,
+                                Sums grad_input) {
+  const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
+  for (int64_t i = first_thread(); i < count; i += all_threads()) {
+    const OutputIndex at(i, sizes.output_dim, sizes.pooled);
+    const A* roi = rois + at.roi * 5;
+    if (!is_valid_roi(roi, sizes.images)) continue;
+    const A grad = static_cast<A>(grad_output[i]);
+    const int64_t plane = (static_cast<int64_t>(roi[0]) * sizes.output_dim + at.channel) * sizes.height *
+                          static_cast<int64_t>(sizes.width);
+    for_each_sampled_cell(sizes, roi, spatial_scale, at,
+                          [&](int64_t cell, A weight) { grad_input.add(plane + cell, weight * grad); });
+  }
+}
+
+}  // namespace dcn_det

@@ -1,0 +1,131 @@
+// Sums that many threads add to: in floating point, where the order of the additions shows in the last
+// digits, or in integers, where it does not.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/grid.cuh"
+
+namespace dcn_det {
+
+#if (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900) || defined(DCN_DET_ON_HOST)
+constexpr bool kWideAtomics = true;
+__device__ __forceinline__ void add_four(float4* at, const float4& values) { atomicAdd(at, values); }
+#else
+constexpr bool kWideAtomics = false;
+__device__ void add_four(float4* at, const float4& values);  // not called
+#endif
+
+// Added to in whatever order the threads come.
+template <typename A>
+struct FloatingSums {
+  A* data;
+
+  // How many neighbouring values one atomic addition can take.
+  static constexpr int kWidth = kWideAtomics && std::is_same_v<A, float> ? 4 : 1;
+
+  __device__ __forceinline__ bool wanted() const { return data != nullptr; }
+
+  __device__ __forceinline__ void add(int64_t place, A value) const { atomicAdd(data + place, value); }
+
+  // `place` is a multiple of kWidth where N is.
+  template <int N>
+  __device__ __forceinline__ void add(int64_t place, const A (&values)[N]) const {
+    if constexpr (kWidth == 4 && N % 4 == 0) {
+      for (int i = 0; i < N; i += 4)
+        add_four(reinterpret_cast<float4*>(data + place + i),
+                 make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]));
+    } else {
+      for (int i = 0; i < N; ++i) add(place + i, values[i]);
+    }
+  }
+};
+
+// The grid of a fixed-point number: value = (high + low / fine) / scale. All are powers of 2; `scale` is NaN
+// where a term may not be finite.
+struct FixedPoint {
+  double scale, fine;
+};
+
+// The same bits for any order of the additions: every term is rounded to one grid, and integers are added. A
+// float64 term is cut into two parts that do not overlap.
+template <typename A>
+struct FixedPointSums {
+  Word* high;
+  Word* low;  // null but for float64
+  const FixedPoint* grid;
+
+  static constexpr int kWidth = 1;
+
+  __device__ __forceinline__ bool wanted() const { return high != nullptr; }
+
+  __device__ __forceinline__ void add(int64_t place, A value) const {
+    const double scaled = static_cast<double>(value) * grid->scale;
+    const long long whole = __double2ll_rn(scaled);
+    atomicAdd(high + place, static_cast<Word>(whole));
+    if constexpr (std::is_same_v<A, double>) {
+      const double rest = (scaled - static_cast<double>(whole)) * grid->fine;
+      atomicAdd(low + place, static_cast<Word>(__double2ll_rn(rest)));
+    }
+  }
+
+  template <int N>
+  __device__ __forceinline__ void add(int64_t place, const A (&values)[N]) const {
+    for (int i = 0; i < N; ++i) add(place + i, values[i]);
+  }
+};
+
+// Raises *largest, the bits of a double, to the largest magnitude among the values; NaN exceeds infinity.
+template <typename T, typename A>
+__global__ void __launch_bounds__(kThreads) largest_kernel(const T* values, int64_t count, Word* largest) {
+  Word most = 0;  // numbers that are not negative have the order of their bits
+  for (int64_t i = first_thread(); i < count; i += all_threads()) {
+    const double magnitude = std::fabs(static_cast<double>(static_cast<A>(values[i])));
+    const Word bits = static_cast<Word>(__double_as_longlong(magnitude));
+    most = bits > most ? bits : most;
+  }
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const Word other = __shfl_xor_sync(kAllLanes, most, step);
+    most = other > most ? other : most;
+  }
+  if (threadIdx.x % kWarp == 0 && most > 0) atomicMax(largest, most);
+}
+
+// The grid for at most `terms` terms, each at most the product of the magnitudes in `largest`. One thread.
+static __global__ void fixed_point_kernel(const Word* largest, int factors, double terms, FixedPoint* grid) {
+  constexpr int bits = 62;  // of a sum; one more takes the sign, one is to spare
+  int count_bits = 0;
+  std::frexp(terms, &count_bits);
+  int exponent = count_bits;
+  bool zero = false, finite = true;
+  for (int i = 0; i < factors; ++i) {
+    const double value = __longlong_as_double(static_cast<long long>(largest[i]));
+    int factor_bits = 0;
+    if (value - value == 0) {
+      std::frexp(value, &factor_bits);
+    } else {
+      finite = false;
+    }
+    exponent += factor_bits;
+    zero = zero || value == 0;
+  }
+  int shift = zero ? 0 : bits - exponent;
+  shift = shift < -1000 ? -1000 : (shift > 1000 ? 1000 : shift);
+  grid->scale = finite ? std::ldexp(1.0, shift) : NAN;
+  grid->fine = std::ldexp(1.0, bits - count_bits);
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kThreads)
+    finish_sums_kernel(FixedPointSums<A> sums, int64_t count, A* result) {
+  for (int64_t i = first_thread(); i < count; i += all_threads()) {
+    double value = static_cast<double>(static_cast<long long>(sums.high[i]));
+    if constexpr (std::is_same_v<A, double>)
+      value += static_cast<double>(static_cast<long long>(sums.low[i])) / sums.grid->fine;
+    result[i] = static_cast<A>(value / sums.grid->scale);
+  }
+}
+
+}  // namespace dcn_det

@@ -1,0 +1,130 @@
+"""RoI align: the public function, its module and its dispatch rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcn_det.ops import library
+from dcn_det.ops.reference import roi_align as reference
+from dcn_det.ops.roi_checks import LARGEST_SIZE, Checker, coordinate_dtype
+
+OPERATOR = torch.ops.dcn_det.roi_align
+BACKWARD_OPERATOR = torch.ops.dcn_det.roi_align_backward
+DETERMINISTIC_OPERATOR = torch.ops.dcn_det.roi_align_backward_deterministic
+
+
+def roi_align(
+    input: Tensor,
+    rois: Tensor,
+    *,
+    spatial_scale: float,
+    pooled_size: int,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """Pools regions of a feature map into bins, each the mean of bilinear samples.
+
+    Source: He et al., "Mask R-CNN" (2017), section 3. No coordinate is rounded: a region spans ``[x1 *
+    spatial_scale - s, x2 * spatial_scale - s)`` in cells, with s = 0.5 if ``aligned``, else 0. A bin is cut
+    into equal parts, and sampled at their centres. Samples within a cell of the map's cells are clamped to
+    them; those farther out are zero, and count. The result is that of ``torchvision.ops.roi_align``, but for
+    the default of ``aligned``.
+
+    Args:
+        input: (B, C, H, W), float32, float64, float16 or bfloat16.
+        rois: (R, 5) of (image index, x1, y1, x2, y2), in pixels of the image, half-open: the width is
+            ``x2 - x1``. Unlike the other RoI pooling operators, this one takes boxes as they are.
+        spatial_scale: cells per pixel: 1 / stride of the feature map.
+        pooled_size: number of bins along an axis.
+        sampling_ratio: number of samples along an axis of a bin; 0 for as many as the bin spans cells,
+            rounded up, which depends on the region.
+        aligned: whether the centre of the first cell is half a pixel of the map from its edge, as in images.
+            Without, it lies on the edge, as in the first implementations, and a region spans a cell at least.
+
+    Returns:
+        (R, C, pooled_size, pooled_size), the input's dtype.
+
+    Raises:
+        ValueError: an argument does not fit; the message tells which, what it is and what was expected.
+
+    Dtypes of regions, autocast, regions that are not finite or of an image that does not exist, and
+    determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
+    differentiable.
+    """
+    check = Checker("roi_align")
+    check.sizes(pooled_size=pooled_size)
+    if not isinstance(sampling_ratio, int) or not 0 <= sampling_ratio <= LARGEST_SIZE:
+        raise check.error("sampling_ratio", repr(sampling_ratio), f"an int from 0 to {LARGEST_SIZE}")
+    check.scales(spatial_scale)
+    check.features(input)
+    check.rois(rois, input)
+    return OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, pooled_size, sampling_ratio, aligned)
+
+
+class RoIAlign(nn.Module):
+    """:func:`roi_align` with its sizes fixed; arguments as there."""
+
+    def __init__(
+        self, *, spatial_scale: float, pooled_size: int, sampling_ratio: int = 0, aligned: bool = True
+    ) -> None:
+        super().__init__()
+        self.spatial_scale, self.pooled_size = spatial_scale, pooled_size
+        self.sampling_ratio, self.aligned = sampling_ratio, aligned
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """Returns (R, C, pooled_size, pooled_size)."""
+        return roi_align(
+            input,
+            rois,
+            spatial_scale=self.spatial_scale,
+            pooled_size=self.pooled_size,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+        )
+
+    def extra_repr(self) -> str:
+        names = ("spatial_scale", "pooled_size", "sampling_ratio", "aligned")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+def _fake(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int, *options: Any) -> Tensor:
+    return input.new_empty(rois.shape[0], input.shape[1], pooled_size, pooled_size)
+
+
+def _fake_backward(grad_output: Tensor, rois: Tensor, batch: int, height: int, width: int, *options: Any) -> Tensor:
+    return grad_output.new_empty(batch, grad_output.shape[1], height, width)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, rois, spatial_scale, _, *options = inputs
+    ctx.options = (input.shape[0], *input.shape[2:], spatial_scale, *options)
+    ctx.save_for_backward(rois)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    grad_input = None
+    if ctx.needs_input_grad[0]:
+        strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
+        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
+        grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
+    return grad_input, None, None, None, None, None
+
+
+library.register(
+    "roi_align",
+    plain=reference.roi_align,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    autocast=("input",),
+)
+for _name in ("roi_align_backward", "roi_align_backward_deterministic"):
+    library.register(
+        _name,
+        plain=reference.roi_align_backward,
+        fake=_fake_backward,
+        backward=library.once_differentiable("roi_align"),
+    )

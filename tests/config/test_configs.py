@@ -1,0 +1,199 @@
+"""The shipped configs: what they promise is what was published, and each of them builds and trains."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcn_det.cli.session import Session
+from dcn_det.config import Config, load_config
+from dcn_det.data.transforms import read_image
+from dcn_det.models.build import build_detector
+from dcn_det.ops import DeformConv2d
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {
+    f"{folder}/{path.stem}": path
+    for folder in ("coco", "voc")
+    for path in sorted((ROOT / "configs" / folder).glob("*"))
+}
+
+TABLE_1 = {
+    "class_aware_rpn": {1: (73.5, 54.4), 2: (74.3, 56.3), 3: (74.5, 57.2), 6: (74.6, 57.7)},
+    "faster_rcnn": {1: (78.6, 63.8), 2: (78.5, 63.3), 3: (78.6, 63.3), 6: (78.7, 64.0)},
+    "rfcn": {1: (80.6, 63.0), 2: (81.0, 63.8), 3: (81.4, 64.7), 6: (81.5, 65.4)},
+}
+"""mAP at IoU 0.5 and 0.7 on VOC07 test, by the number of deformable convolutions."""
+
+TABLE_3 = {
+    "class_aware_rpn": {
+        "atrous2": (68.0, 44.9), "atrous4": (72.8, 53.1), "atrous6": (73.6, 55.2), "atrous8": (73.2, 55.1),
+        "dconv": (74.5, 57.2),
+    },
+    "faster_rcnn": {
+        "atrous2": (78.1, 62.1), "atrous4": (78.6, 63.1), "atrous6": (78.5, 62.3), "atrous8": (77.8, 61.8),
+        "dconv": (78.6, 63.3), "dpool": (78.3, 66.6), "dcn": (79.3, 66.9),
+    },
+    "rfcn": {
+        "atrous2": (80.0, 61.8), "atrous4": (80.5, 63.0), "atrous6": (80.2, 63.5), "atrous8": (80.3, 63.2),
+        "dconv": (81.4, 64.7), "dpool": (81.2, 65.0), "dcn": (82.6, 68.5),
+    },
+}  # fmt: skip
+
+TABLE_5 = {
+    "class_aware_rpn_r101": (23.2, 42.6), "class_aware_rpn_r101_dcn": (25.8, 45.9),
+    "faster_rcnn_r101": (29.4, 48.0), "faster_rcnn_r101_dcn": (33.1, 50.3),
+    "rfcn_r101": (30.8, 52.6), "rfcn_r101_dcn": (34.5, 55.0),
+}  # fmt: skip
+"""AP and AP50 on COCO test-dev."""
+
+RELEASED = {
+    "voc/rfcn_r101_atrous2": {"mAP50": 79.6, "mAP70": 63.1},
+    "voc/rfcn_r101_dcn": {"mAP50": 82.3, "mAP70": 67.8},
+    "coco/rfcn_r101": {"AP": 32.1, "AP50": 54.3},
+    "coco/rfcn_r101_dcn": {"AP": 35.7, "AP50": 56.8},
+    "coco/faster_rcnn_r101": {"AP": 30.3, "AP50": 52.1},
+    "coco/faster_rcnn_r101_dcn": {"AP": 35.0, "AP50": 55.0},
+    "coco/faster_rcnn_r101_fpn": {"AP": 37.8, "AP50": 60.8},
+    "coco/faster_rcnn_r101_fpn_dcn": {"AP": 41.2, "AP50": 63.5},
+}
+"""From the README of the authors' released code."""
+
+
+def published() -> dict[str, dict[str, dict[str, float]]]:
+    """Config -> where it stands -> metric -> percent."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, (ap, ap50) in TABLE_5.items():
+        found[f"coco/{name}"] = {"paper, Table 5 (COCO test-dev)": {"AP": ap, "AP50": ap50}}
+    for table, rows in ((3, TABLE_3), (1, {d: {f"dconv{k}": v for k, v in r.items()} for d, r in TABLE_1.items()})):
+        for kind, variants in rows.items():
+            for variant, (low, high) in variants.items():
+                source = f"paper, Table {table} (VOC07 test)"
+                found[f"voc/{kind}_r101_{variant}"] = {source: {"mAP50": low, "mAP70": high}}
+    for name, values in RELEASED.items():
+        data = "VOC07 test" if name.startswith("voc") else "COCO minival" if "fpn" in name else "COCO test-dev"
+        found.setdefault(name, {})[f"the authors' released code, README ({data})"] = values
+    return found
+
+
+def test_every_published_number_has_its_config_and_no_config_is_without() -> None:
+    assert FILES.keys() == published().keys()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_promises_are_the_published_numbers(name: str) -> None:
+    found: dict[str, dict[str, float]] = {}
+    for item in load_config(FILES[name]).expected:
+        found.setdefault(item.source, {})[item.metric] = round(100 * item.value, 4)
+    assert found == published()[name]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_holds_only_its_differences(name: str) -> None:
+    lines = [line for line in FILES[name].read_text().splitlines() if line and not line.startswith("#")]
+    assert len(lines) <= 15 and lines[0].startswith("base:")
+    assert FILES[name].read_text().startswith("# ")
+
+
+RES5 = ("res5a", "res5b", "res5c")
+BLOCKS = {
+    "dconv1": ("res5c",), "dconv2": ("res5b", "res5c"), "dconv3": RES5, "dconv": RES5, "dcn": RES5,
+    "dconv6": ("res4b20", "res4b21", "res4b22", *RES5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("voc/")])
+def test_voc_variants_differ_in_what_their_names_say(name: str) -> None:
+    model = load_config(FILES[name]).model
+    kind, variant = name.removeprefix("voc/").split("_r101_")
+    assert model.kind == kind
+    assert model.backbone.deform.blocks == BLOCKS.get(variant, ())
+    assert model.backbone.res5_dilation == (int(variant[-1]) if variant.startswith("atrous") else 2)
+    plain = {"faster_rcnn": "max", "rfcn": "average", "class_aware_rpn": "none"}[kind]
+    assert model.pooling == ("deformable" if variant in ("dpool", "dcn") else plain)
+    assert model.rpn.anchors.scales == (8, 16, 32)
+
+
+def on_meta(config: Config) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_detector(config.model, 20, config.test, load_backbone_weights=False)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_builds_what_it_says(name: str) -> None:
+    config = load_config(FILES[name])
+    model = on_meta(config)
+    layers = [layer for layer in model.modules() if isinstance(layer, DeformConv2d)]
+    assert len(layers) >= len(config.model.backbone.deform.blocks)
+    assert all(layer.offset_groups == 4 for layer in layers)
+    assert {layer.dilation[0] for layer in layers} <= ({1} if "fpn" in name else {1, 2})
+
+
+def test_two_schedules_by_one_override() -> None:
+    released = load_config(FILES["voc/rfcn_r101_dcn"]).train
+    assert (released.epochs, released.reference_batch, released.optimizer.lr) == (7, 4, 0.002)
+    overlay = f"overlay={ROOT / 'configs' / 'base' / 'schedule_paper_voc.yaml'}"
+    config = load_config(FILES["voc/rfcn_r101_dcn"], [overlay])
+    assert (config.train.iterations, config.train.epochs, config.train.optimizer.lr) == (30000, None, 0.008)
+    assert config.name == "rfcn_r101_dcn" and len(config.expected) == 4
+    config = load_config(FILES["coco/rfcn_r101"], ["train.optimizer.lr=1", overlay.replace("_voc", "")])
+    assert config.train.iterations == 240000 and config.train.optimizer.lr == 1
+    assert config.train.epochs is None
+
+
+def test_faster_rcnn_was_released_for_four_gpus_and_rfcn_for_eight() -> None:
+    """The rate for one image is the same; the decay, which summed gradients do not scale, is not."""
+    four = load_config(FILES["coco/faster_rcnn_r101"]).train
+    eight = load_config(FILES["coco/rfcn_r101"]).train
+    assert four.optimizer.lr / four.reference_batch == eight.optimizer.lr / eight.reference_batch == 5e-4
+    assert four.optimizer.weight_decay * four.reference_batch == eight.optimizer.weight_decay * 8 == 5e-4
+
+
+@pytest.fixture(scope="module")
+def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings for four real photos at small size."""
+    source = shared / "data" / "coco_subset"
+    truth = json.loads((source / "annotations" / "instances_train2017_subset_by_bysa_pd.json").read_text())
+    with_boxes = {each["image_id"] for each in truth["annotations"] if not each["iscrowd"]}
+    truth["images"] = [each for each in truth["images"] if each["id"] in with_boxes][:4]
+    kept = {each["id"] for each in truth["images"]}
+    truth["annotations"] = [each for each in truth["annotations"] if each["image_id"] in kept]
+    path = tmp_path_factory.mktemp("photos") / "four.json"
+    path.write_text(json.dumps(truth))
+    split = f"{{images: train2017, annotations: {path}}}"
+    return [f"data.root={source}", f"data.train={split}", f"data.test={split}", "data.classes=null", "data.kind=coco"]
+
+
+SMALL = [
+    "model.backbone.width=8", "model.backbone.stem_width=8", "model.backbone.norm=gn", "model.backbone.frozen_stages=0",
+    "model.backbone.weights=none", "model.rpn.channels=16", "model.rpn.pre_nms=200",
+    "data.resize={short_side: 128, max_side: 192}", "data.workers=0", "train.batch_size=2", "device=cpu",
+]  # fmt: skip
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> None:
+    overrides = SMALL + photos
+    if "class_aware_rpn" not in name:
+        overrides += ["model.head.channels=16", "model.rpn.post_nms=50"]
+    if "faster_rcnn" in name:
+        overrides += ["model.head.hidden=32"]
+    session = Session(load_config(FILES[name], overrides))
+    before = {key: value.clone() for key, value in session.model.state_dict().items()}
+    batches = iter(session.train_batches(0))
+    for _ in range(2):
+        losses = session.model.train()(next(batches))
+        total = sum(losses.values())
+        assert total.isfinite()
+        session.optimizer.zero_grad()
+        total.backward()
+        session.optimizer.step()
+    after = session.model.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
+    photo = session.test_set.index.folder / session.test_set.index.file_name(0)
+    found = session.predictor(session.model)(read_image(photo))
+    assert found.boxes.isfinite().all() and found.scores.isfinite().all()

@@ -1,0 +1,259 @@
+"""What only a GPU can show: streams, devices, tiles of full size, sums that do not depend on the order of threads."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from pooling_tiers import assert_near, random, random_rois
+from test_nms import random_boxes
+
+from dcn_det.ops import batched_nms, deform_conv2d, deform_psroi_pool, library, nms, psroi_pool, roi_pool
+from dcn_det.ops.reference import deform_conv as conv_reference
+from dcn_det.ops.reference import deform_psroi_pool as deform_reference
+from dcn_det.ops.reference import roi_pooling as reference
+
+DEVICE = "cuda"
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(library.tier("deform_conv2d", DEVICE) != DEVICE, reason="no compiled CUDA kernels"),
+]
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+POOLING = {"spatial_scale": 1 / 16, "output_dim": 6, "group_size": 3, "pooled_size": 3}
+DEFORM = POOLING | {"part_size": 3, "sample_per_part": 4, "trans_std": 0.1}
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def conv_case(dtype=torch.float32, batch=2, channels=64, size=(19, 23), masked=True) -> dict:
+    """Two groups, four offset groups."""
+    tensors = {
+        "input": random(batch, channels, *size),
+        "offset": random(batch, 8 * 9, *size, seed=1) * 2,
+        "weight": random(48, channels // 2, 3, 3, seed=2) / 10,
+        "bias": random(48, seed=3),
+    }
+    if masked:
+        tensors["mask"] = random(batch, 4 * 9, *size, seed=4).sigmoid()
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def pool_case(dtype=torch.float32, rois=40, batch=2, size=(20, 24)) -> dict:
+    return {
+        "input": random(batch, 54, *size, dtype=dtype),
+        "trans": random(rois, 4, 3, 3, seed=1, dtype=dtype),
+        "rois": random_rois(rois, batch, size[0] * 16, size[1] * 16).float(),
+    }
+
+
+def run_conv(input, offset, weight, bias=None, mask=None, **more):
+    return deform_conv2d(input, offset, weight, bias, padding=1, mask=mask, **more)
+
+
+def run_deform(input, trans, rois):
+    return deform_psroi_pool(input, rois, trans, **DEFORM)
+
+
+def run_psroi(input, rois, trans=None):
+    return psroi_pool(input, rois, **POOLING)
+
+
+def run_roi(input, rois, trans=None):
+    return roi_pool(input, rois, spatial_scale=1 / 16, pooled_size=3)
+
+
+OPERATORS: dict[str, tuple[Callable, Callable]] = {
+    "deform_conv2d": (run_conv, conv_case),
+    "deform_psroi_pool": (run_deform, pool_case),
+    "psroi_pool": (run_psroi, pool_case),
+    "roi_pool": (run_roi, pool_case),
+}
+
+
+def results(run: Callable, tensors: dict, device=DEVICE) -> dict:
+    """The output and the gradient of all but the regions, on the CPU."""
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name != "rois"}
+    if run in (run_psroi, run_roi):
+        del leaves["trans"]
+    output = run(**tensors)
+    grad = random(*output.shape, seed=9).to(output)
+    grads = torch.autograd.grad(output, list(leaves.values()), grad)
+    return {"output": output.detach().cpu()} | {name: g.cpu() for name, g in zip(leaves, grads)}
+
+
+def in_float64(name: str, tensors: dict) -> dict:
+    """The plain formulas in float64 for the same numbers."""
+    wide = {key: tensor.double() for key, tensor in tensors.items()}
+
+    def conv(input, offset, weight, bias, mask=None):
+        return conv_reference.deform_conv2d(input, offset, weight, bias, mask, [1, 1], [1, 1], [1, 1], "zeros")
+
+    plain = {
+        "deform_conv2d": conv,
+        "deform_psroi_pool": lambda input, trans, rois: deform_reference.deform_psroi_pool(
+            input, rois, trans, *DEFORM.values()
+        ),
+        "psroi_pool": lambda input, rois, trans: reference.psroi_pool(input, rois, *POOLING.values()),
+        "roi_pool": lambda input, rois, trans: reference.roi_pool(input, rois, 1 / 16, 3)[0],
+    }[name]
+    leaves = {k: v.requires_grad_() for k, v in wide.items() if k != "rois" and (k != "trans" or "deform" in name)}
+    output = plain(**wide)
+    grad = random(*output.shape, seed=9).to(tensors["input"].dtype).double()
+    grads = torch.autograd.grad(output, list(leaves.values()), grad)
+    return {"output": output.detach()} | dict(zip(leaves, grads))
+
+
+@pytest.fixture
+def exact_products() -> Iterator[None]:
+    """float32 products without TensorFloat-32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.usefixtures("exact_products")
+def test_equals_the_reference(name, dtype, layout):
+    run, case = OPERATORS[name]
+    tensors = case(dtype)
+    expected = in_float64(name, tensors)
+    tensors["input"] = tensors["input"].contiguous(memory_format=layout)
+    assert_near(results(run, tensors), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("deterministic", "exact_products")
+def test_deterministic_algorithms(name, dtype):
+    run, case = OPERATORS[name]
+    tensors = case(dtype)
+    first, *others = (results(run, tensors) for _ in range(4))
+    for other in others:
+        assert all(torch.equal(other[key], first[key]) for key in first)
+    assert_near(first, in_float64(name, tensors), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.usefixtures("exact_products")
+def test_tiles_of_full_size(dtype):
+    """More than 32 MB of columns, which end within an image; the CPU's kernel has tiles of its own."""
+    tensors = conv_case(dtype, batch=9, channels=128, size=(50, 84), masked=False)
+    assert_near(results(run_conv, tensors), results(run_conv, tensors, "cpu"), 10 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_side_stream(name):
+    """Work is ordered by the current stream: inputs that are still being computed there are waited for."""
+    run, case = OPERATORS[name]
+    tensors = case()
+    expected = results(run, tensors)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        delay = torch.randn(4096, 4096, device=DEVICE)
+        for _ in range(20):
+            delay = delay @ delay * 1e-3
+        late = {key: tensor.to(DEVICE) + 0 * delay.nan_to_num()[0, 0].to(tensor) for key, tensor in tensors.items()}
+        found = results(run, late)
+    assert_near(found, expected, 1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_another_device_than_the_current_one(name):
+    run, case = OPERATORS[name]
+    expected = results(run, case())
+    assert torch.cuda.current_device() == 0
+    assert_near(results(run, case(), "cuda:1"), expected, 1e-5)
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_suppression_on_another_device():
+    boxes, scores = random_boxes(500, seed=1)
+    assert nms(boxes.to("cuda:1"), scores.to("cuda:1"), 0.5).tolist() == nms(boxes, scores, 0.5).tolist()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("strict", [False, True], ids=["atomic", "deterministic"])
+def test_nothing_waits_for_the_device(name, strict):
+    """Neither pass asks the device for a value."""
+    run, case = OPERATORS[name]
+    tensors = {key: tensor.to(DEVICE) for key, tensor in case().items()}
+    leaves = [tensors["input"].requires_grad_()]
+    grad = torch.ones_like(run(**tensors))
+    torch.use_deterministic_algorithms(strict)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.autograd.grad(run(**tensors), leaves, grad)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_captured_graph(name):
+    run, case = OPERATORS[name]
+    tensors = {key: tensor.to(DEVICE) for key, tensor in case().items()}
+    expected = run(**tensors)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run(**tensors)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = run(**tensors)
+    output.zero_()
+    graph.replay()
+    torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_gradients_that_are_not_finite_stay_so():
+    tensors = {key: tensor.to(DEVICE) for key, tensor in conv_case().items()}
+    output = run_conv(**{**tensors, "input": tensors["input"].requires_grad_()})
+    grad = torch.ones_like(output)
+    grad[0, 0, 0, 0] = float("inf")
+    (found,) = torch.autograd.grad(output, [tensors["input"]], grad)
+    assert found.isnan().all()
+
+
+def test_more_than_2_to_the_31_elements():
+    """64-bit indices: the last image of a batch that 32 bits cannot address equals the image alone."""
+    images, channels, side = 34, 256, 512
+    needed = 4 * images * channels * side * side * 2
+    if torch.cuda.mem_get_info()[0] < needed:
+        pytest.skip(f"needs {needed >> 30} GB of GPU memory")
+    assert images * channels * side * side > 2**31
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    input = torch.zeros(images, channels, side, side, dtype=torch.float16, device=DEVICE)
+    input = input.contiguous(memory_format=torch.channels_last)
+    input[-1].normal_(generator=generator)
+    offset = torch.randn(images, 2, side, side, device=DEVICE, generator=generator)
+    weight = torch.randn(8, channels, 1, 1, dtype=torch.float16, device=DEVICE, generator=generator)
+    found = deform_conv2d(input, offset, weight)[-1:].clone()
+    torch.testing.assert_close(found, deform_conv2d(input[-1:].clone(), offset[-1:].clone(), weight))
+
+
+@pytest.mark.parametrize("count", [1, 5000, 20000])
+def test_suppression_equals_the_cpu(count):
+    boxes, scores = random_boxes(count, seed=count, extent=1000, size=120)
+    labels = torch.randint(80, (count,), generator=torch.Generator().manual_seed(0))
+    on_device = [tensor.to(DEVICE) for tensor in (boxes, scores, labels)]
+    for max_keep in (None, 300):
+        expected = nms(boxes, scores, 0.5, max_keep).tolist()
+        assert nms(*on_device[:2], 0.5, max_keep).tolist() == expected
+        expected = batched_nms(boxes, scores, labels, 0.5, max_keep).tolist()
+        assert batched_nms(*on_device, 0.5, max_keep).tolist() == expected
