@@ -9,7 +9,7 @@ from dcn_det.config.schema import Data, Resize
 from dcn_det.data.coco import load_coco
 from dcn_det.data.loader import DetectionDataset, Loader
 from dcn_det.data.sample import Progress, holds_sample, make_sample
-from dcn_det.data.sampler import EvalSampler, TrainSampler
+from dcn_det.data.sampler import EvalSampler, TrainSampler, repeat_factors
 from dcn_det.errors import UserError
 
 
@@ -65,18 +65,23 @@ def build_train_loader(
     rank: int = 0,
     start_iteration: int = 0,
     pin_memory: bool = False,
+    accumulate: int = 1,
 ) -> Loader:
     """Endless training batches of this process from ``start_iteration`` on.
 
     Args:
         dataset: the training split.
         data: the settings.
-        batch_size: images per process and step.
+        batch_size: images of each batch.
         seed: of the run.
         world_size, rank: number of processes and which this is.
         start_iteration: optimizer steps already made.
         pin_memory: see ``Loader``.
+        accumulate: batches of this process in each step.
     """
+    repeats = None
+    if data.repeat_threshold > 0:
+        repeats = repeat_factors(*dataset.index.trained_labels(), data.repeat_threshold)
     sampler = TrainSampler(
         dataset.index.image_ids,
         dataset.index.landscape,
@@ -87,6 +92,8 @@ def build_train_loader(
         world_size=world_size,
         rank=rank,
         start_iteration=start_iteration,
+        accumulate=accumulate,
+        repeats=repeats,
     )
     return Loader(dataset, sampler, data.workers, pin_memory)
 

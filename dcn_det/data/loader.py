@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ from dcn_det.data.sampler import Draw
 from dcn_det.data.transforms import flip_boxes, flip_image, read_image, resize_short_side, scale_boxes
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch, Category, ImageInfo, Target
+
+
+class WorkerDied(UserError):
+    """A loader process ended; the batches can be asked for again."""
+
 
 Example = tuple[Tensor, ImageInfo, Target | None]
 """Pixels (uint8, (3, H, W), RGB), where they come from, and their objects when training."""
@@ -143,8 +149,25 @@ class Loader:
 
         Raises:
             UserError: an image cannot be used; the same one-line message wherever it was loaded.
+            WorkerDied: a loader process was killed.
         """
-        for batch in self._batches:
+        batches = iter(self._batches)
+        if self._batches.num_workers > 0 and threading.current_thread() is threading.main_thread():
+            # torch's handler raises wherever the program happens to be when a worker dies, such as half-way through
+            # an update of the weights. Without it, the next request for a batch finds out.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise WorkerDied(
+                    f"{str(error).splitlines()[0]}; the system may have been short of memory: fewer data.workers, a "
+                    "smaller train.batch_size or more shared memory help"
+                ) from error
             if isinstance(batch, UserError):
                 raise batch
             yield batch
