@@ -7,8 +7,8 @@ by gloo always, so that they need neither a GPU's memory nor its attention.
 
 from __future__ import annotations
 
+import inspect
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -119,18 +119,32 @@ class Processes:
         """
         if not self.many:
             return model
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        return nn.parallel.DistributedDataParallel(
-            model,
+        wrapper = nn.parallel.DistributedDataParallel
+        renamed = "forward_sync_buffers" in inspect.signature(wrapper).parameters  # from torch 2.15 on
+        buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        return wrapper(
+            _WithUnused(model, device),
             device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
+            **buffers,
         )
 
     def apart(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside, backward passes of what ``wrap`` returned keep their gradients to themselves."""
         return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+class _WithUnused(nn.Module):
+    """A model and a parameter that takes no part: where all do, torch would warn that it looked for nothing."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self.unused = nn.Parameter(torch.zeros(1, device=device))
+
+    def forward(self, *args: Any) -> Any:
+        return self.model(*args)
 
 
 def start(device: torch.device, asked: str) -> tuple[Processes, torch.device]:
@@ -166,7 +180,10 @@ def start(device: torch.device, asked: str) -> tuple[Processes, torch.device]:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
+    # A launcher that restarts the run keeps its store, in which the addresses of the dead would still be found.
+    store = dist.PrefixStore(f"attempt {restarts}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     return Processes(rank, world_size, local_rank, restarts), device
 
 
