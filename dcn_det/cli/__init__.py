@@ -13,6 +13,7 @@ from dcn_det.cli.run import run
 COMMANDS = {
     "train": ("dcn_det.cli.train", "train a detector"),
     "test": ("dcn_det.cli.test", "test a trained detector"),
+    "check-dataset": ("dcn_det.cli.check_dataset", "find what is wrong with a data set"),
     "evaluate": ("dcn_det.cli.evaluate", "compute COCO metrics of a results file"),
     "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
     "benchmark": ("dcn_det.cli.benchmark", "time the operators beside torchvision's"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import operator
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from torch import Tensor
 from dcn_det.evaluation.results import write_json
 from dcn_det.ops import batched_nms, deform_conv2d, deform_psroi_pool, nms, psroi_pool, roi_pool
 
+OTHERS = {"data": "dcn_det.cli.benchmark_data", "train": "dcn_det.cli.benchmark_train"}
+"""Further things to measure, in modules of their own."""
 Work = Callable[[], Any]
 COMPARE = {">=": operator.ge, "<=": operator.le}
 
@@ -225,7 +229,7 @@ def _take_turns(case: Case, rounds: int, seconds: float) -> dict[str, float]:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(prog="benchmark", description="Measures ratios of times, side by side.")
-    result.add_argument("what", choices=["ops"], help="ops: the operators on the CPU")
+    result.add_argument("what", choices=["ops"], help="ops: the operators on the CPU; data, train: see data --help")
     result.add_argument("--only", default="", help="only cases whose name holds this")
     result.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default %(default)s)")
     result.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default %(default)s)")
@@ -236,7 +240,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in OTHERS:
+        return int(importlib.import_module(OTHERS[words[0]]).main(words[1:]))
+    args = parser().parse_args(words)
     torch.manual_seed(0)
     records, missed = [], 0
     print(f"{'case':<50} {'thr':>3} {'ours ms':>8}  ratios (bar)")

@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace, config: Config, printed: str, processes: Proc
         output.mkdir(parents=True, exist_ok=True)
         store.tidy()
         (output / "config.yaml").write_text(printed)
-        iteration = resumed[1]["iteration"] if resumed else None
+        iteration = resumed[1]["iteration"] if resumed else 0
         log = RunLog(output, iteration=iteration, wandb=config.train.wandb, config=to_plain(config))
         save_surroundings(output)
     try:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from dcn_det.config.schema import Data, Resize
+from dcn_det.data.augment import Augmentation, ColorJitter, RandomCrop
+from dcn_det.data.cache import ImageCache
 from dcn_det.data.coco import load_coco
 from dcn_det.data.loader import DetectionDataset, Loader
 from dcn_det.data.sample import Progress, holds_sample, make_sample
@@ -53,7 +55,24 @@ def build_dataset(
         labelled=training,
     )
     resize = resize or data.resize
-    return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=training)
+    if not training:
+        return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=False)
+    augmentation = Augmentation(
+        short_sides=data.short_sides,
+        crop=RandomCrop(**data.crop.model_dump()),
+        jitter=ColorJitter(**data.jitter.model_dump()),
+    )
+    return DetectionDataset(
+        index, resize.short_side, resize.max_side, with_targets=True, augmentation=augmentation, cache=_cache(data)
+    )
+
+
+def _cache(data: Data) -> ImageCache | None:
+    if data.cache == "none":
+        return None
+    if data.cache == "ram":
+        return ImageCache.in_memory()
+    return ImageCache(Path(data.cache_folder) if data.cache_folder else Path(data.root) / ".cache")
 
 
 def build_train_loader(

@@ -51,6 +51,9 @@ def is_readable(path: str | Path) -> bool:
 
 def decode(data: bytes) -> Image | None:
     """Decodes an image file's content to uint8 (H, W, 3) RGB; None when it is damaged or no image."""
+    direct = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
+    if direct is not None:
+        return _decode(data, direct)
     image = _decode(data, cv2.IMREAD_COLOR)
     return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
@@ -104,8 +107,8 @@ def scale_boxes(boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:
 
 
 def flip_image(image: Image) -> Image:
-    """Mirrors left to right; a view."""
-    return image[:, ::-1]
+    """Mirrors left to right; returns a new image."""
+    return np.asarray(cv2.flip(image, 1), dtype=np.uint8)
 
 
 def flip_boxes(boxes: Tensor, width: int) -> Tensor:

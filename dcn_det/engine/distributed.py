@@ -121,7 +121,7 @@ class Processes:
             return model
         wrapper = nn.parallel.DistributedDataParallel
         renamed = "forward_sync_buffers" in inspect.signature(wrapper).parameters  # from torch 2.15 on
-        buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
         return wrapper(
             _WithUnused(model, device),
             device_ids=[device.index] if device.type == "cuda" else None,

@@ -47,9 +47,7 @@ def _enter(work: Callable[..., Any], args: tuple[Any, ...], environment: dict[st
 
 def start(work: Callable[..., Any], *args: Any, answers: Any = None, **environment: str) -> Any:
     """A process that runs ``work`` with its environment variables."""
-    process = _context.Process(
-        target=_enter, args=(work, args, ENVIRONMENT | environment, answers), daemon=False
-    )
+    process = _context.Process(target=_enter, args=(work, args, ENVIRONMENT | environment, answers), daemon=False)
     process.start()
     return process
 
