@@ -136,6 +136,11 @@ def collate(examples: Sequence[Example]) -> Batch:
         Images in the top-left corner of a uint8 (B, 3, H, W) as high and wide as the largest, padded with 0. In
         memory the channels come last, as decoders leave them and convolutions like them.
     """
+    targets = [target for _, _, target in examples if target is not None]
+    assert len(targets) in (0, len(examples))
+    if len(examples) == 1:  # nothing to pad, nothing to copy
+        pixels, info, _ = examples[0]
+        return Batch(pixels[None], [info], targets)
     height = max(pixels.shape[1] for pixels, _, _ in examples)
     width = max(pixels.shape[2] for pixels, _, _ in examples)
     images = torch.empty((len(examples), 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)
@@ -143,8 +148,6 @@ def collate(examples: Sequence[Example]) -> Batch:
         image[:, : pixels.shape[1], : pixels.shape[2]] = pixels
         image[:, pixels.shape[1] :] = 0
         image[:, :, pixels.shape[2] :] = 0
-    targets = [target for _, _, target in examples if target is not None]
-    assert len(targets) in (0, len(examples))
     return Batch(images, [info for _, info, _ in examples], targets)
 
 
@@ -200,11 +203,13 @@ class Loader:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                # A worker can also die while it hands over a batch.
+                if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
                     raise
+                what = str(error).splitlines()[0] if isinstance(error, RuntimeError) else "a loader process died"
                 raise WorkerDied(
-                    f"{str(error).splitlines()[0]}; the system may have been short of memory: fewer data.workers, a "
+                    f"{what}; the system may have been short of memory: fewer data.workers, a "
                     "smaller train.batch_size or more shared memory help"
                 ) from error
             if isinstance(batch, UserError):

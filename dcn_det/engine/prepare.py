@@ -51,14 +51,17 @@ def _contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager, cont
 @contextlib.contextmanager
 def _statistics_held(block: nn.Module) -> Iterator[None]:
     """Batch norm has seen the batch already; counting it twice would change the running statistics."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
+    statistics = [dict(norm.named_buffers()) for norm in norms]
+    for norm, own in zip(norms, statistics):
+        for name, buffer in own.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, own in zip(norms, statistics):
+            for name, buffer in own.items():
+                setattr(norm, name, buffer)
 
 
 def compile_regions(model: nn.Module) -> list[str]:
