@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -81,7 +81,8 @@ class Session:
         recompute_stages(self.model, config.train.recompute_stages)
         self.compiled = compile_regions(self.model) if config.train.compile else []
         self.rate = learning_rate(config.train, self.division.global_batch)
-        self.optimizer = build_optimizer(config.train, self.model, self.rate.effective, self.model.lr_multipliers())
+        self.lr_multipliers = self.model.lr_multipliers()
+        self.optimizer = build_optimizer(config.train, self.model, self.rate.effective, self.lr_multipliers)
         sampler = self.train_batches(0, self.division.batch_size, self.division.accumulate).sampler
         assert isinstance(sampler, TrainSampler)
         self.epoch_length = sampler.epoch_length
@@ -122,9 +123,20 @@ class Session:
                 f"rate      effective learning rate {self.rate}",
                 f"length    {self.length} iterations of {self.division}, "
                 f"{self.length / self.epoch_length:.1f} epochs of {self.epoch_length} iterations",
-                *([f"compiled  {', '.join(self.compiled)}"] if self.compiled else []),
+                *self._particulars(),
             ]
         )
+
+    def _particulars(self) -> Iterator[str]:
+        """Lines that not every run has."""
+        multipliers = self.lr_multipliers
+        for factor in sorted(set(multipliers.values())):
+            names = [name for name, value in multipliers.items() if value == factor]
+            yield f"lr mult   {factor:g} for {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+        if self.compiled:
+            yield f"compiled  {', '.join(self.compiled)} (offsets of deformable layers are not logged)"
+        if self.config.train.oom_retry and self.processes.many:
+            yield "note      train.oom_retry is for runs of one process; here, out of memory ends the run"
 
     def evaluator(self, log: Log) -> Evaluate:
         """Measures the model on the test split, shared between the processes, and logs metrics and some pictures."""

@@ -64,10 +64,14 @@ def _statistics_held(block: nn.Module) -> Iterator[None]:
                 setattr(norm, name, buffer)
 
 
-def compile_regions(model: nn.Module) -> list[str]:
+def compile_regions(model: nn.Module, backend: str = "inductor") -> list[str]:
     """Compiles the parts of a detector whose work does not depend on the data, without graph breaks.
 
     Matching, sampling and suppression stay as they are: their shapes follow from the images.
+
+    Args:
+        model: its ``backbone``, ``rpn`` and ``head`` are compiled, and the head's ``prepare``.
+        backend: of ``torch.compile``.
 
     Returns:
         Names of the compiled regions.
@@ -77,11 +81,11 @@ def compile_regions(model: nn.Module) -> list[str]:
     for name in ("backbone", "rpn", "head"):
         part = getattr(model, name, None)
         if isinstance(part, nn.Module):
-            part.compile(fullgraph=True)
+            part.compile(fullgraph=True, backend=backend)
             regions.append(name)
     prepare = getattr(getattr(model, "head", None), "prepare", None)
     if prepare is not None:
-        model.head.prepare = torch.compile(prepare, fullgraph=True)  # type: ignore[union-attr]
+        model.head.prepare = torch.compile(prepare, fullgraph=True, backend=backend)  # type: ignore[union-attr]
         regions.append("head.prepare")
     return regions
 

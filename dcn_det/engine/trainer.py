@@ -222,16 +222,16 @@ class Trainer:
                 self._report(window, left)
                 window = Window()
             signum = int(self.processes.maximum([stop.signum or 0])[0])
-            # Before the evaluation, so that a failure in it costs nothing, and once more after it.
-            saved = self.iteration % settings.checkpoint_every == 0 or self.iteration == end or signum
+            # Before an evaluation, so that a failure or a kill in it costs nothing, and once more after it.
+            evaluate = self._evaluation_due()
+            saved = self.iteration % settings.checkpoint_every == 0 or self.iteration == end or evaluate or signum
             if saved:
                 self._save()
             if signum:
                 raise Interrupted(signum, self._saved)
-            if self._evaluation_due():
+            if evaluate:
                 self._evaluate()
-                if saved:
-                    self._save()
+                self._save()
 
     def _fetch(self) -> list[Batch]:
         """The batches of one step. Where they come from is a function of the iteration, so it can be asked again."""

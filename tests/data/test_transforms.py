@@ -69,7 +69,7 @@ def test_boxes_follow_a_rectangle_through_resize_and_flip() -> None:
     x1, y1, x2, y2 = 10, 20, 35, 50
     image[y1:y2, x1:x2] = 255
     for factor in (1, 3):
-        resized = flip_image(resize_short_side(image, 60 * factor, 1000))
+        resized = flip_image(resize_short_side(image, 60 * factor, 1000).copy())
         boxes = scale_boxes(torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32), factor, factor)
         rows, columns = np.nonzero(resized[:, :, 0] > 127)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]

@@ -256,6 +256,13 @@ def test_options_train_together(tiny: Path, tmp_path: Path, settings: list[str])
     assert all(torch.equal(last[name], exported[name]) for name in last)
 
 
+def test_a_deterministic_run_trains(tiny: Path, tmp_path: Path) -> None:
+    try:
+        assert train.main([str(tiny), "train.deterministic=true", "--output", str(tmp_path / "run")]) == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.slow
 def test_backbone_and_heads_compile_without_graph_breaks(tiny: Path, tmp_path: Path) -> None:
     """A break would be an error: regions are compiled as whole graphs. Losses equal those of the plain run."""
