@@ -86,7 +86,8 @@ def image(number: int, objects: int) -> Batch:
     return Batch(pixels, [ImageInfo(number, "", 4, 4, 4, 4)], [target])
 
 
-def branch_gradients(passes: list[list[Batch]]) -> dict[str, Tensor | None]:
+def branch_gradients(passes: list[list[Batch]]) -> dict[str, list[float] | None]:
+    """Numbers, not tensors: a tensor in a queue is a promise of a process that may be gone by then."""
     processes, device = distributed.start(torch.device("cpu"), "cpu")
     model = Branches()
     step = Step(model, torch.optim.SGD(model.parameters(), lr=0.1), device, processes=processes)
@@ -94,17 +95,18 @@ def branch_gradients(passes: list[list[Batch]]) -> dict[str, Tensor | None]:
         outcome = step.gradients(passes[processes.rank])
         assert outcome.finite
     distributed.stop()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
+    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: None if grad is None else grad.tolist() for name, grad in grads.items()}
 
 
 def test_parameters_one_process_does_not_use_neither_hang_nor_skew() -> None:
     """Process 0 has only images with objects, process 1 only empty ones; in two passes each."""
     passes = [[image(1, 2), image(2, 1)], [image(3, 0), image(4, 0)]]
     first, second = together(2, branch_gradients, passes, seconds=60)
-    torch.testing.assert_close(first["full"], torch.full((3,), (10 + 20) / 255 / 4))
-    torch.testing.assert_close(first["empty"], torch.full((3,), (30 + 40) / 255 / 4))
-    assert first["never"] is None or not first["never"].any()
-    assert torch.equal(first["full"], second["full"]) and torch.equal(first["empty"], second["empty"])
+    assert first["full"] == pytest.approx([(10 + 20) / 255 / 4] * 3)
+    assert first["empty"] == pytest.approx([(30 + 40) / 255 / 4] * 3)
+    assert first["never"] in (None, [0.0] * 3)
+    assert first == second
 
 
 def test_a_process_with_only_empty_images_trains_along(tiny: Path, tmp_path: Path, sample_root: Path) -> None:
