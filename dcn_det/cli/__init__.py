@@ -16,7 +16,7 @@ COMMANDS = {
     "check-dataset": ("dcn_det.cli.check_dataset", "find what is wrong with a data set"),
     "evaluate": ("dcn_det.cli.evaluate", "compute COCO metrics of a results file"),
     "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
-    "benchmark": ("dcn_det.cli.benchmark", "time the operators beside torchvision's"),
+    "benchmark": ("dcn_det.cli.benchmark", "time the operators, loading or training"),
     "env": ("dcn_det.env", "print versions, devices and which operators are compiled"),
 }
 """Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""

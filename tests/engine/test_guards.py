@@ -113,13 +113,13 @@ def test_a_dead_worker_is_replaced_and_nothing_else_changes(tiny: Path, tmp_path
     common = [str(tiny), "train.iterations=12", "data.workers=1"]
     assert train.main([*common, "--output", str(tmp_path / "whole")]) == 0
     out = tmp_path / "run"
-    assert not children(), "no worker of another test"
+    others = set(children())  # of tests whose loaders still wait to be collected
     say = RunLog.say
 
     def killing(self: RunLog, text: str) -> None:
         say(self, text)
         if "iter 5/" in text:
-            for pid in children():
+            for pid in set(children()) - others:
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch:

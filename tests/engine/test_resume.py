@@ -46,6 +46,7 @@ def newest(folder: Path) -> dict[str, Any]:
 EVERYTHING = ["train.ema_decay=0.9", "train.eval_every=4", "train.accumulate=2", "train.batch_size=1"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_is_not_killed(tiny: Path, tmp_path: Path) -> None:
     """SIGKILL at five moments, two of them in the middle of a save; workers, evaluations and averages included."""
     common = [str(tiny), *EVERYTHING, "train.iterations=24", "data.workers=1", "train.keep_checkpoints=3"]
