@@ -7,7 +7,9 @@ import importlib
 import sys
 
 BENCHMARKS = {
+    "data": ("dcn_det.benchmark.data", "reading and preparing images"),
     "ops": ("dcn_det.benchmark.ops", "the operators beside torchvision's and the plain convolution"),
+    "train": ("dcn_det.benchmark.train", "training, and its parts"),
 }
 """Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""
 

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 
-from dcn_det.config import Config
+from dcn_det.config import Config, to_plain
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
-from dcn_det.engine.build import PRECISIONS, build_optimizer, build_schedule, learning_rate, run_length
-from dcn_det.engine.logging import RunLog
+from dcn_det.engine import randomness
+from dcn_det.engine.build import (
+    PRECISIONS,
+    build_optimizer,
+    build_schedule,
+    divide,
+    learning_rate,
+    loop_settings,
+    run_length,
+)
+from dcn_det.engine.distributed import Processes
+from dcn_det.engine.ema import WeightAverage
+from dcn_det.engine.logging import Log
+from dcn_det.engine.prepare import be_deterministic, compile_regions, recompute_stages
+from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.testing import detect_all, pictures, say_sample_progress
-from dcn_det.engine.trainer import Evaluate
+from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
 from dcn_det.evaluation.coco import evaluate
 from dcn_det.inference.predictor import Predictor, resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
+from dcn_det.weights import checkpoint
 
-WORLD_SIZE = 1
 DRAWN_IMAGES = 8
 
 
@@ -30,46 +43,68 @@ class Session:
 
     Args:
         config: the settings.
+        processes: this process among those of the run.
+        device: the one to use; None takes that of the settings.
+        global_batch: images of a step in the run that is resumed.
 
     Raises:
         UserError: something the settings name is missing or does not fit.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        processes: Processes | None = None,
+        device: torch.device | None = None,
+        global_batch: int | None = None,
+    ) -> None:
         self.config = config
-        self.device = resolve_device(config.device)
-        self.train_set = build_dataset(config.data, "train", progress=say_sample_progress)
+        self.processes = processes or Processes()
+        self.device = device or resolve_device(config.device)
+        if config.train.deterministic:
+            be_deterministic()
+        self.division = divide(config.train, self.processes.world_size, global_batch)
+        with self.processes.main_first():
+            self.train_set = build_dataset(config.data, "train", progress=say_sample_progress)
         self.test_set = build_dataset(config.data, "test", config.test.resize)
         if self.test_set.categories != self.train_set.categories:
             raise UserError(
                 f"data.test.annotations: '{self.test_set.index.source}' has other categories than "
                 f"'{self.train_set.index.source}'"
             )
-        torch.manual_seed(config.seed)
-        self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
+        randomness.seed(config.seed)
+        with self.processes.main_first():
+            self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.rate = learning_rate(config.train, WORLD_SIZE)
-        self.optimizer = build_optimizer(config.train, self.model, self.rate.effective, self.model.lr_multipliers())
-        sampler = self.train_batches(0).sampler
+        self.average = WeightAverage(self.model, config.train.ema_decay) if config.train.ema_decay else None
+        recompute_stages(self.model, config.train.recompute_stages)
+        self.compiled = compile_regions(self.model) if config.train.compile else []
+        self.rate = learning_rate(config.train, self.division.global_batch)
+        self.lr_multipliers = self.model.lr_multipliers()
+        self.optimizer = build_optimizer(config.train, self.model, self.rate.effective, self.lr_multipliers)
+        sampler = self.train_batches(0, self.division.batch_size, self.division.accumulate).sampler
         assert isinstance(sampler, TrainSampler)
         self.epoch_length = sampler.epoch_length
         self.length = run_length(config.train, self.epoch_length)
-        self.factor = build_schedule(config.train, self.length)
+        self.factor = build_schedule(config.train, self.length, self.epoch_length)
 
     @property
     def categories(self) -> tuple[Category, ...]:
         return self.train_set.categories
 
-    def train_batches(self, start_iteration: int) -> Loader:
-        """Training batches from an iteration on, without end."""
+    def train_batches(self, start_iteration: int, batch_size: int, accumulate: int) -> Loader:
+        """This process's training batches from an iteration on, without end."""
         return build_train_loader(
             self.train_set,
             self.config.data,
-            self.config.train.batch_size,
+            batch_size,
             self.config.seed,
+            world_size=self.processes.world_size,
+            rank=self.processes.rank,
             start_iteration=start_iteration,
             pin_memory=self.device.type == "cuda",
+            accumulate=accumulate,
         )
 
     def summary(self) -> str:
@@ -86,26 +121,70 @@ class Session:
                 f"train on  {self.train_set.index.report}",
                 f"test on   {self.test_set.index.report}",
                 f"rate      effective learning rate {self.rate}",
-                f"length    {self.length} iterations of {self.rate.global_batch} images, "
+                f"length    {self.length} iterations of {self.division}, "
                 f"{self.length / self.epoch_length:.1f} epochs of {self.epoch_length} iterations",
+                *self._particulars(),
             ]
         )
 
-    def evaluator(self, log: RunLog) -> Evaluate:
-        """Measures the model on the test split and puts some pictures into the log."""
+    def _particulars(self) -> Iterator[str]:
+        """Lines that not every run has."""
+        multipliers = self.lr_multipliers
+        for factor in sorted(set(multipliers.values())):
+            names = [name for name, value in multipliers.items() if value == factor]
+            yield f"lr mult   {factor:g} for {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+        if self.compiled:
+            yield f"compiled  {', '.join(self.compiled)} (offsets of deformable layers are not logged)"
+        if self.config.train.oom_retry and self.processes.many:
+            yield "note      train.oom_retry is for runs of one process; here, out of memory ends the run"
+
+    def evaluator(self, log: Log) -> Evaluate:
+        """Measures the model on the test split, shared between the processes, and logs metrics and some pictures."""
+        processes, index = self.processes, self.test_set.index
 
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
             predictor = self.predictor(model)
-            index = self.test_set.index
-            batches = build_eval_loader(self.test_set, self.config.data, self.config.test.batch_size)
-            metrics = evaluate(index.source, detect_all(predictor, batches, len(index), log.say))
-            files = [index.folder / index.file_name(i) for i in range(min(DRAWN_IMAGES, len(index)))]
-            for name, picture in pictures(predictor, files):
-                log.image(iteration, f"detections/{name}", picture)
-            log.say(metrics.table())
-            return metrics.values
+            batches = build_eval_loader(
+                self.test_set,
+                self.config.data,
+                self.config.test.batch_size,
+                world_size=processes.world_size,
+                rank=processes.rank,
+            )
+            share = -(-len(index) // processes.world_size)
+            found = processes.collect(detect_all(predictor, batches, share, log.say))
+            values = None
+            if processes.main:
+                metrics = evaluate(index.source, [result for part in found for result in part])
+                log.say(metrics.table())
+                log.scalars(iteration, {f"AP of class/{name}": ap for name, ap in metrics.per_class.items()}, "test")
+                for name, picture in pictures(predictor, index, DRAWN_IMAGES):
+                    log.image(iteration, f"pictures/{name}", picture)
+                values = metrics.values
+            return processes.share(values)
 
         return run
+
+    def trainer(self, store: CheckpointStore, log: Log, stop_at: int | None = None) -> Trainer:
+        """The loop that trains the model."""
+        return Trainer(
+            self.model,
+            self.optimizer,
+            self.factor,
+            self.train_batches,
+            loop_settings(self.config.train, self.length, self.division, stop_at),
+            store,
+            log,
+            self.device,
+            {
+                "config": to_plain(self.config),
+                "categories": checkpoint.categories_to_plain(self.categories),
+                "data_fingerprint": self.train_set.index.fingerprint(),
+            },
+            self.evaluator(log),
+            self.processes,
+            self.average,
+        )
 
     def predictor(self, model: nn.Module) -> Predictor:
         """A predictor with the settings of testing."""

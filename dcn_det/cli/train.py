@@ -5,24 +5,40 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from dcn_det.cli.session import Session
-from dcn_det.config import load_with_origins, print_config, to_plain
-from dcn_det.engine.build import loop_settings
-from dcn_det.engine.logging import RunLog
+from dcn_det.config import Config, load_with_origins, print_config, to_plain
+from dcn_det.engine import distributed
+from dcn_det.engine.distributed import Processes
+from dcn_det.engine.guards import data_changes
+from dcn_det.engine.logging import Log, RunLog
+from dcn_det.engine.signals import Interrupted
 from dcn_det.engine.store import CheckpointStore
-from dcn_det.engine.trainer import Interrupted, Trainer
+from dcn_det.engine.surroundings import save_surroundings
 from dcn_det.errors import UserError
+from dcn_det.inference.predictor import resolve_device
 from dcn_det.weights import checkpoint
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(prog="train", description="Trains the detector that a config describes.")
+    result = argparse.ArgumentParser(
+        prog="train",
+        description="Trains the detector that a config describes; with torchrun, on several GPUs or machines.",
+        epilog="exit codes: 0 done; 2 a mistake, or training that diverged; 130, 143, 138 stopped by SIGINT, SIGTERM "
+        "or SIGUSR1 after saving, to be continued with --resume",
+    )
     result.add_argument("config", type=Path, help="YAML file")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
     result.add_argument("--output", type=Path, help="folder of the run (default runs/<config name>)")
-    result.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    resuming = result.add_mutually_exclusive_group()
+    resuming.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    resuming.add_argument(
+        "--auto-resume", action="store_true", help="continue the run in the folder if there is one, otherwise start it"
+    )
     result.add_argument(
         "--stop-at",
         type=int,
@@ -41,41 +57,47 @@ def main(argv: list[str] | None = None) -> int:
     if args.print_config:
         print(print_config(config, origins), end="")
         return 0
+    processes, device = distributed.start(resolve_device(config.device), config.device)
+    if not processes.main:
+        warnings.simplefilter("ignore")  # the main process gives the same ones
+    code = _run(args, config, print_config(config, origins), processes, device)
+    distributed.stop()
+    return code
+
+
+def _run(args: argparse.Namespace, config: Config, printed: str, processes: Processes, device: torch.device) -> int:
     output: Path = args.output or Path("runs") / config.name
     store = CheckpointStore(output, config.train.keep_checkpoints)
-    if not args.resume and not args.dry_run and store.saved():
+    resumed = None
+    if args.resume or args.auto_resume or processes.restarts:
+        resumed = _latest(store, processes)
+        if resumed is None and args.resume:
+            raise UserError(f"'{output}' holds no readable checkpoint to resume from")
+    elif not args.dry_run and processes.share(bool(store.saved())):
         raise UserError(f"'{output}' already holds a run; continue it with --resume or give another --output")
 
-    session = Session(config)
+    session = Session(config, processes, device, resumed[1]["images_per_step"] if resumed else None)
     if args.dry_run:
-        print(session.summary())
+        if processes.main:
+            print(session.summary())
         return 0
-    resumed = None
-    if args.resume:
-        resumed = store.latest()
-        if resumed is None:
-            raise UserError(f"'{output}' holds no readable checkpoint to resume from")
-
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(print_config(config, origins))
-    log = RunLog(output)
+    log = Log()
+    if processes.main:
+        output.mkdir(parents=True, exist_ok=True)
+        store.tidy()
+        (output / "config.yaml").write_text(printed)
+        iteration = resumed[1]["iteration"] if resumed else 0
+        log = RunLog(output, iteration=iteration, wandb=config.train.wandb, config=to_plain(config))
+        save_surroundings(output)
     try:
         log.say(session.summary())
-        trainer = Trainer(
-            session.model,
-            session.optimizer,
-            session.factor,
-            session.train_batches,
-            loop_settings(config.train, session.length, args.stop_at),
-            store,
-            log,
-            session.device,
-            {"config": to_plain(config), "categories": checkpoint.categories_to_plain(session.categories)},
-            session.evaluator(log) if session.test_set is not None else None,
-        )
+        trainer = session.trainer(store, log, args.stop_at)
         if resumed is not None:
             path, state = resumed
             _say_differences(to_plain(config), state["config"])
+            changed = data_changes(state, trainer.metadata["categories"], trainer.metadata["data_fingerprint"])
+            if changed:
+                log.say(f"warning: {changed}")
             trainer.load_state(state, path)
             log.say(f"resumed from '{path}' at iteration {trainer.iteration}")
         try:
@@ -85,12 +107,22 @@ def main(argv: list[str] | None = None) -> int:
             return 128 + stop.signum
         if trainer.iteration < session.length:
             log.say(f"stopped at iteration {trainer.iteration} as asked; continue with --resume")
-        else:
-            checkpoint.save(output / "last.pth", trainer.state())
+        elif processes.main:
+            checkpoint.save(output / "last.pth", trainer.exported())
             log.say(f"done: '{output / 'last.pth'}'")
+        processes.wait()
     finally:
         log.close()
     return 0
+
+
+def _latest(store: CheckpointStore, processes: Processes) -> tuple[Path, dict[str, Any]] | None:
+    """The newest good checkpoint. The main process looks for it; the others read what it found."""
+    found = store.latest() if processes.main else None
+    path = processes.share(found[0] if found else None)
+    if path is None or found is not None:
+        return found
+    return path, checkpoint.load(path)
 
 
 def _say_differences(now: dict, saved: dict) -> None:

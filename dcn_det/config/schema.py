@@ -97,6 +97,32 @@ class Resize(Section):
         return self
 
 
+class Jitter(Section):
+    """Photometric distortion of training images, in random order; a draw of its own for each image and epoch."""
+
+    probability: Fraction = 0.0
+    """Share of the images that are distorted; 0 switches it off."""
+    brightness: BelowOne = 0.125
+    """Pixel values move by up to this share of 255."""
+    contrast: BelowOne = 0.5
+    """Pixel values are multiplied by a factor in [1 - x, 1 + x]."""
+    saturation: BelowOne = 0.5
+    """Distance from grey is multiplied by a factor in [1 - x, 1 + x]."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """The hue turns by up to this share of the circle."""
+
+
+class Crop(Section):
+    """Random crops of training images, before resizing."""
+
+    probability: Fraction = 0.0
+    """Share of the images that are cropped; 0 switches it off."""
+    min_side: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Shortest sides of a crop, as a share of the image's."""
+    min_visible: Fraction = 0.3
+    """Boxes of which less is left are dropped. A crop that would leave no box is not made."""
+
+
 class Data(Section):
     kind: Literal["coco", "sample"] = "coco"
     """``sample`` is the embedded set of digits over photographs, written to ``root`` when first used."""
@@ -108,6 +134,13 @@ class Data(Section):
     resize: Resize = Resize()
     flip: Literal["double", "random", "none"] = "double"
     """``double`` lists every image twice, once mirrored (the authors' way); ``random`` tosses a coin."""
+    short_sides: tuple[Positive, ...] = ()
+    """Multi-scale training: each image gets one of these at random instead of ``resize.short_side``."""
+    jitter: Jitter = Jitter()
+    crop: Crop = Crop()
+    repeat_threshold: Fraction = 0.0
+    """Repeat-factor sampling (LVIS, Gupta et al., CVPR 2019): images with a class found in less than this share of
+    all images are shown more often; 0 shows all equally."""
     empty_images: Literal["keep", "skip"] = "skip"
     """Training images without a usable box."""
     bad_images: Literal["error", "skip"] = "error"
@@ -116,6 +149,11 @@ class Data(Section):
     """Batches hold landscape or portrait images, not both."""
     workers: NonNegative = 2
     """Loader processes; 0 loads in the main one."""
+    cache: Literal["none", "ram", "disk"] = "none"
+    """Keeps decoded and resized training images, shared by all processes of the machine: in memory (``/dev/shm``) or
+    in ``cache_folder``. What does not fit is decoded each time."""
+    cache_folder: Text | None = None
+    """Where ``cache: disk`` keeps them; ``.cache`` in ``root`` when not given."""
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -123,6 +161,9 @@ class Data(Section):
         twice = sorted({name for name in classes if classes.count(name) > 1})
         if twice:
             raise ValueError(f"classes has '{twice[0]}' twice; name each category once")
+        above = [side for side in self.short_sides if side > self.resize.max_side]
+        if above:
+            raise ValueError(f"short_sides has {above[0]}, above resize.max_side {self.resize.max_side}; raise that")
         return self
 
 
@@ -155,14 +196,18 @@ class Warmup(Section):
 
 class StepSchedule(Section):
     kind: Literal["step"] = "step"
-    drops: tuple[Fraction, ...] = (2 / 3,)
-    """Points of the run, as shares of its length, where the learning rate is multiplied by ``gamma``."""
+    drops: tuple[NonNegativeFloat, ...] = (2 / 3,)
+    """Points of the run where the learning rate is multiplied by ``gamma``."""
+    unit: Literal["share", "epochs", "iterations"] = "share"
+    """What ``drops`` count: shares of the run's length, epochs or iterations."""
     gamma: PositiveFloat = 0.1
 
     @model_validator(mode="after")
     def _check(self) -> StepSchedule:
         if any(first >= second for first, second in pairwise(self.drops)):
             raise ValueError(f"drops {list(self.drops)} must increase")
+        if self.unit == "share" and any(drop > 1 for drop in self.drops):
+            raise ValueError(f"drops {list(self.drops)} are shares of the run, from 0 to 1; or set unit")
         return self
 
 
@@ -181,7 +226,9 @@ class Train(Section):
     """Length of the run in passes over the training list (which ``data.flip: double`` doubles); 8 when
     neither is given."""
     batch_size: Positive = 1
-    """Images per process and step."""
+    """Images per process and forward pass."""
+    accumulate: Positive = 1
+    """Forward and backward passes per step; the global batch is processes x batch_size x accumulate."""
     reference_batch: Positive = 8
     """Global batch the learning rate is stated for."""
     scale_lr: bool = True
@@ -191,8 +238,22 @@ class Train(Section):
     warmup: Warmup = Warmup()
     clip_norm: NonNegativeFloat = 0
     """Gradients are scaled down to this total norm; 0 leaves them."""
+    ema_decay: BelowOne = 0
+    """Keeps an exponential moving average of the weights, which is evaluated and goes into ``best.pth`` and
+    ``last.pth``; 0 keeps none. It starts quickly: after t steps the decay is at most (1 + t) / (10 + t)."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
+    recompute_stages: tuple[Literal["res2", "res3", "res4", "res5"], ...] = ()
+    """Activation checkpointing: the blocks of these stages are computed again in the backward pass instead of being
+    kept, which saves memory and costs time."""
+    compile: bool = False
+    """Compile backbone and heads with ``torch.compile``."""
+    deterministic: bool = False
+    """Repeatable to the bit on the same machine; an operation that cannot be is an error."""
+    nonfinite_skips: NonNegative = 3
+    """So many steps in a row whose loss or gradient is not finite are skipped; the next one ends the run."""
+    oom_retry: bool = False
+    """Out of GPU memory: halve ``batch_size``, double ``accumulate`` and try again (runs of one process)."""
     log_every: Positive = 20
     """Iterations between log lines."""
     checkpoint_every: Positive = 1000
@@ -202,6 +263,8 @@ class Train(Section):
     """Iterations between evaluations during training; 0 evaluates only at the end."""
     best_metric: Metric = "AP"
     """Decides which checkpoint is kept as the best."""
+    wandb: Text | None = None
+    """Weights & Biases project that the numbers and pictures also go to; needs the extra ``wandb``."""
 
     @model_validator(mode="before")
     @classmethod

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from dcn_det.config.schema import Data, Resize
+from dcn_det.data.augment import Augmentation, ColorJitter, RandomCrop
+from dcn_det.data.cache import ImageCache
 from dcn_det.data.coco import load_coco
 from dcn_det.data.loader import DetectionDataset, Loader
 from dcn_det.data.sample import Progress, holds_sample, make_sample
-from dcn_det.data.sampler import EvalSampler, TrainSampler
+from dcn_det.data.sampler import EvalSampler, TrainSampler, repeat_factors
 from dcn_det.errors import UserError
 
 
@@ -53,7 +55,24 @@ def build_dataset(
         labelled=training,
     )
     resize = resize or data.resize
-    return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=training)
+    if not training:
+        return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=False)
+    augmentation = Augmentation(
+        short_sides=data.short_sides,
+        crop=RandomCrop(**data.crop.model_dump()),
+        jitter=ColorJitter(**data.jitter.model_dump()),
+    )
+    return DetectionDataset(
+        index, resize.short_side, resize.max_side, with_targets=True, augmentation=augmentation, cache=_cache(data)
+    )
+
+
+def _cache(data: Data) -> ImageCache | None:
+    if data.cache == "none":
+        return None
+    if data.cache == "ram":
+        return ImageCache.in_memory()
+    return ImageCache(Path(data.cache_folder) if data.cache_folder else Path(data.root) / ".cache")
 
 
 def build_train_loader(
@@ -65,18 +84,23 @@ def build_train_loader(
     rank: int = 0,
     start_iteration: int = 0,
     pin_memory: bool = False,
+    accumulate: int = 1,
 ) -> Loader:
     """Endless training batches of this process from ``start_iteration`` on.
 
     Args:
         dataset: the training split.
         data: the settings.
-        batch_size: images per process and step.
+        batch_size: images of each batch.
         seed: of the run.
         world_size, rank: number of processes and which this is.
         start_iteration: optimizer steps already made.
         pin_memory: see ``Loader``.
+        accumulate: batches of this process in each step.
     """
+    repeats = None
+    if data.repeat_threshold > 0:
+        repeats = repeat_factors(*dataset.index.trained_labels(), data.repeat_threshold)
     sampler = TrainSampler(
         dataset.index.image_ids,
         dataset.index.landscape,
@@ -87,6 +111,8 @@ def build_train_loader(
         world_size=world_size,
         rank=rank,
         start_iteration=start_iteration,
+        accumulate=accumulate,
+        repeats=repeats,
     )
     return Loader(dataset, sampler, data.workers, pin_memory)
 

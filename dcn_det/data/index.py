@@ -6,6 +6,7 @@ hundreds of thousands of Python objects, whose reference counts would touch, and
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,6 +87,19 @@ class DatasetIndex:
     def landscape(self) -> Tensor:
         """bool (N,), images at least as wide as high."""
         return self.sizes[:, 1] >= self.sizes[:, 0]
+
+    def trained_labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Offsets (N + 1,) and labels of the objects that are no crowds, grouped by image."""
+        wanted = ~self.crowd.numpy()
+        offsets = np.concatenate([[0], np.cumsum(wanted)])[self.offsets.numpy()]
+        return offsets.astype(np.int64), self.labels.numpy()[wanted]
+
+    def fingerprint(self) -> str:
+        """Changes when an image, its size, its name or an object that is trained on changes; hexadecimal."""
+        digest = hashlib.sha256()
+        for part in (self.image_ids, self.sizes, self.boxes, self.labels, self.crowd, self.offsets, self.name_bytes):
+            digest.update(part.numpy().tobytes())
+        return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True)

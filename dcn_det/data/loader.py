@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dcn_det.data.augment import Augmentation, crop_boxes
+from dcn_det.data.cache import ImageCache
 from dcn_det.data.index import DatasetIndex
 from dcn_det.data.sampler import Draw
-from dcn_det.data.transforms import flip_boxes, flip_image, read_image, resize_short_side, scale_boxes
+from dcn_det.data.transforms import Image, flip_boxes, flip_image, read_image, resize_short_side, scale_boxes
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch, Category, ImageInfo, Target
+
+
+class WorkerDied(UserError):
+    """A loader process ended; the batches can be asked for again."""
+
 
 Example = tuple[Tensor, ImageInfo, Target | None]
 """Pixels (uint8, (3, H, W), RGB), where they come from, and their objects when training."""
 
 
 class DetectionDataset(Dataset[Example]):
-    """Images and objects as the network takes them: resized, perhaps mirrored.
+    """Images and objects as the network takes them: resized, perhaps cropped, distorted and mirrored.
 
     Boxes follow their image exactly; unlike in the authors' code they are not rounded to whole pixels.
 
@@ -31,13 +38,25 @@ class DetectionDataset(Dataset[Example]):
         index: the images.
         short_side, max_side: see ``resized_size``, pixels.
         with_targets: whether examples carry their objects.
+        augmentation: further random changes, None for none.
+        cache: where decoded and resized images are kept, None for nowhere.
     """
 
-    def __init__(self, index: DatasetIndex, short_side: int, max_side: int, with_targets: bool) -> None:
+    def __init__(
+        self,
+        index: DatasetIndex,
+        short_side: int,
+        max_side: int,
+        with_targets: bool,
+        augmentation: Augmentation | None = None,
+        cache: ImageCache | None = None,
+    ) -> None:
         self.index = index
         self.short_side = short_side
         self.max_side = max_side
         self.with_targets = with_targets
+        self.augmentation = augmentation or Augmentation()
+        self.cache = cache
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -52,18 +71,23 @@ class DetectionDataset(Dataset[Example]):
         Raises:
             UserError: the file is missing or damaged, or has not the size its annotation says.
         """
-        name = self.index.file_name(draw.image)
         height, width = self.index.size(draw.image)
-        path = self.index.folder / name
-        image = read_image(path)
-        if image.shape[:2] != (height, width):
-            raise UserError(
-                f"image {path} is {image.shape[1]}x{image.shape[0]}, but {self.index.source} says {width}x{height}"
-            )
-        image = resize_short_side(image, self.short_side, self.max_side)
+        boxes, labels = self.index.targets(draw.image)
+        plan = self.augmentation.plan(draw.seed, height, width, boxes)
+        if plan.crop is None:
+            image = self._resized(draw.image, plan.short_side or self.short_side)
+        else:
+            x1, y1, x2, y2 = plan.crop
+            height, width = y2 - y1, x2 - x1
+            whole = self._cached(draw.image, "whole", lambda: self._read(draw.image))
+            image = resize_short_side(whole[y1:y2, x1:x2], plan.short_side or self.short_side, self.max_side)
+            boxes, labels = crop_boxes(boxes, plan.crop)[plan.kept], labels[plan.kept]
+        image = self.augmentation.distort(image, plan)
+        if draw.flipped:
+            image = flip_image(image)
         info = ImageInfo(
             image_id=int(self.index.image_ids[draw.image]),
-            file_name=name,
+            file_name=self.index.file_name(draw.image),
             height=height,
             width=width,
             input_height=image.shape[0],
@@ -71,17 +95,35 @@ class DetectionDataset(Dataset[Example]):
             flipped=draw.flipped,
             seed=draw.seed,
         )
-        if draw.flipped:
-            image = flip_image(image)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return pixels, info, self._target(draw, info) if self.with_targets else None
-
-    def _target(self, draw: Draw, info: ImageInfo) -> Target:
-        boxes, labels = self.index.targets(draw.image)
+        # A view: rows stay rows until the batch, where they are copied once.
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
+        if not self.with_targets:
+            return pixels, info, None
         boxes = scale_boxes(boxes, *info.scale)
         if draw.flipped:
             boxes = flip_boxes(boxes, info.input_width)
-        return Target(boxes, labels)
+        return pixels, info, Target(boxes, labels)
+
+    def _resized(self, i: int, short_side: int) -> Image:
+        def make() -> Image:
+            return resize_short_side(self._read(i), short_side, self.max_side)
+
+        return self._cached(i, f"{short_side}-{self.max_side}", make)
+
+    def _cached(self, i: int, form: str, make: Callable[[], Image]) -> Image:
+        if self.cache is None:
+            return make()
+        return self.cache.get(self.index.folder / self.index.file_name(i), form, make)
+
+    def _read(self, i: int) -> Image:
+        path = self.index.folder / self.index.file_name(i)
+        height, width = self.index.size(i)
+        image = read_image(path)
+        if image.shape[:2] != (height, width):
+            raise UserError(
+                f"image {path} is {image.shape[1]}x{image.shape[0]}, but {self.index.source} says {width}x{height}"
+            )
+        return image
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -91,15 +133,21 @@ def collate(examples: Sequence[Example]) -> Batch:
         examples: at least one; all with a target or none.
 
     Returns:
-        Images in the top-left corner of a uint8 (B, 3, H, W) as high and wide as the largest, padded with 0.
+        Images in the top-left corner of a uint8 (B, 3, H, W) as high and wide as the largest, padded with 0. In
+        memory the channels come last, as decoders leave them and convolutions like them.
     """
-    height = max(pixels.shape[1] for pixels, _, _ in examples)
-    width = max(pixels.shape[2] for pixels, _, _ in examples)
-    images = torch.zeros((len(examples), 3, height, width), dtype=torch.uint8)
-    for image, (pixels, _, _) in zip(images, examples):
-        image[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     targets = [target for _, _, target in examples if target is not None]
     assert len(targets) in (0, len(examples))
+    if len(examples) == 1:  # nothing to pad, nothing to copy
+        pixels, info, _ = examples[0]
+        return Batch(pixels[None], [info], targets)
+    height = max(pixels.shape[1] for pixels, _, _ in examples)
+    width = max(pixels.shape[2] for pixels, _, _ in examples)
+    images = torch.empty((len(examples), 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)
+    for image, (pixels, _, _) in zip(images, examples):
+        image[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        image[:, pixels.shape[1] :] = 0
+        image[:, :, pixels.shape[2] :] = 0
     return Batch(images, [info for _, info, _ in examples], targets)
 
 
@@ -143,8 +191,27 @@ class Loader:
 
         Raises:
             UserError: an image cannot be used; the same one-line message wherever it was loaded.
+            WorkerDied: a loader process was killed.
         """
-        for batch in self._batches:
+        batches = iter(self._batches)
+        if self._batches.num_workers > 0 and threading.current_thread() is threading.main_thread():
+            # torch's handler raises wherever the program happens to be when a worker dies, such as half-way through
+            # an update of the weights. Without it, the next request for a batch finds out.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                # A worker can also die while it hands over a batch.
+                if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+                    raise
+                what = str(error).splitlines()[0] if isinstance(error, RuntimeError) else "a loader process died"
+                raise WorkerDied(
+                    f"{what}; the system may have been short of memory: fewer data.workers, a "
+                    "smaller train.batch_size or more shared memory help"
+                ) from error
             if isinstance(batch, UserError):
                 raise batch
             yield batch

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 _MASK = (1 << 64) - 1
 # What a hash is for is hashed in as well: the order of an epoch, a coin and a seed must not be correlated.
-_ORDER, _BATCHES, _COIN, _IMAGE = range(4)
+_ORDER, _BATCHES, _COIN, _IMAGE, _REPEAT = range(5)
 
 
 class Draw(NamedTuple):
@@ -85,22 +85,49 @@ def epoch_batches(
     return batches[permutation(len(batches), seed, epoch, _BATCHES)]
 
 
+def repeat_factors(offsets: NDArray[np.int64], labels: NDArray[np.int64], threshold: float) -> NDArray[np.float64]:
+    """How often to show each image so that rare classes are seen (LVIS, Gupta et al., CVPR 2019, appendix).
+
+    A class in the share f of all images asks for ``max(1, sqrt(threshold / f))``; an image takes the largest of
+    its classes, and 1 without any.
+
+    Args:
+        offsets: int64 (N + 1,); the objects of image ``i`` are ``offsets[i]`` to ``offsets[i + 1]``.
+        labels: int64 (M,), crowds left out.
+        threshold: share of images below which a class is rare.
+
+    Returns:
+        float64 (N,), at least 1.
+    """
+    images = len(offsets) - 1
+    factors = np.ones(images)
+    if len(labels) == 0:
+        return factors
+    owners = np.repeat(np.arange(images), np.diff(offsets))
+    pairs = np.unique(np.stack([owners, labels]), axis=1)
+    share = np.bincount(pairs[1], minlength=labels.max() + 1) / images
+    np.maximum.at(factors, pairs[0], np.sqrt(threshold / share[pairs[1]]))
+    return factors
+
+
 class TrainSampler(Sampler[list[Draw]]):
     """Endless batches of this process, from any iteration on.
 
-    Every process takes its slice of the same global batches, so that how a global batch is divided changes
-    neither its images nor their order.
+    Every process takes its slice of the same global batches, so that how a global batch is divided between
+    processes and passes changes neither its images nor their order.
 
     Args:
         image_ids: int64 (N,).
         landscape: bool (N,).
-        batch_size: images per process.
+        batch_size: images of each batch.
         seed: of the run.
         flip: ``double`` lists every image twice an epoch, mirrored the second time; ``random`` tosses a coin
             per image and epoch; ``none``.
         aspect_grouping: see ``epoch_batches``.
         world_size, rank: number of processes and which this is.
-        start_iteration: number of batches already taken.
+        start_iteration: number of steps already taken.
+        accumulate: batches of this process in each step; they are yielded one after the other.
+        repeats: float64 (N,), how often an image is shown in an epoch, on average; None shows each once.
     """
 
     def __init__(
@@ -114,8 +141,10 @@ class TrainSampler(Sampler[list[Draw]]):
         world_size: int = 1,
         rank: int = 0,
         start_iteration: int = 0,
+        accumulate: int = 1,
+        repeats: NDArray[np.float64] | None = None,
     ) -> None:
-        assert len(image_ids) == len(landscape) > 0 and batch_size > 0 and 0 <= rank < world_size
+        assert len(image_ids) == len(landscape) > 0 and batch_size > 0 and 0 <= rank < world_size and accumulate > 0
         self.image_ids = image_ids
         self.landscape = landscape.numpy()
         self.batch_size = batch_size
@@ -125,38 +154,58 @@ class TrainSampler(Sampler[list[Draw]]):
         self.world_size = world_size
         self.rank = rank
         self.start_iteration = start_iteration
+        self.accumulate = accumulate
+        self.repeats = repeats
 
     @property
     def epoch_length(self) -> int:
-        """Iterations of one pass over the list (twice the images when ``flip`` is ``double``)."""
+        """Steps of one pass over the list (twice the images when ``flip`` is ``double``)."""
         copies = 2 if self.flip == "double" else 1
-        return max(copies * len(self.image_ids) // (self.batch_size * self.world_size), 1)
+        images = len(self.image_ids) if self.repeats is None else round(float(self.repeats.sum()))
+        return max(copies * images // (self.batch_size * self.accumulate * self.world_size), 1)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, position = divmod(self.start_iteration, self.epoch_length)
         while True:
-            for batch in self._epoch(epoch)[position:]:
-                yield [self._draw(int(entry), epoch) for entry in batch]
+            images, repeat = self._list(epoch)
+            for step in self._epoch(self.landscape[images], epoch)[position:]:
+                for batch in step.reshape(self.accumulate, self.batch_size):
+                    yield [self._draw(images, repeat, int(entry), epoch) for entry in batch]
             epoch, position = epoch + 1, 0
 
-    def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        copies = 2 if self.flip == "double" else 1
-        batches = epoch_batches(
-            np.tile(self.landscape, copies),
-            self.batch_size * self.world_size,
-            self.aspect_grouping,
-            self.seed,
-            epoch,
-        )
-        return batches[:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+    def _list(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The images of an epoch and, for each, how many times it came before in the list."""
+        count = len(self.image_ids)
+        if self.repeats is None:
+            return np.arange(count), np.zeros(count, dtype=np.int64)
+        # Systematic sampling: an image comes floor or ceil of its factor times, its factor on average, and the length
+        # of the list is the same in every epoch, so that any iteration can be reached without replaying others.
+        total = round(float(self.repeats.sum()))
+        ends = np.cumsum(self.repeats) * (total / self.repeats.sum())
+        ends[-1] = total
+        start = (mix(self.seed, epoch, _REPEAT) >> 43) / 2**20
+        times = np.diff(np.floor(ends + start).astype(np.int64), prepend=0)
+        images = np.repeat(np.arange(count), times)
+        return images, np.arange(len(images)) - np.repeat(np.cumsum(times) - times, times)
 
-    def _draw(self, entry: int, epoch: int) -> Draw:
-        copy, index = divmod(entry, len(self.image_ids))
+    def _epoch(self, landscape: NDArray[np.bool_], epoch: int) -> NDArray[np.int64]:
+        copies = 2 if self.flip == "double" else 1
+        share = self.batch_size * self.accumulate
+        batches = epoch_batches(
+            np.tile(landscape, copies), share * self.world_size, self.aspect_grouping, self.seed, epoch
+        )
+        return batches[:, self.rank * share : (self.rank + 1) * share]
+
+    def _draw(self, images: NDArray[np.int64], repeat: NDArray[np.int64], entry: int, epoch: int) -> Draw:
+        copy, place = divmod(entry, len(images))
+        index, again = int(images[place]), int(repeat[place])
         image_id = int(self.image_ids[index])
         flipped = copy == 1
+        # An image that comes again in an epoch gets other random numbers than the first time.
+        more = (again,) if again else ()
         if self.flip == "random":
-            flipped = bool(mix(self.seed, epoch, image_id, _COIN) & 1)
-        return Draw(index, flipped, mix(self.seed, epoch, image_id, copy, _IMAGE))
+            flipped = bool(mix(self.seed, epoch, image_id, _COIN, *more) & 1)
+        return Draw(index, flipped, mix(self.seed, epoch, image_id, copy, _IMAGE, *more))
 
 
 class EvalSampler(Sampler[list[Draw]]):

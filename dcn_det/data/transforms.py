@@ -51,6 +51,9 @@ def is_readable(path: str | Path) -> bool:
 
 def decode(data: bytes) -> Image | None:
     """Decodes an image file's content to uint8 (H, W, 3) RGB; None when it is damaged or no image."""
+    direct = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
+    if direct is not None:
+        return _decode(data, direct)
     image = _decode(data, cv2.IMREAD_COLOR)
     return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
@@ -58,7 +61,9 @@ def decode(data: bytes) -> Image | None:
 def _decode(data: bytes, flags: int) -> NDArray[np.uint8] | None:
     # OpenCV 4 fills the missing part of a truncated JPEG with grey and returns it. In a whole one the marker
     # that ends the image (FF D9) follows the last that starts a scan (FF DA).
-    truncated = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    # Nearly always it is the very end, and there is nothing to search for.
+    suspect = data.startswith(b"\xff\xd8") and not data.endswith(b"\xff\xd9")
+    truncated = suspect and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if truncated or not data:
         return None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -104,8 +109,9 @@ def scale_boxes(boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:
 
 
 def flip_image(image: Image) -> Image:
-    """Mirrors left to right; a view."""
-    return image[:, ::-1]
+    """Mirrors left to right, in place: fresh memory would cost many times what the mirroring does."""
+    cv2.flip(image, 1, dst=image)
+    return image
 
 
 def flip_boxes(boxes: Tensor, width: int) -> Tensor:

@@ -9,9 +9,10 @@ Factor = Callable[[int], float]
 """Maps an iteration in [0, length) to the factor on the base learning rate."""
 
 
-def step(length: int, drops: Sequence[float], gamma: float) -> Factor:
-    """Multiplies by ``gamma`` at each of ``drops``, given as shares of ``length`` (the paper drops once, at 2/3)."""
-    points = sorted(round(drop * length) for drop in drops)
+def step(unit: float, drops: Sequence[float], gamma: float) -> Factor:
+    """Multiplies by ``gamma`` at each of ``drops``, given in units of ``unit`` iterations: the run's length for shares
+    of it (the paper drops once, at 2/3), the iterations of an epoch, or 1."""
+    points = sorted(round(drop * unit) for drop in drops)
     return lambda iteration: gamma ** sum(iteration >= point for point in points)
 
 

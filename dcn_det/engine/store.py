@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -14,6 +16,9 @@ from dcn_det.weights import checkpoint
 
 class CheckpointStore:
     """The checkpoints of one run: the newest few by iteration, and the best by a metric.
+
+    ``latest.pth`` is a link to the newest. It is renamed into place after its target is whole, and moved before an
+    old target goes, so it never points at nothing.
 
     Args:
         folder: the run's folder.
@@ -28,6 +33,10 @@ class CheckpointStore:
     def best_path(self) -> Path:
         return self.folder / "best.pth"
 
+    @property
+    def latest_path(self) -> Path:
+        return self.folder / "latest.pth"
+
     def path(self, iteration: int) -> Path:
         return self.folder / f"iteration_{iteration:08d}.pth"
 
@@ -37,8 +46,14 @@ class CheckpointStore:
         return sorted(found)
 
     def save(self, iteration: int, state: Mapping[str, Any]) -> Path:
+        """Writes a checkpoint, points ``latest.pth`` at it and removes those that are too many.
+
+        Raises:
+            OSError: it could not be written; those before are as they were.
+        """
         path = self.path(iteration)
         checkpoint.save(path, state)
+        self._point_at(path)
         for old in self.saved()[: -self.keep]:
             old.unlink()
         return path
@@ -47,10 +62,31 @@ class CheckpointStore:
         checkpoint.save(self.best_path, state)
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read; warns about each newer one that cannot."""
+        """The newest checkpoint that can be read; warns about each newer one that cannot.
+
+        A damaged checkpoint is set aside under another name, so that nothing mistakes it for a good one.
+        """
         for path in reversed(self.saved()):
             try:
-                return path, checkpoint.load(path)
+                state = checkpoint.load(path)
             except UserError as error:
-                warnings.warn(f"{error}; going back to the one before", stacklevel=2)
+                aside = path.with_suffix(".damaged")
+                path.replace(aside)
+                warnings.warn(f"{error}; going back to the one before (this one is now '{aside}')", stacklevel=2)
+                continue
+            self._point_at(path)
+            return path, state
+        self.latest_path.unlink(missing_ok=True)
         return None
+
+    def tidy(self) -> None:
+        """Removes what a save that was killed left behind."""
+        for left in self.folder.glob(".*.pth.*.tmp"):
+            left.unlink(missing_ok=True)
+
+    def _point_at(self, path: Path) -> None:
+        temporary = self.folder / f".latest.{os.getpid()}.tmp"
+        with contextlib.suppress(OSError):  # some file systems have no links; resuming does without
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(path.name)
+            temporary.replace(self.latest_path)

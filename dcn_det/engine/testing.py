@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from dcn_det.data.index import DatasetIndex
 from dcn_det.data.transforms import read_image
 from dcn_det.engine.logging import progress_line
 from dcn_det.evaluation.coco import to_coco_results
 from dcn_det.inference.predictor import Predictor
-from dcn_det.structures import Batch
-from dcn_det.visualize.boxes import draw_detections
+from dcn_det.structures import Batch, Target
+from dcn_det.visualize.boxes import draw_detections, draw_target, sheet
 
 Say = Callable[[str], None]
+MINIMUM_SCORE = 0.5
+"""Detections below are not drawn."""
 
 
 def detect_all(
@@ -43,12 +45,14 @@ def detect_all(
     return results
 
 
-def pictures(predictor: Predictor, files: Sequence[Path], minimum_score: float = 0.5) -> list[tuple[str, np.ndarray]]:
-    """Names and drawn detections (uint8 RGB) of a few images."""
+def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tuple[str, np.ndarray]]:
+    """Names and pictures (uint8 RGB) of the first few images: what was found on the left, ground truth on the right."""
     drawn = []
-    for path in files:
+    for i in range(min(count, len(index))):
+        path = index.folder / index.file_name(i)
         image = read_image(path)
-        drawn.append((path.stem, draw_detections(image, predictor(image), predictor.names, minimum_score)))
+        found = draw_detections(image, predictor(image), predictor.names, MINIMUM_SCORE)
+        drawn.append((path.stem, sheet([found, draw_target(image, Target(*index.targets(i)), predictor.names)], 2)))
     return drawn
 
 

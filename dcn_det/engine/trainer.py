@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import resource
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dcn_det.engine.logging import RunLog, duration
+from dcn_det.data.loader import WorkerDied
+from dcn_det.engine import guards, randomness
+from dcn_det.engine.distributed import Processes, launched
+from dcn_det.engine.ema import WeightAverage
+from dcn_det.engine.guards import TrainingDiverged
+from dcn_det.engine.logging import Log, duration
 from dcn_det.engine.schedule import Factor
+from dcn_det.engine.signals import Interrupted, StopRequests
+from dcn_det.engine.step import Outcome, Step
 from dcn_det.engine.store import CheckpointStore
+from dcn_det.engine.watch import OffsetMeter, Window, memory_gib
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch
 from dcn_det.weights import checkpoint
 
+__all__ = ["Batches", "Evaluate", "Interrupted", "LoopSettings", "Trainer", "TrainingDiverged"]
+
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-"""Takes the model (in training mode) and the iteration; returns metrics by name."""
+"""Takes the model (in training mode) and the iteration; returns metrics by name, the same in every process."""
+Batches = Callable[[int, int, int], Iterable[Batch]]
+"""Takes the first step wanted, images per pass and passes per step; yields the passes' batches without end."""
 
-
-class TrainingDiverged(UserError):
-    """A loss or a gradient is not finite; the message says where and what was saved."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; it has been saved. Tools exit with 128 + ``signum``, as shells expect."""
-
-    def __init__(self, signum: int, saved: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; saved '{saved}', continue with --resume")
-        self.signum = signum
+WORKER_RESTARTS = 3
+"""So many times in a row loader processes are started anew after one has died."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +46,30 @@ class LoopSettings:
     Attributes:
         length: steps of the whole run.
         stop_at: the loop returns after this step, with a checkpoint saved; None goes to the end.
+        batch_size, accumulate: images of a pass in this process, and passes of a step.
         log_every, checkpoint_every: steps between log lines and between checkpoints.
         eval_every: steps between evaluations; 0 evaluates only after the last.
         clip_norm: total gradient norm above which gradients are scaled down; 0 never.
         precision: dtype of autocast, float32 for none.
         best_metric: a name in what the evaluation returns; larger is better.
+        nonfinite_skips: so many steps in a row may be left out because a loss or gradient is not finite.
+        oom_retry: out of memory, try again with half the batch and twice the passes.
+        measure_offsets: log how far the offsets of deformable layers reach.
     """
 
     length: int
     stop_at: int | None = None
+    batch_size: int = 1
+    accumulate: int = 1
     log_every: int = 20
     checkpoint_every: int = 1000
     eval_every: int = 0
     clip_norm: float = 0.0
     precision: torch.dtype = torch.float32
     best_metric: str = "AP"
+    nonfinite_skips: int = 0
+    oom_retry: bool = False
+    measure_offsets: bool = True
 
 
 class Trainer:
@@ -70,13 +79,15 @@ class Trainer:
         model: called with a Batch, returns a dict of scalar losses whose sum is minimised.
         optimizer: its groups hold ``base_lr`` (see ``parameter_groups``).
         factor: learning-rate factor of an iteration.
-        batches: given the first iteration wanted, yields one Batch an iteration without end.
+        batches: where the images come from.
         settings: see LoopSettings.
-        store: where checkpoints go.
+        store: where checkpoints go; the main process writes them.
         log: where lines, numbers and pictures go.
         device: where the model is.
         metadata: plain containers added to every checkpoint (config, categories).
         evaluate: called when an evaluation is due.
+        processes: the others that train the same model.
+        average: a moving average of the weights, which is then what is evaluated and exported.
     """
 
     def __init__(
@@ -84,13 +95,15 @@ class Trainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         factor: Factor,
-        batches: Callable[[int], Iterable[Batch]],
+        batches: Batches,
         settings: LoopSettings,
         store: CheckpointStore,
-        log: RunLog,
+        log: Log,
         device: torch.device,
         metadata: Mapping[str, Any],
         evaluate: Evaluate | None = None,
+        processes: Processes | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -102,21 +115,52 @@ class Trainer:
         self.device = device
         self.metadata = dict(metadata)
         self.evaluate = evaluate
+        self.processes = processes or Processes()
+        self.average = average
         self.iteration = 0
         self.best: float | None = None
-        self.metrics: dict[str, float] = {}
-        self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == torch.float16)
+        self.history: list[dict[str, float]] = []
+        self.batch_size, self.accumulate = settings.batch_size, settings.accumulate
+        self.step = Step(model, optimizer, device, settings.precision, settings.clip_norm, self.processes)
+        self._offsets = OffsetMeter(model)
         self._gradient_norm = math.nan
-        self._signal: int | None = None
+        self._skipped = 0
+        self._stream: Iterator[Batch] | None = None
+        self._saved: Path | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the last evaluation."""
+        return {name: value for name, value in self.history[-1].items() if name != "iteration"} if self.history else {}
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        return self.average.model if self.average else self.model
 
     def state(self) -> dict[str, Any]:
+        """Everything a resumption needs. All processes have to call it."""
         return {
             **self.metadata,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "iteration": self.iteration,
+            "images_per_step": self.batch_size * self.accumulate * self.processes.world_size,
+            "best": self.best,
+            "history": self.history,
+            "skipped": self._skipped,
+            "random": self.processes.gather(randomness.state(self.device)),
+        }
+
+    def exported(self) -> dict[str, Any]:
+        """What testing needs: the weights that are evaluated, and the metadata."""
+        return {
+            **self.metadata,
+            "model": self.evaluated_model.state_dict(),
             "iteration": self.iteration,
             "best": self.best,
+            "history": self.history,
         }
 
     def load_state(self, state: Mapping[str, Any], source: Path) -> None:
@@ -129,109 +173,150 @@ class Trainer:
             raise UserError(f"checkpoint '{source}' holds another optimizer than the config: {error}") from error
         for group, settings in zip(self.optimizer.param_groups, own):
             group.update(settings)
-        self._scaler.load_state_dict(state["scaler"])
+        if state["scaler"] or not self.step.scaler.is_enabled():
+            self.step.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            # A run that begins to average begins with the weights it has.
+            self.average.load_state_dict(state.get("average") or state["model"], source)
         self.iteration = state["iteration"]
         self.best = state["best"]
+        self.history = list(state["history"])
+        self._skipped = state["skipped"]
+        if len(state["random"]) == self.processes.world_size:
+            randomness.load(state["random"][self.processes.rank], self.device)
+        self._saved = source
 
     def run(self) -> dict[str, float]:
         """Trains to the end of the run and returns the last evaluation's metrics.
 
         Raises:
-            TrainingDiverged: a loss or gradient is not finite.
-            Interrupted: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
+            TrainingDiverged: losses or gradients are not finite again and again.
+            Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the step was finished and a checkpoint saved.
+            OutOfMemory: the device has too little memory.
         """
         self.model.train()
-        with self._signals():
-            self._loop()
+        with StopRequests(self.log.say, insist=not launched()) as stop:
+            if self._evaluation_due() and self.iteration not in [entry["iteration"] for entry in self.history]:
+                self._evaluate()  # the run was stopped between a checkpoint and its evaluation
+            self._loop(stop)
         return self.metrics
 
-    def _loop(self) -> None:
+    def _loop(self, stop: StopRequests) -> None:
         settings = self.settings
-        window = _Window()
+        window = Window()
         started, first = time.monotonic(), self.iteration
-        stream: Iterator[Batch] | None = None
         end = settings.length if settings.stop_at is None else settings.stop_at
         while self.iteration < end:
-            if stream is None:
-                stream = iter(self.batches(self.iteration))
             before = time.monotonic()
-            batch = next(stream)
+            batches = self._fetch()
             waited = time.monotonic() - before
-            losses = self._step(batch)
+            following = self.iteration + 1
+            report = following % settings.log_every == 0 or following in (end, first + 1)
+            losses = self._advance(batches, measure=report and settings.measure_offsets)
+            if losses is None:
+                continue
             self.iteration += 1
-            window.add(losses, len(batch), waited, time.monotonic() - before)
-            last = self.iteration == end
-            if self.iteration % settings.log_every == 0 or last or self.iteration - first == 1:
+            window.add(losses, sum(map(len, batches)), waited, time.monotonic() - before)
+            if report:
                 left = (time.monotonic() - started) / (self.iteration - first) * (settings.length - self.iteration)
                 self._report(window, left)
-                window = _Window()
-            evaluate = self.evaluate is not None and (
-                self.iteration == settings.length
-                or (settings.eval_every > 0 and self.iteration % settings.eval_every == 0)
-            )
-            # Before the evaluation, so that a failure in it costs nothing, and once more after it if it matters.
-            saved = self.iteration % settings.checkpoint_every == 0 or last or self._signal is not None
+                window = Window()
+            signum = int(self.processes.maximum([stop.signum or 0])[0])
+            # Before an evaluation, so that a failure or a kill in it costs nothing, and once more after it.
+            evaluate = self._evaluation_due()
+            saved = self.iteration % settings.checkpoint_every == 0 or self.iteration == end or evaluate or signum
             if saved:
-                path = self.store.save(self.iteration, self.state())
-                if self._signal is not None:
-                    raise Interrupted(self._signal, path)
-            if evaluate and self._evaluate() and saved:
-                self.store.save(self.iteration, self.state())
+                self._save()
+            if signum:
+                raise Interrupted(signum, self._saved)
+            if evaluate:
+                self._evaluate()
+                self._save()
 
-    def _step(self, batch: Batch) -> dict[str, float]:
-        settings = self.settings
+    def _fetch(self) -> list[Batch]:
+        """The batches of one step. Where they come from is a function of the iteration, so it can be asked again."""
+        for attempt in range(WORKER_RESTARTS + 1):
+            if self._stream is None:
+                self._stream = iter(self.batches(self.iteration, self.batch_size, self.accumulate))
+            try:
+                return [next(self._stream) for _ in range(self.accumulate)]
+            except WorkerDied as error:
+                self._stream = None
+                if attempt == WORKER_RESTARTS:
+                    raise
+                self.log.say(f"warning: {error}; starting the loader anew")
+        raise AssertionError
+
+    def _advance(self, batches: Sequence[Batch], measure: bool) -> dict[str, float] | None:
+        """One step. Returns its losses, none when it was skipped, or None when it has to be tried again."""
         factor = self.factor(self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        on_device = batch.to(self.device, non_blocking=True)
-        mixed = settings.precision != torch.float32
-        with torch.autocast(self.device.type, dtype=settings.precision if mixed else None, enabled=mixed):
-            losses: dict[str, Tensor] = self.model(on_device)
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(total).backward()
-        self._scaler.unscale_(self.optimizer)
-        previous = self._gradient_norm
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = settings.clip_norm if settings.clip_norm > 0 else math.inf
-        self._gradient_norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-        values = {name: float(loss.detach()) for name, loss in losses.items()} | {"loss": float(total.detach())}
-        # A scaler meets infinite gradients by design: it skips the step and lowers its scale.
-        if not math.isfinite(values["loss"]) or not (self._scaler.is_enabled() or math.isfinite(self._gradient_norm)):
-            self._diverged(batch, values, previous)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
-        return values
+        try:
+            with self._offsets.measuring() if measure else nullcontext():
+                outcome = self.step.gradients(batches)
+        except RuntimeError as error:
+            if not guards.is_out_of_memory(error):
+                raise
+            advice = guards.out_of_memory(error, batches, self.batch_size)
+            if not self.settings.oom_retry or self.processes.many or self.batch_size == 1:
+                raise advice from error
+            self._halve(str(advice))
+            return None
+        previous, self._gradient_norm = self._gradient_norm, outcome.gradient_norm
+        if not outcome.finite:
+            self._skip(outcome, batches, previous)
+            return {}
+        self._skipped = 0
+        self.step.apply()
+        if self.average:
+            self.average.update(self.model, self.iteration + 1)
+        return outcome.losses
 
-    def _diverged(self, batch: Batch, losses: Mapping[str, float], previous_norm: float) -> None:
+    def _halve(self, reason: str) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        passes, rest = divmod(self.batch_size * self.accumulate, self.batch_size // 2)
+        size = self.batch_size // 2
+        while rest:  # an odd batch: the next size that divides the step evenly
+            size -= 1
+            passes, rest = divmod(self.batch_size * self.accumulate, size)
+        self.batch_size, self.accumulate, self._stream = size, passes, None
+        self.log.say(f"warning: {reason}; going on with {size} images a pass and {passes} passes a step")
+
+    def _skip(self, outcome: Outcome, batches: Sequence[Batch], previous_norm: float) -> None:
+        self._skipped += 1
+        what = guards.describe(outcome, batches, previous_norm)
+        where = f"the loss or its gradient is not finite at iteration {self.iteration + 1}: {what}"
+        spoilt = guards.spoilt_buffer(self.model)
+        if self._skipped <= self.settings.nonfinite_skips and not spoilt:
+            self.log.say(
+                f"warning: {where}; step skipped ({self._skipped} of {self.settings.nonfinite_skips} in a row)"
+            )
+            return
         path = self.store.folder / f"diverged_{self.iteration:08d}.pth"
-        evidence = {
-            "images": batch.images,
-            "infos": [dataclasses.asdict(info) for info in batch.infos],
-            "targets": [{"boxes": target.boxes, "labels": target.labels} for target in batch.targets],
-        }
-        checkpoint.save(path, {**self.state(), "batch": evidence})
-        parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        images = ", ".join(str(info.image_id) for info in batch.infos)
+        state = self.state()
+        if self.processes.main:
+            checkpoint.save(path, {**state, "batches": guards.evidence(batches)})
+        self.processes.wait()
+        also = f"; buffer {spoilt} is spoilt" if spoilt else ""
         raise TrainingDiverged(
-            f"the loss or its gradient is not finite at iteration {self.iteration + 1}: {parts}; gradient norm "
-            f"{self._gradient_norm:g} (the step before: {previous_norm:g}); image ids {images}; weights, optimizer "
-            f"and batch are in '{path}'; a lower train.optimizer.lr, a longer train.warmup or train.clip_norm help"
+            f"{where}{also}; weights, optimizer and batches are in '{path}'; "
+            "a lower train.optimizer.lr, a longer train.warmup or train.clip_norm help"
         )
 
-    def _report(self, window: _Window, seconds_left: float) -> None:
+    def _report(self, window: Window, seconds_left: float) -> None:
         means = window.means()
         lr = max(group["lr"] for group in self.optimizer.param_groups)
-        memory = (
-            torch.cuda.max_memory_allocated(self.device) / 2**30
-            if self.device.type == "cuda"
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        )
+        # A step takes as long as the slowest process, and it is the one that waits longest for data.
+        waited, seconds, memory = self.processes.maximum([window.waited, window.seconds, memory_gib(self.device)])
+        speed = window.images * self.processes.world_size / max(seconds, 1e-9)
         parts = " ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "loss")
         self.log.say(
-            f"iter {self.iteration}/{self.settings.length}  loss {means['loss']:.4f} ({parts})  lr {lr:.2e}  "
-            f"grad {self._gradient_norm:.2f}  {window.images_per_second:.1f} img/s  "
-            f"data {window.data_share:.0%}  mem {memory:.1f} GiB  eta {duration(seconds_left)}"
+            f"iter {self.iteration}/{self.settings.length}  loss {means.get('loss', math.nan):.4f} ({parts})  "
+            f"lr {lr:.2e}  grad {self._gradient_norm:.2f}  {speed:.1f} img/s  data {waited / max(seconds, 1e-9):.0%}  "
+            f"mem {memory:.1f} GiB  eta {duration(seconds_left)}"
         )
         self.log.scalars(
             self.iteration,
@@ -239,78 +324,52 @@ class Trainer:
                 **means,
                 "lr": lr,
                 "gradient_norm": self._gradient_norm,
-                "images_per_second": window.images_per_second,
-                "data_seconds": window.data_seconds,
+                "images_per_second": speed,
+                "data_seconds": waited / window.steps,
                 "memory_gib": memory,
+                **{f"offset/{name}": value for name, value in self._offsets.magnitudes().items()},
             },
             "train",
         )
 
-    def _evaluate(self) -> bool:
-        """Runs the evaluation; returns whether it gave a new best, which then has been saved."""
+    def _save(self) -> None:
+        """Saves a checkpoint. When that fails, say for want of room, the run goes on with the one before."""
+        state, problem, path = self.state(), None, None
+        if self.processes.main:
+            try:
+                path = self.store.save(self.iteration, state)
+            except OSError as error:
+                problem = error.strerror or str(error)
+        problem, path = self.processes.share((problem, path))
+        if problem is None:
+            self._saved = path
+            return
+        kept = f"'{self._saved}' stays the newest" if self._saved else "there is none yet"
+        self.log.say(f"warning: no checkpoint at iteration {self.iteration}: {problem}; {kept}")
+
+    def _evaluation_due(self) -> bool:
+        every = self.settings.eval_every
+        due = self.iteration == self.settings.length or (
+            every > 0 and self.iteration > 0 and self.iteration % every == 0
+        )
+        return self.evaluate is not None and due
+
+    def _evaluate(self) -> None:
+        """Runs the evaluation, and saves the weights if they are the best so far."""
         assert self.evaluate is not None
-        self.metrics = dict(self.evaluate(self.model, self.iteration))
+        self.processes.share_buffers(self.evaluated_model)
+        metrics = dict(self.evaluate(self.evaluated_model, self.iteration))
         self.model.train()
-        self.log.scalars(self.iteration, self.metrics, "test")
-        score = self.metrics[self.settings.best_metric]
-        if self.best is not None and score <= self.best:
-            return False
+        self.history.append({"iteration": self.iteration, **metrics})
+        self.log.scalars(self.iteration, metrics, "test")
+        score = metrics[self.settings.best_metric]
+        if math.isnan(score) or (self.best is not None and score <= self.best):
+            return
         self.best = score
-        self.store.save_best(self.state())
-        self.log.say(f"best {self.settings.best_metric} so far {score:.4f}, saved '{self.store.best_path}'")
-        return True
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turns the first SIGINT or SIGTERM into a wish to stop after the step; a second one acts at once."""
-        previous: dict[int, Any] = {}
-
-        def wish(signum: int, frame: FrameType | None) -> None:
-            self._signal = signum
-            signal.signal(signum, previous[signum])
-            self.log.say(f"{signal.Signals(signum).name}: finishing this step, then saving; again to stop at once")
-
+        if not self.processes.main:
+            return
         try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                previous[signum] = signal.signal(signum, wish)
-        except ValueError:  # not the main thread: the caller handles signals
-            previous.clear()
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
-class _Window:
-    """Sums between two log lines."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.images = 0
-        self.waited = 0.0
-        self.seconds = 0.0
-        self.sums: dict[str, float] = {}
-
-    def add(self, losses: Mapping[str, float], images: int, waited: float, seconds: float) -> None:
-        self.steps += 1
-        self.images += images
-        self.waited += waited
-        self.seconds += seconds
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        return {name: value / self.steps for name, value in self.sums.items()}
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / max(self.seconds, 1e-9)
-
-    @property
-    def data_seconds(self) -> float:
-        return self.waited / self.steps
-
-    @property
-    def data_share(self) -> float:
-        return self.waited / max(self.seconds, 1e-9)
+            self.store.save_best(self.exported())
+            self.log.say(f"best {self.settings.best_metric} so far {score:.4f}, saved '{self.store.best_path}'")
+        except OSError as error:
+            self.log.say(f"warning: best weights not saved: {error.strerror or error}")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,14 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # torch's writer covers up what the operating system said, such as that the disk is full.
+        said: BaseException | None = error
+        while said is not None and not isinstance(said, OSError):
+            said = said.__context__
+        if said is not None and said is not error:
+            raise said from error
         raise
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
@@ -84,6 +91,11 @@ def load(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> Any:
     if path.suffix != SAFETENSORS:
+        # torch does not look at the checksums it writes: without this, damaged weights would load in silence.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of '{damaged}'")
         return torch.load(path, map_location="cpu", weights_only=True)
     tensors, rest = read_safetensors(path)
     return None if rest is None else {**rest, "model": tensors}

@@ -69,7 +69,7 @@ def test_boxes_follow_a_rectangle_through_resize_and_flip() -> None:
     x1, y1, x2, y2 = 10, 20, 35, 50
     image[y1:y2, x1:x2] = 255
     for factor in (1, 3):
-        resized = flip_image(resize_short_side(image, 60 * factor, 1000))
+        resized = flip_image(resize_short_side(image, 60 * factor, 1000).copy())
         boxes = scale_boxes(torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32), factor, factor)
         rows, columns = np.nonzero(resized[:, :, 0] > 127)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -78,8 +78,9 @@ def test_boxes_follow_a_rectangle_through_resize_and_flip() -> None:
 
 def test_flipping_twice_is_the_identity() -> None:
     image = noise(7, 9)
-    assert np.array_equal(flip_image(flip_image(image)), image)
-    assert np.array_equal(flip_image(image)[:, 0], image[:, -1])
+    assert np.array_equal(flip_image(flip_image(image.copy())), image)
+    assert np.array_equal(flip_image(image.copy())[:, 0], image[:, -1])
+    assert np.array_equal(flip_image(image.copy()[1:, 1:]), image[1:, 1:][:, ::-1]), "parts of an image, too"
     boxes = torch.tensor([[0.25, 1.0, 8.5, 6.0], [3.0, 0.0, 9.0, 7.0]])
     assert torch.equal(flip_boxes(flip_boxes(boxes, 9), 9), boxes)
     assert flip_boxes(boxes, 9).tolist() == [[0.5, 1.0, 8.75, 6.0], [0.0, 0.0, 6.0, 7.0]]

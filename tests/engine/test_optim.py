@@ -53,10 +53,10 @@ def test_adamw_is_built_with_its_betas() -> None:
 
 def test_learning_rate_scales_with_the_global_batch() -> None:
     train = Train(iterations=1, batch_size=2, reference_batch=8, optimizer=SGD(lr=0.004))
-    assert learning_rate(train, world_size=8).effective == 0.008
-    assert "0.008 = 0.004 x global batch 16 / reference batch 8" in str(learning_rate(train, world_size=8))
+    assert learning_rate(train, 16).effective == 0.008
+    assert "0.008 = 0.004 x global batch 16 / reference batch 8" in str(learning_rate(train, 16))
     off = train.model_copy(update={"scale_lr": False})
-    assert learning_rate(off, world_size=8).effective == 0.004
+    assert learning_rate(off, 16).effective == 0.004
 
 
 def test_run_length_counts_epochs_in_batches() -> None:

@@ -29,7 +29,7 @@ class Mean(nn.Module):
         return {"square": (error**2).sum(), "absolute": 0.1 * error.abs().sum()}
 
 
-def batches(first: int) -> Iterator[Batch]:
+def batches(first: int, size: int = 2, passes: int = 1) -> Iterator[Batch]:
     while True:
         generator = torch.Generator().manual_seed(first)
         images = torch.randint(0, 256, (2, 3, 8, 8), generator=generator, dtype=torch.uint8)
@@ -48,7 +48,7 @@ def trainer(folder: Path, length: int = 10, factor=lambda iteration: 1.0, lr: fl
         optimizer,
         factor,
         batches,
-        LoopSettings(length, **({"log_every": 5, "checkpoint_every": 5} | settings)),
+        LoopSettings(length, **({"batch_size": 2, "log_every": 5, "checkpoint_every": 5} | settings)),
         CheckpointStore(folder, keep=3),
         RunLog(folder, quiet=True),
         torch.device("cpu"),
@@ -122,8 +122,8 @@ def test_a_loss_that_is_not_finite_stops_with_everything_needed(tmp_path: Path) 
         assert part in message
     assert "\n" not in message
     evidence = checkpoint.load(tmp_path / "diverged_00000003.pth")
-    assert torch.equal(evidence["batch"]["images"], next(batches(3)).images)
-    assert evidence["batch"]["infos"][0]["image_id"] == 30
+    assert torch.equal(evidence["batches"][0]["images"], next(batches(3)).images)
+    assert evidence["batches"][0]["infos"][0]["image_id"] == 30
     assert torch.isfinite(evidence["model"]["level"]).all(), "weights are those before the bad step"
 
 
@@ -133,11 +133,11 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     assert abs(run.model.level.item()) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, signum: signal.Signals) -> None:
     run = trainer(tmp_path, length=1000)
 
-    def signalling(first: int) -> Iterator[Batch]:
+    def signalling(first: int, size: int, passes: int) -> Iterator[Batch]:
         for number, batch in enumerate(batches(first)):
             if number == 6:
                 os.kill(os.getpid(), signum)

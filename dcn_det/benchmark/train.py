@@ -1,0 +1,134 @@
+"""``tools/benchmark.py train``: images a second of training, and which part of a step takes how long."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from dcn_det.cli.session import Session
+from dcn_det.config import load_config
+from dcn_det.engine.build import PRECISIONS
+from dcn_det.engine.step import Step
+from dcn_det.errors import UserError
+from dcn_det.evaluation.results import write_json
+from dcn_det.structures import Batch
+
+PHASES = ("data", "forward", "backward", "optimizer")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    result = argparse.ArgumentParser(
+        prog="benchmark train", description="Images a second of a config's training, and the share of each phase."
+    )
+    result.add_argument("config", type=Path, help="YAML file")
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
+    result.add_argument("--steps", type=int, default=10, help="steps to time (default %(default)s)")
+    result.add_argument("--warmup", type=int, default=2, help="steps before (default %(default)s)")
+    result.add_argument(
+        "--torchvision",
+        action="store_true",
+        help="also train torchvision's Faster R-CNN (ResNet-50, FPN) on the same batches",
+    )
+    result.add_argument("--save", type=Path, help="write the numbers as JSON")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    args = parser().parse_intermixed_args(argv)
+    if args.steps < 1:
+        raise UserError(f"--steps is {args.steps}, expected at least 1")
+    config = load_config(args.config, args.overrides)
+    session = Session(config)
+    print(session.summary())
+    print(f"device    {_device_name(session.device)}, {torch.get_num_threads()} threads, {config.train.precision}")
+    records = {config.name: _time(session, session.model.train(), session.optimizer, args.steps, args.warmup)}
+    if args.torchvision:
+        theirs = _Theirs(len(session.categories), config.data.resize.short_side, config.data.resize.max_side)
+        model = theirs.to(session.device).train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
+        records["torchvision"] = _time(session, model, optimizer, args.steps, args.warmup)
+    for name, record in records.items():
+        parts = "  ".join(f"{phase} {record[phase]:.0%}" for phase in PHASES)
+        print(f"{name}: {record['images_per_second']:.2f} images/s  {parts}")
+    if len(records) == 2:
+        ours, others = (record["images_per_second"] for record in records.values())
+        print(f"{config.name} / torchvision: {ours / others:.2f} (other networks: compare speed, not accuracy)")
+    if args.save:
+        versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+        write_json(args.save, {"device": _device_name(session.device), **versions, "runs": records})
+    return 0
+
+
+class _Clock:
+    """Adds up the time of each phase; on a GPU it waits for the work to end first."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._cuda = device.type == "cuda"
+        self._last = time.perf_counter()
+
+    def __call__(self, phase: str) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[phase] += now - self._last
+        self._last = now
+
+
+def _time(
+    session: Session, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, warmup: int
+) -> dict[str, float]:
+    train, division = session.config.train, session.division
+    clock = _Clock(session.device)
+    step = Step(model, optimizer, session.device, PRECISIONS[train.precision], train.clip_norm, mark=clock)
+    batches: Iterator[Batch] = iter(session.train_batches(0, division.batch_size, division.accumulate))
+    for number in range(warmup + steps):
+        if number == warmup:
+            clock("optimizer")
+            clock.seconds = dict.fromkeys(PHASES, 0.0)
+        passes = [next(batches) for _ in range(division.accumulate)]
+        clock("data")
+        if not step.gradients(passes).finite:
+            raise UserError("a loss is not finite; lower train.optimizer.lr")
+        step.apply()
+    total = sum(clock.seconds.values())
+    shares = {phase: seconds / total for phase, seconds in clock.seconds.items()}
+    return {"images_per_second": steps * division.global_batch / total, **shares}
+
+
+class _Theirs(nn.Module):
+    """torchvision's reference detector, with our batches as input: images of the same size, the same boxes."""
+
+    def __init__(self, classes: int, short_side: int, max_side: int) -> None:
+        super().__init__()
+        self.network = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+            weights=None,
+            weights_backbone=None,
+            num_classes=classes + 1,
+            min_size=short_side,
+            max_size=max_side,
+            trainable_backbone_layers=3,
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        images = [
+            image[:, : info.input_height, : info.input_width].float() / 255
+            for image, info in zip(batch.images, batch.infos)
+        ]
+        targets = [{"boxes": target.boxes, "labels": target.labels + 1} for target in batch.targets]
+        losses: dict[str, Tensor] = self.network(images, targets)
+        return losses
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"

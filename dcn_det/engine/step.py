@@ -1,0 +1,109 @@
+"""One optimizer step: forward and backward passes, clipping, update."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dcn_det.engine.distributed import Processes
+from dcn_det.structures import Batch
+
+Mark = Callable[[str], None]
+"""Called with the name of a phase when it ends."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the passes of a step gave, the same in every process.
+
+    Attributes:
+        losses: means over the global batch by name, and their sum as ``loss``.
+        gradient_norm: before clipping; with a loss scaler it may be infinite, which the scaler sees to.
+        finite: whether the weights may be updated.
+    """
+
+    losses: dict[str, float]
+    gradient_norm: float
+    finite: bool
+
+
+class Step:
+    """Computes gradients and applies them.
+
+    The losses of a pass are means over its images. Means over passes and processes of equal numbers of images are
+    means over the global batch, so how it is divided does not matter.
+
+    Args:
+        model: called with a Batch, returns a dict of scalar losses whose sum is minimised.
+        optimizer: over the model's parameters.
+        device: where the model is.
+        precision: dtype of autocast, float32 for none; float16 comes with a loss scaler.
+        clip_norm: total gradient norm above which gradients are scaled down; 0 never.
+        processes: the others that have the same model and take part in the step.
+        mark: called at the end of the phases ``forward``, ``backward`` and ``optimizer``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        clip_norm: float = 0.0,
+        processes: Processes | None = None,
+        mark: Mark | None = None,
+    ) -> None:
+        self.processes = processes or Processes()
+        self.model = self.processes.wrap(model, device)
+        self.optimizer = optimizer
+        self.device = device
+        self.precision = precision
+        self.clip_norm = clip_norm
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        self._mark = mark or (lambda phase: None)
+
+    def gradients(self, batches: Sequence[Batch]) -> Outcome:
+        """Leaves the gradients of the global batch, of which ``batches`` are this process's passes, clipped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            losses = self._pass(batch, 1 / len(batches), last=number == len(batches))
+            for name, loss in losses.items():
+                sums[name] = sums[name] + loss if name in sums else loss
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm if self.clip_norm > 0 else math.inf)
+        # One transfer from the device for all numbers, one message between processes.
+        *values, gradient_norm = torch.stack([*sums.values(), norm.to(next(iter(sums.values())).dtype)]).tolist()
+        values = self.processes.mean([value / len(batches) for value in values])
+        named = dict(zip(sums, values))
+        named["loss"] = sum(values)
+        finite = math.isfinite(named["loss"]) and (self.scaler.is_enabled() or math.isfinite(gradient_norm))
+        self._mark("backward")
+        return Outcome(named, gradient_norm, finite)
+
+    def apply(self) -> None:
+        """Updates the weights; a scaler may decide otherwise and lower its scale."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._mark("optimizer")
+
+    def _pass(self, batch: Batch, weight: float, last: bool) -> dict[str, Tensor]:
+        on_device = batch.to(self.device, non_blocking=True)
+        mixed = self.precision != torch.float32
+        # Gradients of a step travel once, with its last pass.
+        waiting = self.processes.apart(self.model) if not last else contextlib.nullcontext()
+        with waiting:
+            with torch.autocast(self.device.type, dtype=self.precision if mixed else None, enabled=mixed):
+                losses: dict[str, Tensor] = self.model(on_device)
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            self._mark("forward")
+            self.scaler.scale(total * weight).backward()
+            if not last:
+                self._mark("backward")
+        return {name: loss.detach().float() for name, loss in losses.items()}

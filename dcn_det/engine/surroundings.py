@@ -1,0 +1,29 @@
+"""What a run was made with: versions, machine and the state of the source, kept beside it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import dcn_det
+from dcn_det.env import report
+
+
+def save_surroundings(folder: Path) -> None:
+    """Writes ``environment.txt`` and, from a git checkout, ``git.txt`` (commit, changes not committed)."""
+    (folder / "environment.txt").write_text(report() + "\n")
+    source = Path(dcn_det.__file__).resolve().parents[1]
+    if not (source / ".git").exists():
+        return  # installed as a package
+    parts = [_git(source, *command) for command in (["log", "-1"], ["status", "--short"], ["diff", "HEAD"])]
+    (folder / "git.txt").write_text("\n".join(parts))
+
+
+def _git(source: Path, *command: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *command], cwd=source, capture_output=True, text=True, timeout=20, errors="replace"
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"git {' '.join(command)}: {error}\n"
+    return done.stdout if done.returncode == 0 else f"git {' '.join(command)}: {done.stderr}\n"
