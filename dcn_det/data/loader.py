@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -179,7 +182,7 @@ class Loader:
             num_workers=workers,
             collate_fn=_unchanged,
             pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, os.getpid()),
             persistent_workers=workers > 0,
             multiprocessing_context=start_method if workers > 0 else None,
             # Without one, the loader would draw from, and so move, the global generator.
@@ -234,11 +237,32 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _start_worker(worker: int) -> None:
+GRACE = 5.0
+"""Seconds that a worker goes on after SIGTERM."""
+
+
+def _start_worker(main_process: int, worker: int) -> None:
     # A signal meant for the run reaches the whole process group; the main process decides what to do about it, and
-    # needs its workers for that. They end when it does.
+    # may need its workers until its step is done. The same signal is how Python ends workers that are left over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: _exit_after(GRACE))
+    threading.Thread(target=_exit_with, args=(main_process,), daemon=True).start()
     # Every worker using every core slows all of them down.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _exit_after(seconds: float) -> None:
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+def _exit_with(main_process: int) -> None:
+    """Ends this process soon after the main one, which may have been killed and is not always its parent."""
+    while True:
+        time.sleep(1)
+        try:
+            os.kill(main_process, 0)
+        except ProcessLookupError:
+            os._exit(0)

@@ -1,5 +1,8 @@
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from functools import partial
 from itertools import islice
@@ -112,6 +115,44 @@ def test_workers_can_be_spawned(root: Path) -> None:
     dataset = build.build_dataset(settings(root), "test")
     spawned = Loader(dataset, EvalSampler(len(dataset), 2), workers=1, start_method="spawn")
     assert_same(spawned, build.build_eval_loader(dataset, settings(root), 2))
+
+
+WITH_WORKERS = """
+import os, signal, sys, time
+from dcn_det.data import build
+from dcn_det.config.schema import Data
+data = Data.model_validate_json(sys.argv[1])
+dataset = build.build_dataset(data, "train")
+batches = iter(build.build_train_loader(dataset, data, 2, seed=3))
+next(batches)
+for process in __import__("multiprocessing").active_children():
+    print(process.pid, flush=True)
+if sys.argv[2] == "ends":
+    sys.keep = batches  # a reference that outlives the loader's own clean-up
+else:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+@pytest.mark.parametrize("how", ["is killed", "ends"])
+def test_workers_end_when_the_main_process_does(root: Path, how: str) -> None:
+    data = settings(root, workers=2).model_dump_json()
+    command = [sys.executable, "-c", WITH_WORKERS, data, how.removeprefix("is ")]
+    with (root / "pids").open("w+") as file:  # a pipe would stay open as long as the workers
+        subprocess.run(command, stdout=file, timeout=60)
+        file.seek(0)
+        pids = [int(line) for line in file]
+    assert len(pids) == 2
+    end = time.monotonic() + 20
+    while any(map(alive, pids)):
+        assert time.monotonic() < end, "the workers go on"
+        time.sleep(0.1)
 
 
 def test_evaluation_can_be_repeated_and_divided(root: Path) -> None:

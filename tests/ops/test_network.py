@@ -72,5 +72,5 @@ def test_every_operator_has_a_flop_formula():
         scores, *_ = network(*inputs)
         scores.sum().backward()
     counted = {str(operator) for operator in counter.get_flop_counts()["Global"]}
-    used = {f"dcn_det.{name}" for name in SCHEMAS}
+    used = {f"dcn_det.{name}" for name in SCHEMAS if not name.endswith("_deterministic")}
     assert used <= counted
