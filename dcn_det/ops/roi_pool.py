@@ -85,13 +85,14 @@ def _fake_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     input, rois, _, _ = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # zeros for argmax would take as long as a third of the work
     ctx.sizes = (input.shape[0], *input.shape[2:])
     ctx.save_for_backward(rois, output[1])
 
 
-def _backward(ctx: Any, grad_output: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_output: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_input = None
-    if ctx.needs_input_grad[0]:
+    if ctx.needs_input_grad[0] and grad_output is not None:
         strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
         operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.sizes)

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "cpu/deform_psroi_pool.h"
+#include "cpu/large_pages.h"
 
 namespace dcn_det {
 namespace {
@@ -117,7 +118,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   const ScalarType type = accumulate_dtype(input.scalar_type());
   const Tensor map = problem.readable(cast(input, type));
   const Tensor grad = torch::stable::contiguous(cast(grad_output, type));
-  Tensor grad_map = need_input ? torch::stable::empty_like(map) : torch::stable::new_empty(map, {0});
+  Tensor grad_map =
+      need_input ? in_large_pages(torch::stable::empty_like(map)) : torch::stable::new_empty(map, {0});
   Tensor grad_trans = need_trans ? torch::stable::empty_like(*trans) : torch::stable::new_empty(rois, {0});
   if (need_trans) torch::stable::zero_(grad_trans);
   if (map.numel() > 0) {

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "common/roi_arguments.h"
+#include "cpu/large_pages.h"
 #include "cpu/roi_cells.h"
 #include "cpu/transpose.h"
 
@@ -307,8 +308,8 @@ Tensor input_gradient(const CellPlan<T>& plan, const Tensor& grad_output) {
   const PsroiSizes& sizes = plan.sizes;
   const Tensor grad =
       torch::stable::contiguous(cast(grad_output, accumulate_dtype(grad_output.scalar_type())));
-  Tensor grad_input =
-      torch::stable::new_empty(grad, {sizes.images, sizes.input_channels(), sizes.height, sizes.width});
+  Tensor grad_input = in_large_pages(
+      torch::stable::new_empty(grad, {sizes.images, sizes.input_channels(), sizes.height, sizes.width}));
   if (grad_input.numel() == 0) return grad_input;
   spread_cells<T>(plan, grad.template const_data_ptr<T>(), nullptr, grad_input.template mutable_data_ptr<T>(),
                   false, nullptr);
