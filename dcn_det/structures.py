@@ -6,6 +6,7 @@ the data set's list of categories; background has no label.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -94,7 +95,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Detections:
-    """What a detector found in one image, best score first.
+    """What a detector found in one image, best score first unless the producer says otherwise.
 
     Attributes:
         boxes: float32 (N, 4), in the pixels the producer states.
@@ -108,6 +109,19 @@ class Detections:
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
+
+    def __getitem__(self, which: Tensor) -> Detections:
+        """Those at the given positions (int64) or where a mask (bool) is set."""
+        return Detections(self.boxes[which], self.scores[which], self.labels[which])
+
+    @staticmethod
+    def join(parts: Sequence[Detections]) -> Detections:
+        """One after the other; at least one."""
+        return Detections(
+            torch.cat([part.boxes for part in parts]),
+            torch.cat([part.scores for part in parts]),
+            torch.cat([part.labels for part in parts]),
+        )
 
     def to(self, device: torch.device | str) -> Detections:
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))

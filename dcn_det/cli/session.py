@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from dcn_det.config import Config
-from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
-from dcn_det.data.loader import Loader
+from dcn_det.data.build import build_dataset, build_train_loader
+from dcn_det.data.loader import DetectionDataset, Loader
 from dcn_det.data.sampler import TrainSampler
-from dcn_det.engine.build import PRECISIONS, build_optimizer, build_schedule, learning_rate, run_length
+from dcn_det.engine.build import build_optimizer, build_schedule, learning_rate, run_length
 from dcn_det.engine.logging import RunLog
-from dcn_det.engine.testing import detect_all, pictures, say_sample_progress
+from dcn_det.engine.testing import pictures, run_test, say_sample_progress
 from dcn_det.engine.trainer import Evaluate
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import evaluate
-from dcn_det.inference.predictor import Predictor, resolve_device
+from dcn_det.inference.build import build_predictor
+from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
 
@@ -39,12 +42,7 @@ class Session:
         self.config = config
         self.device = resolve_device(config.device)
         self.train_set = build_dataset(config.data, "train", progress=say_sample_progress)
-        self.test_set = build_dataset(config.data, "test", config.test.resize)
-        if self.test_set.categories != self.train_set.categories:
-            raise UserError(
-                f"data.test.annotations: '{self.test_set.index.source}' has other categories than "
-                f"'{self.train_set.index.source}'"
-            )
+        self.test_set = self._annotated_test_set()
         torch.manual_seed(config.seed)
         self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
         if config.train.channels_last:
@@ -56,6 +54,22 @@ class Session:
         self.epoch_length = sampler.epoch_length
         self.length = run_length(config.train, self.epoch_length)
         self.factor = build_schedule(config.train, self.length)
+
+    def _annotated_test_set(self) -> DetectionDataset | None:
+        """The test split; None when there is nothing to evaluate against."""
+        data = self.config.data
+        if data.test is None:
+            return None
+        dataset = build_dataset(data, "test", self.config.test.resize)
+        if dataset.categories != self.train_set.categories:
+            raise UserError(
+                f"data.test.annotations: '{dataset.index.source}' has other categories than "
+                f"'{self.train_set.index.source}'"
+            )
+        if not dataset.index.annotated:
+            warnings.warn(f"'{dataset.index.source}' has no annotations: training is not evaluated", stacklevel=3)
+            return None
+        return dataset
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -84,7 +98,7 @@ class Session:
                 f"model     {config.model.kind}, {backbone.kind}: {total:,} parameters, {trainable:,} trainable",
                 f"deform    convolutions {deformable}; RoI pooling {config.model.head.pooling}",
                 f"train on  {self.train_set.index.report}",
-                f"test on   {self.test_set.index.report}",
+                f"test on   {self.test_set.index.report if self.test_set else 'nothing: no annotations'}",
                 f"rate      effective learning rate {self.rate}",
                 f"length    {self.length} iterations of {self.rate.global_batch} images, "
                 f"{self.length / self.epoch_length:.1f} epochs of {self.epoch_length} iterations",
@@ -95,20 +109,16 @@ class Session:
         """Measures the model on the test split and puts some pictures into the log."""
 
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
-            predictor = self.predictor(model)
+            predictor = build_predictor(model, self.categories, self.config)
+            assert self.test_set is not None
+            with tempfile.TemporaryDirectory(prefix="dcn_det-test-") as folder:
+                _, metrics = run_test(predictor, self.test_set, self.config, Path(folder), log.say)
             index = self.test_set.index
-            batches = build_eval_loader(self.test_set, self.config.data, self.config.test.batch_size)
-            metrics = evaluate(index.source, detect_all(predictor, batches, len(index), log.say))
             files = [index.folder / index.file_name(i) for i in range(min(DRAWN_IMAGES, len(index)))]
             for name, picture in pictures(predictor, files):
                 log.image(iteration, f"detections/{name}", picture)
+            assert metrics is not None
             log.say(metrics.table())
             return metrics.values
 
         return run
-
-    def predictor(self, model: nn.Module) -> Predictor:
-        """A predictor with the settings of testing."""
-        resize = self.config.test.resize or self.config.data.resize
-        precision = PRECISIONS[self.config.train.precision]
-        return Predictor(model, self.categories, resize.short_side, resize.max_side, self.device, precision)

@@ -233,7 +233,9 @@ class Data(Section):
     """``sample`` is the embedded set of digits over photographs, written to ``root`` when first used."""
     root: Text = "datasets/coco"
     train: Split = Split(images="train2017", annotations="annotations/instances_train2017.json")
-    test: Split = Split(images="val2017", annotations="annotations/instances_val2017.json")
+    test: Split | None = Split(images="val2017", annotations="annotations/instances_val2017.json")
+    """Null trains without evaluation; a file without ``annotations``, such as that of test-dev, can be tested but
+    not evaluated."""
     classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     """Category names; when given they must be those of the annotation file."""
     resize: Resize = Resize()
@@ -348,13 +350,56 @@ class Train(Section):
         return self
 
 
+class BoxAverage(Section):
+    """Iterative bounding-box average (Gidaris and Komodakis, ICCV 2015), for two-stage detectors."""
+
+    iterations: Positive = 2
+    """How often the head scores and regresses; 1 only votes."""
+    prune_iou: Fraction = 0.95
+    """Of boxes of a class that overlap more, only the best goes through the head again ..."""
+    max_boxes: Positive = 1000
+    """... and of those at most this many an image."""
+    vote_iou: Fraction | None = 0.5
+    """A kept box becomes the score-weighted mean of its class's candidates that overlap it at least this much;
+    null leaves it as it is."""
+
+
 class Test(Section):
+    alternatives = (("resize", "scales"),)
+
     resize: Resize | None = None
-    """As in training when not given."""
+    """Size of the input; as in training when neither this nor ``scales`` is given."""
+    scales: Annotated[tuple[Resize, ...], Field(min_length=1)] | None = None
+    """Sizes at which the whole detector runs; what it finds at each is united before suppression."""
+    flip: bool = False
+    """Runs on the mirrored image, too."""
     batch_size: Positive = 1
     score_threshold: Fraction = 1e-3
+    """Boxes need more."""
+    nms: Literal["hard", "linear", "gaussian"] = "hard"
+    """Drop boxes that overlap a better one, or lower their scores (soft-NMS, Bodla et al., ICCV 2017)."""
     nms_iou: Fraction = 0.3
+    """Boxes that overlap a better one by more are dropped, or lowered when ``linear``."""
+    nms_sigma: PositiveFloat = 0.6
+    """``gaussian`` multiplies scores by exp(-IoU^2 / nms_sigma)."""
+    nms_class_agnostic: bool = False
+    """Whether boxes of different classes suppress each other."""
     max_detections: Positive = 100
+    """Of an image, all classes together."""
+    box_average: BoxAverage | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Test:
+        if self.resize is not None and self.scales is not None:
+            raise ValueError("give resize or scales, not both; remove one or set it to null")
+        return self
+
+
+class Evaluation(Section):
+    backend: Literal["auto", "hotcoco", "pycocotools"] = "auto"
+    """What computes COCO's metrics; ``auto``: hotcoco when installed, else pycocotools."""
+    voc_ap: Literal["11-point", "area"] = "11-point"
+    """Average precision of Pascal VOC data: of 2007 (the paper) or since 2010."""
 
 
 class Expected(Section):
@@ -380,4 +425,5 @@ class Config(Section):
     data: Data = Data()
     train: Train = Train()
     test: Test = Test()
+    evaluation: Evaluation = Evaluation()
     expected: tuple[Expected, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,8 @@ def build_dataset(
     if not root.is_dir():
         raise UserError(f"data.root: folder {root} does not exist; datasets/README.md says what goes where")
     part = data.train if split == "train" else data.test
+    if part is None:
+        raise UserError("data.test: is null, there is nothing to test on; name images and annotations")
     if not (root / part.annotations).is_file():
         raise UserError(f"data.{split}.annotations: no file {root / part.annotations} (data.root is {root})")
     if not (root / part.images).is_dir():
@@ -98,8 +101,10 @@ def build_eval_loader(
     world_size: int = 1,
     rank: int = 0,
     pin_memory: bool = False,
+    views: Sequence[tuple[bool, tuple[int, int] | None]] = ((False, None),),
+    done: Collection[int] = (),
 ) -> Loader:
-    """Every image of the split once over all processes.
+    """Every image of the split once over all processes, in each view.
 
     Args:
         dataset: the test split.
@@ -107,6 +112,7 @@ def build_eval_loader(
         batch_size: images per process and step.
         world_size, rank: number of processes and which this is.
         pin_memory: see ``Loader``.
+        views, done: see ``EvalSampler``.
     """
-    sampler = EvalSampler(len(dataset), batch_size, world_size, rank)
+    sampler = EvalSampler(len(dataset), batch_size, world_size, rank, views, done)
     return Loader(dataset, sampler, data.workers, pin_memory)

@@ -60,7 +60,7 @@ class DetectionDataset(Dataset[Example]):
             raise UserError(
                 f"image {path} is {image.shape[1]}x{image.shape[0]}, but {self.index.source} says {width}x{height}"
             )
-        image = resize_short_side(image, self.short_side, self.max_side)
+        image = resize_short_side(image, *(draw.resize or (self.short_side, self.max_side)))
         info = ImageInfo(
             image_id=int(self.index.image_ids[draw.image]),
             file_name=name,

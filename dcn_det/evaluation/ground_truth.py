@@ -34,6 +34,10 @@ class GroundTruth:
     annotations: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def category_ids(self) -> frozenset[int]:
+        return frozenset(category.id for category in self.categories)
+
 
 def load_ground_truth(source: str | Path | Mapping[str, Any] | COCO) -> GroundTruth:
     """Reads and checks COCO annotations.

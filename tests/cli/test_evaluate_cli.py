@@ -35,7 +35,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_metrics_are_printed_and_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gt.json", "results.json", "--per-class", "--json", "out/metrics.json"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("bbox: 1 images, 2 objects, 1 detections\n")
+    assert printed.startswith("bbox: 1 images, 2 objects, 1 detections (hotcoco ")
     assert "AP50 0.500" in printed
     assert printed.endswith("dog  0.000\ncat  1.000\n")
     written = json.loads(Path("out/metrics.json").read_text())

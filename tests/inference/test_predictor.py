@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn_det.errors import UserError
-from dcn_det.inference.predictor import Predictor, resolve_device, to_original
+from dcn_det.inference.predictor import Predictor, View, resolve_device, to_original
 from dcn_det.structures import Batch, Category, Detections, ImageInfo
 
 CATEGORIES = (Category(7, "bright"),)
@@ -17,7 +17,7 @@ class Brightest(nn.Module):
         super().__init__()
         self.modes: list[bool] = []
 
-    def forward(self, batch: Batch) -> list[Detections]:
+    def candidates(self, batch: Batch) -> list[Detections]:
         self.modes.append(self.training)
         found = []
         for image, info in zip(batch.images, batch.infos):
@@ -28,7 +28,7 @@ class Brightest(nn.Module):
 
 
 def predictor(short: int, cap: int) -> Predictor:
-    return Predictor(Brightest(), CATEGORIES, short, cap, torch.device("cpu"))
+    return Predictor(Brightest(), CATEGORIES, [View(short, cap)], torch.device("cpu"))
 
 
 def scene(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
