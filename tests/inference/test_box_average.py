@@ -63,7 +63,7 @@ def test_passes_equal_a_slow_reference(class_agnostic: bool, iterations: int, pr
     images = batch((112, 128), (96, 80))
     found = iterate(model, images, settings)
     expected = slow(model, images, settings)
-    assert sum(map(len, expected)) > 40, "the case is no trivial one"
+    assert sum(map(len, expected)) > 20, "the case is no trivial one"
     for one, reference in zip(found, expected):
         assert len(one) == len(reference)
         rows = sorted(zip(one.scores.tolist(), one.labels.tolist(), one.boxes.tolist()))
