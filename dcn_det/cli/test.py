@@ -7,11 +7,13 @@ from pathlib import Path
 
 from dcn_det.config import load_config
 from dcn_det.data.build import build_dataset
+from dcn_det.data.voc import read_sets
 from dcn_det.engine.testing import run_test, say_on_stderr, say_sample_progress
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import beside_expected
 from dcn_det.evaluation.results import write_json
 from dcn_det.evaluation.submission import submission_name, write_submission
+from dcn_det.evaluation.voc import write_voc_results
 from dcn_det.inference.build import load_predictor
 from dcn_det.inference.processes import Processes
 from dcn_det.structures import Category
@@ -55,6 +57,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     write_json(output / "detections.json", results)
     print(f"detections: '{output / 'detections.json'}'")
+    split = config.data.test
+    if split is not None and split.sets is not None:
+        names = [category.name for category in dataset.categories]
+        images = read_sets(Path(config.data.root), split.sets, names, labelled=False)
+        write_voc_results(output / "voc", results, images, names, Path(split.sets[0]).stem)
+        print(f"VOC result files: '{output / 'voc'}'")
     if args.submission:
         print(f"submission: '{write_submission(output, args.submission, results, dataset.index)}'")
     if metrics is None:

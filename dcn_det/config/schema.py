@@ -22,7 +22,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Triple = tuple[float, float, float]
-Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+Metric = Literal[
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "mAP50", "mAP70"
+]  # fmt: skip
+"""COCO's 12, then Pascal VOC's."""
 
 
 class Section(BaseModel):
@@ -209,10 +212,12 @@ class Model(Section):
 
 
 class Split(Section):
-    images: Text
-    """Folder of the images, relative to ``data.root``."""
-    annotations: Text
-    """COCO-format JSON file, relative to ``data.root``."""
+    images: Text | None = None
+    """Folder of the images, relative to ``data.root``; not for ``voc``."""
+    annotations: Text | None = None
+    """COCO-format JSON file, relative to ``data.root``; not for ``voc``."""
+    sets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Image sets of Pascal VOC, relative to ``data.root``, such as ``VOC2007/ImageSets/Main/trainval.txt``."""
 
 
 class Resize(Section):
@@ -229,7 +234,7 @@ class Resize(Section):
 
 
 class Data(Section):
-    kind: Literal["coco", "sample"] = "coco"
+    kind: Literal["coco", "voc", "sample"] = "coco"
     """``sample`` is the embedded set of digits over photographs, written to ``root`` when first used."""
     root: Text = "datasets/coco"
     train: Split = Split(images="train2017", annotations="annotations/instances_train2017.json")
@@ -237,7 +242,7 @@ class Data(Section):
     """Null trains without evaluation; a file without ``annotations``, such as that of test-dev, can be tested but
     not evaluated."""
     classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Category names; when given they must be those of the annotation file."""
+    """Category names; when given they must be those of the annotation file. ``voc``: the 20 unless given."""
     resize: Resize = Resize()
     flip: Literal["double", "random", "none"] = "double"
     """``double`` lists every image twice, once mirrored (the authors' way); ``random`` tosses a coin."""
@@ -252,6 +257,13 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
+        for name, split in (("train", self.train), ("test", self.test)):
+            if split is None:
+                continue
+            if self.kind == "voc" and (split.sets is None or split.images or split.annotations):
+                raise ValueError(f"{name} of voc data has sets, and neither images nor annotations")
+            if self.kind != "voc" and (split.sets or split.images is None or split.annotations is None):
+                raise ValueError(f"{name} of {self.kind} data has images and annotations, and no sets")
         classes = self.classes or ()
         twice = sorted({name for name in classes if classes.count(name) > 1})
         if twice:

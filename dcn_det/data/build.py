@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dcn_det.config.schema import Data, Resize
 from dcn_det.data.coco import load_coco
+from dcn_det.data.index import DatasetIndex
 from dcn_det.data.loader import DetectionDataset, Loader
 from dcn_det.data.sample import Progress, holds_sample, make_sample
 from dcn_det.data.sampler import EvalSampler, TrainSampler
+from dcn_det.data.voc import load_voc
 from dcn_det.errors import UserError
 
 
@@ -42,19 +44,23 @@ def build_dataset(
     part = data.train if split == "train" else data.test
     if part is None:
         raise UserError("data.test: is null, there is nothing to test on; name images and annotations")
-    if not (root / part.annotations).is_file():
-        raise UserError(f"data.{split}.annotations: no file {root / part.annotations} (data.root is {root})")
-    if not (root / part.images).is_dir():
-        raise UserError(f"data.{split}.images: no folder {root / part.images} (data.root is {root})")
     training = split == "train"
-    index = load_coco(
-        root / part.annotations,
-        root / part.images,
-        classes=data.classes,
-        empty_images=data.empty_images if training else "keep",
-        bad_images=data.bad_images if training else "error",
-        labelled=training,
-    )
+    policies: dict[str, Any] = {
+        "classes": data.classes,
+        "empty_images": data.empty_images if training else "keep",
+        "bad_images": data.bad_images if training else "error",
+        "labelled": training,
+    }
+    index: DatasetIndex
+    if part.sets is not None:
+        index = load_voc(root, part.sets, **policies)
+    else:
+        assert part.annotations is not None and part.images is not None
+        if not (root / part.annotations).is_file():
+            raise UserError(f"data.{split}.annotations: no file {root / part.annotations} (data.root is {root})")
+        if not (root / part.images).is_dir():
+            raise UserError(f"data.{split}.images: no folder {root / part.images} (data.root is {root})")
+        index = load_coco(root / part.annotations, root / part.images, **policies)
     resize = resize or data.resize
     return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=training)
 
