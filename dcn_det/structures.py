@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dcn_det.categories import Category
+
+__all__ = ["Batch", "Category", "Detections", "ImageInfo", "Target"]
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
@@ -125,11 +129,3 @@ class Detections:
 
     def to(self, device: torch.device | str) -> Detections:
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True, slots=True)
-class Category:
-    """One class of a data set: its id in the annotation file and its name."""
-
-    id: int
-    name: str

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -138,6 +138,34 @@ def load_voc(
     categories = tuple(Category(i, name) for i, name in enumerate(names, start=1))
     index = build_index(records, root / sets[0], root, categories, empty_images, bad_images)
     return replace(index, annotated=bool(objects))
+
+
+def as_coco(images: Sequence[VocImage], classes: Sequence[str]) -> dict[str, Any]:
+    """The same as a COCO annotation file, for COCO's metrics and reports; difficult objects become crowds.
+
+    Boxes count from 0; category ids count from 1 in the order of ``classes``.
+    """
+    annotations: list[dict[str, Any]] = []
+    for image in images:
+        for each in image.objects:
+            x1, y1, x2, y2 = each.box
+            width, height = max(x2 - x1 + 1, 0), max(y2 - y1 + 1, 0)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.image_id,
+                    "category_id": classes.index(each.name) + 1,
+                    "bbox": [x1 - 1, y1 - 1, width, height],
+                    "area": width * height,
+                    "iscrowd": int(each.difficult),
+                }
+            )
+    keys = [{"id": i.image_id, "file_name": i.file_name, "height": i.height, "width": i.width} for i in images]
+    return {
+        "images": keys,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+        "annotations": annotations,
+    }
 
 
 def _read_image(root: Path, base: Path, name: str, classes: Sequence[str], labelled: bool) -> VocImage:

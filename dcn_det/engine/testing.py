@@ -9,14 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from dcn_det.config import Config
-from dcn_det.data.index import DatasetIndex
 from dcn_det.data.loader import DetectionDataset
 from dcn_det.data.transforms import read_image
-from dcn_det.data.voc import read_sets
-from dcn_det.evaluation.coco import evaluate
 from dcn_det.evaluation.metrics import Metrics
-from dcn_det.evaluation.results import Result, ResultTable
-from dcn_det.evaluation.voc import evaluate_voc
+from dcn_det.evaluation.results import Result
+from dcn_det.evaluation.split import Truth
 from dcn_det.inference.dataset import Say, detect_dataset
 from dcn_det.inference.predictor import Predictor
 from dcn_det.inference.processes import Processes
@@ -46,17 +43,8 @@ def run_test(
     results = detect_dataset(predictor, dataset, config.data, config.test.batch_size, folder, say, processes)
     if (processes is not None and not processes.first) or not dataset.index.annotated:
         return results, None
-    return results, measure(results, config, dataset.index)
-
-
-def measure(results: Sequence[Result] | ResultTable, config: Config, index: DatasetIndex) -> Metrics:
-    """Metrics of results of the test split, by the rules of its kind of data."""
-    split = config.data.test
-    if split is None or split.sets is None:
-        return evaluate(index.source, results, backend=config.evaluation.backend)
-    names = [category.name for category in index.categories]
-    images = read_sets(Path(config.data.root), split.sets, names)
-    return evaluate_voc(images, results, names, config.evaluation.voc_ap)
+    evaluation = config.evaluation
+    return results, Truth.of_config(config).measure(results, "bbox", evaluation.backend, evaluation.voc_ap)
 
 
 def pictures(predictor: Predictor, files: Sequence[Path], minimum_score: float = 0.5) -> list[tuple[str, np.ndarray]]:

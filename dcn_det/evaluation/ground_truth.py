@@ -11,9 +11,9 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
+from dcn_det.categories import Category
 from dcn_det.errors import UserError
 from dcn_det.evaluation.results import box_problem, is_number, read_json
-from dcn_det.structures import Category
 
 
 @dataclass(frozen=True)

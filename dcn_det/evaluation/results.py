@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from numbers import Integral, Real
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcn_det.errors import UserError
-from dcn_det.structures import Category, Detections
+
+if TYPE_CHECKING:
+    from dcn_det.categories import Category
+    from dcn_det.structures import Detections
 
 Result = dict[str, Any]
 """``image_id``, ``category_id``, ``score``, and ``bbox`` (x, y, width, height) or ``segmentation``."""
@@ -147,8 +152,28 @@ def check_results(
     if not isinstance(results, list | Iterator):
         hint = "; this looks like a ground-truth file" if isinstance(results, dict) and "images" in results else ""
         raise UserError(f"{source}: expected a list of results, got {_kind(results)}{hint}")
+    # Entries come and go by the hundred thousand and form no cycles; looking for some would take half the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        parts = _checked_parts(iter(results), images, categories, iou_type, source)
+    finally:
+        if collecting:
+            gc.enable()
+    return _without_repetitions(_join(parts, iou_type))
+
+
+_CHUNK = 20_000
+
+
+def _checked_parts(
+    entries: Iterator[Any],
+    images: Mapping[int, tuple[int, int]],
+    categories: Container[int],
+    iou_type: str,
+    source: str,
+) -> list[ResultTable]:
     problems = _Problems(source)
-    entries = iter(results)
     parts: list[ResultTable] = []
     while chunk := list(islice(entries, _CHUNK)):
         part = _columns(chunk, iou_type)
@@ -159,10 +184,7 @@ def check_results(
         if part is not None:
             parts.append(part)
     problems.refuse()
-    return _without_repetitions(_join(parts, iou_type))
-
-
-_CHUNK = 20_000
+    return parts
 
 
 class _Problems:
@@ -192,29 +214,29 @@ class _Problems:
 
 
 def _columns(chunk: list[Any], iou_type: str, strict: bool = True) -> ResultTable | None:
-    """Entries as columns; None when they are not what JSON gives for sound ones. Unless ``strict``, they are known
-    to be sound."""
+    """Entries as columns; None when they are not what JSON gives for sound ones.
+
+    Unless ``strict``, they are known to be sound, but may hold other numbers than JSON's, such as NumPy's.
+    """
+    pick = itemgetter("image_id", "category_id", "score", "bbox" if iou_type == "bbox" else "segmentation")
     try:
-        ids = [[entry[key] for entry in chunk] for key in ("image_id", "category_id")]
-        scores = [entry["score"] for entry in chunk]
-        boxes = [value for entry in chunk for value in entry["bbox"]] if iou_type == "bbox" else []
-        masks = [entry["segmentation"] for entry in chunk] if iou_type == "segm" else None
-        sizes = {len(entry["bbox"]) for entry in chunk} if iou_type == "bbox" else {4}
+        images, categories, scores, shapes = zip(*map(pick, chunk))
+        boxes = list(chain.from_iterable(shapes)) if iou_type == "bbox" else []
+        fits = not boxes or set(map(len, shapes)) == {4}
     except (TypeError, KeyError):
         return None
-    numbers = {int, float}
-    types = {type(each) for column in ids for each in column}
-    if strict and (types - {int} or not numbers.issuperset(map(type, scores)) or sizes != {4}):
-        return None
-    if strict and not numbers.issuperset(map(type, boxes)):
-        return None
+    if strict:
+        numbers = set(map(type, scores)) | set(map(type, boxes))
+        fits = fits and {*map(type, images), *map(type, categories)} == {int} and numbers <= {int, float}
+        if not fits:
+            return None
     try:
         return ResultTable(
-            np.array(ids[0], np.int64),
-            np.array(ids[1], np.int64),
+            np.array(images, np.int64),
+            np.array(categories, np.int64),
             np.array(scores, np.float64),
             np.array(boxes, np.float64).reshape(-1, 4),
-            masks,
+            list(shapes) if iou_type == "segm" else None,
         )
     except (OverflowError, ValueError, TypeError):
         return None
