@@ -13,7 +13,8 @@ from dcn_det.cli.run import run
 COMMANDS = {
     "train": ("dcn_det.cli.train", "train a detector"),
     "test": ("dcn_det.cli.test", "test a trained detector"),
-    "evaluate": ("dcn_det.cli.evaluate", "compute COCO metrics of a results file"),
+    "evaluate": ("dcn_det.cli.evaluate", "compute the metrics of results files and compare them"),
+    "analyze": ("dcn_det.cli.analyze", "report on a results file: curves, errors, worst images"),
     "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
     "benchmark": ("dcn_det.cli.benchmark", "time the operators beside torchvision's"),
     "env": ("dcn_det.env", "print versions, devices and which operators are compiled"),

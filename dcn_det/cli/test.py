@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcn_det.config import load_config
+from dcn_det.config import load_with_origins, print_config
 from dcn_det.data.build import build_dataset
 from dcn_det.data.voc import read_sets
 from dcn_det.engine.testing import run_test, say_on_stderr, say_sample_progress
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import beside_expected
-from dcn_det.evaluation.results import write_json
+from dcn_det.evaluation.results import write_bytes, write_json
 from dcn_det.evaluation.submission import submission_name, write_submission
 from dcn_det.evaluation.voc import write_voc_results
 from dcn_det.inference.build import load_predictor
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config = load_config(args.config, args.overrides)
+    config, origins = load_with_origins(args.config, args.overrides)
     processes = Processes.from_environment()
     dataset = build_dataset(config.data, "test", config.test.resize, progress=say_sample_progress)
     predictor = load_predictor(args.weights, config, processes.device(config.device))
@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     results, metrics = run_test(predictor, dataset, config, output, say_on_stderr, processes)
     if not processes.first:
         return 0
+    write_bytes(output / "config.yaml", print_config(config, origins).encode())
     write_json(output / "detections.json", results)
     print(f"detections: '{output / 'detections.json'}'")
     split = config.data.test

@@ -63,13 +63,21 @@ def write_json(path: str | Path, content: object) -> None:
         ValueError: a number is not finite, which JSON cannot hold.
         OSError: with the file's name.
     """
+    write_bytes(path, json.dumps(content, allow_nan=False).encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file whole or not at all; missing folders are made.
+
+    Raises:
+        OSError: with the file's name.
+    """
     path = Path(path)
-    text = json.dumps(content, allow_nan=False)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
