@@ -19,12 +19,15 @@ class Comparison:
 
 
 def beside_expected(metrics: Metrics, expected: Sequence[Expected]) -> Comparison:
-    """Compares what was measured with what a config promises; an undefined metric misses every promise.
+    """Compares what was measured with what a config promises.
+
+    A metric that is promised by several sources has to meet one of them; an undefined metric meets none.
 
     Raises:
         UserError: a metric is promised that this evaluation does not give.
     """
-    lines, missed = [], []
+    lines: list[str] = []
+    met: dict[str, bool] = {}
     for item in expected:
         if item.metric not in metrics.values:
             hint = did_you_mean(item.metric, metrics.values)
@@ -32,10 +35,9 @@ def beside_expected(metrics: Metrics, expected: Sequence[Expected]) -> Compariso
         value = metrics[item.metric]
         # Half a unit of the fourth decimal, so that a bound that is met to the printed digits is met.
         good = abs(value - item.value) <= item.tolerance + 5e-5
-        if not good:
-            missed.append(item.metric)
+        met[item.metric] = met.get(item.metric, False) or good
         lines.append(
             f"{item.metric}: measured {text(value).strip()}, expected {item.value:.3f} +- {item.tolerance:.3f} "
             f"({item.source}){'' if good else '  MISSED'}\n"
         )
-    return Comparison("".join(lines), tuple(missed))
+    return Comparison("".join(lines), tuple(name for name, good in met.items() if not good))

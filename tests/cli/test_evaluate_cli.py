@@ -156,3 +156,12 @@ def test_a_promise_of_another_kind_of_metric_is_refused() -> None:
     Path("config.yaml").write_text(EXPECTED.format(0.5).replace("AP50", "mAP50"))
     with pytest.raises(UserError, match=r"expected: 'mAP50' is none of the metrics AP, .*; did you mean 'AP50'\?"):
         main(["gt.json", "results.json", "--config", "config.yaml"])
+
+
+@pytest.mark.usefixtures("files")
+def test_of_several_sources_one_has_to_be_met(capsys: pytest.CaptureFixture[str]) -> None:
+    item = "  - {{metric: AP50, value: {}, tolerance: 0.01, source: {}}}\n"
+    Path("config.yaml").write_text("expected:\n" + item.format(0.9, "a paper") + item.format(0.5, "its code"))
+    assert main(["gt.json", "results.json", "--config", "config.yaml"]) == 0
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.endswith("(a paper)  MISSED") and second.endswith("(its code)")

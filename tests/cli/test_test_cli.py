@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dcn_det.cli import evaluate, train
 from dcn_det.cli import test as command
-from dcn_det.cli import train
 from dcn_det.config import load_config
 from dcn_det.errors import UserError
 
@@ -126,6 +127,45 @@ def test_training_does_without_annotations_to_test_on(
     assert "test on   nothing" in (tmp_path / "b" / "log.txt").read_text()
     with pytest.raises(UserError, match=r"data\.test: is null, there is nothing to test on"):
         command.main(arguments(weights, tmp_path / "out", "data.test=null"))
+
+
+def test_pascal_voc_is_tested_and_measured_by_its_own_rules(
+    weights: Path, tmp_path: Path, sample_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "voc" / "VOC2007"
+    for folder in ("Annotations", "ImageSets/Main"):
+        (base / folder).mkdir(parents=True)
+    shutil.copytree(sample_root / "val", base / "JPEGImages")
+    document = json.loads((sample_root / "annotations" / "val.json").read_text())
+    for image in document["images"]:
+        objects = ""
+        for each in document["annotations"]:
+            if each["image_id"] == image["id"]:
+                x, y, width, height = each["bbox"]
+                corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + width, y + height))
+                box = "".join(f"<{key}>{value}</{key}>" for key, value in corners)
+                name = each["category_id"] - 1
+                objects += f"<object><name>{name}</name><bndbox>{box}</bndbox></object>"
+        text = f"<annotation><size><width>256</width><height>256</height></size>{objects}</annotation>"
+        (base / "Annotations" / image["file_name"].replace("jpg", "xml")).write_text(text)
+    names = [image["file_name"].removesuffix(".jpg") for image in document["images"]]
+    (base / "ImageSets/Main/test.txt").write_text("\n".join(names))
+    voc = [
+        "data.kind=voc",
+        f"data.root={tmp_path / 'voc'}",
+        "data.train={sets: [VOC2007/ImageSets/Main/test.txt], images: null, annotations: null}",
+        "data.test={sets: [VOC2007/ImageSets/Main/test.txt], images: null, annotations: null}",
+        "data.classes=[" + ", ".join(f"'{digit}'" for digit in range(10)) + "]",
+    ]
+    output = tmp_path / "out"
+    assert command.main(arguments(weights, output, *voc)) == 0
+    printed = capsys.readouterr().out
+    assert "voc: 4 images" in printed and "mAP50" in printed and "mAP70" in printed
+    lines = [line for path in (output / "voc").glob("comp4_det_test_*.txt") for line in path.read_text().splitlines()]
+    assert len(lines) == len(json.loads((output / "detections.json").read_text())) > 0
+    assert evaluate.main([str(output / "config.yaml"), str(output / "detections.json"), str(output / "voc")]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[-2].split()[0] == "mAP50"
 
 
 def test_a_name_that_the_server_cannot_take_is_refused(weights: Path, tmp_path: Path) -> None:
