@@ -6,6 +6,7 @@ import argparse
 import operator
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from dcn_det.cli import benchmark_eval
 from dcn_det.evaluation.results import write_json
 from dcn_det.ops import batched_nms, deform_conv2d, deform_psroi_pool, nms, psroi_pool, roi_pool
 
@@ -225,7 +227,11 @@ def _take_turns(case: Case, rounds: int, seconds: float) -> dict[str, float]:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(prog="benchmark", description="Measures ratios of times, side by side.")
-    result.add_argument("what", choices=["ops"], help="ops: the operators on the CPU")
+    result.add_argument(
+        "what",
+        choices=["ops", "eval", "postprocess"],
+        help="ops: the operators on the CPU; eval and postprocess have a --help of their own",
+    )
     result.add_argument("--only", default="", help="only cases whose name holds this")
     result.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default %(default)s)")
     result.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default %(default)s)")
@@ -236,6 +242,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ("eval", "postprocess"):
+        return benchmark_eval.main(argv)
     args = parser().parse_args(argv)
     torch.manual_seed(0)
     records, missed = [], 0
