@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -60,20 +62,27 @@ def build_predictor(model: nn.Module, categories: tuple[Category, ...], config: 
 
 
 def load_predictor(path: Path, config: Config | None = None, device: str = "auto") -> Predictor:
+    """Rebuilds a trained detector from its file, see :func:`restore_predictor`."""
+    return restore_predictor(checkpoint.load(path), path, config, device)
+
+
+def restore_predictor(
+    state: Mapping[str, Any], source: Path, config: Config | None = None, device: str = "auto"
+) -> Predictor:
     """Rebuilds a trained detector.
 
     Args:
-        path: checkpoint written by ``tools/train.py``; it carries the class names.
+        state: a checkpoint's content, class names among it.
+        source: its file, for messages.
         config: settings to use; those in the checkpoint when not given.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UserError: the file is missing, damaged, not a checkpoint, or of another model than ``config``.
+        UserError: the checkpoint is of another model than ``config``, or the device is not there.
     """
-    state = checkpoint.load(path)
-    config = config or from_plain(state["config"])
+    config = config or from_plain(state["config"], str(source))
     categories = checkpoint.categories_from_plain(state["categories"])
     where = resolve_device(device)
     model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
-    checkpoint.load_weights(model, state["model"], path)
+    checkpoint.load_weights(model, state["model"], source)
     return build_predictor(model.to(where).eval(), categories, config)
