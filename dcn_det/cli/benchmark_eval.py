@@ -81,9 +81,11 @@ def evaluation(images: int, detections: int) -> tuple[dict[str, float], Bars]:
 
 def _run_evaluate(folder: Path, backend: str) -> tuple[float, float, str]:
     """Processor seconds, peak memory in MiB, and what is printed."""
+    # getrusage would tell the parent's peak where that is higher; VmHWM starts anew with the program.
     program = (
-        "import resource, sys\nfrom dcn_det.cli.evaluate import main\ncode = main(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)\nsys.exit(code)"
+        "import re, sys\nfrom dcn_det.cli.evaluate import main\ncode = main(sys.argv[1:])\n"
+        "status = open('/proc/self/status').read()\n"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) / 1024, file=sys.stderr)\nsys.exit(code)"
     )
     files = [str(folder / "truth.json"), str(folder / "results.json")]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
