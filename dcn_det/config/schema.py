@@ -439,3 +439,14 @@ class Config(Section):
     test: Test = Test()
     evaluation: Evaluation = Evaluation()
     expected: tuple[Expected, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        voc = self.data.kind == "voc"
+        if self.data.test is not None and self.train.best_metric.startswith("mAP") != voc:
+            measured = "mAP50 or mAP70" if voc else "COCO's metrics, such as AP"
+            raise ValueError(
+                f"train.best_metric {self.train.best_metric} is not measured on {self.data.kind} data; "
+                f"choose {measured}"
+            )
+        return self

@@ -152,6 +152,7 @@ def test_pascal_voc_is_tested_and_measured_by_its_own_rules(
     (base / "ImageSets/Main/test.txt").write_text("\n".join(names))
     voc = [
         "data.kind=voc",
+        "train.best_metric=mAP50",
         f"data.root={tmp_path / 'voc'}",
         "data.train={sets: [VOC2007/ImageSets/Main/test.txt], images: null, annotations: null}",
         "data.test={sets: [VOC2007/ImageSets/Main/test.txt], images: null, annotations: null}",

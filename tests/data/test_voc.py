@@ -64,7 +64,7 @@ def test_sets_of_one_class_and_the_dataset_of_a_config(root: Path) -> None:
         "train": {"sets": SETS},
         "test": {"sets": ["VOC2007/ImageSets/Main/chair_trainval.txt"]},
     }
-    data = Config.model_validate({"data": settings}).data
+    data = Config.model_validate({"data": settings, "train": {"best_metric": "mAP50"}}).data
     pixels, info, target = build_dataset(data, "train")[Draw(1, False, 0)]
     assert pixels.shape == (3, 600, 900) and (info.height, info.width) == (80, 120)
     assert target is not None
@@ -103,6 +103,14 @@ def test_malformed_sets_are_refused(root: Path, change, message: str) -> None:
     change(root)
     with pytest.raises(UserError, match=message):
         read_sets(root, SETS[:1], VOC_CLASSES)
+
+
+def test_the_best_checkpoint_is_chosen_by_a_metric_that_is_measured() -> None:
+    split = {"sets": SETS}
+    with pytest.raises(ValueError, match=r"train\.best_metric AP is not measured on voc data; choose mAP50 or mAP70"):
+        Config.model_validate({"data": {"kind": "voc", "train": split, "test": split}})
+    with pytest.raises(ValueError, match=r"train\.best_metric mAP50 is not measured on coco data; choose COCO's"):
+        Config.model_validate({"train": {"best_metric": "mAP50"}})
 
 
 @pytest.mark.parametrize(
