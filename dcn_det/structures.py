@@ -6,10 +6,15 @@ the data set's list of categories; background has no label.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from dcn_det.categories import Category
+
+__all__ = ["Batch", "Category", "Detections", "ImageInfo", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Detections:
-    """What a detector found in one image, best score first.
+    """What a detector found in one image, best score first unless the producer says otherwise.
 
     Attributes:
         boxes: float32 (N, 4), in the pixels the producer states.
@@ -109,13 +114,18 @@ class Detections:
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
+    def __getitem__(self, which: Tensor) -> Detections:
+        """Those at the given positions (int64) or where a mask (bool) is set."""
+        return Detections(self.boxes[which], self.scores[which], self.labels[which])
+
+    @staticmethod
+    def join(parts: Sequence[Detections]) -> Detections:
+        """One after the other; at least one."""
+        return Detections(
+            torch.cat([part.boxes for part in parts]),
+            torch.cat([part.scores for part in parts]),
+            torch.cat([part.labels for part in parts]),
+        )
+
     def to(self, device: torch.device | str) -> Detections:
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True, slots=True)
-class Category:
-    """One class of a data set: its id in the annotation file and its name."""
-
-    id: int
-    name: str

@@ -16,8 +16,10 @@ from dcn_det.cli.run import run
 from dcn_det.config import load_config, to_plain
 from dcn_det.config.schema import Train
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
-from dcn_det.evaluation.coco import evaluate, to_coco_results
-from dcn_det.inference.predictor import Predictor, resolve_device
+from dcn_det.evaluation.results import to_coco_results
+from dcn_det.evaluation.split import Truth
+from dcn_det.inference.build import build_predictor
+from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint
 
@@ -50,7 +52,6 @@ def main(argv: list[str] | None = None) -> int:
 
     # Data: batches are a function of the seed and the iteration.
     train_set = build_dataset(config.data, "train")
-    test_set = build_dataset(config.data, "test", config.test.resize)
     loader = build_train_loader(train_set, config.data, train.batch_size, config.seed)
     copies = 2 if config.data.flip == "double" else 1
     epoch_length = max(copies * len(train_set) // train.batch_size, 1)
@@ -95,13 +96,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"iter {iteration + 1}/{length}  loss {total.item():.6f}  {parts}", flush=True)
 
     # Testing.
-    predictor = Predictor(
-        model.eval(), train_set.categories, test_set.short_side, test_set.max_side, device
-    )  # boxes in pixels of the original images
-    results = []
-    for info, detections in predictor.stream(build_eval_loader(test_set, config.data, config.test.batch_size)):
-        results += to_coco_results(detections, info.image_id, train_set.categories)
-    print(evaluate(test_set.index.source, results).table())
+    if config.data.test is not None:
+        test_set = build_dataset(config.data, "test", config.test.resize)
+        predictor = build_predictor(model.eval(), train_set.categories, config)
+        views = [(view.flipped, (view.short_side, view.max_side)) for view in predictor.views]
+        results = []
+        batches = build_eval_loader(test_set, config.data, config.test.batch_size, views=views)
+        for info, detections in predictor.stream(batches):  # boxes in pixels of the original images
+            results += to_coco_results(detections, info.image_id, train_set.categories)
+        if test_set.index.annotated:
+            print(Truth.of_config(config).measure(results).table())
 
     # The checkpoint that tools/test.py and tools/infer.py read.
     categories = checkpoint.categories_to_plain(train_set.categories)

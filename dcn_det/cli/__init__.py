@@ -15,10 +15,11 @@ COMMANDS = {
     "test": ("dcn_det.cli.test", "test a trained detector"),
     "check-dataset": ("dcn_det.cli.check_dataset", "find what is wrong with a data set"),
     "convert-weights": ("dcn_det.cli.convert_weights", "turn weights of other programs into a checkpoint"),
-    "evaluate": ("dcn_det.cli.evaluate", "compute COCO metrics of a results file"),
+    "evaluate": ("dcn_det.cli.evaluate", "compute the metrics of results files and compare them"),
+    "analyze": ("dcn_det.cli.analyze", "report on a results file: curves, errors, worst images"),
     "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),
-    "benchmark": ("dcn_det.cli.benchmark", "time the operators, loading or training"),
+    "benchmark": ("dcn_det.cli.benchmark", "time the operators, loading, training or evaluation"),
     "env": ("dcn_det.env", "print versions, devices and which operators are compiled"),
 }
 """Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""

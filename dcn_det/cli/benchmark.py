@@ -8,7 +8,9 @@ import sys
 
 BENCHMARKS = {
     "data": ("dcn_det.benchmark.data", "reading and preparing images"),
+    "eval": ("dcn_det.benchmark.evaluation", "the evaluation command with either back end"),
     "ops": ("dcn_det.benchmark.ops", "the operators beside torchvision's and the plain convolution"),
+    "postprocess": ("dcn_det.benchmark.postprocess", "from a head's output to detections, and several scales"),
     "train": ("dcn_det.benchmark.train", "training, and its parts"),
 }
 """Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""

@@ -19,6 +19,7 @@ from dcn_det.data.sampler import Draw, mix, permutation
 from dcn_det.data.transforms import read_image
 from dcn_det.engine.logging import progress_line
 from dcn_det.engine.testing import say_on_stderr, say_sample_progress
+from dcn_det.errors import UserError
 from dcn_det.evaluation.results import write_json
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Target
@@ -55,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     if config.data.kind == "sample" and not holds_sample(root):
         make_sample(root, progress=say_sample_progress)
     part = config.data.train if args.split == "train" else config.data.test
+    if part is None or part.annotations is None or part.images is None:
+        why = "is null" if part is None else f"is {config.data.kind} data; expected COCO's format"
+        raise UserError(f"data.{args.split} {why}: there is no annotation file to check")
     started = spoken = time.monotonic()
 
     def progress(done: int, total: int) -> None:

@@ -1,21 +1,43 @@
-"""``tools/evaluate.py``: COCO metrics of a results file."""
+"""``tools/evaluate.py``: metrics of results files, side by side and beside what a config promises."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from dcn_det.evaluation.coco import evaluate, load_ground_truth, load_results, write_json
+from dcn_det.config import load_config
+from dcn_det.config.schema import Config
+from dcn_det.errors import UserError
+from dcn_det.evaluation.expected import Comparison, beside_expected
+from dcn_det.evaluation.metrics import Metrics, text
+from dcn_det.evaluation.results import write_json
+from dcn_det.evaluation.split import Truth
+
+MISSED = 1
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="evaluate", description="Computes COCO's 12 metrics of a results file with pycocotools."
+        prog="evaluate",
+        description="Computes the metrics of results files: COCO's 12, or VOC's when the config is of VOC data. Exits "
+        "with 1 when a metric misses what the config expects.",
     )
-    result.add_argument("ground_truth", type=Path, help="annotations in COCO format (JSON)")
-    result.add_argument("results", type=Path, help="list of detections in COCO's results format (JSON)")
+    result.add_argument(
+        "ground_truth", type=Path, help="annotations in COCO format (JSON), or a config (YAML) whose test split to take"
+    )
+    result.add_argument(
+        "results", type=Path, nargs="+", help="detections in COCO's format (JSON), or folders of VOC result files"
+    )
+    result.add_argument("--config", type=Path, help="whose expected numbers and evaluation settings to take")
+    result.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting laid over the config"
+    )
     result.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="default %(default)s")
+    result.add_argument(
+        "--backend", choices=("auto", "hotcoco", "pycocotools"), help="instead of the config's evaluation.backend"
+    )
     result.add_argument("--per-class", action="store_true", help="also print the AP of each class")
     result.add_argument("--json", type=Path, metavar="OUT", help="also write the metrics to this file")
     return result
@@ -24,10 +46,69 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
-    truth = load_ground_truth(args.ground_truth)
-    results = load_results(args.results, truth, args.iou_type)
-    metrics = evaluate(truth, results, args.iou_type)
-    print(metrics.table(per_class=args.per_class))
+    config, truth = read_truth(args.ground_truth, args.config, args.set)
+    backend = args.backend or config.evaluation.backend
+    names = short_names(args.results)
+    found: dict[str, Metrics] = {}
+    for name, path in zip(names, args.results):
+        found[name] = truth.measure(truth.read(path, args.iou_type), args.iou_type, backend, config.evaluation.voc_ap)
+    compared = {name: beside_expected(metrics, config.expected) for name, metrics in found.items()}
+    if len(found) == 1:
+        print(found[names[0]].table(per_class=args.per_class))
+        print(compared[names[0]].text, end="")
+    else:
+        print(side_by_side(found, config, args.per_class))
+        print(missed_lines(compared), end="")
     if args.json:
-        write_json(args.json, metrics.to_plain())
-    return 0
+        plain = {name: metrics.to_plain() for name, metrics in found.items()}
+        write_json(args.json, plain if len(plain) > 1 else plain[names[0]])
+    return MISSED if any(comparison.missed for comparison in compared.values()) else 0
+
+
+def read_truth(path: Path, config_path: Path | None, overrides: Sequence[str]) -> tuple[Config, Truth]:
+    """The config, default where none is given, and the ground truth."""
+    if path.suffix in (".yaml", ".yml"):
+        if config_path is not None:
+            raise UserError("--config: the ground truth is a config already; give the annotations instead, or drop it")
+        config = load_config(path, overrides)
+        return config, Truth.of_config(config)
+    if overrides and config_path is None:
+        raise UserError("--set: there is no config to lay settings over; give one as ground truth or with --config")
+    return load_config(config_path, overrides) if config_path else Config(), Truth.of_file(path)
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart; a path given twice is counted."""
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [str(Path(*path.parts[-parts:])) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path} ({number})" for number, path in enumerate(paths, start=1)]
+
+
+def side_by_side(found: dict[str, Metrics], config: Config, per_class: bool) -> str:
+    """A column for each results file, and one for the numbers expected."""
+    every = list(found.values())
+    expected: dict[str, str] = {item.metric: f"{item.value:.3f}" for item in config.expected}
+    columns = {name: [str(m.detections), *map(text, m.values.values())] for name, m in found.items()}
+    rows = ["detections", *every[0].values]
+    if per_class:
+        rows += list(every[0].per_class)
+        for name, metrics in found.items():
+            columns[name] += map(text, metrics.per_class.values())
+    if expected:
+        columns["expected"] = [expected.get(row, "") for row in rows]
+    first = max(map(len, rows))
+    widths = {name: max(len(name), *map(len, column)) for name, column in columns.items()}
+    lines = [f"{every[0].kind}: {every[0].images} images, {every[0].objects} objects ({every[0].backend})"]
+    lines += [f"{name}: {note}" for name, metrics in found.items() for note in metrics.notes]
+    lines.append("  ".join([" " * first, *(f"{name:>{widths[name]}}" for name in columns)]))
+    for index, row in enumerate(rows):
+        lines.append("  ".join([f"{row:<{first}}", *(f"{columns[name][index]:>{widths[name]}}" for name in columns)]))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def missed_lines(compared: dict[str, Comparison]) -> str:
+    return "".join(
+        f"{name}: {line}\n" for name, each in compared.items() for line in each.text.splitlines() if "MISSED" in line
+    )

@@ -15,8 +15,8 @@ import numpy as np
 from dcn_det.data.transforms import read_image
 from dcn_det.engine.logging import progress_line
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import write_json
-from dcn_det.inference.predictor import Predictor
+from dcn_det.evaluation.results import write_json
+from dcn_det.inference.build import load_predictor
 from dcn_det.structures import Detections
 from dcn_det.visualize.boxes import draw_detections, sheet
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     images = find_images(args.images)
-    predictor = Predictor.from_checkpoint(args.weights, args.device)
+    predictor = load_predictor(args.weights, device=args.device)
     args.output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     cells: list[np.ndarray] = []

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from dcn_det.config import Config, to_plain
-from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
-from dcn_det.data.loader import Loader
+from dcn_det.data.build import build_dataset, build_train_loader
+from dcn_det.data.loader import DetectionDataset, Loader
 from dcn_det.data.sampler import TrainSampler
 from dcn_det.engine import randomness
 from dcn_det.engine.build import (
-    PRECISIONS,
     build_optimizer,
     build_schedule,
     divide,
@@ -26,11 +28,11 @@ from dcn_det.engine.ema import WeightAverage
 from dcn_det.engine.logging import Log
 from dcn_det.engine.prepare import be_deterministic, compile_regions, recompute_stages
 from dcn_det.engine.store import CheckpointStore
-from dcn_det.engine.testing import detect_all, pictures, say_sample_progress
+from dcn_det.engine.testing import pictures, run_test, say_sample_progress
 from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import evaluate
-from dcn_det.inference.predictor import Predictor, resolve_device
+from dcn_det.inference.build import build_predictor
+from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
@@ -66,12 +68,7 @@ class Session:
         self.division = divide(config.train, self.processes.world_size, global_batch)
         with self.processes.main_first():
             self.train_set = build_dataset(config.data, "train", progress=say_sample_progress)
-        self.test_set = build_dataset(config.data, "test", config.test.resize)
-        if self.test_set.categories != self.train_set.categories:
-            raise UserError(
-                f"data.test.annotations: '{self.test_set.index.source}' has other categories than "
-                f"'{self.train_set.index.source}'"
-            )
+        self.test_set = self._annotated_test_set()
         randomness.seed(config.seed)
         with self.processes.main_first():
             self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
@@ -88,6 +85,22 @@ class Session:
         self.epoch_length = sampler.epoch_length
         self.length = run_length(config.train, self.epoch_length)
         self.factor = build_schedule(config.train, self.length, self.epoch_length)
+
+    def _annotated_test_set(self) -> DetectionDataset | None:
+        """The test split; None when there is nothing to evaluate against."""
+        data = self.config.data
+        if data.test is None:
+            return None
+        dataset = build_dataset(data, "test", self.config.test.resize)
+        if dataset.categories != self.train_set.categories:
+            raise UserError(
+                f"data.test.annotations: '{dataset.index.source}' has other categories than "
+                f"'{self.train_set.index.source}'"
+            )
+        if not dataset.index.annotated:
+            warnings.warn(f"'{dataset.index.source}' has no annotations: training is not evaluated", stacklevel=3)
+            return None
+        return dataset
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -119,7 +132,7 @@ class Session:
                 f"model     {config.model.kind}, {backbone.kind}: {total:,} parameters, {trainable:,} trainable",
                 f"deform    convolutions {deformable}; RoI pooling {config.model.pooling}",
                 f"train on  {self.train_set.index.report}",
-                f"test on   {self.test_set.index.report}",
+                f"test on   {self.test_set.index.report if self.test_set else 'nothing: no annotations'}",
                 f"rate      effective learning rate {self.rate}",
                 f"length    {self.length} iterations of {self.division}, "
                 f"{self.length / self.epoch_length:.1f} epochs of {self.epoch_length} iterations",
@@ -138,27 +151,25 @@ class Session:
         if self.config.train.oom_retry and self.processes.many:
             yield "note      train.oom_retry is for runs of one process; here, out of memory ends the run"
 
-    def evaluator(self, log: Log) -> Evaluate:
-        """Measures the model on the test split, shared between the processes, and logs metrics and some pictures."""
-        processes, index = self.processes, self.test_set.index
+    def evaluator(self, log: Log) -> Evaluate | None:
+        """Measures the model on the test split, shared between the processes, and logs metrics and some pictures.
+
+        None when there is nothing to evaluate against.
+        """
+        processes, test_set = self.processes, self.test_set
+        if test_set is None:
+            return None
 
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
-            predictor = self.predictor(model)
-            batches = build_eval_loader(
-                self.test_set,
-                self.config.data,
-                self.config.test.batch_size,
-                world_size=processes.world_size,
-                rank=processes.rank,
-            )
-            share = -(-len(index) // processes.world_size)
-            found = processes.collect(detect_all(predictor, batches, share, log.say))
+            predictor = build_predictor(model, self.categories, self.config)
+            with tempfile.TemporaryDirectory(prefix="dcn_det-test-") as folder:
+                _, metrics = run_test(predictor, test_set, self.config, Path(folder), log.say, processes)
             values = None
             if processes.main:
-                metrics = evaluate(index.source, [result for part in found for result in part])
+                assert metrics is not None
                 log.say(metrics.table())
                 log.scalars(iteration, {f"AP of class/{name}": ap for name, ap in metrics.per_class.items()}, "test")
-                for name, picture in pictures(predictor, index, DRAWN_IMAGES):
+                for name, picture in pictures(predictor, test_set.index, DRAWN_IMAGES):
                     log.image(iteration, f"pictures/{name}", picture)
                 values = metrics.values
             return processes.share(values)
@@ -185,9 +196,3 @@ class Session:
             self.processes,
             self.average,
         )
-
-    def predictor(self, model: nn.Module) -> Predictor:
-        """A predictor with the settings of testing."""
-        resize = self.config.test.resize or self.config.data.resize
-        precision = PRECISIONS[self.config.train.precision]
-        return Predictor(model, self.categories, resize.short_side, resize.max_side, self.device, precision)

@@ -5,26 +5,39 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dcn_det.config import Config, load_config, to_plain
-from dcn_det.data.build import build_dataset, build_eval_loader
-from dcn_det.engine.build import PRECISIONS
-from dcn_det.engine.testing import detect_all, say_on_stderr, say_sample_progress
+import torch
+
+from dcn_det.config import Config, Origins, load_with_origins, print_config, to_plain
+from dcn_det.data.build import build_dataset
+from dcn_det.data.voc import read_sets
+from dcn_det.engine import distributed
+from dcn_det.engine.distributed import Processes
+from dcn_det.engine.testing import run_test, say_on_stderr, say_sample_progress
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import CocoMetrics, evaluate, load_ground_truth, write_json
-from dcn_det.inference.predictor import Predictor, resolve_device
-from dcn_det.models.build import build_detector
+from dcn_det.evaluation.expected import beside_expected
+from dcn_det.evaluation.results import write_bytes, write_json
+from dcn_det.evaluation.submission import submission_name, write_submission
+from dcn_det.evaluation.voc import write_voc_results
+from dcn_det.inference.build import restore_predictor
+from dcn_det.inference.predictor import resolve_device
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 from dcn_det.weights.settings import describe, differences, get, laid_over, of_checkpoint
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the slowest one."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="test", description="Writes detections.json and metrics.json for the test split of a config."
+        prog="test",
+        description="Writes detections.json and metrics.json for the test split of a config. Finished images are kept "
+        "in the output folder: after a kill, the same command goes on. torchrun --nproc-per-node N shares the images.",
     )
     result.add_argument("config", type=Path, help="YAML file")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
@@ -32,41 +45,61 @@ def parser() -> argparse.ArgumentParser:
         "--weights", type=Path, required=True, help="checkpoint, from training or tools/convert_weights.py"
     )
     result.add_argument("--output", type=Path, help="folder of the results (default: test/ beside the weights)")
+    result.add_argument(
+        "--submission",
+        metavar="NAME",
+        type=submission_name,
+        help="also write the zip that COCO's test-dev server takes, under this name of the method",
+    )
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config = load_config(args.config, args.overrides)
+    config, origins = load_with_origins(args.config, args.overrides)
+    processes, device = distributed.start(resolve_device(config.device), config.device, PATIENCE)
+    if not processes.main:
+        warnings.simplefilter("ignore")  # the main process gives the same ones
+    code = _run(args, config, origins, processes, device)
+    distributed.stop()
+    return code
+
+
+def _run(args: argparse.Namespace, config: Config, origins: Origins, processes: Processes, device: torch.device) -> int:
     state = checkpoint.load(args.weights)
-    config = with_settings_of_weights(config, state, args.weights)
-    device = resolve_device(config.device)
-    dataset = build_dataset(config.data, "test", config.test.resize, progress=say_sample_progress)
-    trained = checkpoint.categories_from_plain(state["categories"])
-    check_categories(trained, dataset.categories, args.weights, dataset.index.source)
-    model = build_detector(config.model, len(trained), config.test, load_backbone_weights=False)
-    checkpoint.load_weights(model, state["model"], args.weights)
+    given, config = config, with_settings_of_weights(config, state, args.weights)
+    changed = differences(given, of_checkpoint(state["config"]))
+    origins = {**origins, **dict.fromkeys(changed, f"'{args.weights}'")}
+    with processes.main_first():
+        dataset = build_dataset(config.data, "test", config.test.resize, progress=say_sample_progress)
+    predictor = restore_predictor(state, args.weights, config, str(device))
+    check_categories(predictor.categories, dataset.categories, args.weights, dataset.index.source)
     output: Path = args.output or args.weights.parent / "test"
     output.mkdir(parents=True, exist_ok=True)
 
-    say_on_stderr(f"test on {dataset.index.report}")
-    predictor = Predictor(
-        model.to(device).eval(),
-        trained,
-        dataset.short_side,
-        dataset.max_side,
-        device,
-        PRECISIONS[config.train.precision],
-    )
-    batches = build_eval_loader(dataset, config.data, config.test.batch_size, pin_memory=device.type == "cuda")
-    results = detect_all(predictor, batches, len(dataset), say_on_stderr)
+    if processes.main:
+        say_on_stderr(f"test on {dataset.index.report}")
+    results, metrics = run_test(predictor, dataset, config, output, say_on_stderr, processes)
+    if not processes.main:
+        return 0
+    write_bytes(output / "config.yaml", print_config(config, origins).encode())
     write_json(output / "detections.json", results)
     print(f"detections: '{output / 'detections.json'}'")
-    metrics = evaluate(load_ground_truth(dataset.index.source), results)
+    split = config.data.test
+    if split is not None and split.sets is not None:
+        names = [category.name for category in dataset.categories]
+        images = read_sets(Path(config.data.root), split.sets, names, labelled=False)
+        write_voc_results(output / "voc", results, images, names, Path(split.sets[0]).stem)
+        print(f"VOC result files: '{output / 'voc'}'")
+    if args.submission:
+        print(f"submission: '{write_submission(output, args.submission, results, dataset.index)}'")
+    if metrics is None:
+        print(f"no metrics: '{dataset.index.source}' has no annotations")
+        return 0
     write_json(output / "metrics.json", metrics.to_plain())
     print(metrics.table(per_class=True))
-    print(beside_expected(metrics, config), end="")
+    print(beside_expected(metrics, config.expected).text, end="")
     return 0
 
 
@@ -99,13 +132,3 @@ def check_categories(trained: tuple[Category, ...], given: tuple[Category, ...],
     ]
     difference = "; ".join(part for part in parts if part) or "the same names under other ids"
     raise UserError(f"'{weights}' was trained for other classes than those of '{source}': {difference}")
-
-
-def beside_expected(metrics: CocoMetrics, config: Config) -> str:
-    """Lines with the numbers the config promises beside those measured; empty when it promises none."""
-    lines = [
-        f"{item.metric}: measured {metrics[item.metric]:.3f}, expected {item.value:.3f} "
-        f"+- {item.tolerance:.3f} ({item.source})\n"
-        for item in config.expected
-    ]
-    return "".join(lines)

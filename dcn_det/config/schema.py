@@ -50,6 +50,7 @@ __all__ = [
     "AnchorHead",
     "Anchors",
     "Backbone",
+    "BoxAverage",
     "ClassAwareRPN",
     "ClassAwareRPNHead",
     "Config",
@@ -57,6 +58,7 @@ __all__ = [
     "Data",
     "Deform",
     "Detector",
+    "Evaluation",
     "Expected",
     "FasterRCNN",
     "FasterRCNNHead",
@@ -74,14 +76,19 @@ __all__ = [
     "Warmup",
 ]
 
-Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+Metric = Literal[
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "mAP50", "mAP70"
+]  # fmt: skip
+"""COCO's 12, then Pascal VOC's mean average precision at an IoU of 0.5 and 0.7."""
 
 
 class Split(Section):
-    images: Text
-    """Folder of the images, relative to ``data.root``."""
-    annotations: Text
-    """COCO-format JSON file, relative to ``data.root``."""
+    images: Text | None = None
+    """Folder of the images, relative to ``data.root``; not for ``voc``."""
+    annotations: Text | None = None
+    """COCO-format JSON file, relative to ``data.root``; not for ``voc``."""
+    sets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Image sets of Pascal VOC, relative to ``data.root``, such as ``VOC2007/ImageSets/Main/trainval.txt``."""
 
 
 class Resize(Section):
@@ -124,13 +131,15 @@ class Crop(Section):
 
 
 class Data(Section):
-    kind: Literal["coco", "sample"] = "coco"
+    kind: Literal["coco", "voc", "sample"] = "coco"
     """``sample`` is the embedded set of digits over photographs, written to ``root`` when first used."""
     root: Text = "datasets/coco"
     train: Split = Split(images="train2017", annotations="annotations/instances_train2017.json")
-    test: Split = Split(images="val2017", annotations="annotations/instances_val2017.json")
+    test: Split | None = Split(images="val2017", annotations="annotations/instances_val2017.json")
+    """Null trains without evaluation; a file without ``annotations``, such as that of test-dev, can be tested but
+    not evaluated."""
     classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Category names; when given they must be those of the annotation file."""
+    """Category names; when given they must be those of the annotation file. ``voc``: the 20 unless given."""
     resize: Resize = Resize()
     flip: Literal["double", "random", "none"] = "double"
     """``double`` lists every image twice, once mirrored (the authors' way); ``random`` tosses a coin."""
@@ -157,6 +166,13 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
+        for name, split in (("train", self.train), ("test", self.test)):
+            if split is None:
+                continue
+            if self.kind == "voc" and (split.sets is None or split.images or split.annotations):
+                raise ValueError(f"{name} of voc data has sets, and neither images nor annotations")
+            if self.kind != "voc" and (split.sets or split.images is None or split.annotations is None):
+                raise ValueError(f"{name} of {self.kind} data has images and annotations, and no sets")
         classes = self.classes or ()
         twice = sorted({name for name in classes if classes.count(name) > 1})
         if twice:
@@ -280,20 +296,62 @@ class Train(Section):
         return self
 
 
+class BoxAverage(Section):
+    """Iterative bounding-box average (Gidaris and Komodakis, ICCV 2015), for two-stage detectors."""
+
+    iterations: Positive = 2
+    """How often the head scores and regresses; 1 only votes."""
+    prune_iou: Fraction = 0.95
+    """Of boxes of a class that overlap more, only the best goes through the head again ..."""
+    max_boxes: Positive = 1000
+    """... and of those at most this many an image."""
+    vote_iou: Fraction | None = 0.5
+    """A kept box becomes the score-weighted mean of its class's candidates that overlap it at least this much;
+    null leaves it as it is."""
+
+
 class Test(Section):
+    alternatives = (("resize", "scales"),)
+
     resize: Resize | None = None
-    """As in training when not given."""
+    """Size of the input; as in training when neither this nor ``scales`` is given."""
+    scales: Annotated[tuple[Resize, ...], Field(min_length=1)] | None = None
+    """Sizes at which the whole detector runs; what it finds at each is united before suppression."""
+    flip: bool = False
+    """Runs on the mirrored image, too."""
     batch_size: Positive = 1
     score_threshold: Fraction = 1e-3
+    """Boxes need more."""
+    nms: Literal["hard", "linear", "gaussian"] = "hard"
+    """Drop boxes that overlap a better one, or lower their scores (soft-NMS, Bodla et al., ICCV 2017)."""
     nms_iou: Fraction = 0.3
+    """Boxes that overlap a better one by more are dropped, or lowered when ``linear``."""
+    nms_sigma: PositiveFloat = 0.6
+    """``gaussian`` multiplies scores by exp(-IoU^2 / nms_sigma)."""
+    nms_class_agnostic: bool = False
+    """Whether boxes of different classes suppress each other."""
     max_detections: Positive = 100
+    """Of an image, all classes together."""
+    box_average: BoxAverage | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Test:
+        if self.resize is not None and self.scales is not None:
+            raise ValueError("give resize or scales, not both; remove one or set it to null")
+        return self
+
+
+class Evaluation(Section):
+    backend: Literal["auto", "hotcoco", "pycocotools"] = "auto"
+    """What computes COCO's metrics; ``auto``: hotcoco when installed, else pycocotools."""
+    voc_ap: Literal["11-point", "area"] = "11-point"
+    """Average precision of Pascal VOC data: of 2007 (the paper) or since 2010."""
 
 
 class Expected(Section):
     """A number this config should reach."""
 
-    metric: Metric | Literal["mAP50", "mAP70"]
-    """COCO's, or Pascal VOC's mean average precision at an IoU of 0.5 or 0.7."""
+    metric: Metric
     value: float
     """A share: 0.331 for a published 33.1 percent."""
     tolerance: NonNegativeFloat = 0.0
@@ -313,4 +371,16 @@ class Config(Section):
     data: Data = Data()
     train: Train = Train()
     test: Test = Test()
+    evaluation: Evaluation = Evaluation()
     expected: tuple[Expected, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        voc = self.data.kind == "voc"
+        if self.data.test is not None and self.train.best_metric.startswith("mAP") != voc:
+            measured = "mAP50 or mAP70" if voc else "COCO's metrics, such as AP"
+            raise ValueError(
+                f"train.best_metric {self.train.best_metric} is not measured on {self.data.kind} data; "
+                f"choose {measured}"
+            )
+        return self

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dcn_det.config.schema import Data, Resize
 from dcn_det.data.augment import Augmentation, ColorJitter, RandomCrop
 from dcn_det.data.cache import ImageCache
 from dcn_det.data.coco import load_coco
+from dcn_det.data.index import DatasetIndex
 from dcn_det.data.loader import DetectionDataset, Loader
 from dcn_det.data.sample import Progress, holds_sample, make_sample
 from dcn_det.data.sampler import EvalSampler, TrainSampler, repeat_factors
+from dcn_det.data.voc import load_voc
 from dcn_det.errors import UserError
 
 
@@ -41,19 +44,25 @@ def build_dataset(
     if not root.is_dir():
         raise UserError(f"data.root: folder {root} does not exist; datasets/README.md says what goes where")
     part = data.train if split == "train" else data.test
-    if not (root / part.annotations).is_file():
-        raise UserError(f"data.{split}.annotations: no file {root / part.annotations} (data.root is {root})")
-    if not (root / part.images).is_dir():
-        raise UserError(f"data.{split}.images: no folder {root / part.images} (data.root is {root})")
+    if part is None:
+        raise UserError("data.test: is null, there is nothing to test on; name images and annotations")
     training = split == "train"
-    index = load_coco(
-        root / part.annotations,
-        root / part.images,
-        classes=data.classes,
-        empty_images=data.empty_images if training else "keep",
-        bad_images=data.bad_images if training else "error",
-        labelled=training,
-    )
+    policies: dict[str, Any] = {
+        "classes": data.classes,
+        "empty_images": data.empty_images if training else "keep",
+        "bad_images": data.bad_images if training else "error",
+        "labelled": training,
+    }
+    index: DatasetIndex
+    if part.sets is not None:
+        index = load_voc(root, part.sets, **policies)
+    else:
+        assert part.annotations is not None and part.images is not None
+        if not (root / part.annotations).is_file():
+            raise UserError(f"data.{split}.annotations: no file {root / part.annotations} (data.root is {root})")
+        if not (root / part.images).is_dir():
+            raise UserError(f"data.{split}.images: no folder {root / part.images} (data.root is {root})")
+        index = load_coco(root / part.annotations, root / part.images, **policies)
     resize = resize or data.resize
     if not training:
         return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=False)
@@ -124,8 +133,10 @@ def build_eval_loader(
     world_size: int = 1,
     rank: int = 0,
     pin_memory: bool = False,
+    views: Sequence[tuple[bool, tuple[int, int] | None]] = ((False, None),),
+    done: Collection[int] = (),
 ) -> Loader:
-    """Every image of the split once over all processes.
+    """Every image of the split once over all processes, in each view.
 
     Args:
         dataset: the test split.
@@ -133,6 +144,7 @@ def build_eval_loader(
         batch_size: images per process and step.
         world_size, rank: number of processes and which this is.
         pin_memory: see ``Loader``.
+        views, done: see ``EvalSampler``.
     """
-    sampler = EvalSampler(len(dataset), batch_size, world_size, rank)
+    sampler = EvalSampler(len(dataset), batch_size, world_size, rank, views, done)
     return Loader(dataset, sampler, data.workers, pin_memory)

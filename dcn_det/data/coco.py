@@ -11,6 +11,7 @@ import gc
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +75,8 @@ def load_coco(
         labels=_positions(annotation_rows, "category_id", np.array([c.id for c in categories]), "category id(s)", path),
         crowd=np.array([bool(row.get("iscrowd", 0)) for row in annotation_rows], dtype=np.bool_),
     )
-    return build_index(records, path, Path(images), categories, empty_images, bad_images)
+    index = build_index(records, path, Path(images), categories, empty_images, bad_images)
+    return replace(index, annotated=bool(annotation_rows))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

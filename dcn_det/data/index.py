@@ -49,6 +49,7 @@ class DatasetIndex:
         name_bytes: uint8, all file names in UTF-8, one after the other.
         name_offsets: int64 (N + 1,), as ``offsets``.
         report: one line saying what was kept and what was left out.
+        annotated: whether there are annotations to evaluate against; a list of images alone has none.
     """
 
     source: Path
@@ -63,6 +64,7 @@ class DatasetIndex:
     name_bytes: Tensor
     name_offsets: Tensor
     report: str
+    annotated: bool = True
 
     def __len__(self) -> int:
         return self.image_ids.shape[0]

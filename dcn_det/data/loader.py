@@ -77,13 +77,14 @@ class DetectionDataset(Dataset[Example]):
         height, width = self.index.size(draw.image)
         boxes, labels = self.index.targets(draw.image)
         plan = self.augmentation.plan(draw.seed, height, width, boxes)
+        short_side, max_side = draw.resize or (plan.short_side or self.short_side, self.max_side)
         if plan.crop is None:
-            image = self._resized(draw.image, plan.short_side or self.short_side)
+            image = self._resized(draw.image, short_side, max_side)
         else:
             x1, y1, x2, y2 = plan.crop
             height, width = y2 - y1, x2 - x1
             whole = self._cached(draw.image, "whole", lambda: self._read(draw.image))
-            image = resize_short_side(whole[y1:y2, x1:x2], plan.short_side or self.short_side, self.max_side)
+            image = resize_short_side(whole[y1:y2, x1:x2], short_side, max_side)
             boxes, labels = crop_boxes(boxes, plan.crop)[plan.kept], labels[plan.kept]
         image = self.augmentation.distort(image, plan)
         if draw.flipped:
@@ -107,11 +108,11 @@ class DetectionDataset(Dataset[Example]):
             boxes = flip_boxes(boxes, info.input_width)
         return pixels, info, Target(boxes, labels)
 
-    def _resized(self, i: int, short_side: int) -> Image:
+    def _resized(self, i: int, short_side: int, max_side: int) -> Image:
         def make() -> Image:
-            return resize_short_side(self._read(i), short_side, self.max_side)
+            return resize_short_side(self._read(i), short_side, max_side)
 
-        return self._cached(i, f"{short_side}-{self.max_side}", make)
+        return self._cached(i, f"{short_side}-{max_side}", make)
 
     def _cached(self, i: int, form: str, make: Callable[[], Image]) -> Image:
         if self.cache is None:

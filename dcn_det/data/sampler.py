@@ -5,7 +5,7 @@ Nothing is carried along, so any iteration can be reached without replaying thos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,11 +19,19 @@ _ORDER, _BATCHES, _COIN, _IMAGE, _REPEAT = range(5)
 
 
 class Draw(NamedTuple):
-    """One image of a batch: position in the index, mirrored or not, seed of every random choice for it."""
+    """One image of a batch.
+
+    Attributes:
+        image: position in the index.
+        flipped: mirrored or not.
+        seed: of every random choice for it.
+        resize: short side and longest side, pixels; None takes the data set's.
+    """
 
     image: int
     flipped: bool
     seed: int
+    resize: tuple[int, int] | None = None
 
 
 def mix(*parts: int) -> int:
@@ -209,22 +217,40 @@ class TrainSampler(Sampler[list[Draw]]):
 
 
 class EvalSampler(Sampler[list[Draw]]):
-    """Every image once, in order; each process takes a run of neighbours, and none is added to even them out.
+    """Every image once in each view, in order.
+
+    Images are put into batches first, and each process takes a run of neighbouring batches: an image has the same
+    neighbours, and with them the same padding, however many processes there are.
 
     Args:
         length: number of images.
-        batch_size: images per process and batch; the last batch may be smaller.
+        batch_size: images per batch; the last one may be smaller.
         world_size, rank: number of processes and which this is.
+        views: how each batch is shown, one after the other: mirrored or not, and short and longest side in pixels
+            (None: the data set's).
+        done: positions that are not needed; a batch is left out when it has only such.
     """
 
-    def __init__(self, length: int, batch_size: int, world_size: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        world_size: int = 1,
+        rank: int = 0,
+        views: Sequence[tuple[bool, tuple[int, int] | None]] = ((False, None),),
+        done: Collection[int] = (),
+    ) -> None:
         assert length >= 0 and batch_size > 0 and 0 <= rank < world_size
-        self.batch_size = batch_size
-        self.indices = range(length * rank // world_size, length * (rank + 1) // world_size)
+        count = -(-length // batch_size)
+        chosen = range(count * rank // world_size, count * (rank + 1) // world_size)
+        batches = [range(i * batch_size, min((i + 1) * batch_size, length)) for i in chosen]
+        self.batches = [batch for batch in batches if not all(i in done for i in batch)]
+        self.views = views
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return len(self.batches) * len(self.views)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield [Draw(i, False, 0) for i in self.indices[start : start + self.batch_size]]
+        for batch in self.batches:
+            for flipped, resize in self.views:
+                yield [Draw(i, flipped, 0, resize) for i in batch]

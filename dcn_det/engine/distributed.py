@@ -147,12 +147,13 @@ class _WithUnused(nn.Module):
         return self.model(*args)
 
 
-def start(device: torch.device, asked: str) -> tuple[Processes, torch.device]:
+def start(device: torch.device, asked: str, timeout: timedelta = TIMEOUT) -> tuple[Processes, torch.device]:
     """Joins the other processes that the environment speaks of, if any.
 
     Args:
         device: what this process would use if it were alone.
         asked: the setting ``device``, for messages.
+        timeout: the longest wait for another process.
 
     Returns:
         Who this process is, and its device: each process of a machine takes the GPU of its local rank.
@@ -180,10 +181,10 @@ def start(device: torch.device, asked: str) -> tuple[Processes, torch.device]:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
+    store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=timeout))
     # A launcher that restarts the run keeps its store, in which the addresses of the dead would still be found.
     store = dist.PrefixStore(f"attempt {restarts}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return Processes(rank, world_size, local_rank, restarts), device
 
 

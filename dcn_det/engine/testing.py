@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from dcn_det.config import Config
 from dcn_det.data.index import DatasetIndex
+from dcn_det.data.loader import DetectionDataset
 from dcn_det.data.transforms import read_image
-from dcn_det.engine.logging import progress_line
-from dcn_det.evaluation.coco import to_coco_results
+from dcn_det.engine.distributed import Processes
+from dcn_det.evaluation.metrics import Metrics
+from dcn_det.evaluation.results import Result
+from dcn_det.evaluation.split import Truth
+from dcn_det.inference.dataset import Say, detect_dataset
 from dcn_det.inference.predictor import Predictor
-from dcn_det.structures import Batch, Target
+from dcn_det.structures import Target
 from dcn_det.visualize.boxes import draw_detections, draw_target, sheet
 
-Say = Callable[[str], None]
 MINIMUM_SCORE = 0.5
 """Detections below are not drawn."""
 
 
-def detect_all(
-    predictor: Predictor, batches: Iterable[Batch], total: int, say: Say, every: float = 15.0
-) -> list[dict[str, Any]]:
-    """Detections of every image as COCO results.
+def run_test(
+    predictor: Predictor,
+    dataset: DetectionDataset,
+    config: Config,
+    folder: Path,
+    say: Say,
+    processes: Processes | None = None,
+) -> tuple[list[Result], Metrics | None]:
+    """Finds the objects of a data set and says how good that is.
 
     Args:
         predictor: finds them.
-        batches: every image once.
-        total: how many images there are.
-        say: called with a progress line now and then, and at the end.
-        every: seconds between progress lines.
+        dataset: the images.
+        config: how to load and how to evaluate.
+        folder, say, processes: see :func:`dcn_det.inference.dataset.detect_dataset`.
+
+    Returns:
+        COCO results, and their metrics where the data set is annotated. Of several processes only the main one gets
+        them, the others nothing.
     """
-    results: list[dict[str, Any]] = []
-    started = spoken = time.monotonic()
-    for done, (info, detections) in enumerate(predictor.stream(batches), start=1):
-        results += to_coco_results(detections, info.image_id, predictor.categories)
-        now = time.monotonic()
-        if now - spoken >= every or done == total:
-            say(progress_line(done, total, started, "test image"))
-            spoken = now
-    return results
+    results = detect_dataset(predictor, dataset, config.data, config.test.batch_size, folder, say, processes)
+    if (processes is not None and not processes.main) or not dataset.index.annotated:
+        return results, None
+    evaluation = config.evaluation
+    return results, Truth.of_config(config).measure(results, "bbox", evaluation.backend, evaluation.voc_ap)
 
 
 def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tuple[str, np.ndarray]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO
 
+from dcn_det.categories import Category
 from dcn_det.errors import UserError
 from dcn_det.evaluation.results import box_problem, is_number, read_json
-from dcn_det.structures import Category
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class GroundTruth:
         categories: in the file's order.
         annotations: with ``id`` from 1 on, ``area`` and ``iscrowd`` always present.
         notes: what had to be filled in, one line each.
+        file_names: by image id, as far as the file names them.
     """
 
     source: str
@@ -33,6 +34,11 @@ class GroundTruth:
     categories: tuple[Category, ...]
     annotations: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    file_names: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def category_ids(self) -> frozenset[int]:
+        return frozenset(category.id for category in self.categories)
 
 
 def load_ground_truth(source: str | Path | Mapping[str, Any] | COCO) -> GroundTruth:
@@ -58,10 +64,12 @@ def load_ground_truth(source: str | Path | Mapping[str, Any] | COCO) -> GroundTr
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
             raise UserError(f"{name}: not COCO annotations to evaluate with: has no list '{key}'")
-    images = {}
+    images, file_names = {}, {}
     for index, image in enumerate(data["images"]):
         _require(image, {"id": Integral, "height": Integral, "width": Integral}, f"{name}: image {index}")
         images[int(image["id"])] = (int(image["height"]), int(image["width"]))
+        if isinstance(image.get("file_name"), str):
+            file_names[int(image["id"])] = image["file_name"]
     categories = []
     for index, category in enumerate(data["categories"]):
         _require(category, {"id": Integral, "name": str}, f"{name}: category {index}")
@@ -73,7 +81,7 @@ def load_ground_truth(source: str | Path | Mapping[str, Any] | COCO) -> GroundTr
     ]
     if all(annotation["iscrowd"] for annotation in annotations):
         raise UserError(f"{name}: has no object to find (crowds do not count), so that no metric is defined")
-    return GroundTruth(name, images, tuple(categories), tuple(annotations), _notes(data["annotations"]))
+    return GroundTruth(name, images, tuple(categories), tuple(annotations), _notes(data["annotations"]), file_names)
 
 
 def _require(entry: object, types: Mapping[str, type], where: str) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dcn_det.config import Config, from_plain
 from dcn_det.data.loader import collate
-from dcn_det.data.transforms import resize_short_side
+from dcn_det.data.transforms import flip_image, resize_short_side
 from dcn_det.errors import UserError
-from dcn_det.models.build import build_detector
+from dcn_det.inference.box_average import BoxAverage, iterate
+from dcn_det.models.detector import TwoStageDetector
+from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Category, Detections, ImageInfo
-from dcn_det.weights import checkpoint
 
 
 def to_original(detections: Detections, info: ImageInfo) -> Detections:
@@ -40,52 +42,65 @@ def to_original(detections: Detections, info: ImageInfo) -> Detections:
     return Detections(boxes, detections.scores.detach().cpu().float(), detections.labels.detach().cpu())
 
 
+class Detector(Protocol):
+    """What a :class:`Predictor` asks of a detector: a module with :meth:`candidates`."""
+
+    training: bool
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def candidates(self, batch: Batch) -> list[Detections]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way of showing an image to the detector.
+
+    Attributes:
+        short_side, max_side: resizing rule, see :func:`dcn_det.data.transforms.resized_size`; pixels.
+        flipped: mirrored left to right.
+    """
+
+    short_side: int
+    max_side: int
+    flipped: bool = False
+
+
 class Predictor:
-    """Runs a detector on images.
+    """Runs a detector on images, in one or several views of each.
+
+    In every view the whole detector runs; candidates are mapped back to the original image, united in the order of
+    the views, and post-processed once. That is how the authors' code tests at several scales, and a single view is
+    no special case.
 
     Args:
-        model: a detector; called with a Batch in evaluation mode it returns detections in input pixels.
+        model: the detector.
         categories: names of the labels.
-        short_side, max_side: resizing rule of the input, pixels.
+        views: at least one.
         device: where the model is.
+        postprocess: from candidates in original pixels to detections.
+        box_average: runs the head more than once; the detector then has two stages.
         precision: dtype of autocast, float32 for none.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Detector,
         categories: tuple[Category, ...],
-        short_side: int,
-        max_side: int,
+        views: Sequence[View],
         device: torch.device,
+        postprocess: PostProcess | None = None,
+        box_average: BoxAverage | None = None,
         precision: torch.dtype = torch.float32,
     ) -> None:
+        assert views
         self.model = model
         self.categories = categories
-        self.short_side = short_side
-        self.max_side = max_side
+        self.views = tuple(views)
         self.device = device
+        self.postprocess = postprocess or PostProcess()
+        self.box_average = box_average
         self.precision = precision
-
-    @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto") -> Predictor:
-        """Rebuilds the detector from a checkpoint alone: it carries its config and its class names.
-
-        Args:
-            path: written by ``tools/train.py``.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-        Raises:
-            UserError: the file is missing, damaged or not a checkpoint.
-        """
-        state = checkpoint.load(Path(path))
-        config: Config = from_plain(state["config"])
-        categories = checkpoint.categories_from_plain(state["categories"])
-        where = resolve_device(device)
-        model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
-        checkpoint.load_weights(model, state["model"], Path(path))
-        resize = config.test.resize or config.data.resize
-        return cls(model.to(where).eval(), categories, resize.short_side, resize.max_side, where)
 
     @property
     def names(self) -> list[str]:
@@ -100,30 +115,54 @@ class Predictor:
         Returns:
             Detections in the image's pixels, best score first, on the CPU.
         """
-        resized = resize_short_side(image, self.short_side, self.max_side)
-        info = ImageInfo(0, "", image.shape[0], image.shape[1], resized.shape[0], resized.shape[1])
-        pixels: Tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return self.predict(collate([(pixels, info, None)]))[0]
+        return self.predict([_show(image, view) for view in self.views])[0]
 
-    def predict(self, batch: Batch) -> list[Detections]:
-        """Detects objects in a batch; one result per image, in original pixels, on the CPU."""
+    def predict(self, batches: Sequence[Batch]) -> list[Detections]:
+        """Detects objects in a few images.
+
+        Args:
+            batches: the same images in each of ``views``, in that order.
+
+        Returns:
+            One result per image, in original pixels, best score first, on the CPU.
+        """
+        assert len(batches) == len(self.views)
+        found = [self._candidates(batch) for batch in batches]
+        return [self.postprocess(Detections.join(views)) for views in zip(*found)]
+
+    def _candidates(self, batch: Batch) -> list[Detections]:
         training = self.model.training
-        self.model.eval()
+        self.model.train(False)
         mixed = self.precision != torch.float32
         try:
             with (
                 torch.inference_mode(),
                 torch.autocast(self.device.type, dtype=self.precision if mixed else None, enabled=mixed),
             ):
-                found = self.model(batch.to(self.device, non_blocking=True))
+                batch = batch.to(self.device, non_blocking=True)
+                if self.box_average is None:
+                    found = self.model.candidates(batch)
+                else:
+                    assert isinstance(self.model, TwoStageDetector)
+                    found = iterate(self.model, batch, self.box_average)
         finally:
             self.model.train(training)
-        return [to_original(detections, info) for detections, info in zip(found, batch.infos)]
+        return [to_original(candidates, info) for candidates, info in zip(found, batch.infos)]
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[tuple[ImageInfo, Detections]]:
-        """Detects objects in every image of ``batches``, in their order."""
-        for batch in batches:
-            yield from zip(batch.infos, self.predict(batch))
+        """Detects objects in every image of ``batches``, which show each few images in all views in turn."""
+        upcoming = iter(batches)
+        while shown := list(islice(upcoming, len(self.views))):
+            yield from zip(shown[0].infos, self.predict(shown))
+
+
+def _show(image: np.ndarray, view: View) -> Batch:
+    resized = resize_short_side(image, view.short_side, view.max_side)
+    info = ImageInfo(0, "", image.shape[0], image.shape[1], resized.shape[0], resized.shape[1], flipped=view.flipped)
+    if view.flipped:
+        resized = flip_image(resized)
+    pixels: Tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+    return collate([(pixels, info, None)])
 
 
 def resolve_device(name: str) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dcn_det.models.postprocess import select_detections
+from dcn_det.models.postprocess import PostProcess, confident
 from dcn_det.models.rpn import RPN, Proposals
 from dcn_det.structures import Batch, Detections, ImageInfo, Target
 
@@ -78,7 +78,7 @@ class TwoStageDetector(nn.Module):
         rpn: first stage.
         head: second stage.
         rpn_features, head_features: names of the feature maps that the stages read, in the order of their levels.
-        score_threshold, nms_iou, max_detections: see :func:`dcn_det.models.postprocess.select_detections`.
+        score_threshold, nms_iou, max_detections: see :class:`dcn_det.models.postprocess.PostProcess`.
     """
 
     backbone: Backbone
@@ -151,15 +151,25 @@ class TwoStageDetector(nn.Module):
         }
 
     @torch.no_grad()
-    def _detect(self, features: Features, infos: Sequence[ImageInfo]) -> list[Detections]:
+    def candidates(self, batch: Batch) -> list[Detections]:
+        """Every box with a score above the threshold, for testing that unites several views of an image.
+
+        Args:
+            batch: on the model's device; the model is in evaluation mode.
+
+        Returns:
+            For each image its boxes before suppression, in pixels of the network's input and in no order.
+        """
+        return self._candidates(self.extract(batch), batch.infos)
+
+    def _candidates(self, features: Features, infos: Sequence[ImageInfo]) -> list[Detections]:
         proposals = [each.boxes for each in self.propose(features, infos)]
         return [
-            select_detections(
-                scores,
-                boxes,
-                score_threshold=self.score_threshold,
-                nms_iou=self.nms_iou,
-                max_detections=self.max_detections,
-            )
+            confident(scores, boxes, self.score_threshold)
             for scores, boxes in self.head.predict(features.head, proposals, infos)
         ]
+
+    @torch.no_grad()
+    def _detect(self, features: Features, infos: Sequence[ImageInfo]) -> list[Detections]:
+        select = PostProcess(self.score_threshold, nms_iou=self.nms_iou, max_detections=self.max_detections)
+        return [select(candidates) for candidates in self._candidates(features, infos)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dcn_det.models.anchor_head import RPNOutput
 from dcn_det.models.class_aware_rpn import ClassAwareRPN
 from dcn_det.models.detector import Backbone, Part, require_targets
-from dcn_det.models.postprocess import select_detections
+from dcn_det.models.postprocess import PostProcess, confident
 from dcn_det.structures import Batch, Detections, ImageInfo
 
 
@@ -24,7 +24,7 @@ class OneStageDetector(nn.Module):
         backbone: the backbone's input -> feature maps by name.
         rpn: the class-aware RPN.
         feature: name of the feature map that it reads.
-        score_threshold, nms_iou, max_detections: see :func:`dcn_det.models.postprocess.select_detections`.
+        score_threshold, nms_iou, max_detections: see :class:`dcn_det.models.postprocess.PostProcess`.
     """
 
     backbone: Backbone
@@ -87,21 +87,12 @@ class OneStageDetector(nn.Module):
         Returns:
             For each image its boxes before suppression, in pixels of the network's input and in no order.
         """
-        found = []
-        for scores, boxes in self.rpn.predict(self._output(batch), batch.infos):
-            row, label = (scores > self.score_threshold).nonzero(as_tuple=True)
-            found.append(Detections(boxes[row, label], scores[row, label], label))
-        return found
+        return self._candidates(self._output(batch), batch.infos)
+
+    def _candidates(self, output: RPNOutput, infos: Sequence[ImageInfo]) -> list[Detections]:
+        return [confident(scores, boxes, self.score_threshold) for scores, boxes in self.rpn.predict(output, infos)]
 
     @torch.no_grad()
     def _detect(self, output: RPNOutput, infos: Sequence[ImageInfo]) -> list[Detections]:
-        return [
-            select_detections(
-                scores,
-                boxes,
-                score_threshold=self.score_threshold,
-                nms_iou=self.nms_iou,
-                max_detections=self.max_detections,
-            )
-            for scores, boxes in self.rpn.predict(output, infos)
-        ]
+        select = PostProcess(self.score_threshold, nms_iou=self.nms_iou, max_detections=self.max_detections)
+        return [select(candidates) for candidates in self._candidates(output, infos)]

@@ -1,29 +1,172 @@
-"""From scored boxes to detections."""
+"""From scored boxes to detections: threshold, suppression of duplicates, voting, and the best of all classes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
 from torch import Tensor
 
-from dcn_det.ops import batched_nms
+from dcn_det.models import boxes as box_ops
+from dcn_det.ops import batched_nms, nms
 from dcn_det.structures import Detections
+
+
+@dataclass(frozen=True, slots=True)
+class PostProcess:
+    """Turns candidates, which may overlap, into detections.
+
+    Attributes:
+        score_threshold: a detection needs more than this.
+        nms: ``hard`` drops boxes that overlap a better one, ``linear`` and ``gaussian`` lower their scores, see
+            :func:`soft_nms`.
+        nms_iou: overlap beyond which a box is dropped (``hard``) or lowered (``linear``).
+        nms_sigma: width of ``gaussian``.
+        class_agnostic: whether boxes of different classes suppress each other.
+        max_detections: of all classes together.
+        vote_iou: see :func:`vote`; None does not vote.
+    """
+
+    score_threshold: float = 1e-3
+    nms: Literal["hard", "linear", "gaussian"] = "hard"
+    nms_iou: float = 0.3
+    nms_sigma: float = 0.6
+    class_agnostic: bool = False
+    max_detections: int = 100
+    vote_iou: float | None = None
+
+    def __call__(self, candidates: Detections) -> Detections:
+        """Keeps the best of ``candidates`` (in any order), best first, in their pixels and on their device."""
+        boxes, scores, labels = candidates.boxes, candidates.scores, candidates.labels
+        groups = torch.zeros_like(labels) if self.class_agnostic else labels
+        if self.nms == "hard":
+            keep = (
+                nms(boxes, scores, self.nms_iou, max_keep=self.max_detections)
+                if self.class_agnostic
+                else batched_nms(boxes, scores, labels, self.nms_iou, max_keep=self.max_detections)
+            )
+            kept = scores[keep]
+        else:
+            sigma = None if self.nms == "linear" else self.nms_sigma
+            keep, kept = soft_nms(
+                boxes,
+                scores,
+                groups,
+                iou_threshold=self.nms_iou,
+                sigma=sigma,
+                score_threshold=self.score_threshold,
+                max_keep=self.max_detections,
+            )
+        found = Detections(boxes[keep], kept, labels[keep])
+        return found if self.vote_iou is None else vote(found, candidates, self.vote_iou)
+
+
+def confident(scores: Tensor, boxes: Tensor, score_threshold: float) -> Detections:
+    """Every pair of box and class with a score above the threshold.
+
+    Args:
+        scores: float32 (R, C), one column a label.
+        boxes: float32 (R, C, 4), half-open pixels.
+        score_threshold: a pair needs more than this.
+
+    Returns:
+        Candidates by box, then by class; in the pixels of ``boxes``.
+    """
+    picked = (scores > score_threshold).flatten().nonzero()[:, 0]
+    labels = picked % scores.shape[1]
+    return Detections(boxes.flatten(0, 1)[picked], scores.flatten()[picked], labels)
 
 
 def select_detections(
     scores: Tensor, boxes: Tensor, *, score_threshold: float, nms_iou: float, max_detections: int
 ) -> Detections:
-    """Keeps confident boxes, suppresses duplicates within each class, and keeps the best of all classes.
+    """:func:`confident` boxes, suppressed within each class, and of those the best.
 
     Args:
-        scores: float32 (R, C), one column a label.
-        boxes: float32 (R, C, 4), half-open pixels.
-        score_threshold: a box needs more than this.
-        nms_iou: a box overlapping a better one of its class by more than this is dropped.
-        max_detections: of all classes together.
+        scores, boxes, score_threshold: see :func:`confident`.
+        nms_iou, max_detections: see :class:`PostProcess`.
 
     Returns:
         Detections, best first, in the pixels of ``boxes``.
     """
-    row, label = (scores > score_threshold).nonzero(as_tuple=True)
-    boxes, scores = boxes[row, label].contiguous(), scores[row, label]
-    keep = batched_nms(boxes, scores, label, nms_iou, max_keep=max_detections)
-    return Detections(boxes[keep], scores[keep], label[keep])
+    select = PostProcess(score_threshold, nms_iou=nms_iou, max_detections=max_detections)
+    return select(confident(scores, boxes, score_threshold))
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    iou_threshold: float,
+    sigma: float | None,
+    score_threshold: float,
+    max_keep: int,
+) -> tuple[Tensor, Tensor]:
+    """Soft non-maximum suppression within each class (Bodla et al., ICCV 2017, figure 2).
+
+    The best box is taken, those of its class that overlap it are lowered, and so on. Scores only fall, so boxes
+    are taken by decreasing final score, over all classes at once.
+
+    Args:
+        boxes: (N, 4) half-open pixels.
+        scores: (N,).
+        labels: (N,) integers.
+        iou_threshold: the linear rule multiplies by ``1 - IoU`` above this; the Gaussian one has no threshold.
+        sigma: of the Gaussian rule, ``exp(-IoU^2 / sigma)``; None takes the linear one.
+        score_threshold: ends when no box has more than this.
+        max_keep: ends after this many boxes.
+
+    Returns:
+        int64 indices of the boxes taken, and their final scores in the dtype of ``scores``. Of equal scores the
+        lower index comes first.
+    """
+    corners = boxes.detach().cpu().double().numpy()
+    left = scores.detach().cpu().double().numpy().copy()
+    groups = labels.cpu().numpy()
+    areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    members: dict[int, np.ndarray] = {}
+    taken: list[int] = []
+    final: list[float] = []
+    while len(taken) < min(max_keep, len(left)):
+        best = int(left.argmax())
+        if not left[best] > score_threshold:
+            break
+        taken.append(best)
+        final.append(float(left[best]))
+        label = int(groups[best])
+        if label not in members:
+            members[label] = np.flatnonzero(groups == label)
+        others = corners[members[label]]
+        size = np.minimum(others[:, 2:], corners[best, 2:]) - np.maximum(others[:, :2], corners[best, :2])
+        shared = size.clip(min=0).prod(axis=1)
+        iou = shared / np.maximum(areas[members[label]] + areas[best] - shared, np.finfo(np.float64).tiny)
+        lower = np.where(iou > iou_threshold, 1 - iou, 1.0) if sigma is None else np.exp(-(iou**2) / sigma)
+        left[members[label]] *= lower
+        left[best] = -np.inf
+    keep = torch.tensor(taken, dtype=torch.int64, device=boxes.device)
+    return keep, torch.tensor(final, dtype=scores.dtype, device=scores.device)
+
+
+def vote(kept: Detections, candidates: Detections, iou: float) -> Detections:
+    """Box voting (Gidaris and Komodakis, ICCV 2015, section 5).
+
+    Each kept box becomes the mean, weighted by score, of the candidates of its class that overlap it by at least
+    ``iou``, itself among them. Scores and order stay as they are.
+
+    Args:
+        kept: detections, a part of the candidates.
+        candidates: boxes before suppression, with the scores that weigh them.
+        iou: in [0, 1].
+
+    Returns:
+        As many detections as ``kept``, in the same pixels.
+    """
+    ours, theirs = kept.boxes.double(), candidates.boxes.double()
+    supports = (box_ops.iou_matrix(ours, theirs) >= iou) & (kept.labels[:, None] == candidates.labels[None])
+    weights = supports * candidates.scores.double()
+    total = weights.sum(dim=1, keepdim=True)
+    mean = weights @ theirs / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return Detections(torch.where(total > 0, mean, ours).to(kept.boxes.dtype), kept.scores, kept.labels)

@@ -35,7 +35,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_metrics_are_printed_and_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gt.json", "results.json", "--per-class", "--json", "out/metrics.json"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("bbox: 1 images, 2 objects, 1 detections\n")
+    assert printed.startswith("bbox: 1 images, 2 objects, 1 detections (hotcoco ")
     assert "AP50 0.500" in printed
     assert printed.endswith("dog  0.000\ncat  1.000\n")
     written = json.loads(Path("out/metrics.json").read_text())
@@ -91,3 +91,77 @@ def test_the_tool_ends_with_codes() -> None:
         "error: results.json: entry 0: has no 'category_id'",
         "error: results.json: entry 1: expected an object, got a number",
     ]
+
+
+SECOND = [{"image_id": 1, "category_id": 2, "bbox": [10.0, 10.0, 50.0, 30.0], "score": 0.9}]
+EXPECTED = "expected: [{{metric: AP50, value: {}, tolerance: 0.01, source: a paper}}]\n"
+
+
+@pytest.mark.usefixtures("files")
+def test_several_results_are_put_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other").mkdir()
+    Path("other/results.json").write_text(json.dumps(SECOND))
+    Path("config.yaml").write_text(EXPECTED.format(0.5))
+    command = ["gt.json", "results.json", "other/results.json", "--config", "config.yaml", "--per-class"]
+    assert main([*command, "--json", "all.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("bbox: 1 images, 2 objects (hotcoco ")
+    table = {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    assert table["AP50"] == ["0.500", "0.500", "0.500"]
+    assert table["AP75"] == ["0.500", "0.000"]
+    assert table["dog"] == ["0.000", "0.300"]
+    assert table["detections"] == ["1", "1"]
+    assert ["results.json", "other/results.json", "expected"] in [line.split() for line in lines]
+    assert set(json.loads(Path("all.json").read_text())) == {"results.json", "other/results.json"}
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(("value", "code"), [(0.5, 0), (0.509, 0), (0.52, 1), (0.48, 1)])
+def test_a_metric_outside_its_tolerance_exits_with_1(
+    capsys: pytest.CaptureFixture[str], value: float, code: int
+) -> None:
+    Path("config.yaml").write_text(EXPECTED.format(value))
+    assert main(["gt.json", "results.json", "--config", "config.yaml"]) == code
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"AP50: measured 0.500, expected {value:.3f} +- 0.010 (a paper)")
+    assert line.endswith("  MISSED") == bool(code)
+
+
+@pytest.mark.usefixtures("files")
+def test_the_ground_truth_may_be_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("config.yaml").write_text(EXPECTED.format(0.5))
+    place = ["--set", "data.root=.", "--set", "data.test={images: ., annotations: gt.json}"]
+    assert main(["config.yaml", "results.json", *place, "--backend", "pycocotools"]) == 0
+    assert "(pycocotools " in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"data\.test\.annotations: no file"):
+        main(["config.yaml", "results.json"])
+    with pytest.raises(UserError, match=r"--set: there is no config to lay settings over"):
+        main(["gt.json", "results.json", "--set", "seed=1"])
+    with pytest.raises(UserError, match=r"--config: the ground truth is a config already"):
+        main(["config.yaml", "results.json", "--config", "config.yaml"])
+
+
+@pytest.mark.usefixtures("files")
+def test_entries_that_repeat_are_left_out_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = json.loads(Path("results.json").read_text())
+    Path("results.json").write_text(json.dumps(entries * 2 + SECOND))
+    assert main(["gt.json", "results.json"]) == 0
+    printed = capsys.readouterr().out
+    assert "entries that repeat another exactly, left out: 1 (entry 1 repeats entry 0)" in printed
+    assert "2 detections" in printed
+
+
+@pytest.mark.usefixtures("files")
+def test_a_promise_of_another_kind_of_metric_is_refused() -> None:
+    Path("config.yaml").write_text(EXPECTED.format(0.5).replace("AP50", "mAP50"))
+    with pytest.raises(UserError, match=r"expected: 'mAP50' is none of the metrics AP, .*; did you mean 'AP50'\?"):
+        main(["gt.json", "results.json", "--config", "config.yaml"])
+
+
+@pytest.mark.usefixtures("files")
+def test_of_several_sources_one_has_to_be_met(capsys: pytest.CaptureFixture[str]) -> None:
+    item = "  - {{metric: AP50, value: {}, tolerance: 0.01, source: {}}}\n"
+    Path("config.yaml").write_text("expected:\n" + item.format(0.9, "a paper") + item.format(0.5, "its code"))
+    assert main(["gt.json", "results.json", "--config", "config.yaml"]) == 0
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.endswith("(a paper)  MISSED") and second.endswith("(its code)")

@@ -9,6 +9,7 @@ import torch
 from dcn_det.cli.session import Session
 from dcn_det.config import Config, load_config
 from dcn_det.data.transforms import read_image
+from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d
 
@@ -45,6 +46,10 @@ TABLE_5 = {
     "class_aware_rpn_r101": (23.2, 42.6), "class_aware_rpn_r101_dcn": (25.8, 45.9),
     "faster_rcnn_r101": (29.4, 48.0), "faster_rcnn_r101_dcn": (33.1, 50.3),
     "rfcn_r101": (30.8, 52.6), "rfcn_r101_dcn": (34.5, 55.0),
+    "faster_rcnn_air": (30.8, 49.6), "faster_rcnn_air_dcn": (34.1, 51.1),
+    "rfcn_air": (32.9, 54.5), "rfcn_air_dcn": (36.1, 56.7),
+    "rfcn_air_ms": (34.5, 55.0), "rfcn_air_dcn_ms": (37.1, 57.3),
+    "rfcn_air_ms_boxavg": (35.5, 55.6), "rfcn_air_dcn_ms_boxavg": (37.5, 58.0),
 }  # fmt: skip
 """AP and AP50 on COCO test-dev."""
 
@@ -130,6 +135,15 @@ def test_every_config_builds_what_it_says(name: str) -> None:
     assert {layer.dilation[0] for layer in layers} <= ({1} if "fpn" in name else {1, 2})
 
 
+def test_test_time_methods_take_the_weights_of_the_plain_config() -> None:
+    for name in ("coco/rfcn_air", "coco/rfcn_air_dcn"):
+        plain, scales, average = (load_config(FILES[name + suffix]) for suffix in ("", "_ms", "_ms_boxavg"))
+        assert plain.model == scales.model == average.model and plain.train == scales.train == average.train
+        assert plain.test.scales is None and scales.test.box_average is None
+        assert [each.short_side for each in average.test.scales] == [480, 576, 688, 864, 1200, 1400]
+        assert average.test.box_average is not None and average.test.box_average.iterations == 2
+
+
 def test_two_schedules_by_one_override() -> None:
     released = load_config(FILES["voc/rfcn_r101_dcn"]).train
     assert (released.epochs, released.reference_batch, released.optimizer.lr) == (7, 4, 0.002)
@@ -161,7 +175,7 @@ def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     truth["annotations"] = [each for each in truth["annotations"] if each["image_id"] in kept]
     path = tmp_path_factory.mktemp("photos") / "four.json"
     path.write_text(json.dumps(truth))
-    split = f"{{images: train2017, annotations: {path}}}"
+    split = f"{{images: train2017, annotations: {path}, sets: null}}"
     return [f"data.root={source}", f"data.train={split}", f"data.test={split}", "data.classes=null", "data.kind=coco"]
 
 
@@ -179,6 +193,8 @@ def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> N
     overrides = SMALL + photos
     if "class_aware_rpn" not in name:
         overrides += ["model.head.channels=16", "model.rpn.post_nms=50"]
+    if "_ms" in name:
+        overrides += ["test.scales=[{short_side: 96, max_side: 160}, {short_side: 128, max_side: 192}]"]
     if "faster_rcnn" in name:
         overrides += ["model.head.hidden=32"]
     session = Session(load_config(FILES[name], overrides))
@@ -195,5 +211,5 @@ def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> N
     assert any(not torch.equal(before[key], after[key]) for key in before)
     assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
     photo = session.test_set.index.folder / session.test_set.index.file_name(0)
-    found = session.predictor(session.model)(read_image(photo))
+    found = build_predictor(session.model, session.categories, session.config)(read_image(photo))
     assert found.boxes.isfinite().all() and found.scores.isfinite().all()

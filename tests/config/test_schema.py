@@ -10,6 +10,7 @@ from dcn_det.config.load import leaves
 from dcn_det.config.schema import Metric, Section, Train
 from dcn_det.errors import UserError
 from dcn_det.evaluation.coco import METRICS
+from dcn_det.evaluation.voc import VOC_METRICS
 
 LEAVES = list(leaves(to_plain(Config(name="x", expected=[{"metric": "AP", "value": 0.3, "source": "here"}]))))
 
@@ -62,7 +63,7 @@ def test_every_block_is_frozen_closed_and_strict():
 
 
 def test_metrics_are_those_that_the_evaluation_gives():
-    assert get_args(Metric) == METRICS
+    assert get_args(Metric) == METRICS + VOC_METRICS
 
 
 def test_blocks_with_variants_know_their_kinds():

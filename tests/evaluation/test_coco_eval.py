@@ -143,7 +143,7 @@ def test_no_results_give_zero_with_a_note() -> None:
 def test_the_table_shows_all_metrics_and_the_classes_when_asked() -> None:
     metrics = evaluate(ground_truth(), [result()])
     table = metrics.table()
-    assert table.startswith("bbox: 2 images, 2 objects, 1 detections\n")
+    assert table.startswith("bbox: 2 images, 2 objects, 1 detections (")
     for name in METRICS:
         value = metrics[name]
         assert re.search(rf"\b{name} +{'n/a' if math.isnan(value) else f'{value:.3f}'}", table)
@@ -242,7 +242,11 @@ def test_detections_survive_the_way_through_a_file(tmp_path: Path) -> None:
     detections = Detections(boxes, torch.linspace(1, 0.1, 20), torch.arange(20) % 2)
     results = to_coco_results(detections, 5, (Category(1, "cat"), Category(3, "dog")))
     write_json(tmp_path / "new" / "results.json", results)
-    assert load_results(tmp_path / "new" / "results.json", load_ground_truth(ground_truth())) == results
+    table = load_results(tmp_path / "new" / "results.json", load_ground_truth(ground_truth()))
+    assert table.boxes.tolist() == [entry["bbox"] for entry in results]
+    assert table.scores.tolist() == [entry["score"] for entry in results]
+    assert table.category_ids.tolist() == [entry["category_id"] for entry in results]
+    assert set(table.image_ids.tolist()) == {5}
 
 
 # Wrong results

@@ -1,34 +1,19 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from detectors import CATEGORIES, Brightest, tiny_detector
+from torch import Tensor
 
+from dcn_det.config.schema import Config
 from dcn_det.errors import UserError
-from dcn_det.inference.predictor import Predictor, resolve_device, to_original
-from dcn_det.structures import Batch, Category, Detections, ImageInfo
-
-CATEGORIES = (Category(7, "bright"),)
-
-
-class Brightest(nn.Module):
-    """Finds the white rectangle of an image, in input pixels, and remembers how it was called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.modes: list[bool] = []
-
-    def forward(self, batch: Batch) -> list[Detections]:
-        self.modes.append(self.training)
-        found = []
-        for image, info in zip(batch.images, batch.infos):
-            ys, xs = (image[0, : info.input_height, : info.input_width] > 127).nonzero(as_tuple=True)
-            box = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
-            found.append(Detections(box[None], torch.ones(1), torch.zeros(1, dtype=torch.int64)))
-        return found
+from dcn_det.inference.build import build_predictor, build_views
+from dcn_det.inference.predictor import Predictor, View, resolve_device, to_original
+from dcn_det.models.postprocess import PostProcess
+from dcn_det.structures import Batch, Detections, ImageInfo
 
 
 def predictor(short: int, cap: int) -> Predictor:
-    return Predictor(Brightest(), CATEGORIES, short, cap, torch.device("cpu"))
+    return Predictor(Brightest(), CATEGORIES, [View(short, cap)], torch.device("cpu"))
 
 
 def scene(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -71,3 +56,80 @@ def test_devices_are_resolved_or_refused() -> None:
         resolve_device("gpu")
     with pytest.raises(UserError, match=r"device 'cuda:99' is not there"):
         resolve_device("cuda:99")
+
+
+# Several views
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def equal(a: Detections, b: Detections) -> bool:
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("boxes", "scores", "labels"))
+
+
+def test_a_single_view_gives_what_the_detector_itself_gives() -> None:
+    model = tiny_detector()
+    image = noise(96, 112)
+    info = ImageInfo(0, "", 96, 112, 96, 112)
+    batch = Batch(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], [info])
+    found = Predictor(model, CATEGORIES, [View(96, 200)], torch.device("cpu"), PostProcess(0.2, max_detections=20))
+    assert len(found(image)) > 5
+    assert equal(found(image), model(batch)[0])
+
+
+def settings(**test: object) -> Config:
+    return Config.model_validate({"test": {"score_threshold": 0.2, **test}})
+
+
+def test_several_scales_of_which_there_is_one_equal_one_scale() -> None:
+    size = {"short_side": 80, "max_side": 120}
+    model, image = tiny_detector(), noise(100, 130)
+    one = build_predictor(model, CATEGORIES, settings(resize=size))
+    many = build_predictor(model, CATEGORIES, settings(scales=[size]))
+    assert len(one(image)) > 5
+    assert equal(one(image), many(image))
+    twice = build_predictor(model, CATEGORIES, settings(scales=[size, size]))
+    assert equal(one(image), twice(image)), "what is found twice is suppressed once"
+
+
+def test_views_are_united_in_original_pixels_before_one_suppression() -> None:
+    model, image = tiny_detector(), noise(100, 130)
+    sizes = [{"short_side": 64, "max_side": 100}, {"short_side": 96, "max_side": 112}]
+    config = settings(scales=sizes, flip=True, max_detections=40)
+    assert build_views(config) == [View(64, 100), View(64, 100, True), View(96, 112), View(96, 112, True)]
+    result = build_predictor(model, CATEGORIES, config)(image)
+
+    found = []
+    for view in build_views(config):
+        keep_all = PostProcess(0.2, nms_iou=1.0, max_detections=10_000)
+        found.append(Predictor(model, CATEGORIES, [view], torch.device("cpu"), keep_all)(image))
+    assert equal(result, PostProcess(0.2, max_detections=40)(Detections.join(found)))
+    assert not any(equal(result, PostProcess(0.2, max_detections=40)(one)) for one in found)
+
+
+def test_with_a_flip_of_a_symmetric_image_nothing_changes() -> None:
+    image = scene(200, 300, (100, 60, 200, 120))
+    assert np.array_equal(image, image[:, ::-1])
+    plain, flipped = (
+        Predictor(Brightest(), CATEGORIES, views, torch.device("cpu"))
+        for views in ([View(100, 200)], [View(100, 200), View(100, 200, True)])
+    )
+    assert len(flipped(image)) == 1
+    assert equal(plain(image), flipped(image))
+
+
+def test_a_mirrored_view_finds_objects_where_they_are() -> None:
+    image = scene(200, 300, (20, 60, 80, 120))
+    found = Predictor(Brightest(), CATEGORIES, [View(200, 400, True)], torch.device("cpu"))(image)
+    assert found.boxes.tolist() == [[20, 60, 80, 120]]
+
+
+def test_box_average_needs_a_second_stage() -> None:
+    class OneStage(Brightest):
+        def parameters(self, recurse: bool = True):
+            return iter([torch.nn.Parameter(torch.zeros(1))])
+
+    with pytest.raises(UserError, match=r"test\.box_average: 'faster_rcnn' has no second stage"):
+        build_predictor(OneStage(), CATEGORIES, settings(box_average={}))

@@ -1,0 +1,70 @@
+"""What an evaluation found, as numbers, text and JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Numbers by name. They are shares from 0 to 1, and nan where there is no object to find.
+
+    Attributes:
+        kind: ``bbox`` or ``segm`` (COCO), or ``voc``.
+        backend: what computed them.
+        values: by name, in the order they are shown.
+        per_class: the main metric by category name.
+        images, objects, detections: how many took part; crowds and difficult objects are not counted.
+        notes: what a reader of the numbers has to know, one line each.
+    """
+
+    kind: str
+    backend: str
+    values: dict[str, float]
+    per_class: dict[str, float]
+    images: int
+    objects: int
+    detections: int
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON-ready containers, where an undefined metric is None."""
+        return {
+            "kind": self.kind,
+            "backend": self.backend,
+            "images": self.images,
+            "objects": self.objects,
+            "detections": self.detections,
+            "metrics": {name: _defined(value) for name, value in self.values.items()},
+            "per_class": {name: _defined(value) for name, value in self.per_class.items()},
+            "notes": list(self.notes),
+        }
+
+    def table(self, per_class: bool = False) -> str:
+        """The metrics as lines of text, with three decimals as COCO prints them."""
+        counts = f"{self.images} images, {self.objects} objects, {self.detections} detections"
+        lines = [f"{self.kind}: {counts} ({self.backend})", *self.notes]
+        lines += ["  ".join(f"{name:>5} {text(value)}" for name, value in row) for row in _rows(self.values)]
+        if per_class:
+            width = max(map(len, self.per_class))
+            lines += [f"{name:<{width}}  {text(value)}" for name, value in self.per_class.items()]
+        return "\n".join(lines)
+
+
+def _rows(values: dict[str, float]) -> list[tuple[tuple[str, float], ...]]:
+    items = list(values.items())
+    return [tuple(items[start : start + 6]) for start in range(0, len(items), 6)]
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def text(value: float) -> str:
+    """Three decimals, or ``n/a``."""
+    return "  n/a" if math.isnan(value) else f"{value:.3f}"

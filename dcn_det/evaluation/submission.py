@@ -1,0 +1,81 @@
+"""The file that COCO's test-dev server takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcn_det.data.index import DatasetIndex
+from dcn_det.errors import UserError
+from dcn_det.evaluation.results import Result, check_results
+
+MAX_PER_IMAGE = 100
+"""Detections of an image that the server looks at."""
+
+
+def submission_name(text: str) -> str:
+    """``text`` when it can be the method's name in the file name; for argparse."""
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", text):
+        raise argparse.ArgumentTypeError(f"'{text}' may hold only letters, digits, dots and hyphens")
+    return text
+
+
+def write_submission(folder: Path, name: str, results: Sequence[Result], index: DatasetIndex) -> Path:
+    """Writes ``detections_test-dev2017_<name>_results.zip`` with the JSON file of the same name in it.
+
+    Args:
+        folder: exists.
+        name: of the method, see :func:`submission_name`.
+        results: of the images of ``index``.
+        index: the images tested.
+
+    Returns:
+        The zip file.
+
+    Raises:
+        UserError: what the server would refuse or cut: ids that are not those of the images and categories, scores
+            outside [0, 1], entries that repeat others, more than 100 detections of an image, none at all.
+    """
+    check_submission(results, index)
+    stem = f"detections_test-dev2017_{name}_results"
+    path = folder / f"{stem}.zip"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            # A fixed date: the same results give the same file.
+            entry = zipfile.ZipInfo(f"{stem}.json", (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, json.dumps(list(results), allow_nan=False))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def check_submission(results: Sequence[Result], index: DatasetIndex) -> None:
+    """Raises a UserError for what the server would refuse or cut; see :func:`write_submission`."""
+    if not results:
+        raise UserError("submission: there are no detections at all; nothing is written")
+    sizes = dict(zip(index.image_ids.tolist(), map(tuple, index.sizes.tolist())))
+    table = check_results(list(results), sizes, {category.id for category in index.categories}, "bbox", "submission")
+    if table.notes:
+        raise UserError(f"submission: {table.notes[0]}")
+    outside = ((table.scores < 0) | (table.scores > 1)).nonzero()[0]
+    if len(outside):
+        raise UserError(
+            f"submission: entry {outside[0]}: score {table.scores[outside[0]]:g} is outside [0, 1] "
+            f"({len(outside)} of {len(table)} entries)"
+        )
+    image_id, count = Counter(table.image_ids.tolist()).most_common(1)[0]
+    if count > MAX_PER_IMAGE:
+        raise UserError(
+            f"submission: image {image_id} has {count} detections, the server takes {MAX_PER_IMAGE}; "
+            "set test.max_detections=100"
+        )

@@ -1,0 +1,137 @@
+"""The report's plots, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dcn_det.errors import UserError
+from dcn_det.evaluation.analysis import Analysis
+
+RIGHT, WRONG, NEUTRAL = "#2a7f62", "#c8553d", "#3d5a80"
+SHOWN_CLASSES = 20
+"""Classes in the confusion matrix; of more, those that are confused most."""
+
+
+def plots(analysis: Analysis) -> dict[str, bytes]:
+    """PNG files by name: ``precision_recall``, ``size``, ``scores``, ``ious``, ``confusion``, ``errors``.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise UserError('report: matplotlib is not installed: pip install "dcn_det[report]"') from error
+    return {
+        "precision_recall": _precision_recall(analysis),
+        "size": _size(analysis),
+        "scores": _scores(analysis),
+        "ious": _ious(analysis),
+        "confusion": _confusion(analysis),
+        "errors": _errors(analysis),
+    }
+
+
+def _axes(width: float = 5.0, height: float = 3.6) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    # Without the version in the metadata, the same analysis gives the same bytes.
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _precision_recall(analysis: Analysis) -> bytes:
+    figure, axes = _axes()
+    for (name, values), color in zip(analysis.precision.items(), ("#9fc5b3", "#5fa387", RIGHT, "black")):
+        style = {"linestyle": "--", "linewidth": 1.2} if name == "mean" else {"linewidth": 1.8}
+        label = "mean of 0.50 to 0.95" if name == "mean" else name
+        axes.plot(analysis.recall, values, color=color, label=f"{label}: AP {values.mean():.3f}", **style)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if value == value]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _size(analysis: Analysis) -> bytes:
+    figure, axes = _axes()
+    names = ("small\n< 32² px", "medium", "large\n> 96² px", "all")
+    values = [_mean([getattr(row, key) for row in analysis.classes]) for key in ("small", "medium", "large", "ap")]
+    drawn = [0.0 if value != value else value for value in values]
+    bars = axes.bar(names, drawn, color=[NEUTRAL] * 3 + ["black"])
+    axes.bar_label(bars, ["no objects" if value != value else f"{value:.3f}" for value in values], padding=2)
+    axes.set(ylabel="AP", ylim=(0, max(0.1, 1.15 * max(drawn))))
+    return _png(figure)
+
+
+def _scores(analysis: Analysis) -> bytes:
+    figure, axes = _axes()
+    groups = [analysis.right_scores.clip(0, 1), analysis.wrong_scores.clip(0, 1)]
+    labels = [f"right: {len(groups[0])}", f"wrong: {len(groups[1])}"]
+    style = {"bins": 25, "range": (0, 1), "histtype": "step", "linewidth": 1.8, "log": True}
+    axes.hist(groups, color=[RIGHT, WRONG], label=labels, **style)
+    axes.set(xlabel="score", ylabel="detections (logarithmic)", xlim=(0, 1))
+    axes.set_ylim(bottom=0.7)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _ious(analysis: Analysis) -> bytes:
+    figure, axes = _axes()
+    axes.hist(analysis.ious, bins=25, range=(0, 1), color=NEUTRAL)
+    axes.axvline(0.5, color="black", linewidth=1, linestyle="--")
+    axes.set(xlabel="IoU with the nearest object of the class", ylabel="confident detections", xlim=(0, 1))
+    return _png(figure)
+
+
+def confused_classes(analysis: Analysis) -> list[int]:
+    """Rows of the confusion matrix to show, in its order."""
+    counts = analysis.confusion[:-1, :-1]
+    between = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    order = np.argsort(-between, kind="stable")[:SHOWN_CLASSES]
+    return sorted(order.tolist())
+
+
+def _confusion(analysis: Analysis) -> bytes:
+    shown = [*confused_classes(analysis), len(analysis.classes)]
+    names = [*(row.name for row in analysis.classes), "background"]
+    counts = analysis.confusion[np.ix_(shown, shown)]
+    side = max(3.6, 0.34 * len(shown) + 1.6)
+    figure, axes = _axes(side, side)
+    totals = analysis.confusion[shown].sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            ink = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=ink)
+    labels = [names[i] for i in shown]
+    axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.set(xlabel="taken for", ylabel="object")
+    return _png(figure)
+
+
+def _errors(analysis: Analysis) -> bytes:
+    figure, axes = _axes()
+    errors = analysis.errors[::-1]
+    bars = axes.barh([error.name for error in errors], [error.cost for error in errors], color=WRONG)
+    axes.bar_label(bars, [f"{error.cost:.3f}" for error in errors], padding=3, fontsize=9)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set(xlabel="AP at IoU 0.5 that mending them would give", xlim=(0, 1.2 * max(0.01, *(e.cost for e in errors))))
+    return _png(figure)

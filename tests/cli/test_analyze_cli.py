@@ -1,0 +1,157 @@
+"""``tools/analyze.py`` from files to a page, in a real browser where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dcn_det.cli.analyze import main
+from dcn_det.errors import UserError
+
+pytest.importorskip("hotcoco")
+pytest.importorskip("matplotlib")
+
+NAMES = ("a cat", "<b>dog</b> & co", "a name that is quite long, longer than any cell")
+PLOTS = {"precision_recall", "size", "scores", "ious", "confusion", "errors"}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """truth.json, results.json and images/ with seven random pictures."""
+    folder = tmp_path_factory.mktemp("analyze")
+    (folder / "images").mkdir()
+    random = np.random.default_rng(0)
+    images, annotations, results = [], [], []
+    for image_id in range(1, 8):
+        picture = random.integers(0, 256, (240, 320, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{image_id}.jpg"), picture)
+        images.append({"id": image_id, "file_name": f"{image_id}.jpg", "height": 240, "width": 320})
+        for _ in range(4):
+            box = [*random.uniform(0, 150, 2).tolist(), *random.uniform(20, 90, 2).tolist()]
+            category = int(random.integers(1, 4))
+            annotations.append({"image_id": image_id, "category_id": category, "bbox": box})
+            moved = [value + float(random.normal(0, 5)) for value in box]
+            found = int(random.choice([category, 1]))
+            score = float(random.random())
+            results.append({"image_id": image_id, "category_id": found, "bbox": moved, "score": score})
+    categories = [{"id": i, "name": name} for i, name in enumerate(NAMES, start=1)]
+    truth = {"images": images, "categories": categories, "annotations": annotations}
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Path:
+    arguments = ["--ground-truth", str(folder / "truth.json"), "--images", str(folder / "images"), "--worst", "3"]
+    assert main([str(folder / "results.json"), *arguments]) == 0
+    return folder / "report" / "report.html"
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and whether all of them are closed in order."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_holds_all_it_shows_and_is_well_formed(page: Path) -> None:
+    elements = Elements()
+    elements.feed(page.read_text())
+    assert elements.open == []
+    tags = [tag for tag, _ in elements.found]
+    assert "script" not in tags
+    sources = [value for _, attributes in elements.found for key, value in attributes.items() if key in ("src", "href")]
+    assert all(source is not None and source.startswith("data:") for source in sources)
+    assert len([source for source in sources if source and source.startswith("data:image/png")]) == len(PLOTS)
+    assert len([source for source in sources if source and source.startswith("data:image/jpeg")]) == 2 * 3
+    assert not re.search(r"url\(|@import|https?:", page.read_text())
+    for name in NAMES:
+        assert name in elements.text
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in elements.found
+
+
+def test_the_plots_are_pictures_and_the_same_each_time(folder: Path, page: Path) -> None:
+    for name in PLOTS:
+        picture = cv2.imread(str(page.parent / f"{name}.png"))
+        assert picture.shape[0] > 300 and picture.std() > 5, name
+    before = page.read_bytes()
+    arguments = ["--ground-truth", str(folder / "truth.json"), "--images", str(folder / "images"), "--worst", "3"]
+    assert main([str(folder / "results.json"), *arguments]) == 0
+    assert page.read_bytes() == before
+
+
+def test_a_report_goes_without_images_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--ground-truth", str(folder / "truth.json"), "--output", str(folder / "bare")]
+    assert main([str(folder / "results.json"), *arguments]) == 0
+    assert "7 worst images are not at hand; --images names their folder" in capsys.readouterr().err
+    assert "The image is not at hand." in (folder / "bare" / "report.html").read_text()
+
+
+def test_what_is_missing_is_named(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"--ground-truth: not given, and there is no '.*config\.yaml'"):
+        main([str(folder / "results.json")])
+    with pytest.raises(UserError, match=r"--images: no folder 'nowhere'"):
+        main([str(folder / "results.json"), "--ground-truth", str(folder / "truth.json"), "--images", "nowhere"])
+
+
+def browse(path: Path, tmp_path: Path) -> tuple[str, str, list[str]]:
+    """A page in chromium: its document in the end, what it logs, and what it fetches over the network."""
+    assert CHROMIUM is not None
+    log = tmp_path / "net.json"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    flags += ["--disable-component-update", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--window-size=1400,900", f"--log-net-log={log}", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run([CHROMIUM, *flags, path.as_uri()], capture_output=True, text=True, timeout=120)
+    fetched = re.findall(r'"(https?://[^"]+)"', log.read_text())
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return done.stdout, console, fetched
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_the_page_without_complaint(page: Path, tmp_path: Path, width: int) -> None:
+    # The page has no scripts. Here it measures itself, in a frame: windows cannot be as narrow as phones.
+    probe = (
+        "<script>onload = () => { parent.document.title = [document.documentElement.scrollWidth, innerWidth, "
+        "[...document.images].filter(i => !i.naturalWidth).length].join() }</script></body>"
+    )
+    content = escape(page.read_text().replace("</body>", probe))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<title></title><iframe width="{width}" height="800" frameborder="0" srcdoc="{content}"></iframe>'
+    )
+    document, console, fetched = browse(frame, tmp_path)
+    assert console == ""
+    # The browser's own services are not the page's.
+    assert [url for url in fetched if not re.search(r"google|gvt1|gstatic", url)] == []
+    title = re.search(r"<title>(\d+),(\d+),(\d+)</title>", document)
+    assert title is not None
+    wanted, given, broken = map(int, title.groups())
+    assert wanted <= given == width, "nothing sticks out"
+    assert broken == 0, "every picture is shown"

@@ -1,0 +1,125 @@
+"""Pascal VOC image sets, and a detector trained, tested and evaluated on them."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dcn_det.config.schema import Config
+from dcn_det.data.build import build_dataset
+from dcn_det.data.sampler import Draw
+from dcn_det.data.voc import VOC_CLASSES, load_voc, read_sets
+from dcn_det.errors import UserError
+
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult>"
+    "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+    "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>"
+)
+
+
+def write(base: Path, name: str, *objects: tuple[object, ...]) -> None:
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    things = "".join(OBJECT.format(*each) for each in objects)
+    text = f"<annotation><size><width>120</width><height>80</height><depth>3</depth></size>{things}</annotation>"
+    (base / "Annotations" / f"{name}.xml").write_text(text)
+    cv2.imwrite(str(base / "JPEGImages" / f"{name}.jpg"), np.full((80, 120, 3), 90, np.uint8))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write(tmp_path / "VOC2007", "000005", ("chair", 0, 11, 21, 60, 70), ("chair", 1, 1, 1, 120, 80))
+    write(tmp_path / "VOC2007", "000003", ("person", 0, "1.5", 1, 20, 30))
+    write(tmp_path / "VOC2012", "2008_000002", ("tvmonitor", 0, 5, 6, 7, 8))
+    (tmp_path / "VOC2007/ImageSets/Main/trainval.txt").write_text("000005\n000003\n")
+    (tmp_path / "VOC2007/ImageSets/Main/chair_trainval.txt").write_text("000005  1\n000003 -1\n")
+    (tmp_path / "VOC2012/ImageSets/Main/trainval.txt").write_text("2008_000002\n")
+    return tmp_path
+
+
+SETS = ["VOC2007/ImageSets/Main/trainval.txt", "VOC2012/ImageSets/Main/trainval.txt"]
+
+
+def test_sets_are_united_and_boxes_become_half_open(root: Path) -> None:
+    index = load_voc(root, SETS)
+    assert index.image_ids.tolist() == [3, 5, 2008000002]
+    assert [index.file_name(i) for i in range(3)][1:] == [
+        "VOC2007/JPEGImages/000005.jpg",
+        "VOC2012/JPEGImages/2008_000002.jpg",
+    ]
+    boxes, labels = index.targets(1)
+    assert boxes.tolist() == [[10, 20, 60, 70]], "without the difficult one"
+    assert [VOC_CLASSES[i] for i in labels] == ["chair"]
+    assert [c.id for c in index.categories] == list(range(1, 21))
+    assert "crowd" in index.report
+
+
+def test_sets_of_one_class_and_the_dataset_of_a_config(root: Path) -> None:
+    settings = {
+        "kind": "voc",
+        "root": str(root),
+        "train": {"sets": SETS},
+        "test": {"sets": ["VOC2007/ImageSets/Main/chair_trainval.txt"]},
+    }
+    data = Config.model_validate({"data": settings, "train": {"best_metric": "mAP50"}}).data
+    pixels, info, target = build_dataset(data, "train")[Draw(1, False, 0)]
+    assert pixels.shape == (3, 600, 900) and (info.height, info.width) == (80, 120)
+    assert target is not None
+    torch.testing.assert_close(target.boxes, 7.5 * torch.tensor([[10.0, 20, 60, 70]]))
+    assert len(build_dataset(data, "test")) == 2
+
+
+def test_images_without_annotations_can_be_tested(root: Path) -> None:
+    (root / "VOC2007/Annotations/000003.xml").unlink()
+    (root / "VOC2007/Annotations/000005.xml").unlink()
+    index = load_voc(root, SETS[:1], labelled=False)
+    assert index.size(0) == (80, 120) and not index.annotated
+    with pytest.raises(UserError, match=r"cannot read annotation file .*000005\.xml"):
+        load_voc(root, SETS[:1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: (r / SETS[0]).unlink(), r"no image set .*trainval\.txt; expected a file such as VOC2007"),
+        (lambda r: (r / SETS[0]).write_text("\n"), r"is empty"),
+        (lambda r: (r / SETS[0]).write_text("abc\n"), r"image name 'abc' .* is not made of digits"),
+        (lambda r: (r / SETS[0]).write_text("000005\n000005\n"), r"images '000005' and '000005' .* are the same"),
+        (lambda r: (r / "VOC2007/Annotations/000005.xml").write_text("<a>"), r"000005\.xml is not XML"),
+        (
+            lambda r: write(r / "VOC2007", "000005", ("wolf", 0, 1, 1, 5, 5)),
+            r"object of class 'wolf', which is none of",
+        ),
+        (
+            lambda r: write(r / "VOC2007", "000005", ("cat", 0, "x", 1, 5, 5)),
+            r"'bndbox/xmin' is 'x', expected a number",
+        ),
+    ],
+)
+def test_malformed_sets_are_refused(root: Path, change, message: str) -> None:
+    change(root)
+    with pytest.raises(UserError, match=message):
+        read_sets(root, SETS[:1], VOC_CLASSES)
+
+
+def test_the_best_checkpoint_is_chosen_by_a_metric_that_is_measured() -> None:
+    split = {"sets": SETS}
+    with pytest.raises(ValueError, match=r"train\.best_metric AP is not measured on voc data; choose mAP50 or mAP70"):
+        Config.model_validate({"data": {"kind": "voc", "train": split, "test": split}})
+    with pytest.raises(ValueError, match=r"train\.best_metric mAP50 is not measured on coco data; choose COCO's"):
+        Config.model_validate({"train": {"best_metric": "mAP50"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "voc"}, "train of voc data has sets"),
+        ({"train": {"sets": SETS}}, "train of coco data has images and annotations"),
+    ],
+)
+def test_the_kind_of_data_says_how_a_split_is_named(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config.model_validate({"data": settings})
