@@ -22,9 +22,9 @@ namespace dcn_det {
 
 constexpr int64_t kTileMultiple = 4;
 
-// Output positions in a tile: as many as `bytes` of columns hold. The tiles are of about equal size, and their
-// number can be divided by usual numbers of threads; it does not depend on that of the machine, because a
-// product's rounding may depend on the number of its rows.
+// Output positions in a tile: as many as `bytes` of columns hold. The tiles are of about equal size, and
+// their number can be divided by usual numbers of threads; it does not depend on that of the machine, because
+// a product's rounding may depend on the number of its rows.
 inline int64_t tile_rows(const DeformConvShape& shape, const Tensor& input, int64_t bytes) {
   const int64_t row_bytes = static_cast<int64_t>(shape.taps()) * shape.channels * input.element_size();
   const int64_t most = std::max<int64_t>(bytes / row_bytes, 32);
