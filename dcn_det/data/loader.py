@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -248,6 +249,8 @@ def _start_worker(main_process: int, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: _exit_after(GRACE))
     threading.Thread(target=_exit_with, args=(main_process,), daemon=True).start()
+    # What was there before the fork stays shared: the collector would write to the pages of every object it visits.
+    gc.freeze()
     # Every worker using every core slows all of them down.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

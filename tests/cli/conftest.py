@@ -49,10 +49,15 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sample(tmp_path_factory.mktemp("data") / "sample", train_images=12, val_images=4)
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, sample_root: Path) -> Path:
+@pytest.fixture(scope="session")
+def tiny_settings(sample_root: Path) -> dict:
     """A config that trains in a second."""
-    settings = TINY | {"data": TINY["data"] | {"root": str(sample_root)}}
+    return TINY | {"data": TINY["data"] | {"root": str(sample_root)}}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_settings: dict) -> Path:
+    """A config that trains in a second."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(tiny_settings))
     return path

@@ -27,14 +27,13 @@ VIEWS = [
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, sample_root: Path) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict) -> Path:
     """A checkpoint of the tiny config, and the config beside it."""
     import yaml
-    from conftest import TINY
 
     folder = tmp_path_factory.mktemp("run")
     config = folder / "tiny.yaml"
-    config.write_text(yaml.safe_dump(TINY | {"data": TINY["data"] | {"root": str(sample_root)}}))
+    config.write_text(yaml.safe_dump(tiny_settings))
     arguments = [str(config), "--output", str(folder / "run"), "train.iterations=2"]
     assert train.main([*arguments, "test.score_threshold=0.05"]) == 0
     return folder / "run" / "last.pth"

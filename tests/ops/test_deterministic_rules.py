@@ -34,6 +34,9 @@ class Context:
     def mark_non_differentiable(self, *tensors: Any) -> None:
         pass
 
+    def set_materialize_grads(self, value: bool) -> None:
+        pass
+
 
 @pytest.fixture(params=[False, True], ids=["usual", "strict"])
 def strict(request) -> Iterator[bool]:
