@@ -84,17 +84,19 @@ struct LocateLanes {
       const T* position = cells.position.data();
       T weight[kLanes] = {}, slope[kLanes] = {};
       for (int i = 0; i < samples; ++i, position += kLanes) {
+        // By whole numbers: a sample just beyond a cell is, rounded, a whole cell away from the next one.
 #pragma omp simd
         for (int l = 0; l < kLanes; ++l) {
-          const T part = T(1) - std::abs(position[l] - static_cast<T>(first[l] + k));
-          weight[l] += part > T(0) ? part : T(0);
+          const int lower = static_cast<int>(position[l]), cell = first[l] + k;
+          const T fraction = position[l] - static_cast<T>(lower);
+          weight[l] += cell == lower ? T(1) - fraction : (cell == lower + 1 ? fraction : T(0));
         }
         if (!cells.with_slopes) continue;
 #pragma omp simd
         for (int l = 0; l < kLanes; ++l) {
-          const T ahead = position[l] - static_cast<T>(first[l] + k);
-          const int reads = (ahead > T(-1)) & (ahead < T(1)), sign = (ahead < T(0)) - (ahead > T(0));
-          slope[l] += static_cast<T>(reads * sign);
+          const int lower = static_cast<int>(position[l]), cell = first[l] + k;
+          const int between = position[l] > static_cast<T>(lower);
+          slope[l] += static_cast<T>(between * ((cell == lower + 1) - (cell == lower)));
         }
       }
       int* index = cells.index.data() + k * kLanes;
