@@ -169,6 +169,8 @@ def start(device: torch.device, asked: str, timeout: timedelta = TIMEOUT) -> tup
     if missing:
         raise UserError(f"WORLD_SIZE is {world_size} but {', '.join(missing)} not set; start with torchrun")
     rank = _number("RANK", 0)
+    if not 0 <= rank < world_size:
+        raise UserError(f"environment variable RANK is {rank}, expected 0 to {world_size - 1} (WORLD_SIZE - 1)")
     local_rank = _number("LOCAL_RANK", rank)
     if device.type == "cuda":
         if asked not in ("auto", "cuda"):

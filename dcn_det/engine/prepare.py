@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,9 +84,9 @@ def compile_regions(model: nn.Module, backend: str = "inductor") -> list[str]:
         if isinstance(part, nn.Module):
             part.compile(fullgraph=True, backend=backend)
             regions.append(name)
-    prepare = getattr(getattr(model, "head", None), "prepare", None)
-    if prepare is not None:
-        model.head.prepare = torch.compile(prepare, fullgraph=True, backend=backend)  # type: ignore[union-attr]
+    head: Any = getattr(model, "head", None)
+    if hasattr(head, "prepare"):
+        head.prepare = torch.compile(head.prepare, fullgraph=True, backend=backend)
         regions.append("head.prepare")
     return regions
 

@@ -101,10 +101,4 @@ library.register(
     setup_context=_setup_context,
     autocast=("input", "weight", "bias", "mask"),
 )
-for _name in ("deform_conv2d_backward", "deform_conv2d_backward_deterministic"):
-    library.register(
-        _name,
-        plain=reference.deform_conv2d_backward,
-        fake=_fake_backward,
-        backward=library.once_differentiable("deform_conv2d"),
-    )
+library.register_backward("deform_conv2d", plain=reference.deform_conv2d_backward, fake=_fake_backward)

@@ -208,10 +208,4 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-for _name in ("deform_psroi_pool_backward", "deform_psroi_pool_backward_deterministic"):
-    library.register(
-        _name,
-        plain=reference.deform_psroi_pool_backward,
-        fake=_fake_backward,
-        backward=library.once_differentiable("deform_psroi_pool"),
-    )
+library.register_backward("deform_psroi_pool", plain=reference.deform_psroi_pool_backward, fake=_fake_backward)

@@ -160,6 +160,17 @@ def register(
             _registry.impl(name, _autocast_kernel(name, device_type, tuple(autocast)), key)
 
 
+def register_backward(name: str, *, plain: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Registers ``<name>_backward`` and its deterministic twin, which cannot be differentiated in turn.
+
+    Args:
+        name: the forward operator; ``plain`` and ``fake`` are as for :func:`register`. The twin needs no formula of
+            its own: that of PyTorch operations is deterministic.
+    """
+    for suffix in ("backward", "backward_deterministic"):
+        register(f"{name}_{suffix}", plain=plain, fake=fake, backward=once_differentiable(name))
+
+
 def _autocast_kernel(name: str, device_type: str, cast: tuple[str, ...]) -> Callable[..., Any]:
     operator = getattr(getattr(torch.ops, NAMESPACE), name).default
     positions = [i for i, argument in enumerate(operator._schema.arguments) if argument.name in cast]

@@ -131,10 +131,4 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-for _name in ("psroi_pool_backward", "psroi_pool_backward_deterministic"):
-    library.register(
-        _name,
-        plain=reference.psroi_pool_backward,
-        fake=_fake_backward,
-        backward=library.once_differentiable("psroi_pool"),
-    )
+library.register_backward("psroi_pool", plain=reference.psroi_pool_backward, fake=_fake_backward)

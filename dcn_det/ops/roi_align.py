@@ -121,10 +121,4 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-for _name in ("roi_align_backward", "roi_align_backward_deterministic"):
-    library.register(
-        _name,
-        plain=reference.roi_align_backward,
-        fake=_fake_backward,
-        backward=library.once_differentiable("roi_align"),
-    )
+library.register_backward("roi_align", plain=reference.roi_align_backward, fake=_fake_backward)

@@ -107,10 +107,4 @@ library.register(
     setup_context=_setup_context,
     autocast=("input",),
 )
-for _name in ("roi_pool_backward", "roi_pool_backward_deterministic"):
-    library.register(
-        _name,
-        plain=reference.roi_pool_backward,
-        fake=_fake_backward,
-        backward=library.once_differentiable("roi_pool"),
-    )
+library.register_backward("roi_pool", plain=reference.roi_pool_backward, fake=_fake_backward)

@@ -154,6 +154,11 @@ def test_an_environment_without_an_address_is_refused(monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="RANK, MASTER_ADDR, MASTER_PORT not set; start with torchrun"):
         distributed.start(torch.device("cpu"), "cpu")
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(UserError, match=r"RANK is 2, expected 0 to 1 \(WORLD_SIZE - 1\)"):
+        distributed.start(torch.device("cpu"), "cpu")
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UserError, match="WORLD_SIZE is 'two'"):
         distributed.start(torch.device("cpu"), "cpu")
@@ -207,7 +212,7 @@ def test_the_launch_scripts_train_on_two_processes(tiny: Path, tmp_path: Path, s
     for tool in tools.iterdir():
         tool.chmod(0o755)
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "PROCESSES": "2", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
-    environment |= {"SLURM_JOB_NODELIST": "here", "SLURM_SUBMIT_DIR": str(Path.cwd())}
+    environment |= {"SLURM_JOB_NODELIST": "here", "SLURM_SUBMIT_DIR": str(Path.cwd()), "PYTHON": sys.executable}
     code, text = run_command(
         [
             "-c",

@@ -8,13 +8,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialise
 from dcn_det.models.heads.roi_head import RoIHead
 from dcn_det.models.targets import RoISampler
-from dcn_det.ops import deform_psroi_pool, roi_pool
+from dcn_det.ops import deform_psroi_pool, roi_align, roi_pool
 
 PYRAMID_SIZE, PYRAMID_LEVEL = 224, 2
 """A RoI of this side, in pixels, is pooled from the level of this number; each doubling goes one level up."""
@@ -146,10 +145,10 @@ class FasterRCNNHead(RoIHead):
         if self.pooling == "max":
             return roi_pool(level, rois, spatial_scale=scale, pooled_size=self.pooled_size)
         if self.pooling == "align":
-            # torchvision's operator counts in half-open coordinates when aligned, and needs one dtype for both.
+            # Unlike the other operators, this one counts in half-open coordinates.
             half_open = rois + rois.new_tensor([0, 0, 0, 1, 1])
-            exact = level.to(rois.dtype)
-            return roi_align(exact, half_open, self.pooled_size, scale, self.samples_per_bin, True).to(level.dtype)
+            sizes = {"pooled_size": self.pooled_size, "sampling_ratio": self.samples_per_bin}
+            return roi_align(level, half_open, spatial_scale=scale, aligned=True, **sizes)
         pooled = self._sample(level, rois, scale, None)
         if self.offset is None:
             return pooled
