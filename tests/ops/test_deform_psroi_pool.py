@@ -81,6 +81,8 @@ CASES = {
     "far offsets": {"spread": 20.0},
     "one row": {"size": (1, 9)},
     "one cell": {"size": (1, 1)},
+    "wide bins": {"pooled_size": 2, "part_size": 2, "group_size": 2, "size": (45, 50), "rois": 20},
+    "narrow map": {"classes": 4, "size": (9, 3), "rois": 20},
     "far samples": {"classes": 1, "output_dim": 9, "group_size": 1, "pooled_size": 2, "part_size": 2},
 }
 
@@ -182,10 +184,11 @@ def test_offsets_that_are_not_finite_read_nothing(device):
     assert all(value.isfinite().all() for value in found.values())
 
 
-def test_cells_that_are_not_sampled_do_not_matter(device):
+@pytest.mark.parametrize("channels", [1, 8])
+def test_cells_that_are_not_sampled_do_not_matter(channels, device):
     # The right half of the region is outside the map: its samples do not read the border they are next to.
-    settings = options(output_dim=1, group_size=1, pooled_size=4, part_size=4)
-    input = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    settings = options(output_dim=channels, group_size=1, pooled_size=4, part_size=4)
+    input = torch.ones(1, channels, 8, 8, dtype=torch.float64)
     input[..., 6:] = float("nan")
     rois = torch.tensor([[0.0, 16 * 2, 16, 16 * 18 - 1, 63]]).double()
     tensors = {"input": input, "rois": rois, "trans": torch.zeros(1, 2, 4, 4).double()}

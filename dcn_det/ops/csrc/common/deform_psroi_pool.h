@@ -32,16 +32,20 @@ struct RoiAxis {
         step(bin_extent / static_cast<T>(samples)) {}
 };
 
+// Where a bin's samples start; `offset` moves the bin, relative to the region's extent.
+template <typename T>
+DCN_DET_INLINE T bin_start(T origin, T extent, T bin_extent, int bin, T offset) {
+  return rounded_product(static_cast<T>(bin), bin_extent) + origin + rounded_product(offset, extent);
+}
+
 // One axis of a bin's grid: samples at start + i * step for i in [0, samples), over cells [0, size).
 template <typename T>
 struct SampleAxis {
   T start, step;
   int samples, size;
 
-  // `offset` moves the bin, relative to the region's extent.
   DCN_DET_INLINE SampleAxis(const RoiAxis<T>& roi, int bin, T offset, int samples, int size)
-      : start(rounded_product(static_cast<T>(bin), roi.bin_extent) + roi.origin +
-              rounded_product(offset, roi.extent)),
+      : start(bin_start(roi.origin, roi.extent, roi.bin_extent, bin, offset)),
         step(roi.step),
         samples(samples),
         size(size) {}

@@ -10,7 +10,7 @@ template <typename T>
 void pool_over_regions(const DeformPsroiProblem<T>& problem, const T* input, T* output) {
   const DeformPsroiSizes& sizes = problem.sizes;
   const int64_t bins = problem.bins, per_class = sizes.channels_per_class();
-  const int64_t cells = int64_t(sizes.height) * sizes.width, offset_size = problem.class_stride * kLanes;
+  const int64_t cells = int64_t(sizes.height) * sizes.width, planes = int64_t(sizes.group) * sizes.group;
   const auto blocks = lane_blocks(problem);
   const int64_t count = static_cast<int64_t>(blocks.size());
   for (int64_t r = 0; r < sizes.rois; ++r)
@@ -18,24 +18,20 @@ void pool_over_regions(const DeformPsroiProblem<T>& problem, const T* input, T* 
       std::fill_n(output + r * sizes.output_dim * bins, sizes.output_dim * bins, T(0));
   const int64_t work = sizes.rois * bins * per_class * 64;
   torch::stable::parallel_for(0, sizes.classes, grain(work), [&](int64_t begin, int64_t end) {
-    LaneLocator<T> locator(problem, false);
-    std::vector<T> offsets(problem.offsets != nullptr ? count * offset_size : 0);
+    LaneSweep<T> sweep(problem, blocks, false);
+    LanePlanes<T> maps(per_class, sizes.height, sizes.width);
     std::vector<T> sums(count * per_class * bins * kLanes);
     const auto sums_of = [&](int64_t b, int64_t c) { return &sums[(b * per_class + c) * bins * kLanes]; };
     for (int64_t u = begin; u < end; ++u) {
-      for (int64_t b = 0; b < count && problem.offsets != nullptr; ++b)
-        load_lanes(problem.offsets + u * problem.class_stride, sizes.classes * problem.class_stride,
-                   problem.class_stride, blocks[b], &offsets[b * offset_size]);
-      for (int bin = 0; bin < bins; ++bin)
-        for (int64_t b = 0; b < count; ++b) {
-          locator.locate(blocks[b], bin, problem.offsets != nullptr ? &offsets[b * offset_size] : nullptr);
-          for (int64_t c = 0; c < per_class; ++c) {
-            const int64_t plane =
-                sizes.source_channel(u * per_class + c, bin / sizes.pooled, bin % sizes.pooled);
-            vectorized<SumLanes>(input + (blocks[b].image * sizes.input_channels() + plane) * cells,
-                                 locator.y, locator.x, sums_of(b, c) + bin * kLanes);
-          }
-        }
+      const auto enter = [&](int64_t image, int64_t plane) {
+        const T* from = input + (image * sizes.input_channels() + u * per_class * planes + plane) * cells;
+        for (int64_t c = 0; c < per_class; ++c) maps.load(c, from + c * planes * cells);
+      };
+      const auto visit = [&](int64_t b, int bin) {
+        for (int64_t c = 0; c < per_class; ++c)
+          vectorized<SumLanes>(maps[c], sweep.y, sweep.x, sums_of(b, c) + bin * kLanes);
+      };
+      sweep.run(u, enter, visit, [](int64_t, int64_t) {});
       for (int64_t b = 0; b < count; ++b)
         for (int64_t c = 0; c < per_class; ++c)
           store_lanes(sums_of(b, c), bins, blocks[b], output + (u * per_class + c) * bins,
@@ -49,7 +45,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, const std::optional<Tens
                const DeformPsroiSizes& sizes, double spatial_scale, double trans_std) {
   const DeformPsroiProblem<T> problem(sizes, rois, trans, spatial_scale, trans_std);
   const Tensor map = problem.readable(cast(input, accumulate_dtype(input.scalar_type())));
-  if (problem.over_channels()) return pool_cells(problem.plan(), map);
+  if (problem.over_channels()) return pool_cells(plan_cells(problem, false), map);
   Tensor output = torch::stable::new_empty(map, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
   if (output.numel() == 0) return output;
   if (map.numel() == 0) return torch::stable::zero_(output);

@@ -24,7 +24,9 @@ struct DeformPsroiProblem {
   std::vector<Roi<T>> rois;
   int64_t bins, class_stride;          // class_stride: from one class's offset planes to the next one's
   std::vector<int64_t> offset_of_bin;  // within the planes of a class
+  std::vector<int64_t> plane_of_bin;   // within the group
   const T *roi_rows, *offsets;         // offsets: null for none
+  T trans_std;
 
   DeformPsroiProblem(const DeformPsroiSizes& sizes, const Tensor& roi_rows,
                      const std::optional<Tensor>& trans, double spatial_scale, double trans_std)
@@ -33,14 +35,17 @@ struct DeformPsroiProblem {
         class_stride(2 * sizes.offset_plane()),
         roi_rows(roi_rows.const_data_ptr<T>()),
         offsets(trans ? trans->const_data_ptr<T>() : nullptr),
-        trans_std_(static_cast<T>(trans_std)) {
+        trans_std(static_cast<T>(trans_std)) {
     for (int64_t r = 0; r < sizes.rois; ++r) {
       rois.push_back(read_roi(this->roi_rows + r * 5, static_cast<T>(spatial_scale), T(-0.5), sizes.images));
       columns_.emplace_back(rois[r].x, rois[r].width, sizes.pooled, sizes.samples);
       rows_.emplace_back(rois[r].y, rois[r].height, sizes.pooled, sizes.samples);
     }
     for (int i = 0; i < sizes.pooled; ++i)
-      for (int j = 0; j < sizes.pooled; ++j) offset_of_bin.push_back(sizes.offset_index(0, 0, i, j));
+      for (int j = 0; j < sizes.pooled; ++j) {
+        offset_of_bin.push_back(sizes.offset_index(0, 0, i, j));
+        plane_of_bin.push_back(sizes.source_channel(0, i, j));
+      }
   }
 
   bool over_channels() const { return sizes.channels_per_class() >= kMinTileChannels; }
@@ -49,61 +54,30 @@ struct DeformPsroiProblem {
     return over_channels() ? readable_map(map, sizes) : dense_copy(map);
   }
 
-  // Where the samples of a bin lie that is moved by these offsets.
-  SampleAxis<T> columns(int64_t r, int bin, T offset) const {
-    return {columns_[r], bin % sizes.pooled, rounded_product(offset, trans_std_), sizes.samples, sizes.width};
-  }
-  SampleAxis<T> rows(int64_t r, int bin, T offset) const {
-    return {rows_[r], bin / sizes.pooled, rounded_product(offset, trans_std_), sizes.samples, sizes.height};
-  }
+  const RoiAxis<T>& rows(int64_t r) const { return rows_[r]; }
+  const RoiAxis<T>& columns(int64_t r) const { return columns_[r]; }
 
   // The derivative of a bin's position with respect to its offset.
-  T offset_scale_x(int64_t r) const { return trans_std_ * rois[r].width; }
-  T offset_scale_y(int64_t r) const { return trans_std_ * rois[r].height; }
-
-  // The cells of all bins, for loops over channels.
-  CellPlan<T> plan() const {
-    const int64_t work = bins * sizes.samples * 32;
-    const auto list_axis = [](const SampleAxis<T>& axis, CellLists<T>& lists) {
-      lists.open();
-      int counted = 0;
-      for (int i = 0; i < axis.samples; ++i) {
-        const T position = axis.position(i);
-        if (!axis.counts(position)) continue;
-        ++counted;
-        lists.add_sample(axis.clamp(position));
-      }
-      lists.divide(static_cast<T>(counted));
-    };
-    return CellPlan<T>(
-        sizes, sizes.classes, true, roi_rows, work, [&](int64_t class_, int64_t r, CellLists<T>& lists) {
-          const int64_t moved = (r * sizes.classes + class_) * class_stride;
-          lists.reserve(2 * bins, 4);
-          for (int bin = 0; bin < bins; ++bin) {
-            const int64_t pair = moved + offset_of_bin[bin];
-            const bool moves = offsets != nullptr;
-            list_axis(rows(r, bin, moves ? offsets[pair + sizes.offset_plane()] : T(0)), lists);
-            list_axis(columns(r, bin, moves ? offsets[pair] : T(0)), lists);
-          }
-        });
-  }
+  T offset_scale_x(int64_t r) const { return trans_std * rois[r].width; }
+  T offset_scale_y(int64_t r) const { return trans_std * rois[r].height; }
 
  private:
   static constexpr int64_t kMinTileChannels = 8;
 
-  T trans_std_;
   std::vector<RoiAxis<T>> rows_, columns_;
 };
 
 // Regions of one image, for loops over regions. A block that is not full repeats its last region.
+template <typename T>
 struct LaneBlock {
   int64_t image, regions[kLanes];
   int active;
+  LaneAxis<T> rows, columns;
 };
 
 // Blocks of regions with bins of similar size: a block takes as long as its largest bins.
 template <typename T>
-std::vector<LaneBlock> lane_blocks(const DeformPsroiProblem<T>& problem) {
+std::vector<LaneBlock<T>> lane_blocks(const DeformPsroiProblem<T>& problem) {
   const auto& rois = problem.rois;
   std::vector<int64_t> order;
   for (int64_t r = 0; r < problem.sizes.rois; ++r)
@@ -117,12 +91,16 @@ std::vector<LaneBlock> lane_blocks(const DeformPsroiProblem<T>& problem) {
     if (columns_of(a) != columns_of(b)) return columns_of(a) < columns_of(b);
     return rois[a].height < rois[b].height;
   });
-  std::vector<LaneBlock> blocks;
+  std::vector<LaneBlock<T>> blocks;
   for (const int64_t r : order) {
     if (blocks.empty() || blocks.back().active == kLanes || blocks.back().image != rois[r].image)
-      blocks.push_back({rois[r].image, {}, 0});
-    LaneBlock& block = blocks.back();
-    std::fill(block.regions + block.active++, block.regions + kLanes, r);
+      blocks.push_back({rois[r].image, {}, 0, {}, {}});
+    LaneBlock<T>& block = blocks.back();
+    for (int l = block.active++; l < kLanes; ++l) {
+      block.regions[l] = r;
+      block.rows.set(l, problem.rows(r));
+      block.columns.set(l, problem.columns(r));
+    }
   }
   return blocks;
 }
@@ -130,7 +108,7 @@ std::vector<LaneBlock> lane_blocks(const DeformPsroiProblem<T>& problem) {
 // Arrays (values of a region, lane) of a block, from and to tensors whose values of a region lie side by
 // side.
 template <typename T>
-void load_lanes(const T* values, int64_t region_stride, int64_t count, const LaneBlock& block, T* lanes) {
+void load_lanes(const T* values, int64_t region_stride, int64_t count, const LaneBlock<T>& block, T* lanes) {
   for (int l = 0; l < kLanes; ++l) {
     const T* from = values + block.regions[l] * region_stride;
     for (int64_t i = 0; i < count; ++i) lanes[i * kLanes + l] = from[i];
@@ -138,45 +116,130 @@ void load_lanes(const T* values, int64_t region_stride, int64_t count, const Lan
 }
 
 template <typename T>
-void store_lanes(const T* lanes, int64_t count, const LaneBlock& block, T* values, int64_t region_stride) {
+void store_lanes(const T* lanes, int64_t count, const LaneBlock<T>& block, T* values, int64_t region_stride) {
   for (int l = 0; l < block.active; ++l) {
     T* to = values + block.regions[l] * region_stride;
     for (int64_t i = 0; i < count; ++i) to[i] = lanes[i * kLanes + l];
   }
 }
 
-// Finds the cells of one bin of a block after the other.
+// The offsets of a block's bins, of one class at a time; zeros where nothing moves.
 template <typename T>
-class LaneLocator {
+class LaneOffsets {
  public:
-  LaneCells<T> y, x;
+  explicit LaneOffsets(const DeformPsroiProblem<T>& problem)
+      : problem_(problem), values_((problem.offsets != nullptr ? problem.class_stride : 1) * kLanes) {}
 
-  LaneLocator(const DeformPsroiProblem<T>& problem, bool with_slopes)
-      : y(problem.sizes.height, problem.sizes.samples, problem.sizes.width, with_slopes),
-        x(problem.sizes.width, problem.sizes.samples, 1, with_slopes),
-        problem_(problem) {}
+  void load(const LaneBlock<T>& block, int64_t class_) {
+    const int64_t pairs = problem_.class_stride;
+    if (problem_.offsets == nullptr) return;
+    load_lanes(problem_.offsets + class_ * pairs, problem_.sizes.classes * pairs, pairs, block,
+               values_.data());
+  }
 
-  // `offsets` is an array of load_lanes, or null.
-  void locate(const LaneBlock& block, int bin, const T* offsets) {
-    LaneSamples<T> rows, columns;
-    const int64_t pair = problem_.offset_of_bin[bin] * kLanes;
-    const int64_t part = problem_.sizes.offset_plane() * kLanes;
-    for (int l = 0; l < kLanes; ++l) {
-      const bool moves = offsets != nullptr;
-      const int64_t r = block.regions[l];
-      const auto row = problem_.rows(r, bin, moves ? offsets[pair + part + l] : T(0));
-      const auto column = problem_.columns(r, bin, moves ? offsets[pair + l] : T(0));
-      rows.start[l] = row.start;
-      rows.step[l] = row.step;
-      columns.start[l] = column.start;
-      columns.step[l] = column.step;
+  const T* x(int bin) const { return at(bin, 0); }
+  const T* y(int bin) const { return at(bin, problem_.sizes.offset_plane()); }
+
+ private:
+  const T* at(int bin, int64_t plane) const {
+    return values_.data() +
+           (problem_.offsets != nullptr ? (problem_.offset_of_bin[bin] + plane) * kLanes : 0);
+  }
+
+  const DeformPsroiProblem<T>& problem_;
+  std::vector<T> values_;
+};
+
+// The cells of all bins, for loops over channels.
+template <typename T>
+CellPlan<T> plan_cells(const DeformPsroiProblem<T>& problem, bool slopes) {
+  const DeformPsroiSizes& sizes = problem.sizes;
+  CellPlan<T> plan(sizes, sizes.classes, true, problem.roi_rows,
+                   [&](int64_t r) { return problem.rois[r].valid; });
+  const auto blocks = lane_blocks(problem);
+  const int64_t count = static_cast<int64_t>(blocks.size()), work = problem.bins * kLanes * 32;
+  torch::stable::parallel_for(0, sizes.classes * count, grain(work), [&](int64_t begin, int64_t end) {
+    LaneOffsets<T> offsets(problem);
+    LaneSamples<T> y_samples(sizes.height, sizes.samples), x_samples(sizes.width, sizes.samples);
+    LaneRows<T> y(sizes.height, 1, sizes.samples), x(sizes.width, 1, sizes.samples);
+    const auto append = [](const LaneRows<T>& cells, int lane, CellLists<T>& lists) {
+      lists.open();
+      for (int a = lane; a < cells.count * kLanes; a += kLanes)
+        if (cells.weight[a] > T(0)) lists.append(cells.index[a], cells.weight[a], cells.slope[a]);
+    };
+    for (int64_t i = begin; i < end; ++i) {
+      const LaneBlock<T>& block = blocks[i % count];
+      offsets.load(block, i / count);
+      for (int bin = 0; bin < problem.bins; ++bin) {
+        const int row = bin / sizes.pooled, column = bin % sizes.pooled;
+        vectorized<LocateRows>(block.rows, row, offsets.y(bin), problem.trans_std, slopes, y_samples, y);
+        vectorized<LocateRows>(block.columns, column, offsets.x(bin), problem.trans_std, slopes, x_samples,
+                               x);
+        for (int l = 0; l < block.active; ++l) {
+          CellLists<T>& lists = plan.lists(i / count, block.regions[l]);
+          if (bin == 0) lists.reserve(2 * problem.bins, 4);
+          append(y, l, lists);
+          append(x, l, lists);
+        }
+      }
     }
-    vectorized<LocateLanes>(rows, y);
-    vectorized<LocateLanes>(columns, x);
+  });
+  return plan;
+}
+
+// Visits the bins of all regions for one class after the other, plane by plane of the group.
+template <typename T>
+class LaneSweep {
+ public:
+  LaneRows<T> y;
+  LaneColumns<T> x;
+
+  LaneSweep(const DeformPsroiProblem<T>& problem, const std::vector<LaneBlock<T>>& blocks, bool slopes)
+      : y(problem.sizes.height, problem.sizes.width, problem.sizes.samples),
+        x(problem.sizes.width),
+        problem_(problem),
+        blocks_(blocks),
+        slopes_(slopes),
+        y_samples_(problem.sizes.height, problem.sizes.samples),
+        x_samples_(problem.sizes.width, problem.sizes.samples) {
+    for (size_t b = 0; b < blocks.size(); ++b) offsets_.emplace_back(problem);
+  }
+
+  // Calls enter(image, plane), then visit(block, bin) for the bins that read the plane, with their cells in
+  // `y` and `x`, then leave(image, plane); for all planes of the class in all images.
+  template <typename Enter, typename Visit, typename Leave>
+  void run(int64_t class_, const Enter& enter, const Visit& visit, const Leave& leave) {
+    const DeformPsroiSizes& sizes = problem_.sizes;
+    const int64_t count = static_cast<int64_t>(blocks_.size());
+    for (int64_t b = 0; b < count; ++b) offsets_[b].load(blocks_[b], class_);
+    for (int64_t image = 0, begin = 0, end = 0; image < sizes.images; ++image, begin = end) {
+      while (end < count && blocks_[end].image == image) ++end;
+      for (int64_t plane = 0; plane < int64_t(sizes.group) * sizes.group; ++plane) {
+        enter(image, plane);
+        for (int bin = 0; bin < problem_.bins; ++bin)
+          for (int64_t b = begin; b < end && problem_.plane_of_bin[bin] == plane; ++b) {
+            locate(b, bin);
+            visit(b, bin);
+          }
+        leave(image, plane);
+      }
+    }
   }
 
  private:
+  void locate(int64_t b, int bin) {
+    const int row = bin / problem_.sizes.pooled, column = bin % problem_.sizes.pooled;
+    vectorized<LocateRows>(blocks_[b].rows, row, offsets_[b].y(bin), problem_.trans_std, slopes_, y_samples_,
+                           y);
+    vectorized<LocateColumns>(blocks_[b].columns, column, offsets_[b].x(bin), problem_.trans_std, slopes_,
+                              x_samples_, x);
+  }
+
   const DeformPsroiProblem<T>& problem_;
+  const std::vector<LaneBlock<T>>& blocks_;
+  bool slopes_;
+  LaneSamples<T> y_samples_, x_samples_;
+  std::vector<LaneOffsets<T>> offsets_;
 };
 
 }  // namespace dcn_det

@@ -18,52 +18,45 @@ void backward_over_regions(const DeformPsroiProblem<T>& problem, const T* grad_o
   const int64_t planes = int64_t(sizes.group) * sizes.group;
   const auto blocks = lane_blocks(problem);
   const int64_t count = static_cast<int64_t>(blocks.size());
-  std::vector<std::vector<int>> bins_of_plane(planes);
-  for (int bin = 0; bin < bins; ++bin)
-    bins_of_plane[sizes.source_channel(0, bin / sizes.pooled, bin % sizes.pooled)].push_back(bin);
 
   const int64_t work = sizes.rois * bins * per_class * 128;
   torch::stable::parallel_for(0, sizes.classes, grain(work), [&](int64_t begin, int64_t end) {
-    LaneLocator<T> locator(problem, grad_trans != nullptr);
-    std::vector<T> offsets(problem.offsets != nullptr ? count * pairs * kLanes : 0);
+    LaneSweep<T> sweep(problem, blocks, grad_trans != nullptr);
+    LanePlanes<T> maps(per_class, sizes.height, sizes.width), grad_maps(per_class, sizes.height, sizes.width);
     std::vector<T> moves(grad_trans != nullptr ? count * pairs * kLanes : 0);
     std::vector<T> grads(count * per_class * bins * kLanes);
     const auto grads_of = [&](int64_t b, int64_t c) { return &grads[(b * per_class + c) * bins * kLanes]; };
 
-    // One bin of all regions, for the class whose offsets and gradients are loaded.
-    const auto take_bin = [&](int64_t u, int64_t plane, int bin) {
-      for (int64_t b = 0; b < count; ++b) {
-        locator.locate(blocks[b], bin, problem.offsets != nullptr ? &offsets[b * pairs * kLanes] : nullptr);
-        for (int64_t c = 0; c < per_class; ++c) {
-          const int64_t first =
-              (blocks[b].image * sizes.input_channels() + (u * per_class + c) * planes + plane) * cells;
-          const T* grad = grads_of(b, c) + bin * kLanes;
-          if (grad_input != nullptr)
-            vectorized<SpreadLanes>(grad_input + first, locator.y, locator.x, grad, blocks[b].active);
-          if (grad_trans == nullptr) continue;
-          T* move = &moves[(b * pairs + problem.offset_of_bin[bin]) * kLanes];
-          vectorized<MoveLanes>(input + first, locator.y, locator.x, grad, move, move + part * kLanes);
-        }
-      }
-    };
-
     for (int64_t u = begin; u < end; ++u) {
       std::fill(moves.begin(), moves.end(), T(0));
-      for (int64_t b = 0; b < count; ++b) {
-        if (problem.offsets != nullptr)
-          load_lanes(problem.offsets + u * pairs, sizes.classes * pairs, pairs, blocks[b],
-                     &offsets[b * pairs * kLanes]);
+      for (int64_t b = 0; b < count; ++b)
         for (int64_t c = 0; c < per_class; ++c)
           load_lanes(grad_output + (u * per_class + c) * bins, sizes.output_dim * bins, bins, blocks[b],
                      grads_of(b, c));
-      }
-      for (int64_t plane = 0; plane < planes; ++plane) {
-        for (int64_t i = 0; grad_input != nullptr && i < sizes.images * per_class; ++i) {
-          const int64_t channel = (u * per_class + i % per_class) * planes + plane;
-          std::fill_n(grad_input + (i / per_class * sizes.input_channels() + channel) * cells, cells, T(0));
+      const auto first_cell = [&](int64_t image, int64_t c, int64_t plane) {
+        return (image * sizes.input_channels() + (u * per_class + c) * planes + plane) * cells;
+      };
+      const auto enter = [&](int64_t image, int64_t plane) {
+        for (int64_t c = 0; c < per_class; ++c) {
+          if (grad_trans != nullptr) maps.load(c, input + first_cell(image, c, plane));
+          if (grad_input != nullptr) grad_maps.clear(c);
         }
-        for (const int bin : bins_of_plane[plane]) take_bin(u, plane, bin);
-      }
+      };
+      const auto visit = [&](int64_t b, int bin) {
+        T* move = grad_trans != nullptr ? &moves[(b * pairs + problem.offset_of_bin[bin]) * kLanes] : nullptr;
+        for (int64_t c = 0; c < per_class; ++c) {
+          const T* grad = grads_of(b, c) + bin * kLanes;
+          if (grad_input != nullptr)
+            vectorized<SpreadLanes>(grad_maps[c], sweep.y, sweep.x, grad, blocks[b].active);
+          if (move != nullptr)
+            vectorized<MoveLanes>(maps[c], sweep.y, sweep.x, grad, move, move + part * kLanes);
+        }
+      };
+      const auto leave = [&](int64_t image, int64_t plane) {
+        for (int64_t c = 0; c < per_class && grad_input != nullptr; ++c)
+          grad_maps.store(c, grad_input + first_cell(image, c, plane));
+      };
+      sweep.run(u, enter, visit, leave);
       for (int64_t b = 0; b < count && grad_trans != nullptr; ++b) {
         T* move = &moves[b * pairs * kLanes];
         for (int64_t i = 0; i < pairs; ++i)
@@ -100,7 +93,7 @@ void sum_offset_gradients(const DeformPsroiProblem<T>& problem, const std::vecto
 template <typename T>
 void backward_over_channels(const DeformPsroiProblem<T>& problem, const T* grad_output, const T* input,
                             bool in_place, T* grad_input, T* grad_trans) {
-  const CellPlan<T> plan = problem.plan();
+  const CellPlan<T> plan = plan_cells(problem, grad_trans != nullptr);
   const auto tiles = plan.tiles(kTileChannels);
   std::vector<T> position_grads(grad_trans != nullptr ? tiles.size() * problem.sizes.rois * problem.bins * 2
                                                       : 0);

@@ -20,12 +20,18 @@ void list_axis(T origin, T extent, int bins, int size, CellLists<T>& lists) {
 template <typename T>
 CellPlan<T> make_plan(const PsroiSizes& sizes, const Tensor& rois, double spatial_scale) {
   const T* rows = rois.const_data_ptr<T>();
-  const int64_t work = int64_t(sizes.pooled) * 64;
-  return CellPlan<T>(sizes, 1, false, rows, work, [&](int64_t, int64_t r, CellLists<T>& lists) {
-    const Roi<T> roi = read_roi(rows + r * 5, static_cast<T>(spatial_scale), T(0), sizes.images);
-    list_axis(roi.y, roi.height, sizes.pooled, sizes.height, lists);
-    list_axis(roi.x, roi.width, sizes.pooled, sizes.width, lists);
+  const auto region = [&](int64_t r) {
+    return read_roi(rows + r * 5, static_cast<T>(spatial_scale), T(0), sizes.images);
+  };
+  CellPlan<T> plan(sizes, 1, false, rows, [&](int64_t r) { return region(r).valid; });
+  torch::stable::parallel_for(0, sizes.rois, grain(sizes.pooled * 64), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const Roi<T> roi = region(r);
+      list_axis(roi.y, roi.height, sizes.pooled, sizes.height, plan.lists(0, r));
+      list_axis(roi.x, roi.width, sizes.pooled, sizes.width, plan.lists(0, r));
+    }
   });
+  return plan;
 }
 
 template <typename T>

@@ -24,12 +24,17 @@ template <typename T>
 CellPlan<T> make_plan(const RoiAlignSizes& sizes, const Tensor& rois, double spatial_scale) {
   const T* rows = rois.const_data_ptr<T>();
   const T scale = static_cast<T>(spatial_scale);
-  const int64_t work = int64_t(sizes.pooled) * 64;
-  return CellPlan<T>(sizes, 1, false, rows, work, [&](int64_t, int64_t r, CellLists<T>& lists) {
-    const T* roi = rows + r * 5;
-    list_axis(RoiAlignAxis<T>(roi[2], roi[4], scale, sizes, sizes.height), sizes.pooled, lists);
-    list_axis(RoiAlignAxis<T>(roi[1], roi[3], scale, sizes, sizes.width), sizes.pooled, lists);
+  CellPlan<T> plan(sizes, 1, false, rows,
+                   [&](int64_t r) { return is_valid_roi(rows + r * 5, sizes.images); });
+  torch::stable::parallel_for(0, sizes.rois, grain(sizes.pooled * 64), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const T* roi = rows + r * 5;
+      if (!is_valid_roi(roi, sizes.images)) continue;
+      list_axis(RoiAlignAxis<T>(roi[2], roi[4], scale, sizes, sizes.height), sizes.pooled, plan.lists(0, r));
+      list_axis(RoiAlignAxis<T>(roi[1], roi[3], scale, sizes, sizes.width), sizes.pooled, plan.lists(0, r));
+    }
   });
+  return plan;
 }
 
 template <typename T>

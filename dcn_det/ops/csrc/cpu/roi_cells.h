@@ -47,6 +47,9 @@ class CellLists {
     if (fraction > 0) add(lower + 1, fraction, inside);
   }
 
+  // Also a cell that the list has already.
+  void append(int index, T weight, T slope) { cells_.push_back({index, weight, slope}); }
+
   void add(int index, T weight, T slope) {
     // Positions ascend, so that neighbouring samples share the newest cells.
     const int end = static_cast<int>(cells_.size());
@@ -56,7 +59,7 @@ class CellLists {
       cells_[i].slope += slope;
       return;
     }
-    cells_.push_back({index, weight, slope});
+    append(index, weight, slope);
   }
 
   // Turns the sums of the open list into means over `count` samples.
@@ -94,27 +97,23 @@ class CellPlan {
   std::vector<int64_t> invalid;               // regions that pool to zero
   std::vector<std::vector<int>> bins;         // that read each of the group^2 planes
 
-  // fill(class, region, lists) makes the lists of a region. `work` is the cost of that in multiplications.
-  template <typename Fill>
-  CellPlan(const PsroiSizes& sizes, int64_t classes, bool per_bin, const T* rois, int64_t work, Fill&& fill)
+  // `rois` are rows of five numbers; is_valid(region) tells whether a region reads anything.
+  template <typename IsValid>
+  CellPlan(const PsroiSizes& sizes, int64_t classes, bool per_bin, const T* rois, const IsValid& is_valid)
       : sizes(sizes),
         classes(classes),
         regions(sizes.images),
         bins(int64_t(sizes.group) * sizes.group),
         per_bin_(per_bin),
         lists_(classes * sizes.rois) {
-    for (int64_t r = 0; r < sizes.rois; ++r) {
-      const bool valid = is_valid_roi(rois + r * 5, sizes.images);
-      (valid ? regions[static_cast<int64_t>(rois[r * 5])] : invalid).push_back(r);
-    }
+    for (int64_t r = 0; r < sizes.rois; ++r)
+      (is_valid(r) ? regions[static_cast<int64_t>(rois[r * 5])] : invalid).push_back(r);
     for (int bin = 0; bin < sizes.bins(); ++bin)
       bins[sizes.source_channel(0, bin / sizes.pooled, bin % sizes.pooled)].push_back(bin);
-    torch::stable::parallel_for(0, classes * sizes.rois, grain(work), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        if (is_valid_roi(rois + i % sizes.rois * 5, sizes.images))
-          fill(i / sizes.rois, i % sizes.rois, lists_[i]);
-    });
   }
+
+  // The lists of a region, to be made before they are read.
+  CellLists<T>& lists(int64_t class_, int64_t r) { return lists_[class_ * sizes.rois + r]; }
 
   CellList<T> rows(int64_t class_, int64_t r, int bin) const {
     return lists_[class_ * sizes.rois + r].list(per_bin_ ? 2 * bin : bin / sizes.pooled);

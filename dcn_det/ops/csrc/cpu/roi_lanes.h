@@ -1,210 +1,326 @@
 // RoI pooling for regions whose channels read cells of their own: the loops run over regions. Lane l of an
-// array holds what belongs to the l-th region of a block.
+// array holds what belongs to the l-th region of a block. Cells are found for all lanes together, and read
+// lane after lane, a window of neighbouring columns at a time.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
+#include "common/deform_psroi_pool.h"
 #include "cpu/roi_loops.h"
 
 namespace dcn_det {
 
 constexpr int kLanes = 16;
+constexpr int kWindow = 8;
 
-// The samples of a bin along one axis: at start + i * step.
+// One axis of the regions of a block, see RoiAxis.
 template <typename T>
-struct LaneSamples {
-  T start[kLanes], step[kLanes];
+struct LaneAxis {
+  T origin[kLanes], extent[kLanes], bin_extent[kLanes], step[kLanes];
+
+  void set(int lane, const RoiAxis<T>& axis) {
+    origin[lane] = axis.origin;
+    extent[lane] = axis.extent;
+    bin_extent[lane] = axis.bin_extent;
+    step[lane] = axis.step;
+  }
 };
 
-// The cells of one axis: entry k of lane l is at k * kLanes + l. Lanes that read fewer cells than others have
-// entries of weight 0, whose index lies in the map. `index` is a multiple of `stride`.
+// The samples of a bin along one axis. Entry i of lane l is at i * kLanes + l; `lower` counts from the lane's
+// first cell, and is negative for samples that do not count.
 template <typename T>
-struct LaneCells {
-  int size = 0, map_size, samples, stride;
-  bool with_slopes;
-  std::vector<int> index;
-  std::vector<T> weight, slope, position;
+struct LaneSamples {
+  int size, samples, span = 0;  // size: cells of the map; span: cells that the lane that reads most reads
+  int first[kLanes];
+  T scale[kLanes];
+  std::vector<int> lower;
+  std::vector<T> fraction;
 
-  LaneCells(int map_size, int samples, int stride, bool with_slopes)
-      : map_size(map_size),
-        samples(samples),
-        stride(stride),
-        with_slopes(with_slopes),
+  LaneSamples(int size, int samples)
+      : size(size), samples(samples), lower(samples * kLanes), fraction(samples * kLanes) {}
+};
+
+// The rows that a bin reads: entry a of lane l is at a * kLanes + l. `index` is the place of the row's first
+// cell in a LanePlanes; lanes that read fewer rows than others read the blank row with weight 0.
+template <typename T>
+struct LaneRows {
+  int count = 0, width, blank;
+  std::vector<int> index;
+  std::vector<T> weight, slope;
+
+  LaneRows(int height, int width, int samples)
+      : width(width),
+        blank(height * width),
         index(2 * samples * kLanes),
         weight(2 * samples * kLanes),
-        slope(2 * samples * kLanes),
-        position(samples * kLanes) {}
+        slope(2 * samples * kLanes) {}
+};
+
+// The columns that a bin reads, in windows: those of window w and lane l start at column first[l] + w *
+// kWindow and have their weights at (w * kLanes + l) * kWindow. Columns of weight 0 are not read.
+template <typename T>
+struct LaneColumns {
+  int windows = 0, first[kLanes];
+  std::vector<T> weight, slope;
+
+  explicit LaneColumns(int width) : weight((width + kWindow) * kLanes), slope(weight) {}
+};
+
+// Copies of planes with room after the last cell for the blank row and for windows that reach beyond the map.
+template <typename T>
+class LanePlanes {
+ public:
+  LanePlanes(int64_t planes, int height, int width)
+      : cells_(int64_t(height) * width), pitch_(cells_ + 2 * width + 2 * kWindow), data_(planes * pitch_) {}
+
+  T* operator[](int64_t plane) { return data_.data() + plane * pitch_; }
+  void load(int64_t plane, const T* from) { std::memcpy((*this)[plane], from, cells_ * sizeof(T)); }
+  void clear(int64_t plane) { std::memset((*this)[plane], 0, cells_ * sizeof(T)); }
+  void store(int64_t plane, T* to) { std::memcpy(to, (*this)[plane], cells_ * sizeof(T)); }
+
+ private:
+  int64_t cells_, pitch_;
+  std::vector<T> data_;
 };
 
 // Finds the cells of the samples that count (see SampleAxis), with the weights of their mean; slopes only
-// where wanted.
+// where wanted. `offset` moves the bin of each lane, relative to the region's extent.
 struct LocateLanes {
+ protected:
   template <typename T>
-  DCN_DET_INLINE static void run(const LaneSamples<T>& axis, LaneCells<T>& cells) {
-    const int size = cells.map_size, samples = cells.samples;
+  DCN_DET_INLINE static void place(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std,
+                                   LaneSamples<T>& samples) {
+    const int size = samples.size;
     const T limit = static_cast<T>(size) - T(0.5), end = static_cast<T>(size - 1);
-    T* position = cells.position.data();
-    T counted[kLanes] = {}, scale[kLanes];
-    int first[kLanes], last[kLanes];
-    for (int l = 0; l < kLanes; ++l) first[l] = size, last[l] = 0;
-    for (int i = 0; i < samples; ++i, position += kLanes) {
+    T start[kLanes];
+    int first[kLanes], last[kLanes], counted[kLanes] = {};
+#pragma omp simd
+    for (int l = 0; l < kLanes; ++l) {
+      first[l] = size;
+      last[l] = 0;
+      start[l] = bin_start(axis.origin[l], axis.extent[l], axis.bin_extent[l], bin,
+                           rounded_product(offset[l], trans_std));
+    }
+    for (int i = 0; i < samples.samples; ++i) {
+      int* lower = samples.lower.data() + i * kLanes;
+      T* fraction = samples.fraction.data() + i * kLanes;
+      // In two loops and with truth as a number: GCC would branch on it otherwise, and stay scalar.
+      T inside[kLanes];
+      int counts[kLanes];
 #pragma omp simd
       for (int l = 0; l < kLanes; ++l) {
-        const T raw = axis.start[l] + static_cast<T>(i) * axis.step[l];
-        const bool counts = raw >= T(-0.5) && raw <= limit;
-        const T inside = raw < T(0) ? T(0) : (raw > end ? end : raw);
-        const int lower = static_cast<int>(counts ? inside : T(0));
-        counted[l] += counts ? T(1) : T(0);
-        first[l] = counts && lower < first[l] ? lower : first[l];
-        last[l] = counts && lower + 1 > last[l] ? lower + 1 : last[l];
-        position[l] = counts ? inside : T(-2);  // reads no cell
+        const T raw = start[l] + rounded_product(static_cast<T>(i), axis.step[l]);
+        const T positive = raw > T(0) ? raw : T(0);
+        inside[l] = positive < end ? positive : end;
+        counts[l] = static_cast<int>(raw >= T(-0.5)) & static_cast<int>(raw <= limit);
+      }
+#pragma omp simd
+      for (int l = 0; l < kLanes; ++l) {
+        const int cell = static_cast<int>(inside[l]);
+        const int away = (1 - counts[l]) * 2 * (size + 1);  // from all cells that there are
+        const int low = cell + away, high = counts[l] * (cell + 1);
+        fraction[l] = inside[l] - static_cast<T>(cell);
+        lower[l] = cell - away;
+        counted[l] += counts[l];
+        first[l] = low < first[l] ? low : first[l];
+        last[l] = high > last[l] ? high : last[l];
       }
     }
     int span = 0;
+#pragma omp simd reduction(max : span)
     for (int l = 0; l < kLanes; ++l) {
-      span = last[l] - first[l] + 1 > span ? last[l] - first[l] + 1 : span;
-      scale[l] = counted[l] > T(0) ? T(1) / counted[l] : T(0);
+      const bool reads = counted[l] > 0;
+      samples.first[l] = reads ? first[l] : 0;
+      samples.scale[l] = reads ? T(1) / static_cast<T>(counted[l]) : T(0);
+      const int cells = reads ? last[l] - first[l] + 1 : 0;
+      span = cells > span ? cells : span;
     }
-    if (span <= 2 * samples)
-      list_neighbours(first, span, scale, cells);
+    samples.span = span;
+    for (int i = 0; i < samples.samples; ++i) {
+      int* lower = samples.lower.data() + i * kLanes;
+#pragma omp simd
+      for (int l = 0; l < kLanes; ++l) lower[l] -= samples.first[l];
+    }
+  }
+
+  // The k-th cell from each lane's first one on.
+  template <typename T>
+  DCN_DET_INLINE static void weigh_cell(const LaneSamples<T>& samples, int k, bool slopes, T* weights,
+                                        T* slopes_out) {
+    T weight[kLanes] = {}, slope[kLanes] = {};
+    for (int i = 0; i < samples.samples; ++i) {
+      const int* lower = samples.lower.data() + i * kLanes;
+      const T* fraction = samples.fraction.data() + i * kLanes;
+#pragma omp simd
+      for (int l = 0; l < kLanes; ++l) {
+        const T upper = fraction[l], here = lower[l] == k ? T(1) - upper : T(0);
+        weight[l] += lower[l] == k - 1 ? upper : here;
+      }
+      if (!slopes) continue;
+#pragma omp simd
+      for (int l = 0; l < kLanes; ++l) {
+        const T here = lower[l] == k ? T(-1) : T(0), side = lower[l] == k - 1 ? T(1) : here;
+        slope[l] += fraction[l] > T(0) ? side : T(0);
+      }
+    }
+#pragma omp simd
+    for (int l = 0; l < kLanes; ++l) {
+      weights[l] = weight[l] * samples.scale[l];
+      slopes_out[l] = slope[l] * samples.scale[l];
+    }
+  }
+};
+
+struct LocateRows : LocateLanes {
+  template <typename T>
+  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std, bool slopes,
+                                 LaneSamples<T>& samples, LaneRows<T>& rows) {
+    place(axis, bin, offset, trans_std, samples);
+    if (samples.span <= 2 * samples.samples)
+      list_neighbours(samples, slopes, rows);
     else
-      list_samples(scale, cells);
+      list_samples(samples, rows);
   }
 
  private:
-  // Every cell from the first to the last one; samples share them.
+  // Every row from the first to the last one; samples share them.
   template <typename T>
-  DCN_DET_INLINE static void list_neighbours(const int* first, int span, const T* scale,
-                                             LaneCells<T>& cells) {
-    cells.size = span;
-    const int size = cells.map_size, samples = cells.samples, stride = cells.stride;
-    for (int k = 0; k < span; ++k) {
-      const T* position = cells.position.data();
-      T weight[kLanes] = {}, slope[kLanes] = {};
-      for (int i = 0; i < samples; ++i, position += kLanes) {
-        // By whole numbers: a sample just beyond a cell is, rounded, a whole cell away from the next one.
+  DCN_DET_INLINE static void list_neighbours(const LaneSamples<T>& samples, bool slopes, LaneRows<T>& rows) {
+    rows.count = samples.span;
+    for (int k = 0; k < rows.count; ++k) {
+      T* weight = rows.weight.data() + k * kLanes;
+      weigh_cell(samples, k, slopes, weight, rows.slope.data() + k * kLanes);
+      int* index = rows.index.data() + k * kLanes;
 #pragma omp simd
-        for (int l = 0; l < kLanes; ++l) {
-          const int lower = static_cast<int>(position[l]), cell = first[l] + k;
-          const T fraction = position[l] - static_cast<T>(lower);
-          weight[l] += cell == lower ? T(1) - fraction : (cell == lower + 1 ? fraction : T(0));
-        }
-        if (!cells.with_slopes) continue;
-#pragma omp simd
-        for (int l = 0; l < kLanes; ++l) {
-          const int lower = static_cast<int>(position[l]), cell = first[l] + k;
-          const int between = position[l] > static_cast<T>(lower);
-          slope[l] += static_cast<T>(between * ((cell == lower + 1) - (cell == lower)));
-        }
-      }
-      int* index = cells.index.data() + k * kLanes;
-      T *weights = cells.weight.data() + k * kLanes, *slopes = cells.slope.data() + k * kLanes;
-#pragma omp simd
-      for (int l = 0; l < kLanes; ++l) {
-        const int cell = first[l] + k;
-        index[l] = (cell < size ? cell : size - 1) * stride;
-        weights[l] = weight[l] * scale[l];
-        slopes[l] = slope[l] * scale[l];
-      }
+      for (int l = 0; l < kLanes; ++l)
+        index[l] = weight[l] > T(0) ? (samples.first[l] + k) * rows.width : rows.blank;
     }
   }
 
-  // The two cells of each sample, where there are many between the samples that nobody reads.
+  // The two rows of each sample, where there are many between the samples that nobody reads.
   template <typename T>
-  DCN_DET_INLINE static void list_samples(const T* scale, LaneCells<T>& cells) {
-    cells.size = 2 * cells.samples;
-    const int size = cells.map_size, stride = cells.stride;
-    for (int k = 0; k < cells.size; ++k) {
-      const T* position = cells.position.data() + k / 2 * kLanes;
-      const bool upper = k % 2 == 1;
-      int* index = cells.index.data() + k * kLanes;
-      T *weights = cells.weight.data() + k * kLanes, *slopes = cells.slope.data() + k * kLanes;
+  DCN_DET_INLINE static void list_samples(const LaneSamples<T>& samples, LaneRows<T>& rows) {
+    rows.count = 2 * samples.samples;
+    for (int k = 0; k < rows.count; ++k) {
+      const int* lower = samples.lower.data() + k / 2 * kLanes;
+      const T* fraction = samples.fraction.data() + k / 2 * kLanes;
+      int* index = rows.index.data() + k * kLanes;
+      T *weight = rows.weight.data() + k * kLanes, *slope = rows.slope.data() + k * kLanes;
+      const int upper = k % 2;
 #pragma omp simd
       for (int l = 0; l < kLanes; ++l) {
-        const bool counts = position[l] >= T(0);
-        const int lower = static_cast<int>(counts ? position[l] : T(0)), cell = lower + (upper ? 1 : 0);
-        const T fraction = position[l] - static_cast<T>(lower);
-        const T weight = upper ? fraction : T(1) - fraction, slope = upper ? T(1) : T(-1);
-        index[l] = (cell < size ? cell : size - 1) * stride;
-        weights[l] = counts ? weight * scale[l] : T(0);
-        slopes[l] = counts && fraction > T(0) ? slope * scale[l] : T(0);
+        const T share = upper ? fraction[l] : T(1) - fraction[l];
+        weight[l] = lower[l] >= 0 ? share * samples.scale[l] : T(0);
+        slope[l] =
+            lower[l] >= 0 && fraction[l] > T(0) ? (upper ? samples.scale[l] : -samples.scale[l]) : T(0);
+        index[l] = weight[l] > T(0) ? (samples.first[l] + lower[l] + upper) * rows.width : rows.blank;
       }
     }
   }
 };
 
-// sum[l] = the weighted cells of lane l. What a cell of weight 0 holds, be it NaN, does not matter.
-struct SumLanes {
+struct LocateColumns : LocateLanes {
   template <typename T>
-  DCN_DET_INLINE static void run(const T* plane, const LaneCells<T>& y, const LaneCells<T>& x, T* sum) {
-    T total[kLanes] = {};
-    for (int a = 0; a < y.size; ++a) {
-      const int* row = y.index.data() + a * kLanes;
-      const T* row_weight = y.weight.data() + a * kLanes;
-      T row_sum[kLanes] = {};
-      for (int b = 0; b < x.size; ++b) {
-        const int* column = x.index.data() + b * kLanes;
-        const T* weight = x.weight.data() + b * kLanes;
-#pragma omp simd
-        for (int l = 0; l < kLanes; ++l) {
-          const T value = plane[row[l] + column[l]];
-          row_sum[l] += weight[l] > T(0) ? weight[l] * value : T(0);
-        }
+  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std, bool slopes,
+                                 LaneSamples<T>& samples, LaneColumns<T>& columns) {
+    place(axis, bin, offset, trans_std, samples);
+    columns.windows = (samples.span + kWindow - 1) / kWindow;
+    for (int l = 0; l < kLanes; ++l) columns.first[l] = samples.first[l];
+    T weight[kWindow * kLanes] = {}, slope[kWindow * kLanes] = {};
+    for (int w = 0; w < columns.windows; ++w) {
+      const int count = samples.span - w * kWindow;
+      for (int k = 0; k < kWindow; ++k) {
+        if (k < count)
+          weigh_cell(samples, w * kWindow + k, slopes, weight + k * kLanes, slope + k * kLanes);
+        else
+          std::memset(weight + k * kLanes, 0, kLanes * sizeof(T));
       }
-#pragma omp simd
-      for (int l = 0; l < kLanes; ++l) total[l] += row_weight[l] > T(0) ? row_weight[l] * row_sum[l] : T(0);
+      const int64_t start = w * kLanes * kWindow;
+      TransposeMatrix::run(weight, kLanes, kWindow, kLanes, columns.weight.data() + start, kWindow);
+      if (slopes) TransposeMatrix::run(slope, kLanes, kWindow, kLanes, columns.slope.data() + start, kWindow);
     }
-    for (int l = 0; l < kLanes; ++l) sum[l] = total[l];
+  }
+};
+
+// What a window adds up to. Vectors are registers only as locals, hence a base class with one function for
+// all that the loops below do.
+struct SweepLanes {
+ protected:
+  // The sum of values[i] * factors[i] over the columns that are read; what the others hold, be it NaN, does
+  // not matter.
+  template <typename T, typename Window>
+  DCN_DET_INLINE static T sum_read(const Window& values, const T* weights, const T* factors) {
+    Window weight, factor;
+    std::memcpy(&weight, weights, sizeof(Window));
+    std::memcpy(&factor, factors, sizeof(Window));
+    Window sum = weight > T(0) ? values * factor : Window{};
+    sum += __builtin_shufflevector(sum, sum, 4, 5, 6, 7, 0, 1, 2, 3);
+    sum += __builtin_shufflevector(sum, sum, 2, 3, 0, 1, 6, 7, 4, 5);
+    return sum[0] + sum[1];
+  }
+};
+
+// sum[l] = the weighted cells of lane l of a plane of LanePlanes.
+struct SumLanes : SweepLanes {
+  template <typename T>
+  DCN_DET_INLINE static void run(const T* plane, const LaneRows<T>& y, const LaneColumns<T>& x, T* sum) {
+    typedef T Window __attribute__((vector_size(kWindow * sizeof(T))));
+    for (int l = 0; l < kLanes; ++l) sum[l] = 0;
+    for (int w = 0; w < x.windows; ++w)
+      for (int l = 0; l < kLanes; ++l) {
+        const T* from = plane + x.first[l] + w * kWindow;
+        Window total = {}, cells;
+        for (int a = l; a < y.count * kLanes; a += kLanes) {
+          std::memcpy(&cells, from + y.index[a], sizeof(Window));
+          total += y.weight[a] * cells;
+        }
+        const T* weights = &x.weight[(w * kLanes + l) * kWindow];
+        sum[l] += sum_read(total, weights, weights);
+      }
   }
 };
 
 // Adds to grad_x and grad_y the derivatives of lane l with respect to its bin's position.
-struct MoveLanes {
+struct MoveLanes : SweepLanes {
   template <typename T>
-  DCN_DET_INLINE static void run(const T* plane, const LaneCells<T>& y, const LaneCells<T>& x, const T* grad,
+  DCN_DET_INLINE static void run(const T* plane, const LaneRows<T>& y, const LaneColumns<T>& x, const T* grad,
                                  T* grad_x, T* grad_y) {
-    T total_x[kLanes] = {}, total_y[kLanes] = {};
-    for (int a = 0; a < y.size; ++a) {
-      const int* row = y.index.data() + a * kLanes;
-      const T *row_weight = y.weight.data() + a * kLanes, *row_slope = y.slope.data() + a * kLanes;
-      T row_sum[kLanes] = {}, row_move[kLanes] = {};
-      for (int b = 0; b < x.size; ++b) {
-        const int* column = x.index.data() + b * kLanes;
-        const T *weight = x.weight.data() + b * kLanes, *slope = x.slope.data() + b * kLanes;
-#pragma omp simd
-        for (int l = 0; l < kLanes; ++l) {
-          const T read = plane[row[l] + column[l]], value = weight[l] > T(0) ? read : T(0);
-          row_sum[l] += weight[l] * value;
-          row_move[l] += slope[l] * value;
-        }
-      }
-#pragma omp simd
+    typedef T Window __attribute__((vector_size(kWindow * sizeof(T))));
+    for (int w = 0; w < x.windows; ++w)
       for (int l = 0; l < kLanes; ++l) {
-        total_x[l] += row_weight[l] > T(0) ? row_weight[l] * row_move[l] : T(0);
-        total_y[l] += row_weight[l] > T(0) ? row_slope[l] * row_sum[l] : T(0);
+        const T* from = plane + x.first[l] + w * kWindow;
+        Window total = {}, moved = {}, cells;
+        for (int a = l; a < y.count * kLanes; a += kLanes) {
+          std::memcpy(&cells, from + y.index[a], sizeof(Window));
+          total += y.weight[a] * cells;
+          moved += y.slope[a] * cells;
+        }
+        const int64_t at = (w * kLanes + l) * kWindow;
+        grad_x[l] += grad[l] * sum_read(total, &x.weight[at], &x.slope[at]);
+        grad_y[l] += grad[l] * sum_read(moved, &x.weight[at], &x.weight[at]);
       }
-    }
-    for (int l = 0; l < kLanes; ++l) {
-      grad_x[l] += grad[l] * total_x[l];
-      grad_y[l] += grad[l] * total_y[l];
-    }
   }
 };
 
-// Adds the gradients of the first `active` lanes to the cells of a plane, lane after lane.
-struct SpreadLanes {
+// Adds the gradients of the first `active` lanes to a plane of LanePlanes, lane after lane.
+struct SpreadLanes : SweepLanes {
   template <typename T>
-  DCN_DET_INLINE static void run(T* grad_plane, const LaneCells<T>& y, const LaneCells<T>& x, const T* grad,
+  DCN_DET_INLINE static void run(T* grad_plane, const LaneRows<T>& y, const LaneColumns<T>& x, const T* grad,
                                  int active) {
-    const int *rows = y.index.data(), *columns = x.index.data();
-    const T *row_weights = y.weight.data(), *weights = x.weight.data();
-    for (int l = 0; l < active; ++l)
-      for (int a = 0; a < y.size; ++a) {
-        T* row = grad_plane + rows[a * kLanes + l];
-        const T row_grad = grad[l] * row_weights[a * kLanes + l];
-        for (int b = 0; b < x.size; ++b) row[columns[b * kLanes + l]] += row_grad * weights[b * kLanes + l];
+    typedef T Window __attribute__((vector_size(kWindow * sizeof(T))));
+    for (int w = 0; w < x.windows; ++w)
+      for (int l = 0; l < active; ++l) {
+        T* to = grad_plane + x.first[l] + w * kWindow;
+        Window share, cells;
+        std::memcpy(&share, &x.weight[(w * kLanes + l) * kWindow], sizeof(Window));
+        share = share > T(0) ? grad[l] * share : Window{};
+        for (int a = l; a < y.count * kLanes; a += kLanes) {
+          std::memcpy(&cells, to + y.index[a], sizeof(Window));
+          cells += y.weight[a] * share;
+          std::memcpy(to + y.index[a], &cells, sizeof(Window));
+        }
       }
   }
 };
