@@ -197,21 +197,16 @@ def _anchor_sampling(settings: schema.RPN | schema.ClassAwareRPNHead) -> AnchorS
     )
 
 
+def _common_arguments(settings: schema.Backbone) -> dict[str, Any]:
+    """What all backbones take; their arguments have the names of the settings."""
+    names = ["width", "stem_width", "stride_on", "stem_pool", "norm", "norm_eps"]
+    names += ["frozen_stages", "res5_stride", "res5_dilation"]
+    return {name: getattr(settings, name) for name in names} | {"deformable": _deformable(settings.deform)}
+
+
 def _resnet(settings: schema.Backbone, load_weights: bool) -> ResNet:
     _check_resnet(settings)
-    backbone = ResNet(
-        settings.kind,
-        width=settings.width,
-        stem_width=settings.stem_width,
-        stride_on=settings.stride_on,
-        stem_pool=settings.stem_pool,
-        norm=settings.norm,
-        norm_eps=settings.norm_eps,
-        frozen_stages=settings.frozen_stages,
-        res5_stride=settings.res5_stride,
-        res5_dilation=settings.res5_dilation,
-        deformable=_deformable(settings.deform),
-    )
+    backbone = ResNet(settings.kind, **_common_arguments(settings))
     if load_weights:
         _load_backbone(backbone, settings)
     return backbone
@@ -225,18 +220,7 @@ def _aligned_inception_resnet(settings: schema.Backbone, load_weights: bool) -> 
         settings,
         {name: min(air.channels_of(each, settings.width) for each in convs) for name, convs in parts.items()},
     )
-    backbone = air.AlignedInceptionResNet(
-        width=settings.width,
-        stem_width=settings.stem_width,
-        stride_on=settings.stride_on,
-        stem_pool=settings.stem_pool,
-        norm=settings.norm,
-        norm_eps=settings.norm_eps,
-        frozen_stages=settings.frozen_stages,
-        res5_stride=settings.res5_stride,
-        res5_dilation=settings.res5_dilation,
-        deformable=_deformable(settings.deform),
-    )
+    backbone = air.AlignedInceptionResNet(**_common_arguments(settings))
     if load_weights:
         _load_backbone(backbone, settings)
     return backbone

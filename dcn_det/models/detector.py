@@ -1,10 +1,11 @@
-"""The two-stage detector: preprocessing, backbone, proposals, head."""
+"""What all detectors share, and the two-stage detector: preprocessing, backbone, proposals, head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,13 @@ from dcn_det.structures import Batch, Detections, ImageInfo, Target
 
 
 class Part(Protocol):
-    """What :class:`TwoStageDetector` asks of all its parts."""
+    """What :class:`Detector` asks of all its parts."""
 
     def lr_multipliers(self) -> dict[str, float]: ...
 
 
 class Backbone(Part, Protocol):
-    """What :class:`TwoStageDetector` asks of a backbone."""
+    """What :class:`Detector` asks of a backbone."""
 
     channels: dict[str, int]
     strides: dict[str, int]
@@ -56,13 +57,99 @@ class Features:
     head: Any
 
 
-def require_targets(batch: Batch) -> None:
-    """Refuses to train on images without a target."""
-    if len(batch.targets) != len(batch.infos):
-        raise ValueError(f"training needs a target for each of {len(batch.infos)} images, got {len(batch.targets)}")
+Extracted = TypeVar("Extracted")
+"""What a detector keeps of a batch's images, see :meth:`Detector.extract`."""
 
 
-class TwoStageDetector(nn.Module):
+class Detector(nn.Module, ABC, Generic[Extracted]):
+    """What one- and two-stage detectors share.
+
+    In training mode a call returns losses, in evaluation mode detections.
+
+    Args:
+        preprocess: (uint8 images, infos) -> the backbone's input.
+        backbone: the backbone's input -> feature maps by name.
+        parts: what else is trained, by attribute name.
+        score_threshold, nms_iou, max_detections: see :class:`dcn_det.models.postprocess.PostProcess`.
+    """
+
+    backbone: Backbone
+
+    def __init__(
+        self,
+        preprocess: nn.Module,
+        backbone: Backbone,
+        parts: Mapping[str, Part],
+        *,
+        score_threshold: float,
+        nms_iou: float,
+        max_detections: int,
+    ) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.parts = ("backbone", *parts)
+        self.score_threshold = score_threshold
+        self.nms_iou = nms_iou
+        self.max_detections = max_detections
+
+    def lr_multipliers(self) -> dict[str, float]:
+        """Learning-rate multipliers other than 1, by parameter name."""
+        return {
+            f"{part}.{name}": value
+            for part in self.parts
+            for name, value in getattr(self, part).lr_multipliers().items()
+        }
+
+    @abstractmethod
+    def extract(self, batch: Batch) -> Extracted:
+        """Everything that depends on the images alone."""
+
+    @abstractmethod
+    def _losses(self, features: Extracted, batch: Batch) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def _candidates(self, features: Extracted, infos: Sequence[ImageInfo]) -> list[Detections]: ...
+
+    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
+        """Losses when training, detections otherwise.
+
+        Args:
+            batch: on the model's device; ``targets`` are read only when training.
+
+        Returns:
+            Training: float32 scalars by name (``rpn_cls``, ``rpn_box`` and, of two-stage detectors, ``head_cls``
+            and ``head_box``) whose sum is to be minimised, each averaged over the images. Evaluation: for each image
+            its detections, in pixels of the network's input.
+        """
+        features = self.extract(batch)
+        if not self.training:
+            return self._detect(features, batch.infos)
+        if len(batch.targets) != len(batch.infos):
+            raise ValueError(f"training needs a target for each of {len(batch.infos)} images, got {len(batch.targets)}")
+        return self._losses(features, batch)
+
+    @torch.no_grad()
+    def candidates(self, batch: Batch) -> list[Detections]:
+        """Every box with a score above the threshold, for testing that unites several views of an image.
+
+        Args:
+            batch: on the model's device; the model is in evaluation mode.
+
+        Returns:
+            For each image its boxes before suppression, in pixels of the network's input and in no order.
+        """
+        return self._candidates(self.extract(batch), batch.infos)
+
+    @torch.no_grad()
+    def _detect(self, features: Extracted, infos: Sequence[ImageInfo]) -> list[Detections]:
+        select = PostProcess(self.score_threshold, nms_iou=self.nms_iou, max_detections=self.max_detections)
+        return [select(candidates) for candidates in self._candidates(features, infos)]
+
+
+class TwoStageDetector(Detector[Features]):
     """Proposes boxes from one feature map, classifies and refines them with another.
 
     In training mode a call returns losses, in evaluation mode detections. The steps are callable one by one,
@@ -81,7 +168,7 @@ class TwoStageDetector(nn.Module):
         score_threshold, nms_iou, max_detections: see :class:`dcn_det.models.postprocess.PostProcess`.
     """
 
-    backbone: Backbone
+    rpn: RPN
     head: Head
 
     def __init__(
@@ -97,23 +184,16 @@ class TwoStageDetector(nn.Module):
         nms_iou: float = 0.3,
         max_detections: int = 100,
     ) -> None:
-        super().__init__()
-        self.preprocess = preprocess
-        self.backbone = backbone
-        self.rpn = rpn
-        self.head = head
+        super().__init__(
+            preprocess,
+            backbone,
+            {"rpn": rpn, "head": head},
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+        )
         self.rpn_features = tuple(rpn_features)
         self.head_features = tuple(head_features)
-        self.score_threshold = score_threshold
-        self.nms_iou = nms_iou
-        self.max_detections = max_detections
-
-    def lr_multipliers(self) -> dict[str, float]:
-        """Learning-rate multipliers other than 1, by parameter name."""
-        parts: dict[str, Part] = {"backbone": self.backbone, "rpn": self.rpn, "head": self.head}
-        return {
-            f"{prefix}.{name}": value for prefix, part in parts.items() for name, value in part.lr_multipliers().items()
-        }
 
     def extract(self, batch: Batch) -> Features:
         """Everything that depends on the images alone."""
@@ -127,22 +207,7 @@ class TwoStageDetector(nn.Module):
         """Proposals of each image, in pixels of the network's input."""
         return self.rpn.proposals([self.rpn(level) for level in features.rpn], infos)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
-        """Losses when training, detections otherwise.
-
-        Args:
-            batch: on the model's device; ``targets`` are read only when training.
-
-        Returns:
-            Training: ``rpn_cls``, ``rpn_box``, ``head_cls``, ``head_box``, float32 scalars whose sum is to be
-            minimised, each averaged over the images. Evaluation: for each image its detections, in pixels of
-            the network's input.
-        """
-        features = self.extract(batch)
-        return self._losses(features, batch) if self.training else self._detect(features, batch.infos)
-
     def _losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        require_targets(batch)
         outputs = [self.rpn(level) for level in features.rpn]
         proposals = [each.boxes for each in self.rpn.proposals(outputs, batch.infos)]
         return {
@@ -150,26 +215,9 @@ class TwoStageDetector(nn.Module):
             **self.head.losses(features.head, proposals, batch.infos, batch.targets),
         }
 
-    @torch.no_grad()
-    def candidates(self, batch: Batch) -> list[Detections]:
-        """Every box with a score above the threshold, for testing that unites several views of an image.
-
-        Args:
-            batch: on the model's device; the model is in evaluation mode.
-
-        Returns:
-            For each image its boxes before suppression, in pixels of the network's input and in no order.
-        """
-        return self._candidates(self.extract(batch), batch.infos)
-
     def _candidates(self, features: Features, infos: Sequence[ImageInfo]) -> list[Detections]:
         proposals = [each.boxes for each in self.propose(features, infos)]
         return [
             confident(scores, boxes, self.score_threshold)
             for scores, boxes in self.head.predict(features.head, proposals, infos)
         ]
-
-    @torch.no_grad()
-    def _detect(self, features: Features, infos: Sequence[ImageInfo]) -> list[Detections]:
-        select = PostProcess(self.score_threshold, nms_iou=self.nms_iou, max_detections=self.max_detections)
-        return [select(candidates) for candidates in self._candidates(features, infos)]
