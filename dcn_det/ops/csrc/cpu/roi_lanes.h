@@ -119,7 +119,7 @@ struct LocateLanes {
 #pragma omp simd
       for (int l = 0; l < kLanes; ++l) {
         const int cell = static_cast<int>(inside[l]);
-        const int away = (1 - counts[l]) * 2 * (size + 1);  // from all cells that there are
+        const int away = (1 - counts[l]) * (size + 1);  // from all cells that there are
         const int low = cell + away, high = counts[l] * (cell + 1);
         fraction[l] = inside[l] - static_cast<T>(cell);
         lower[l] = cell - away;

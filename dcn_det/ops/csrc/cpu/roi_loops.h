@@ -21,10 +21,14 @@ struct TransposeMatrix {
   DCN_DET_INLINE static void run(const T* in, int64_t in_stride, int64_t rows, int64_t columns, T* out,
                                  int64_t out_stride) {
     const int64_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
-    for (int64_t column = 0; column < whole_columns; column += 4)
+    for (int64_t column = 0; column < whole_columns; column += 4) {
+      // The processor does not fetch ahead for so many rows in as many pages.
+      if (column % 16 == 0 && in_stride >= 1024)
+        for (int64_t row = 0; row < whole_rows; ++row) __builtin_prefetch(in + row * in_stride + column + 64);
       for (int64_t row = 0; row < whole_rows; row += 4)
         transpose_block(in + row * in_stride + column, in_stride, out + column * out_stride + row,
                         out_stride);
+    }
     for (int64_t row = 0; row < rows; ++row)
       for (int64_t column = row < whole_rows ? whole_columns : 0; column < columns; ++column)
         out[column * out_stride + row] = in[row * in_stride + column];

@@ -81,9 +81,15 @@ void pool_backward(const RoiPoolSizes& sizes, const T* grad_output, const T* roi
         if (!is_valid_roi(roi, sizes.images)) continue;
         T* target = grad_input + (static_cast<int64_t>(roi[0]) * channels + first) * plane;
         int64_t bin = (r * channels + first) * bins;
-        for (int64_t c = 0; c < size; ++c, target += plane)
+        for (int64_t c = 0; c < size; ++c, target += plane) {
+          // Of the next region, which lies `channels` planes of bins further.
+          for (int64_t ahead = bin + channels * bins; ahead < bin + (channels + 1) * bins; ahead += 16) {
+            __builtin_prefetch(grad_output + ahead);
+            __builtin_prefetch(argmax + ahead);
+          }
           for (int64_t last = bin + bins; bin < last; ++bin)
-            if (argmax[bin] >= 0 && argmax[bin] < plane) target[argmax[bin]] += grad_output[bin];
+            if (const uint32_t cell = argmax[bin]; cell < plane) target[cell] += grad_output[bin];
+        }
       }
     }
   });
