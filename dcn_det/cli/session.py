@@ -31,6 +31,7 @@ from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.testing import pictures, run_test, say_sample_progress
 from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
+from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import build_detector
@@ -60,6 +61,7 @@ class Session:
         device: torch.device | None = None,
         global_batch: int | None = None,
     ) -> None:
+        keep_freed_memory()
         self.config = config
         self.processes = processes or Processes()
         self.device = device or resolve_device(config.device)
