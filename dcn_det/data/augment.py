@@ -68,6 +68,9 @@ class Plan:
     colors: tuple[tuple[str, float], ...] = ()
 
 
+_NOTHING = Plan()
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """The random changes of a training split; by default none.
@@ -90,7 +93,7 @@ class Augmentation:
             boxes: (N, 4), half-open pixels of the original.
         """
         if not (self.short_sides or self.crop.probability or self.jitter.probability):
-            return Plan()
+            return _NOTHING
         rng = np.random.default_rng([seed, _AUGMENT])
         short_side = int(rng.choice(self.short_sides)) if self.short_sides else None
         crop, kept = None, np.ones(len(boxes), dtype=np.bool_)

@@ -121,7 +121,7 @@ class DetectionDataset(Dataset[Example]):
         return self.cache.get(self.index.folder / name, form, make)
 
     def _read(self, name: str, size: tuple[int, int]) -> Image:
-        path, (height, width) = self.index.folder / name, size
+        path, (height, width) = f"{self.index.folder}/{name}", size
         image = read_image(path)
         if image.shape[:2] != size:
             raise UserError(

@@ -6,6 +6,7 @@ a handful of numbers NumPy is several times as quick as torch.
 
 from __future__ import annotations
 
+from io import FileIO
 from pathlib import Path
 
 import cv2
@@ -33,7 +34,8 @@ def read_image(path: str | Path) -> Image:
         UserError: the file is missing, truncated or not an image.
     """
     try:
-        data = Path(path).read_bytes()
+        with FileIO(path) as file:  # quicker than Path.read_bytes, by a hundredth of the time of an image
+            data = file.read()
     except OSError as error:
         raise UserError(f"cannot read image {path}: {error.strerror}") from error
     image = decode(data)
