@@ -34,7 +34,7 @@ from dcn_det.errors import UserError
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.predictor import resolve_device
-from dcn_det.models.build import build_detector
+from dcn_det.models.build import Detector, build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 
@@ -163,6 +163,7 @@ class Session:
             return None
 
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
+            assert isinstance(model, Detector)  # the session's own, or the average of it
             predictor = build_predictor(model, self.categories, self.config)
             with tempfile.TemporaryDirectory(prefix="dcn_det-test-") as folder:
                 _, metrics = run_test(predictor, test_set, self.config, Path(folder), log.say, processes)
