@@ -65,6 +65,11 @@ class Session:
         self.config = config
         self.processes = processes or Processes()
         self.device = device or resolve_device(config.device)
+        if config.train.precision == "float16" and self.device.type == "cpu":
+            warnings.warn(
+                "train.precision: torch's convolutions are very slow in float16 on a CPU; bfloat16 is quick",
+                stacklevel=2,
+            )
         if config.train.deterministic:
             be_deterministic()
         self.division = divide(config.train, self.processes.world_size, global_batch)
