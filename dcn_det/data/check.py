@@ -204,7 +204,7 @@ def check_document(
 
 
 def _public(row: Row) -> Row:
-    return {key: value for key, value in row.items() if not key.startswith("_")}
+    return {key: value for key, value in row.items() if key not in ("_bad", "_unlabelled", "_where")}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -90,7 +90,11 @@ def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
 
 
 def test_what_was_fixed_can_be_trained_on(broken: Path) -> None:
+    document = json.loads((broken / "boxes.json").read_text())
+    document["images"][0]["_note"] = "of no concern"
+    (broken / "boxes.json").write_text(json.dumps(document))
     report = check_coco(broken / "boxes.json", broken / "images", ANCHORS)
+    assert report.fixed["images"][0] == document["images"][0], "with what else it holds, and no more"
     (broken / "fixed.json").write_text(json.dumps(report.fixed))
     index = load_coco(broken / "fixed.json", broken / "images")
     assert index.image_ids.tolist() == [1, 3]
