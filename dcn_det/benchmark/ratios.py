@@ -25,14 +25,20 @@ def report(args: argparse.Namespace, numbers: dict[str, float], bars: Bars) -> i
     """Prints and saves what was measured; returns the exit code."""
     for name, value in numbers.items():
         print(f"{name:<44} {value:>10.3f}")
+    missed = print_bars(bars)
+    if args.save:
+        write_json(args.save, {"numbers": numbers, "ratios": {name: bar[0] for name, bar in bars.items()}})
+    return 1 if args.check and missed else 0
+
+
+def print_bars(bars: Bars) -> int:
+    """A line for each; returns how many are missed."""
     missed = 0
     for name, (ratio, relation, limit) in bars.items():
         good = ratio >= limit if relation == ">=" else ratio <= limit
         missed += not good
         print(f"{name:<44} {ratio:>10.2f}  ({relation} {limit:g}) {'pass' if good else 'MISS'}")
-    if args.save:
-        write_json(args.save, {"numbers": numbers, "ratios": {name: bar[0] for name, bar in bars.items()}})
-    return 1 if args.check and missed else 0
+    return missed
 
 
 def take_turns(works: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, float]:

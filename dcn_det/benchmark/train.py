@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from dcn_det.cli.session import Session
 from dcn_det.config import load_config
@@ -107,18 +109,20 @@ def _time(
 
 
 class _Theirs(nn.Module):
-    """torchvision's reference detector, with our batches as input: images of the same size, the same boxes."""
+    """torchvision's reference detector, with our batches as input: images of the same size, the same boxes.
+
+    As with weights from ImageNet, stem and first stage are not trained, and batch norm is a constant map; the function
+    of torchvision that builds it would train all of them where it loads no weights.
+    """
 
     def __init__(self, classes: int, short_side: int, max_side: int) -> None:
         super().__init__()
-        self.network = torchvision.models.detection.fasterrcnn_resnet50_fpn(
-            weights=None,
-            weights_backbone=None,
-            num_classes=classes + 1,
-            min_size=short_side,
-            max_size=max_side,
-            trainable_backbone_layers=3,
-        )
+        body = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d)
+        for part in (body.conv1, body.layer1):
+            part.requires_grad_(False)
+        layers = {f"layer{i}": str(i - 1) for i in range(1, 5)}
+        backbone = BackboneWithFPN(body, layers, [256, 512, 1024, 2048], 256)
+        self.network = FasterRCNN(backbone, num_classes=classes + 1, min_size=short_side, max_size=max_side)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images = [

@@ -12,11 +12,13 @@ import numpy as np
 
 from dcn_det.config import Config, load_config
 from dcn_det.data.build import build_dataset
-from dcn_det.data.check import AnchorCheck, check_split
+from dcn_det.data.check import AnchorCheck, check_coco
+from dcn_det.data.check_voc import check_voc
 from dcn_det.data.loader import DetectionDataset
 from dcn_det.data.sample import holds_sample, make_sample
 from dcn_det.data.sampler import Draw, mix, permutation
 from dcn_det.data.transforms import read_image
+from dcn_det.data.voc import VOC_CLASSES
 from dcn_det.engine.logging import progress_line
 from dcn_det.engine.testing import say_on_stderr, say_sample_progress
 from dcn_det.errors import UserError
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: as many as cores)"
     )
-    result.add_argument("--fix", type=Path, metavar="OUT.json", help="write the annotations that can be used")
+    result.add_argument("--fix", type=Path, metavar="OUT.json", help="write what can be used, in COCO's format")
     result.add_argument("--browse", type=Path, metavar="DIR", help="draw samples before and after augmentation")
     result.add_argument("--samples", type=int, default=16, help="how many to draw (default %(default)s)")
     return result
@@ -56,9 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     if config.data.kind == "sample" and not holds_sample(root):
         make_sample(root, progress=say_sample_progress)
     part = config.data.train if args.split == "train" else config.data.test
-    if part is None or part.annotations is None or part.images is None:
-        why = "is null" if part is None else f"is {config.data.kind} data; expected COCO's format"
-        raise UserError(f"data.{args.split} {why}: there is no annotation file to check")
+    if part is None:
+        raise UserError(f"data.{args.split} is null: there are no annotations to check")
     started = spoken = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -67,12 +68,22 @@ def main(argv: list[str] | None = None) -> int:
             spoken = time.monotonic()
             say_on_stderr(progress_line(done, total, started, "image"))
 
-    report = check_split(root / part.annotations, root / part.images, _anchors(config), args.workers, progress)
+    anchors = _anchors(config)
+    if part.sets is not None:
+        classes = config.data.classes or VOC_CLASSES
+        report = check_voc(root, part.sets, classes, args.split == "train", anchors, args.workers, progress)
+    else:
+        assert part.annotations is not None and part.images is not None
+        report = check_coco(root / part.annotations, root / part.images, anchors, args.workers, progress)
     print(report.text())
     if args.fix:
         write_json(args.fix, report.fixed)
         images, objects = len(report.fixed["images"]), len(report.fixed["annotations"])
         print(f"fixed: '{args.fix}' with {images} of {report.images} images, {objects} of {report.objects} objects")
+        if part.sets is not None:
+            split = f"data.{args.split}"
+            place = args.fix.absolute()
+            print(f"to use it: data.kind=coco {split}.images=. {split}.annotations={place} {split}.sets=null")
     if args.browse:
         count = browse(config, args.browse, args.samples)
         print(f"drawn: {count} training images in '{args.browse}' (as it is, then {AUGMENTED} times augmented)")

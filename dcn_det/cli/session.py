@@ -31,9 +31,10 @@ from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.testing import pictures, run_test, say_sample_progress
 from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
+from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.predictor import resolve_device
-from dcn_det.models.build import build_detector
+from dcn_det.models.build import Detector, build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 
@@ -60,9 +61,15 @@ class Session:
         device: torch.device | None = None,
         global_batch: int | None = None,
     ) -> None:
+        keep_freed_memory()
         self.config = config
         self.processes = processes or Processes()
         self.device = device or resolve_device(config.device)
+        if config.train.precision == "float16" and self.device.type == "cpu":
+            warnings.warn(
+                "train.precision: torch's convolutions are very slow in float16 on a CPU; bfloat16 is quick",
+                stacklevel=2,
+            )
         if config.train.deterministic:
             be_deterministic()
         self.division = divide(config.train, self.processes.world_size, global_batch)
@@ -161,6 +168,7 @@ class Session:
             return None
 
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
+            assert isinstance(model, Detector)  # the session's own, or the average of it
             predictor = build_predictor(model, self.categories, self.config)
             with tempfile.TemporaryDirectory(prefix="dcn_det-test-") as folder:
                 _, metrics = run_test(predictor, test_set, self.config, Path(folder), log.say, processes)

@@ -22,6 +22,7 @@ from dcn_det.evaluation.expected import beside_expected
 from dcn_det.evaluation.results import write_bytes, write_json
 from dcn_det.evaluation.submission import submission_name, write_submission
 from dcn_det.evaluation.voc import write_voc_results
+from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import restore_predictor
 from dcn_det.inference.predictor import resolve_device
 from dcn_det.structures import Category
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
     config, origins = load_with_origins(args.config, args.overrides)
+    keep_freed_memory()
     processes, device = distributed.start(resolve_device(config.device), config.device, PATIENCE)
     if not processes.main:
         warnings.simplefilter("ignore")  # the main process gives the same ones

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from dcn_det.data.transforms import Image
+from dcn_det.data.transforms import Boxes, Image
 
 _AUGMENT = 0x5EED
 _CROP_TRIES = 20
@@ -66,8 +64,11 @@ class Plan:
 
     short_side: int | None = None
     crop: tuple[int, int, int, int] | None = None
-    kept: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     colors: tuple[tuple[str, float], ...] = ()
+
+
+_NOTHING = Plan()
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,19 @@ class Augmentation:
     crop: RandomCrop = RandomCrop()
     jitter: ColorJitter = ColorJitter()
 
-    def plan(self, seed: int, height: int, width: int, boxes: Tensor) -> Plan:
+    def plan(self, seed: int, height: int, width: int, boxes: Boxes) -> Plan:
         """Draws what to do.
 
         Args:
             seed: of the image in this epoch.
             height, width: of the original, pixels.
-            boxes: float (N, 4), half-open pixels of the original.
+            boxes: (N, 4), half-open pixels of the original.
         """
         if not (self.short_sides or self.crop.probability or self.jitter.probability):
-            return Plan()
+            return _NOTHING
         rng = np.random.default_rng([seed, _AUGMENT])
         short_side = int(rng.choice(self.short_sides)) if self.short_sides else None
-        crop, kept = None, torch.ones(len(boxes), dtype=torch.bool)
+        crop, kept = None, np.ones(len(boxes), dtype=np.bool_)
         if rng.random() < self.crop.probability:
             crop, kept = self._crop(rng, height, width, boxes)
         colors: tuple[tuple[str, float], ...] = ()
@@ -105,10 +106,10 @@ class Augmentation:
         return Plan(short_side, crop, kept, colors)
 
     def _crop(
-        self, rng: np.random.Generator, height: int, width: int, boxes: Tensor
-    ) -> tuple[tuple[int, int, int, int] | None, Tensor]:
+        self, rng: np.random.Generator, height: int, width: int, boxes: Boxes
+    ) -> tuple[tuple[int, int, int, int] | None, NDArray[np.bool_]]:
         """A crop that keeps a box, if there was one, and which boxes it keeps; None when none is found."""
-        every = torch.ones(len(boxes), dtype=torch.bool)
+        every = np.ones(len(boxes), dtype=np.bool_)
         for _ in range(_CROP_TRIES):
             h = max(1, round(height * rng.uniform(self.crop.min_side, 1)))
             w = max(1, round(width * rng.uniform(self.crop.min_side, 1)))
@@ -116,8 +117,8 @@ class Augmentation:
             crop = (x, y, x + w, y + h)
             inside = crop_boxes(boxes, crop)
             sides = inside[:, 2:] - inside[:, :2]
-            visible = sides.prod(dim=1) / (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-            kept = (visible >= self.crop.min_visible) & (sides > 0).all(dim=1)
+            visible = sides.prod(axis=1) / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+            kept = (visible >= self.crop.min_visible) & (sides > 0).all(axis=1)
             if kept.any() or not len(boxes):
                 return crop, kept
         return None, every
@@ -133,11 +134,11 @@ class Augmentation:
         return image
 
 
-def crop_boxes(boxes: Tensor, crop: tuple[int, int, int, int]) -> Tensor:
+def crop_boxes(boxes: Boxes, crop: tuple[int, int, int, int]) -> Boxes:
     """Boxes (N, 4) in pixels of the crop, clipped to it; one that lies outside has no area."""
     x1, y1, x2, y2 = crop
-    moved = boxes - boxes.new_tensor((x1, y1, x1, y1))
-    return torch.minimum(moved.clamp(min=0), boxes.new_tensor((x2 - x1, y2 - y1, x2 - x1, y2 - y1)))
+    moved = boxes - np.array((x1, y1, x1, y1), dtype=np.float32)
+    return np.clip(moved, 0, np.array((x2 - x1, y2 - y1, x2 - x1, y2 - y1), dtype=np.float32))
 
 
 def _table(values: NDArray[np.floating]) -> NDArray[np.uint8]:

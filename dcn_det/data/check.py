@@ -1,6 +1,7 @@
 """Looks at every image and annotation of a split and reports what is wrong with them.
 
-The annotation file is read leniently: what would end a training run is counted here, with examples.
+Annotations are read leniently: what would end a training run is counted here, with examples. Whatever their format,
+they are checked as rows of COCO's; a row may say in ``_where`` how to name it to people.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ SIZES = (16, 32, 64, 96, 128, 256, 512)
 """Upper edges of the box-size histogram, pixels of the original image (square root of the area)."""
 
 ERRORS = (
+    "annotation file missing",
+    "annotation file unreadable",
+    "image name not made of digits",
     "image missing",
     "image unreadable or truncated",
     "image of another size than stated",
@@ -45,16 +49,16 @@ class Report:
     """What was found in a split.
 
     Attributes:
-        source: the annotation file.
+        source: where the annotations are.
         problems: what is wrong -> examples of it, all of them.
         classes: objects by category name, unused ones with 0.
         sizes: objects by size, as counts of ``SIZES`` and one more for the larger.
         coverage: for each of these, the best IoU of an anchor with each box, before and after resizing.
         images, objects: how many there are.
-        fixed: the document without what cannot be used.
+        fixed: what can be used, in COCO's format.
     """
 
-    source: Path
+    source: str
     problems: dict[str, list[str]] = field(default_factory=dict)
     classes: dict[str, int] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=lambda: [0] * (len(SIZES) + 1))
@@ -137,29 +141,49 @@ def _best_iou(
     return float((best_overlap / union).max())
 
 
-def check_split(
+def check_coco(
     annotations: Path,
     images: Path,
     anchors: AnchorCheck,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Checks one split.
+    """Checks one split in COCO's format.
 
     Args:
-        annotations: COCO-format file.
+        annotations: the JSON file.
         images: folder of the images.
-        anchors: what boxes are compared with.
-        workers: processes that decode images; 0 uses this one.
-        progress: called with images read and images in all.
+        anchors, workers, progress: see :func:`check_document`.
 
     Raises:
         UserError: the file cannot be read at all.
     """
-    document = _read(annotations)
-    report = Report(annotations)
+    report = Report(str(annotations))
+    check_document(_read(annotations), images, report, anchors, workers, progress)
+    return report
+
+
+def check_document(
+    document: dict[str, Any],
+    folder: Path,
+    report: Report,
+    anchors: AnchorCheck,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Checks images and objects, and fills in the report.
+
+    Args:
+        document: lists ``images``, ``annotations`` and ``categories``. An image with ``_unlabelled`` has no annotation
+            to state its size or to hold objects; one with ``_bad`` cannot be used.
+        folder: what the names of the images are relative to.
+        report: may already hold problems found in reading.
+        anchors: what boxes are compared with.
+        workers: processes that decode images; 0 uses this one.
+        progress: called with images read and images in all.
+    """
     categories = {row.get("id"): str(row.get("name")) for row in document["categories"]}
-    rows = _check_images(document["images"], images, report, workers, progress)
+    rows = _check_images(document["images"], folder, report, workers, progress)
     kept = _check_objects(document["annotations"], rows, categories, anchors, report)
     report.images, report.objects = len(document["images"]), len(document["annotations"])
     counts = Counter(categories[row["category_id"]] for row in kept)
@@ -168,16 +192,19 @@ def check_split(
         if count == 0:
             report.add("category without objects", name)
     used = {row["image_id"] for row in kept}
-    for image_id in rows:
-        if image_id not in used:
-            report.add("image without objects", str(image_id))
-    good = [row for image_id, row in rows.items() if "_bad" not in row]
+    for image_id, row in rows.items():
+        if image_id not in used and "_unlabelled" not in row:
+            report.add("image without objects", row.get("_where", str(image_id)))
+    good = [row for row in rows.values() if "_bad" not in row]
     good_ids = {row["id"] for row in good}
     report.fixed = document | {
-        "images": good,
-        "annotations": [row for row in kept if row["image_id"] in good_ids],
+        "images": [_public(row) for row in good],
+        "annotations": [_public(row) for row in kept if row["image_id"] in good_ids],
     }
-    return report
+
+
+def _public(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key not in ("_bad", "_unlabelled", "_where")}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -200,7 +227,7 @@ def _check_images(
     found: dict[Any, Row] = {}
     for row in rows:
         if row.get("id") in found:
-            report.add("image id used twice", str(row.get("id")))
+            report.add("image id used twice", row.get("_where", str(row.get("id"))))
         else:
             found[row.get("id")] = dict(row)
     paths = [str(folder / str(row.get("file_name"))) for row in found.values()]
@@ -219,10 +246,11 @@ def _judge(found: dict[Any, Row], sizes: Any, report: Report, progress: Callable
             report.add(size, name)
             row["_bad"] = True
         elif size != (row.get("height"), row.get("width")):
-            report.add(
-                "image of another size than stated",
-                f"{name} is {size[1]}x{size[0]}, not {row.get('width')}x{row.get('height')}",
-            )
+            if "_unlabelled" not in row:
+                report.add(
+                    "image of another size than stated",
+                    f"{name} is {size[1]}x{size[0]}, not {row.get('width')}x{row.get('height')}",
+                )
             row["height"], row["width"] = size
         if progress:
             progress(number, len(found))
@@ -246,7 +274,7 @@ def _check_objects(
     """The objects that can be used, clipped to their image; crowds are kept as they are."""
     kept, ids, seen = [], set(), set()
     for position, original in enumerate(rows):
-        row, name = dict(original), f"id {original.get('id', f'at {position}')}"
+        row, name = dict(original), original.get("_where") or f"id {original.get('id', f'at {position}')}"
         if row.get("id") is not None and row["id"] in ids:
             report.add("annotation id used twice", str(row["id"]))
             continue
@@ -262,6 +290,8 @@ def _check_objects(
             report.add("annotation without a usable bbox", name)
             continue
         image = images[row["image_id"]]
+        if not all(isinstance(image.get(side), int) for side in ("height", "width")):
+            continue  # neither stated nor found, since the file cannot be used: nothing to hold the box against
         x, y, w, h = map(float, box)
         corners = np.array([x, y, x + w, y + h])
         clipped = np.clip(corners, 0, [image["width"], image["height"]] * 2)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,9 +33,24 @@ clipped.
 """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class _Arrays(NamedTuple):
+    """The tensors of an index as NumPy sees them, in the same memory."""
+
+    image_ids: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
+    name_bytes: NDArray[np.uint8]
+    name_offsets: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class DatasetIndex:
     """Images, in ascending order of id, and their annotated objects.
+
+    It is kept in tensors, which processes can share, and read through NumPy, which is quicker for a few numbers.
 
     Attributes:
         source: the annotation file.
@@ -69,21 +85,39 @@ class DatasetIndex:
     def __len__(self) -> int:
         return self.image_ids.shape[0]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of the tensors would travel to other processes as copies.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @cached_property
+    def _arrays(self) -> _Arrays:
+        return _Arrays(*(getattr(self, name).numpy() for name in _Arrays._fields))
+
+    def image_id(self, i: int) -> int:
+        """The id of image ``i``."""
+        return int(self._arrays.image_ids[i])
+
     def file_name(self, i: int) -> str:
         """Path of image ``i`` relative to ``folder``."""
-        start, stop = self.name_offsets[i : i + 2].tolist()
-        return self.name_bytes[start:stop].numpy().tobytes().decode()
+        arrays = self._arrays
+        return arrays.name_bytes[arrays.name_offsets[i] : arrays.name_offsets[i + 1]].tobytes().decode()
 
     def size(self, i: int) -> tuple[int, int]:
         """Height and width of image ``i`` as annotated, pixels."""
-        height, width = self.sizes[i].tolist()
+        height, width = self._arrays.sizes[i].tolist()
         return height, width
 
-    def targets(self, i: int) -> tuple[Tensor, Tensor]:
+    def objects(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Boxes (n, 4) and labels (n,) of image ``i`` without the crowds; copies."""
-        start, stop = self.offsets[i : i + 2].tolist()
-        wanted = ~self.crowd[start:stop]
-        return self.boxes[start:stop][wanted], self.labels[start:stop][wanted]
+        arrays = self._arrays
+        part = slice(arrays.offsets[i], arrays.offsets[i + 1])
+        wanted = ~arrays.crowd[part]
+        return arrays.boxes[part][wanted], arrays.labels[part][wanted]
+
+    def targets(self, i: int) -> tuple[Tensor, Tensor]:
+        """``objects`` as tensors."""
+        boxes, labels = self.objects(i)
+        return torch.from_numpy(boxes), torch.from_numpy(labels)
 
     @property
     def landscape(self) -> Tensor:

@@ -22,6 +22,7 @@ from dcn_det.data.index import DatasetIndex
 from dcn_det.data.sampler import Draw
 from dcn_det.data.transforms import Image, flip_boxes, flip_image, read_image, resize_short_side, scale_boxes
 from dcn_det.errors import UserError
+from dcn_det.heap import keep_freed_memory
 from dcn_det.structures import Batch, Category, ImageInfo, Target
 
 
@@ -75,24 +76,29 @@ class DetectionDataset(Dataset[Example]):
         Raises:
             UserError: the file is missing or damaged, or has not the size its annotation says.
         """
-        height, width = self.index.size(draw.image)
-        boxes, labels = self.index.targets(draw.image)
+        name = self.index.file_name(draw.image)
+        height, width = size = self.index.size(draw.image)
+        boxes, labels = self.index.objects(draw.image)
         plan = self.augmentation.plan(draw.seed, height, width, boxes)
         short_side, max_side = draw.resize or (plan.short_side or self.short_side, self.max_side)
         if plan.crop is None:
-            image = self._resized(draw.image, short_side, max_side)
+            image = self._cached(
+                name,
+                f"{short_side}-{max_side}",
+                lambda: resize_short_side(self._read(name, size), short_side, max_side),
+            )
         else:
             x1, y1, x2, y2 = plan.crop
             height, width = y2 - y1, x2 - x1
-            whole = self._cached(draw.image, "whole", lambda: self._read(draw.image))
+            whole = self._cached(name, "whole", lambda: self._read(name, size))
             image = resize_short_side(whole[y1:y2, x1:x2], short_side, max_side)
             boxes, labels = crop_boxes(boxes, plan.crop)[plan.kept], labels[plan.kept]
         image = self.augmentation.distort(image, plan)
         if draw.flipped:
             image = flip_image(image)
         info = ImageInfo(
-            image_id=int(self.index.image_ids[draw.image]),
-            file_name=self.index.file_name(draw.image),
+            image_id=self.index.image_id(draw.image),
+            file_name=name,
             height=height,
             width=width,
             input_height=image.shape[0],
@@ -107,24 +113,17 @@ class DetectionDataset(Dataset[Example]):
         boxes = scale_boxes(boxes, *info.scale)
         if draw.flipped:
             boxes = flip_boxes(boxes, info.input_width)
-        return pixels, info, Target(boxes, labels)
+        return pixels, info, Target(torch.from_numpy(boxes), torch.from_numpy(labels))
 
-    def _resized(self, i: int, short_side: int, max_side: int) -> Image:
-        def make() -> Image:
-            return resize_short_side(self._read(i), short_side, max_side)
-
-        return self._cached(i, f"{short_side}-{max_side}", make)
-
-    def _cached(self, i: int, form: str, make: Callable[[], Image]) -> Image:
+    def _cached(self, name: str, form: str, make: Callable[[], Image]) -> Image:
         if self.cache is None:
             return make()
-        return self.cache.get(self.index.folder / self.index.file_name(i), form, make)
+        return self.cache.get(self.index.folder / name, form, make)
 
-    def _read(self, i: int) -> Image:
-        path = self.index.folder / self.index.file_name(i)
-        height, width = self.index.size(i)
+    def _read(self, name: str, size: tuple[int, int]) -> Image:
+        path, (height, width) = f"{self.index.folder}/{name}", size
         image = read_image(path)
-        if image.shape[:2] != (height, width):
+        if image.shape[:2] != size:
             raise UserError(
                 f"image {path} is {image.shape[1]}x{image.shape[0]}, but {self.index.source} says {width}x{height}"
             )
@@ -254,6 +253,7 @@ def _start_worker(main_process: int, worker: int) -> None:
     # Every worker using every core slows all of them down.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def _exit_after(seconds: float) -> None:

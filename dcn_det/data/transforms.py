@@ -1,21 +1,24 @@
 """From a file to the network's input, and boxes along with it.
 
-Images are uint8 (H, W, 3) RGB arrays. Boxes are half-open float xyxy pixels, (N, 4).
+Images are uint8 (H, W, 3) RGB arrays. Boxes are half-open xyxy pixels, float32 (N, 4), arrays too until their batch: on
+a handful of numbers NumPy is several times as quick as torch.
 """
 
 from __future__ import annotations
 
+from io import FileIO
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dcn_det.errors import UserError
 
 Image = NDArray[np.uint8]
+Boxes = NDArray[np.float32]
+
+_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
 
 
 def read_image(path: str | Path) -> Image:
@@ -31,7 +34,8 @@ def read_image(path: str | Path) -> Image:
         UserError: the file is missing, truncated or not an image.
     """
     try:
-        data = Path(path).read_bytes()
+        with FileIO(path) as file:  # quicker than Path.read_bytes, by a hundredth of the time of an image
+            data = file.read()
     except OSError as error:
         raise UserError(f"cannot read image {path}: {error.strerror}") from error
     image = decode(data)
@@ -51,9 +55,8 @@ def is_readable(path: str | Path) -> bool:
 
 def decode(data: bytes) -> Image | None:
     """Decodes an image file's content to uint8 (H, W, 3) RGB; None when it is damaged or no image."""
-    direct = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
-    if direct is not None:
-        return _decode(data, direct)
+    if _RGB is not None:
+        return _decode(data, _RGB)
     image = _decode(data, cv2.IMREAD_COLOR)
     return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
@@ -103,9 +106,9 @@ def resize_short_side(image: Image, short_side: int, max_side: int) -> Image:
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
-def scale_boxes(boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """Multiplies x by ``scale_x`` and y by ``scale_y``; returns a new (N, 4) tensor."""
-    return boxes * boxes.new_tensor((scale_x, scale_y, scale_x, scale_y))
+def scale_boxes(boxes: Boxes, scale_x: float, scale_y: float) -> Boxes:
+    """Multiplies x by ``scale_x`` and y by ``scale_y``; returns a new (N, 4) array."""
+    return boxes * np.array((scale_x, scale_y, scale_x, scale_y), dtype=np.float32)
 
 
 def flip_image(image: Image) -> Image:
@@ -114,7 +117,9 @@ def flip_image(image: Image) -> Image:
     return image
 
 
-def flip_boxes(boxes: Tensor, width: int) -> Tensor:
-    """Mirrors boxes with their image of ``width`` pixels; returns a new (N, 4) tensor."""
-    x1, y1, x2, y2 = boxes.unbind(dim=1)
-    return torch.stack((width - x2, y1, width - x1, y2), dim=1)
+def flip_boxes(boxes: Boxes, width: int) -> Boxes:
+    """Mirrors boxes with their image of ``width`` pixels; returns a new (N, 4) array."""
+    flipped = boxes.copy()
+    flipped[:, 0] = width - boxes[:, 2]
+    flipped[:, 2] = width - boxes[:, 0]
+    return flipped

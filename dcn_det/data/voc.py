@@ -7,6 +7,7 @@ A set is a text file of image names, ``VOC2007/ImageSets/Main/trainval.txt``; tw
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,26 @@ class VocImage:
     objects: tuple[VocObject, ...]
 
 
+def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
+    """What image sets name, one after the other: the folder of the year (``VOC2007``) and the name of the image.
+
+    Raises:
+        UserError: a set is missing, or all are empty.
+    """
+    jobs: list[tuple[Path, str]] = []
+    for name in sets:
+        path = root / name
+        if not path.is_file():
+            raise UserError(f"no image set {path}; expected a file such as VOC2007/ImageSets/Main/trainval.txt")
+        base = path.parents[2]
+        # Sets of one class have a second column; -1 marks images without that class.
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        jobs += [(base, words[0]) for words in lines]
+    if not jobs:
+        raise UserError(f"image set {', '.join(sets)} in {root} is empty")
+    return jobs
+
+
 def read_sets(root: Path, sets: Sequence[str], classes: Sequence[str], labelled: bool = True) -> list[VocImage]:
     """Reads the annotations of image sets.
 
@@ -79,17 +100,7 @@ def read_sets(root: Path, sets: Sequence[str], classes: Sequence[str], labelled:
     Raises:
         UserError: a file is missing or malformed, or an image is in two sets.
     """
-    jobs: list[tuple[Path, str]] = []
-    for name in sets:
-        path = root / name
-        if not path.is_file():
-            raise UserError(f"no image set {path}; expected a file such as VOC2007/ImageSets/Main/trainval.txt")
-        base = path.parents[2]
-        # Sets of one class have a second column; -1 marks images without that class.
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        jobs += [(base, words[0]) for words in lines]
-    if not jobs:
-        raise UserError(f"image set {', '.join(sets)} in {root} is empty")
+    jobs = list_images(root, sets)
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(lambda job: _read_image(root, job[0], job[1], classes, labelled), jobs))
     seen: dict[int, str] = {}
@@ -184,7 +195,7 @@ def _read_image(root: Path, base: Path, name: str, classes: Sequence[str], label
         raise UserError(f"cannot read annotation file {path}: {error.strerror}") from error
     except ElementTree.ParseError as error:
         raise UserError(f"annotation file {path} is not XML: {error}") from error
-    height, width = (int(_number(tree, f"size/{key}", path)) for key in ("height", "width"))
+    height, width = (whole(tree, f"size/{key}", path) for key in ("height", "width"))
     objects = tuple(_object(node, path, classes) for node in tree.iterfind("object"))
     return VocImage(int(digits), name, relative, height, width, objects)
 
@@ -193,11 +204,24 @@ def _object(node: ElementTree.Element, path: Path, classes: Sequence[str]) -> Vo
     name = (node.findtext("name") or "").strip()
     if name not in classes:
         raise UserError(f"{path}: object of class '{name}', which is none of {first_few(list(classes))}")
-    x1, y1, x2, y2 = (_number(node, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax"))
+    x1, y1, x2, y2 = (number(node, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax"))
     return VocObject(name, (x1, y1, x2, y2), (node.findtext("difficult") or "0").strip() == "1")
 
 
-def _number(node: ElementTree.Element, key: str, path: Path) -> float:
+def whole(node: ElementTree.Element, key: str, path: Path) -> int:
+    """A number of pixels in an annotation file; decimals are dropped."""
+    value = number(node, key, path)
+    if not math.isfinite(value):
+        raise UserError(f"{path}: '{key}' is {value}, expected a number")
+    return int(value)
+
+
+def number(node: ElementTree.Element, key: str, path: Path) -> float:
+    """A number in an annotation file, which may be infinite or none at all.
+
+    Raises:
+        UserError: it is absent or none.
+    """
     text = node.findtext(key)
     try:
         return float(text or "")

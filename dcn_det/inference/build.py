@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -12,12 +12,18 @@ from dcn_det.config import Config, from_plain
 from dcn_det.engine.build import PRECISIONS
 from dcn_det.errors import UserError
 from dcn_det.inference.box_average import BoxAverage
-from dcn_det.inference.predictor import Predictor, View, resolve_device
+from dcn_det.inference.predictor import Detector, Predictor, View, resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
+
+
+class PlacedDetector(Detector, Protocol):
+    """A detector whose parameters tell which device it is on."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
 
 
 def build_views(config: Config) -> list[View]:
@@ -27,7 +33,7 @@ def build_views(config: Config) -> list[View]:
     return [View(size.short_side, size.max_side, flipped) for size in sizes for flipped in mirrored]
 
 
-def build_predictor(model: nn.Module, categories: tuple[Category, ...], config: Config) -> Predictor:
+def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], config: Config) -> Predictor:
     """A predictor with the settings of testing.
 
     Args:
@@ -43,7 +49,7 @@ def build_predictor(model: nn.Module, categories: tuple[Category, ...], config: 
     if average is not None and not isinstance(model, TwoStageDetector):
         raise UserError(f"test.box_average: '{config.model.kind}' has no second stage to run again; remove it")
     return Predictor(
-        model,  # type: ignore[arg-type]
+        model,
         categories,
         build_views(config),
         next(model.parameters()).device,

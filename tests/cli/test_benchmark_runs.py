@@ -3,7 +3,10 @@ import re
 from pathlib import Path
 
 import pytest
+from torch import nn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
+from dcn_det.benchmark import data, train
 from dcn_det.cli import benchmark
 from dcn_det.errors import UserError
 
@@ -15,6 +18,33 @@ def test_loading_is_measured_by_stage(tiny: Path, tmp_path: Path, capsys: pytest
         assert re.search(rf"{stage}.* [\d.]+ images/s", text), stage
     record = json.loads((tmp_path / "x.json").read_text())
     assert record["milliseconds"]["decode"] > 0 and record["ratio"] > 0.5
+    verdict = "pass" if record["ratio"] <= data.LIMIT else "MISS"
+    assert re.search(rf"loading: .* {record['ratio']:.2f} .*{verdict}", text)
+
+
+def test_loading_beyond_its_bar_is_told(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["data", str(tiny), "--images", "2"]
+    monkeypatch.setattr(data, "ROUNDS", 1)
+    monkeypatch.setattr(data, "LIMIT", 0)
+    assert benchmark.main(arguments) == 0 and benchmark.main([*arguments, "--check"]) == 1
+    monkeypatch.setattr(data, "LIMIT", 1e9)
+    assert benchmark.main([*arguments, "--check"]) == 0
+    assert re.findall("pass|MISS", capsys.readouterr().out) == ["MISS", "MISS", "pass"]
+
+
+def test_torchvisions_detector_is_frozen_where_ours_is() -> None:
+    """Otherwise the comparison would be in our favour."""
+    theirs = train._Theirs(3, 64, 64).network
+    body = theirs.backbone.body
+    assert not any(p.requires_grad for part in (body.conv1, body.layer1) for p in part.parameters())
+    assert all(p.requires_grad for part in (body.layer2, body.layer4) for p in part.parameters())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in theirs.modules())
+    reference = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    normalised = (".bn1.", ".bn2.", ".bn3.", ".downsample.1.")
+    expected = {name for name, _ in reference.named_parameters() if not any(part in name for part in normalised)}
+    assert {name for name, _ in theirs.named_parameters()} == expected
 
 
 def test_training_is_measured_by_phase(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import torch
 import yaml
 
 from dcn_det.cli import infer, test, train
+from dcn_det.cli.session import Session
+from dcn_det.config import load_config
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
@@ -160,6 +163,14 @@ def test_mistakes_are_named(tiny: Path, tmp_path: Path, arguments: list[str], me
         train.main([str(tiny), *arguments, *output])
     assert re.search(message, str(caught.value)), str(caught.value)
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_float16_on_a_cpu_is_warned_of(tiny: Path) -> None:
+    with pytest.warns(UserWarning, match=r"train\.precision: .* bfloat16 is quick"):
+        Session(load_config(tiny, ["train.precision=float16", "device=cpu"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Session(load_config(tiny, ["train.precision=bfloat16", "device=cpu"]))
 
 
 def test_a_missing_image_is_named(tiny: Path, tmp_path: Path, sample_root: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from dcn_det.cli import check_dataset
-from dcn_det.data.check import AnchorCheck, check_split
+from dcn_det.data.check import AnchorCheck, check_coco
 from dcn_det.data.coco import load_coco
 from dcn_det.data.sample import make_sample
 from dcn_det.errors import UserError
@@ -65,7 +65,7 @@ def broken(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
     seen: list[tuple[int, int]] = []
-    report = check_split(broken / "boxes.json", broken / "images", ANCHORS, workers, lambda a, b: seen.append((a, b)))
+    report = check_coco(broken / "boxes.json", broken / "images", ANCHORS, workers, lambda a, b: seen.append((a, b)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert report.problems == {
         "image id used twice": ["1"],
@@ -90,12 +90,16 @@ def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
 
 
 def test_what_was_fixed_can_be_trained_on(broken: Path) -> None:
-    report = check_split(broken / "boxes.json", broken / "images", ANCHORS)
+    document = json.loads((broken / "boxes.json").read_text())
+    document["images"][0]["_note"] = "of no concern"
+    (broken / "boxes.json").write_text(json.dumps(document))
+    report = check_coco(broken / "boxes.json", broken / "images", ANCHORS)
+    assert report.fixed["images"][0] == document["images"][0], "with what else it holds, and no more"
     (broken / "fixed.json").write_text(json.dumps(report.fixed))
     index = load_coco(broken / "fixed.json", broken / "images")
     assert index.image_ids.tolist() == [1, 3]
     assert index.boxes.tolist() == [[0, 0, 64, 64], [150, 100, 192, 128], [0, 0, 64, 64], [0, 110, 20, 120]]
-    again = check_split(broken / "fixed.json", broken / "images", ANCHORS)
+    again = check_coco(broken / "fixed.json", broken / "images", ANCHORS)
     assert again.good, again.text()
 
 

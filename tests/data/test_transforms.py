@@ -3,7 +3,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from dcn_det.data.transforms import (
     decode,
@@ -70,7 +69,7 @@ def test_boxes_follow_a_rectangle_through_resize_and_flip() -> None:
     image[y1:y2, x1:x2] = 255
     for factor in (1, 3):
         resized = flip_image(resize_short_side(image, 60 * factor, 1000).copy())
-        boxes = scale_boxes(torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32), factor, factor)
+        boxes = scale_boxes(np.array([[x1, y1, x2, y2]], np.float32), factor, factor)
         rows, columns = np.nonzero(resized[:, :, 0] > 127)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert flip_boxes(boxes, resized.shape[1]).tolist() == [found]
@@ -81,16 +80,17 @@ def test_flipping_twice_is_the_identity() -> None:
     assert np.array_equal(flip_image(flip_image(image.copy())), image)
     assert np.array_equal(flip_image(image.copy())[:, 0], image[:, -1])
     assert np.array_equal(flip_image(image.copy()[1:, 1:]), image[1:, 1:][:, ::-1]), "parts of an image, too"
-    boxes = torch.tensor([[0.25, 1.0, 8.5, 6.0], [3.0, 0.0, 9.0, 7.0]])
-    assert torch.equal(flip_boxes(flip_boxes(boxes, 9), 9), boxes)
+    boxes = np.array([[0.25, 1.0, 8.5, 6.0], [3.0, 0.0, 9.0, 7.0]], np.float32)
+    assert np.array_equal(flip_boxes(flip_boxes(boxes, 9), 9), boxes)
     assert flip_boxes(boxes, 9).tolist() == [[0.5, 1.0, 8.75, 6.0], [0.0, 0.0, 6.0, 7.0]]
 
 
 def test_scaling_has_an_axis_each_and_no_boxes_stay_none() -> None:
-    boxes = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    boxes = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
     assert scale_boxes(boxes, 2, 0.5).tolist() == [[2.0, 1.0, 6.0, 2.0]]
-    none = torch.zeros(0, 4)
+    none = np.zeros((0, 4), np.float32)
     assert scale_boxes(none, 2, 2).shape == flip_boxes(none, 5).shape == (0, 4)
+    assert scale_boxes(boxes, 1 / 3, 7).dtype == flip_boxes(boxes, 5).dtype == np.float32
 
 
 def test_reading_gives_rgb(tmp_path: Path) -> None:

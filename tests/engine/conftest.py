@@ -1,55 +1,8 @@
-from pathlib import Path
-
 import pytest
-import yaml
-
-from dcn_det.data.sample import make_sample
-
-TINY = {
-    "device": "cpu",
-    "model": {
-        "backbone": {
-            "kind": "resnet18",
-            "width": 8,
-            "stem_width": 8,
-            "norm": "gn",
-            "frozen_stages": 0,
-            "weights": "none",
-            "deform": {"blocks": ["res5b"], "offset_groups": 2},
-        },
-        "rpn": {"channels": 16, "anchors": {"scales": [2, 4]}, "batch_per_image": 16, "pre_nms": 100, "post_nms": 20},
-        "head": {"pooling": "deformable", "channels": 8, "hidden": 16, "batch_per_image": 16},
-    },
-    "data": {
-        "kind": "sample",
-        "train": {"images": "train", "annotations": "annotations/train.json"},
-        "test": {"images": "val", "annotations": "annotations/val.json"},
-        "resize": {"short_side": 96, "max_side": 96},
-        "flip": "random",
-        "workers": 0,
-    },
-    "train": {
-        "iterations": 20,
-        "batch_size": 2,
-        "reference_batch": 4,
-        "optimizer": {"lr": 0.01},
-        "warmup": {"iterations": 2},
-        "log_every": 1,
-        "checkpoint_every": 3,
-    },
-    "test": {"batch_size": 2},
-}
 
 
 @pytest.fixture(scope="session")
-def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sample set of a few images."""
-    return make_sample(tmp_path_factory.mktemp("data") / "sample", train_images=12, val_images=3)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, sample_root: Path) -> Path:
-    """A config whose steps take a fraction of a second."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"data": TINY["data"] | {"root": str(sample_root)}}))
-    return path
+def tiny_settings(tiny_settings: dict) -> dict:
+    """A run of more steps, which saves and says more often."""
+    train = {"iterations": 20, "reference_batch": 4, "log_every": 1, "checkpoint_every": 3}
+    return tiny_settings | {"device": "cpu", "train": tiny_settings["train"] | train, "test": {"batch_size": 2}}

@@ -216,7 +216,7 @@ import resource, signal, sys
 from dcn_det.cli.run import run
 from dcn_det.cli.train import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 run(main)
 """
 
