@@ -106,6 +106,7 @@ def overlay(name: str, weights: Path) -> dict[str, Any]:
             "clip_norm": 10,
         },
         "device": "cpu",
+        "expected": [],
     }
 
 
