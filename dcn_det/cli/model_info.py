@@ -140,11 +140,12 @@ def _range(strides: Sequence[int]) -> str:
 def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
     paper = [each for each in config.expected if each.source.startswith("paper")]
     released = [each for each in config.expected if each.source.startswith("the authors")]
+    measured = {each.metric: each.value for each in config.expected if each.source.startswith("measured here")}
     return {
         "config": _name(file),
         "paper": _published(paper),
         "authors' code": _published(released),
-        "here": "not measured",
+        "here": " / ".join(f"{100 * value:.1f}" for value in measured.values()) or "not measured",
         "parameters (M)": _million(sum(info.parameters.values())),
         "multiply-adds (G)": f"{sum(info.multiply_adds.values()) / 1e9:.1f}",
         "deformable": _deformable(config),

@@ -112,6 +112,19 @@ def test_published_results(capsys: pytest.CaptureFixture[str]) -> None:
     assert "96x128 pixels and 5 RoIs" in text
 
 
+def test_results_measured_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        f"base: {CONFIGS}/coco/rfcn_r101.yaml\n"
+        "expected:\n"
+        "  - {metric: AP, value: 0.301, source: 'measured here, seed 0'}\n"
+        "  - {metric: AP50, value: 0.5, source: 'measured here, seed 0'}\n"
+    )
+    assert main([str(config), "--results", "--markdown", "--size", "96x128", "--rois", "5"]) == 0
+    found = row(capsys.readouterr().out, "mine")
+    assert (found["paper"], found["here"]) == ("-", "30.1 / 50.0")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
