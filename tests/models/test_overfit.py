@@ -106,7 +106,6 @@ def overlay(name: str, weights: Path) -> dict[str, Any]:
             "clip_norm": 10,
         },
         "device": "cpu",
-        "expected": [],
     }
 
 
