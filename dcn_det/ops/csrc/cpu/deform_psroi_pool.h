@@ -75,33 +75,29 @@ struct LaneBlock {
   LaneAxis<T> rows, columns;
 };
 
-// Blocks of regions with bins of similar size: a block takes as long as its largest bins.
+// Blocks of regions of similar height: a block reads as many rows as its largest bin.
 template <typename T>
 std::vector<LaneBlock<T>> lane_blocks(const DeformPsroiProblem<T>& problem) {
   const auto& rois = problem.rois;
   std::vector<int64_t> order;
   for (int64_t r = 0; r < problem.sizes.rois; ++r)
     if (rois[r].valid) order.push_back(r);
-  const T bin_samples = static_cast<T>(problem.sizes.pooled * problem.sizes.samples);
-  const auto columns_of = [&](int64_t r) {
-    return std::ceil(rois[r].width / bin_samples * static_cast<T>(problem.sizes.samples - 1));
-  };
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    if (rois[a].image != rois[b].image) return rois[a].image < rois[b].image;
-    if (columns_of(a) != columns_of(b)) return columns_of(a) < columns_of(b);
-    return rois[a].height < rois[b].height;
+    return rois[a].image != rois[b].image ? rois[a].image < rois[b].image : rois[a].height < rois[b].height;
   });
   std::vector<LaneBlock<T>> blocks;
+  const auto set = [&](LaneBlock<T>& block, int lane, int64_t r) {
+    block.regions[lane] = r;
+    block.rows.set(lane, problem.rows(r));
+    block.columns.set(lane, problem.columns(r));
+  };
   for (const int64_t r : order) {
     if (blocks.empty() || blocks.back().active == kLanes || blocks.back().image != rois[r].image)
       blocks.push_back({rois[r].image, {}, 0, {}, {}});
-    LaneBlock<T>& block = blocks.back();
-    for (int l = block.active++; l < kLanes; ++l) {
-      block.regions[l] = r;
-      block.rows.set(l, problem.rows(r));
-      block.columns.set(l, problem.columns(r));
-    }
+    set(blocks.back(), blocks.back().active++, r);
   }
+  for (LaneBlock<T>& block : blocks)
+    for (int lane = block.active; lane < kLanes; ++lane) set(block, lane, block.regions[block.active - 1]);
   return blocks;
 }
 
