@@ -46,6 +46,15 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what takes too long for every run, whatever else ``-m`` selects, unless it asks for that."""
+    if "overfit" in config.getoption("-m"):
+        return
+    long = [item for item in items if item.get_closest_marker("overfit")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of large fixtures that are not part of the project."""
