@@ -54,13 +54,7 @@ def roi_align(
     determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
     differentiable.
     """
-    check = Checker("roi_align")
-    check.sizes(pooled_size=pooled_size)
-    if not isinstance(sampling_ratio, int) or not 0 <= sampling_ratio <= LARGEST_SIZE:
-        raise check.error("sampling_ratio", repr(sampling_ratio), f"an int from 0 to {LARGEST_SIZE}")
-    check.scales(spatial_scale)
-    check.features(input)
-    check.rois(rois, input)
+    _check(input, rois, spatial_scale, pooled_size, sampling_ratio)
     return OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, pooled_size, sampling_ratio, aligned)
 
 
@@ -90,11 +84,26 @@ class RoIAlign(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
-def _fake(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int, *options: Any) -> Tensor:
+def _check(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int, sampling_ratio: int) -> Checker:
+    check = Checker("roi_align")
+    check.sizes(pooled_size=pooled_size)
+    if not isinstance(sampling_ratio, int) or not 0 <= sampling_ratio <= LARGEST_SIZE:
+        raise check.error("sampling_ratio", repr(sampling_ratio), f"an int from 0 to {LARGEST_SIZE}")
+    check.scales(spatial_scale)
+    check.features(input)
+    check.rois(rois, input)
+    return check
+
+
+def _fake(
+    input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    _check(input, rois, spatial_scale, pooled_size, sampling_ratio).cast_coordinates(input, rois=rois)
     return input.new_empty(rois.shape[0], input.shape[1], pooled_size, pooled_size)
 
 
 def _fake_backward(grad_output: Tensor, rois: Tensor, batch: int, height: int, width: int, *options: Any) -> Tensor:
+    Checker("roi_align_backward").grad(grad_output, rois)
     return grad_output.new_empty(batch, grad_output.shape[1], height, width)
 
 

@@ -189,6 +189,25 @@ def test_errors_tell_argument_and_expectation(changes, message, tier, monkeypatc
         roi_align(**(arguments | changes))
 
 
+def test_shapes_alone_are_checked_as_values_are():
+    def operator(input_size, rois, dtype, sampling_ratio=2):
+        arguments = torch.zeros(input_size, device="meta"), torch.zeros(rois, device="meta", dtype=dtype)
+        return torch.ops.dcn_det.roi_align(*arguments, 1 / 16, 3, sampling_ratio, True)
+
+    assert operator((2, 3, 5, 5), (4, 5), torch.float32).shape == (4, 3, 3, 3)
+    with pytest.raises(ValueError, match=r"input is of shape \(3, 5, 5\)"):
+        operator((3, 5, 5), (4, 5), torch.float32)
+    with pytest.raises(ValueError, match=r"rois is of shape \(4, 4\)"):
+        operator((2, 3, 5, 5), (4, 4), torch.float32)
+    with pytest.raises(ValueError, match=r"rois is torch\.float64; expected torch\.float32"):
+        operator((2, 3, 5, 5), (4, 5), torch.float64)
+    with pytest.raises(ValueError, match="sampling_ratio is -1"):
+        operator((2, 3, 5, 5), (4, 5), torch.float32, -1)
+    with pytest.raises(ValueError, match="grad_output is of shape"):
+        grad, rois = torch.zeros(3, 2, 4, 4, device="meta"), torch.zeros(4, 5, device="meta")
+        torch.ops.dcn_det.roi_align_backward(grad, rois, 1, 5, 5, 1.0, 0, True)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(layout):
     tensors = make_case(rois=3)
