@@ -176,6 +176,16 @@ def test_regions_that_are_not_finite_or_far_outside_are_zero(dtype, device):
     assert all(not value.any() for value in found.values())
 
 
+@pytest.mark.parametrize(("channels", "classes"), [(2, 2), (4, 1), (16, 1)])
+def test_region_whose_extent_overflows_is_zero(channels, classes, device):
+    settings = options(output_dim=channels, group_size=1, spatial_scale=1.0)
+    part = settings["part_size"]
+    rois = torch.tensor([[0, -3e38, -3e38, 3e38, 3e38], [0, 1, 1, 5, 5.0]])
+    tensors = {"input": torch.ones(1, channels, 9, 9), "rois": rois, "trans": torch.zeros(2, 2 * classes, part, part)}
+    output = run(tensors, settings, device)["output"]
+    assert not output[0].any() and (output[1] == 1).all()
+
+
 def test_offsets_that_are_not_finite_read_nothing(device):
     tensors, settings = make_case(classes=1, rois=3)
     tensors["trans"][0], tensors["trans"][1] = float("nan"), float("inf")
