@@ -2,12 +2,13 @@
 // weighted by one factor for its row and one for its column, so that two lists tell all about a bin.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "common/psroi_pool.h"
 #include "common/tensor_ops.h"
-#include "cpu/roi_loops.h"
+#include "cpu/grain.h"
 
 namespace dcn_det {
 
@@ -25,6 +26,15 @@ struct CellList {
   int size;
 
   DCN_DET_INLINE const Cell<T>& operator[](int i) const { return cells[i]; }
+};
+
+// The cells of a bin on a map whose channels lie side by side; those of a cell start `stride` after those of
+// the one before.
+template <typename T>
+struct BinCells {
+  const T* map;
+  int64_t stride, width;
+  CellList<T> rows, columns;
 };
 
 // Lists of rows and columns, made one after the other. Cells whose weight is zero are left out: what they
@@ -93,7 +103,7 @@ class CellPlan {
  public:
   PsroiSizes sizes;
   int64_t classes;
-  std::vector<std::vector<int64_t>> regions;  // of each image
+  std::vector<std::vector<int64_t>> regions;  // of each image, from top to bottom: neighbours share cells
   std::vector<int64_t> invalid;               // regions that pool to zero
   std::vector<std::vector<int>> bins;         // that read each of the group^2 planes
 
@@ -108,6 +118,10 @@ class CellPlan {
         lists_(classes * sizes.rois) {
     for (int64_t r = 0; r < sizes.rois; ++r)
       (is_valid(r) ? regions[static_cast<int64_t>(rois[r * 5])] : invalid).push_back(r);
+    const auto above = [&](int64_t a, int64_t b) {
+      return rois[a * 5 + 2] + rois[a * 5 + 4] < rois[b * 5 + 2] + rois[b * 5 + 4];
+    };
+    for (auto& of_image : regions) std::stable_sort(of_image.begin(), of_image.end(), above);
     for (int bin = 0; bin < sizes.bins(); ++bin)
       bins[sizes.source_channel(0, bin / sizes.pooled, bin % sizes.pooled)].push_back(bin);
   }
@@ -115,11 +129,11 @@ class CellPlan {
   // The lists of a region, to be made before they are read.
   CellLists<T>& lists(int64_t class_, int64_t r) { return lists_[class_ * sizes.rois + r]; }
 
-  CellList<T> rows(int64_t class_, int64_t r, int bin) const {
-    return lists_[class_ * sizes.rois + r].list(per_bin_ ? 2 * bin : bin / sizes.pooled);
-  }
-  CellList<T> columns(int64_t class_, int64_t r, int bin) const {
-    return lists_[class_ * sizes.rois + r].list(per_bin_ ? 2 * bin + 1 : sizes.pooled + bin % sizes.pooled);
+  // What a bin reads of a map whose cells start `stride` apart.
+  BinCells<T> cells(const T* map, int64_t stride, int64_t class_, int64_t r, int bin) const {
+    const CellLists<T>& lists = lists_[class_ * sizes.rois + r];
+    return {map, stride, sizes.width, lists.list(per_bin_ ? 2 * bin : bin / sizes.pooled),
+            lists.list(per_bin_ ? 2 * bin + 1 : sizes.pooled + bin % sizes.pooled)};
   }
 
   std::vector<ChannelTile> tiles(int64_t width) const {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "common/deform_psroi_pool.h"
-#include "cpu/roi_loops.h"
+#include "cpu/transpose.h"
 
 namespace dcn_det {
 
@@ -222,6 +222,8 @@ struct LocateRows : LocateLanes {
 };
 
 struct LocateColumns : LocateLanes {
+  using Turn = TransposeMatrix<16>;
+
   template <typename T>
   DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std, bool slopes,
                                  LaneSamples<T>& samples, LaneColumns<T>& columns) {
@@ -238,8 +240,8 @@ struct LocateColumns : LocateLanes {
           std::memset(weight + k * kLanes, 0, kLanes * sizeof(T));
       }
       const int64_t start = w * kLanes * kWindow;
-      TransposeMatrix::run(weight, kLanes, kWindow, kLanes, columns.weight.data() + start, kWindow);
-      if (slopes) TransposeMatrix::run(slope, kLanes, kWindow, kLanes, columns.slope.data() + start, kWindow);
+      Turn::run(weight, kLanes, kWindow, kLanes, columns.weight.data() + start, kWindow);
+      if (slopes) Turn::run(slope, kLanes, kWindow, kLanes, columns.slope.data() + start, kWindow);
     }
   }
 };

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "common/roi_arguments.h"
-#include "cpu/roi_loops.h"
+#include "cpu/transpose.h"
 
 namespace dcn_det {
 namespace {
@@ -26,7 +26,8 @@ struct MaxCells {
         const T* value = map + cell * n;
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
-          const bool better = value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]);
+          // Also true where only the value is NaN; with || there would be a branch.
+          const bool better = !(value[i] <= best[i]) & (best[i] == best[i]);
           best[i] = better ? value[i] : best[i];
           index[i] = better ? cell : index[i];
         }
@@ -63,6 +64,14 @@ void pool(const RoiPoolSizes& sizes, const T* input, const T* rois, T spatial_sc
   });
 }
 
+// A function of its own, whose arguments stay in registers: what a lambda refers to is read again after every
+// write.
+template <typename T>
+void spread_maxima(const T* grad, const int32_t* cells, int64_t bins, uint32_t plane, T* target) {
+  for (int64_t bin = 0; bin < bins; ++bin)
+    if (const uint32_t cell = cells[bin]; cell < plane) target[cell] += grad[bin];
+}
+
 // grad_input need not be initialised.
 template <typename T>
 void pool_backward(const RoiPoolSizes& sizes, const T* grad_output, const T* rois, const int32_t* argmax,
@@ -81,14 +90,13 @@ void pool_backward(const RoiPoolSizes& sizes, const T* grad_output, const T* roi
         if (!is_valid_roi(roi, sizes.images)) continue;
         T* target = grad_input + (static_cast<int64_t>(roi[0]) * channels + first) * plane;
         int64_t bin = (r * channels + first) * bins;
-        for (int64_t c = 0; c < size; ++c, target += plane) {
+        for (int64_t c = 0; c < size; ++c, target += plane, bin += bins) {
           // Of the next region, which lies `channels` planes of bins further.
           for (int64_t ahead = bin + channels * bins; ahead < bin + (channels + 1) * bins; ahead += 16) {
             __builtin_prefetch(grad_output + ahead);
             __builtin_prefetch(argmax + ahead);
           }
-          for (int64_t last = bin + bins; bin < last; ++bin)
-            if (const uint32_t cell = argmax[bin]; cell < plane) target[cell] += grad_output[bin];
+          spread_maxima(grad_output + bin, argmax + bin, bins, plane, target);
         }
       }
     }

@@ -18,59 +18,44 @@ namespace dcn_det {
 constexpr int kTileChannels = 32;
 constexpr int kPadding = 16;  // between rows of channels: those that start 4 kB apart evict each other
 
-// sum[i] = the weighted cells of channel i < n; a cell's channels start `stride` after those of the one
-// before.
+// sum[i] = the weighted cells of channel i < n. Up to eight vectors of channels stay in registers over all
+// cells.
+template <int kVectorBytes>
 struct SumCells {
   template <typename T>
-  DCN_DET_INLINE static void run(const T* map, int64_t stride, int64_t width, CellList<T> rows,
-                                 CellList<T> columns, int64_t n, T* sum) {
-    if (n > kTileChannels) return sum_many(map, stride, width, rows, columns, n, sum);
-    for (; n >= 32; n -= 32, map += 32, sum += 32) sum_few<32>(map, stride, width, rows, columns, sum);
-    for (; n >= 16; n -= 16, map += 16, sum += 16) sum_few<16>(map, stride, width, rows, columns, sum);
-    for (; n >= 8; n -= 8, map += 8, sum += 8) sum_few<8>(map, stride, width, rows, columns, sum);
-    for (; n > 0; --n, ++map, ++sum) sum_few<1>(map, stride, width, rows, columns, sum);
+  DCN_DET_INLINE static void run(BinCells<T> bin, int64_t n, T* sum) {
+    sum_vectors<8, kVectorBytes>(bin, n, sum);
+    sum_vectors<4, kVectorBytes>(bin, n, sum);
+    sum_vectors<2, kVectorBytes>(bin, n, sum);
+    sum_vectors<1, kVectorBytes>(bin, n, sum);
+    if constexpr (kVectorBytes > 32) sum_vectors<1, 32>(bin, n, sum);
+    if constexpr (kVectorBytes > 16) sum_vectors<1, 16>(bin, n, sum);
+    sum_vectors<1, sizeof(T)>(bin, n, sum);
   }
 
  private:
-  // All channels of a cell before the next one: a map larger than a tile comes from memory.
-  template <typename T>
-  DCN_DET_INLINE static void sum_many(const T* map, int64_t stride, int64_t width, CellList<T> rows,
-                                      CellList<T> columns, int64_t n, T* sum) {
-    for (int64_t i = 0; i < n; ++i) sum[i] = 0;
-    for (int a = 0; a < rows.size; ++a) {
-      const T* row = map + rows[a].index * width * stride;
-      const T row_weight = rows[a].weight;
-      int b = 0;
-      for (; b + 1 < columns.size; b += 2) {
-        const T *left = row + columns[b].index * stride, *right = row + columns[b + 1].index * stride;
-        const T left_weight = row_weight * columns[b].weight;
-        const T right_weight = row_weight * columns[b + 1].weight;
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) sum[i] += left_weight * left[i] + right_weight * right[i];
+  // Of all blocks of so many vectors that there are left; moves on behind them.
+  template <int kVectors, int kBytes, typename T>
+  DCN_DET_INLINE static void sum_vectors(BinCells<T>& bin, int64_t& n, T*& sum) {
+    typedef T Vector __attribute__((vector_size(kBytes)));
+    constexpr int64_t kLength = kBytes / sizeof(T), kBlock = kVectors * kLength;
+    for (; n >= kBlock; n -= kBlock, bin.map += kBlock, sum += kBlock) {
+      Vector total[kVectors];  // registers only if each is filled and stored by itself
+      for (Vector& each : total) each = Vector{};
+      for (int a = 0; a < bin.rows.size; ++a) {
+        const T* row = bin.map + bin.rows[a].index * bin.width * bin.stride;
+        for (int b = 0; b < bin.columns.size; ++b) {
+          const T* cell = row + bin.columns[b].index * bin.stride;
+          const T weight = bin.rows[a].weight * bin.columns[b].weight;
+          for (int k = 0; k < kVectors; ++k) {
+            Vector values;
+            std::memcpy(&values, cell + k * kLength, sizeof(Vector));
+            total[k] += weight * values;
+          }
+        }
       }
-      if (b == columns.size) continue;
-      const T* last = row + columns[b].index * stride;
-      const T last_weight = row_weight * columns[b].weight;
-#pragma omp simd
-      for (int64_t i = 0; i < n; ++i) sum[i] += last_weight * last[i];
+      for (int k = 0; k < kVectors; ++k) std::memcpy(sum + k * kLength, &total[k], sizeof(Vector));
     }
-  }
-
-  template <int n, typename T>
-  DCN_DET_INLINE static void sum_few(const T* map, int64_t stride, int64_t width, CellList<T> rows,
-                                     CellList<T> columns, T* sum) {
-    T total[n] = {};
-    for (int a = 0; a < rows.size; ++a) {
-      const T* row = map + rows[a].index * width * stride;
-      const T row_weight = rows[a].weight;
-      for (int b = 0; b < columns.size; ++b) {
-        const T* cell = row + columns[b].index * stride;
-        const T weight = row_weight * columns[b].weight;
-#pragma omp simd
-        for (int i = 0; i < n; ++i) total[i] += weight * cell[i];
-      }
-    }
-    for (int i = 0; i < n; ++i) sum[i] = total[i];
   }
 };
 
@@ -78,26 +63,24 @@ struct SumCells {
 // derivatives with respect to the bin's position, (x, y). Either target may be null.
 struct SpreadCells {
   template <typename T>
-  DCN_DET_INLINE static void run(const T* map, T* grad_map, int64_t stride, int64_t width, CellList<T> rows,
-                                 CellList<T> columns, int64_t n, const T* grad, T* position_grad) {
+  DCN_DET_INLINE static void run(BinCells<T> bin, T* grad_map, int64_t n, const T* grad, T* position_grad) {
     if (n == 32)
-      spread_channels(map, grad_map, stride, width, rows, columns, 32, grad, position_grad);
+      spread_channels(bin, grad_map, 32, grad, position_grad);
     else if (n == 16)
-      spread_channels(map, grad_map, stride, width, rows, columns, 16, grad, position_grad);
+      spread_channels(bin, grad_map, 16, grad, position_grad);
     else
-      spread_channels(map, grad_map, stride, width, rows, columns, n, grad, position_grad);
+      spread_channels(bin, grad_map, n, grad, position_grad);
   }
 
  private:
   template <typename T>
-  DCN_DET_INLINE static void spread_channels(const T* map, T* grad_map, int64_t stride, int64_t width,
-                                             CellList<T> rows, CellList<T> columns, int64_t n, const T* grad,
+  DCN_DET_INLINE static void spread_channels(const BinCells<T>& bin, T* grad_map, int64_t n, const T* grad,
                                              T* position_grad) {
     T sum_x[kTileChannels] = {}, sum_y[kTileChannels] = {};
-    for (int a = 0; a < rows.size; ++a)
-      for (int b = 0; b < columns.size; ++b) {
-        const Cell<T> y = rows[a], x = columns[b];
-        const int64_t cell = (y.index * width + x.index) * stride;
+    for (int a = 0; a < bin.rows.size; ++a)
+      for (int b = 0; b < bin.columns.size; ++b) {
+        const Cell<T> y = bin.rows[a], x = bin.columns[b];
+        const int64_t cell = (y.index * bin.width + x.index) * bin.stride;
         if (grad_map != nullptr) {
           const T weight = y.weight * x.weight;
           T* target = grad_map + cell;
@@ -106,7 +89,7 @@ struct SpreadCells {
         }
         if (position_grad != nullptr) {
           const T slope_x = y.weight * x.slope, slope_y = y.slope * x.weight;
-          const T* value = map + cell;
+          const T* value = bin.map + cell;
 #pragma omp simd
           for (int64_t i = 0; i < n; ++i) {
             sum_x[i] += slope_x * value[i];
@@ -181,8 +164,7 @@ void pool_packed(const CellPlan<T>& plan, const T* input, T* output) {
                                   packed.data(), tile.size);
       for (const int64_t r : plan.regions[image])
         for (const int bin : plan.bins[part])
-          vectorized<SumCells>(packed.data(), tile.size, sizes.width, plan.rows(tile.class_, r, bin),
-                               plan.columns(tile.class_, r, bin), tile.size,
+          vectorized<SumCells>(plan.cells(packed.data(), tile.size, tile.class_, r, bin), tile.size,
                                &by_bin[(r * bins + bin) * pitch + tile.begin]);
     }
   });
@@ -210,9 +192,8 @@ void pool_in_place(const CellPlan<T>& plan, const T* input, T* output) {
             const int64_t r = regions[i];
             for (const ChannelTile& class_ : classes)
               for (int bin = 0; bin < bins; ++bin)
-                vectorized<SumCells>(map + class_.begin, channels, width, plan.rows(class_.class_, r, bin),
-                                     plan.columns(class_.class_, r, bin), class_.size,
-                                     &by_bin[bin * pitch + class_.begin]);
+                vectorized<SumCells>(plan.cells(map + class_.begin, channels, class_.class_, r, bin),
+                                     class_.size, &by_bin[bin * pitch + class_.begin]);
             vectorized<TransposeMatrix>(by_bin.data(), pitch, bins, channels, output + r * channels * bins,
                                         bins);
           }
@@ -232,8 +213,7 @@ void spread_tile(const CellPlan<T>& plan, const ChannelTile& tile, int64_t image
       const T* grad = grad_output + (r * plan.sizes.output_dim + tile.begin) * bin_count + bin;
       for (int64_t c = 0; c < tile.size; ++c) grads[c] = grad[c * bin_count];
       T* pair = position_grads != nullptr ? position_grads + (r * bin_count + bin) * 2 : nullptr;
-      vectorized<SpreadCells>(map, grad_map, stride, plan.sizes.width, plan.rows(tile.class_, r, bin),
-                              plan.columns(tile.class_, r, bin), channels, grads, pair);
+      vectorized<SpreadCells>(plan.cells(map, stride, tile.class_, r, bin), grad_map, channels, grads, pair);
     }
 }
 

@@ -29,21 +29,33 @@ auto run_baseline(Args&... args) {
   return Loop::run(args...);
 }
 
-// Loop::run(args...), compiled for the chosen instruction set. `run` is static and DCN_DET_INLINE, and so is
-// what its loops call (thus no lambdas): only what is inlined is compiled along.
-template <typename Loop, typename... Args>
-auto vectorized(Args&&... args) {
+// A loop of its own for each instruction set.
+template <typename Baseline, typename Avx2, typename Avx512, typename... Args>
+auto vectorized_of(Args&... args) {
 #if defined(DCN_DET_X86)
   switch (instruction_set()) {
     case InstructionSet::avx512:
-      return run_avx512<Loop>(args...);
+      return run_avx512<Avx512>(args...);
     case InstructionSet::avx2:
-      return run_avx2<Loop>(args...);
+      return run_avx2<Avx2>(args...);
     case InstructionSet::baseline:
       break;
   }
 #endif
-  return run_baseline<Loop>(args...);
+  return run_baseline<Baseline>(args...);
+}
+
+// Loop::run(args...), compiled for the chosen instruction set. `run` is static and DCN_DET_INLINE, and so is
+// what its loops call (thus no lambdas): only what is inlined is compiled along.
+template <typename Loop, typename... Args>
+auto vectorized(Args&&... args) {
+  return vectorized_of<Loop, Loop, Loop>(args...);
+}
+
+// The same of loops that are written for registers of so many bytes.
+template <template <int> typename Loop, typename... Args>
+auto vectorized(Args&&... args) {
+  return vectorized_of<Loop<16>, Loop<32>, Loop<64>>(args...);
 }
 
 // Conversions the compiler can vectorise; those of the types themselves branch or call.

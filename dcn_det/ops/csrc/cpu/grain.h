@@ -1,0 +1,14 @@
+// How much work a thread is worth.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace dcn_det {
+
+// The smallest number of items worth a thread of its own, when one costs about `item_work` multiplications.
+inline int64_t grain(int64_t item_work) {
+  return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, item_work));
+}
+
+}  // namespace dcn_det
