@@ -13,8 +13,6 @@ from dcn_det.ops.deform_conv_check import check_arguments, pair_of
 from dcn_det.ops.reference import deform_conv as reference
 
 OPERATOR = torch.ops.dcn_det.deform_conv2d
-BACKWARD_OPERATOR = torch.ops.dcn_det.deform_conv2d_backward
-DETERMINISTIC_OPERATOR = torch.ops.dcn_det.deform_conv2d_backward_deterministic
 
 
 def _fake(
@@ -85,8 +83,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     needs = (need_input, need_offset, need_weight, need_mask)
     grads: list[Tensor | None] = [None] * 4
     if any(needs):
-        strict = input.is_cuda and need_input and torch.are_deterministic_algorithms_enabled()
-        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
+        operator = library.backward_operator("deform_conv2d", grad_output, need_input)
         results = operator(grad_output, input, offset, weight, mask, *ctx.options, *needs)
         grads = [result if need else None for result, need in zip(results, needs)]
     grad_bias = grad_output.sum((0, 2, 3)) if need_bias else None

@@ -12,8 +12,6 @@ from dcn_det.ops.reference import deform_psroi_pool as reference
 from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.deform_psroi_pool
-BACKWARD_OPERATOR = torch.ops.dcn_det.deform_psroi_pool_backward
-DETERMINISTIC_OPERATOR = torch.ops.dcn_det.deform_psroi_pool_backward_deterministic
 
 
 def deform_psroi_pool(
@@ -193,8 +191,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, rois, trans = ctx.saved_tensors
     need_input, _, need_trans = ctx.needs_input_grad[:3]
-    strict = input.is_cuda and need_input and torch.are_deterministic_algorithms_enabled()
-    operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
+    operator = library.backward_operator("deform_psroi_pool", grad_output, need_input)
     grads = operator(grad_output, input, rois, trans, *ctx.options, need_input, need_trans)
     none = [None] * len(ctx.options)
     return grads[0] if need_input else None, None, grads[1] if need_trans else None, *none

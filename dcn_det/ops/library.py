@@ -171,6 +171,21 @@ def register_backward(name: str, *, plain: Callable[..., Any], fake: Callable[..
         register(f"{name}_{suffix}", plain=plain, fake=fake, backward=once_differentiable(name))
 
 
+def backward_operator(name: str, grad_output: torch.Tensor, scatters: bool = True) -> Callable[..., Any]:
+    """The operator for the gradients of ``name``: with ``torch.use_deterministic_algorithms``, its twin.
+
+    Args:
+        name: the forward operator.
+        grad_output: tells the device; kernels for the CPU are deterministic anyway.
+        scatters: whether values are added where others are, too; without, no order varies.
+    """
+    strict = scatters and grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
+    operator: Callable[..., Any] = getattr(
+        getattr(torch.ops, NAMESPACE), f"{name}_backward_deterministic" if strict else f"{name}_backward"
+    )
+    return operator
+
+
 def _autocast_kernel(name: str, device_type: str, cast: tuple[str, ...]) -> Callable[..., Any]:
     operator = getattr(getattr(torch.ops, NAMESPACE), name).default
     positions = [i for i, argument in enumerate(operator._schema.arguments) if argument.name in cast]

@@ -12,8 +12,6 @@ from dcn_det.ops.reference import roi_pooling as reference
 from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.psroi_pool
-BACKWARD_OPERATOR = torch.ops.dcn_det.psroi_pool_backward
-DETERMINISTIC_OPERATOR = torch.ops.dcn_det.psroi_pool_backward_deterministic
 
 
 def psroi_pool(
@@ -117,8 +115,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = None
     if ctx.needs_input_grad[0]:
-        strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
+        operator = library.backward_operator("psroi_pool", grad_output)
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
     return grad_input, None, None, None, None, None
 

@@ -12,8 +12,6 @@ from dcn_det.ops.reference import roi_align as reference
 from dcn_det.ops.roi_checks import LARGEST_SIZE, Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.roi_align
-BACKWARD_OPERATOR = torch.ops.dcn_det.roi_align_backward
-DETERMINISTIC_OPERATOR = torch.ops.dcn_det.roi_align_backward_deterministic
 
 
 def roi_align(
@@ -116,8 +114,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad_input = None
     if ctx.needs_input_grad[0]:
-        strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
+        operator = library.backward_operator("roi_align", grad_output)
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
     return grad_input, None, None, None, None, None
 

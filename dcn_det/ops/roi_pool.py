@@ -12,8 +12,6 @@ from dcn_det.ops.reference import roi_pooling as reference
 from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
 OPERATOR = torch.ops.dcn_det.roi_pool
-BACKWARD_OPERATOR = torch.ops.dcn_det.roi_pool_backward
-DETERMINISTIC_OPERATOR = torch.ops.dcn_det.roi_pool_backward_deterministic
 
 
 def roi_pool(input: Tensor, rois: Tensor, *, spatial_scale: float, pooled_size: int) -> Tensor:
@@ -93,8 +91,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, grad_output: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_input = None
     if ctx.needs_input_grad[0] and grad_output is not None:
-        strict = grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-        operator = DETERMINISTIC_OPERATOR if strict else BACKWARD_OPERATOR
+        operator = library.backward_operator("roi_pool", grad_output)
         grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.sizes)
     return grad_input, None, None, None
 

@@ -54,15 +54,18 @@ def plain_operator(name: str) -> Callable:
     return Plain.apply
 
 
+def plain_backward(name: str, *_: object) -> Callable:
+    """In place of :func:`library.backward_operator`."""
+    return getattr(module_of(name, RULES_MODULES).reference, f"{name}_backward")
+
+
 def use_tier(name: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Makes the public function of an operator run on a tier; returns the device its tensors belong on."""
     if tier == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if tier == "plain":
         monkeypatch.setattr(module_of(name), "OPERATOR", plain_operator(name))
-        rules = module_of(name, RULES_MODULES)
-        if hasattr(rules, "BACKWARD_OPERATOR"):
-            monkeypatch.setattr(rules, "BACKWARD_OPERATOR", getattr(rules.reference, f"{name}_backward"))
+        monkeypatch.setattr(library, "backward_operator", plain_backward)
         return torch.device("cpu")
     if library.tier(name, tier) != tier:
         pytest.skip(f"no compiled {tier} kernel: {library.status()[tier].reason}")
