@@ -24,10 +24,18 @@ template <int kVectorBytes>
 struct SumCells {
   template <typename T>
   DCN_DET_INLINE static void run(BinCells<T> bin, int64_t n, T* sum) {
+    constexpr int64_t kLength = kVectorBytes / sizeof(T);
+    const bool fills_vector = n >= kLength;
     sum_vectors<8, kVectorBytes>(bin, n, sum);
     sum_vectors<4, kVectorBytes>(bin, n, sum);
     sum_vectors<2, kVectorBytes>(bin, n, sum);
     sum_vectors<1, kVectorBytes>(bin, n, sum);
+    if (n > 0 && fills_vector) {  // some channels again, to the same bits, rather than the rest one by one
+      bin.map -= kLength - n;
+      sum -= kLength - n;
+      n = kLength;
+      sum_vectors<1, kVectorBytes>(bin, n, sum);
+    }
     if constexpr (kVectorBytes > 32) sum_vectors<1, 32>(bin, n, sum);
     if constexpr (kVectorBytes > 16) sum_vectors<1, 16>(bin, n, sum);
     sum_vectors<1, sizeof(T)>(bin, n, sum);
