@@ -29,7 +29,7 @@ struct TransposeMatrix {
       // The processor does not fetch ahead for so many rows in as many pages, nor for so many short writes.
       if (column % 16 == 0 && in_stride >= 1024)
         for (int64_t row = 0; row < whole_rows; ++row) __builtin_prefetch(in + row * in_stride + column + 64);
-      for (int64_t ahead = column + 16; ahead < column + 20; ++ahead)
+      for (int64_t ahead = column + 16; ahead < std::min(column + 20, columns); ++ahead)
         for (int64_t row = 0; row < rows; row += kLine) __builtin_prefetch(out + ahead * out_stride + row, 1);
       for (int64_t row = 0; row < wide_rows; row += 8)
         transpose_block<8>(in + row * in_stride + column, in_stride, out + column * out_stride + row,
