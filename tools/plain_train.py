@@ -14,7 +14,7 @@ import torch
 
 from dcn_det.cli.run import run
 from dcn_det.config import load_config, to_plain
-from dcn_det.config.schema import Train
+from dcn_det.config.train import TrainConfig
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
 from dcn_det.evaluation.results import to_coco_results
 from dcn_det.evaluation.split import Truth
@@ -24,7 +24,7 @@ from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint
 
 
-def learning_rate_factor(train: Train, iteration: int, length: int, epoch_length: int) -> float:
+def learning_rate_factor(train: TrainConfig, iteration: int, length: int, epoch_length: int) -> float:
     """What the learning rate of an iteration (from 0) is multiplied by: schedule times warm-up."""
     schedule, warmup = train.schedule, train.warmup
     if schedule.kind == "step":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dcn_det.cli.evaluate import read_truth
-from dcn_det.config.schema import Config
+from dcn_det.config import Config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.analysis import analyse
 from dcn_det.evaluation.coco import evaluate

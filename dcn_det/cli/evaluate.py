@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcn_det.config import load_config
-from dcn_det.config.schema import Config
+from dcn_det.config import Config, load_config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import Comparison, beside_expected
 from dcn_det.evaluation.metrics import Metrics, text

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dcn_det.config import Config, load_config
-from dcn_det.config.schema import Expected
+from dcn_det.config.testing import ExpectedConfig
 from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.models.info import ModelInfo, model_info
@@ -152,7 +152,7 @@ def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
     }
 
 
-def _published(expected: Sequence[Expected]) -> str:
+def _published(expected: Sequence[ExpectedConfig]) -> str:
     """AP of COCO, or mAP at 0.5 and 0.7 of Pascal VOC, in percent."""
     values = {each.metric: f"{100 * each.value:.1f}" for each in expected}
     shown = [values[metric] for metric in ("AP", "mAP50", "mAP70") if metric in values]

@@ -18,7 +18,7 @@ from dcn_det.config.section import (
 )
 
 
-class Preprocess(Section):
+class PreprocessConfig(Section):
     """How the backbone's weights expect their input; travels with the weights."""
 
     channel_order: Literal["rgb", "bgr"] = "rgb"
@@ -28,7 +28,7 @@ class Preprocess(Section):
     """Divides after the subtraction, in the order red, green, blue."""
 
 
-class Deform(Section):
+class DeformConfig(Section):
     """Deformable convolution in the backbone."""
 
     blocks: tuple[Text, ...] = ()
@@ -46,7 +46,7 @@ class Deform(Section):
     """Learning-rate multiplier of the offset branches."""
 
 
-class Backbone(Section):
+class BackboneConfig(Section):
     kind: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "aligned_inception_resnet"] = (
         "resnet101"
     )
@@ -66,13 +66,13 @@ class Backbone(Section):
     """1 keeps the output at stride 16 (the paper), 2 goes to 32."""
     res5_dilation: Positive | tuple[Positive, Positive, Positive] = 2
     """Dilation of the 3x3 convolutions of res5, one number or one per block."""
-    deform: Deform = Deform()
+    deform: DeformConfig = DeformConfig()
     weights: Text = "torchvision"
     """``none``, ``torchvision`` (ImageNet weights by name, downloaded once), or a local file."""
-    preprocess: Preprocess = Preprocess()
+    preprocess: PreprocessConfig = PreprocessConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> Backbone:
+    def _check(self) -> BackboneConfig:
         if self.res5_stride == 2 and "res5_dilation" not in self.model_fields_set:
             raise ValueError(
                 f"res5_stride 2 goes with a stated res5_dilation (1 in an ordinary ResNet); its default "
@@ -81,7 +81,7 @@ class Backbone(Section):
         return self
 
 
-class Anchors(Section):
+class AnchorsConfig(Section):
     base_size: Literal["stride"] | Positive = "stride"
     """Pixels; side of the anchor at scale 1 and ratio 1. ``stride``: that of the feature map, level by level."""
     scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (4, 8, 16, 32)
@@ -89,10 +89,10 @@ class Anchors(Section):
     """Height over width."""
 
 
-class AnchorHead(Section):
+class AnchorHeadConfig(Section):
     """What the RPN and the class-aware RPN share."""
 
-    anchors: Anchors = Anchors()
+    anchors: AnchorsConfig = AnchorsConfig()
     positive_iou: Fraction = 0.7
     negative_iou: Fraction = 0.3
     batch_per_image: Positive = 256
@@ -106,7 +106,7 @@ class AnchorHead(Section):
     loss_weight: NonNegativeFloat = 1.0
 
     @model_validator(mode="after")
-    def _check_iou(self) -> AnchorHead:
+    def _check_iou(self) -> AnchorHeadConfig:
         if self.negative_iou > self.positive_iou:
             raise ValueError(
                 f"negative_iou {self.negative_iou:g} is above positive_iou {self.positive_iou:g}; lower it"
@@ -114,7 +114,7 @@ class AnchorHead(Section):
         return self
 
 
-class RPN(AnchorHead):
+class RPNConfig(AnchorHeadConfig):
     channels: Positive = 512
     post_nms: Positive = 300
     nms_iou: Fraction = 0.7
@@ -122,13 +122,13 @@ class RPN(AnchorHead):
     """Proposals with a side shorter than this (original pixels) are dropped."""
 
     @model_validator(mode="after")
-    def _check(self) -> RPN:
+    def _check(self) -> RPNConfig:
         if self.post_nms > self.pre_nms:
             raise ValueError(f"post_nms {self.post_nms} is above pre_nms {self.pre_nms}; lower it")
         return self
 
 
-class ClassAwareRPNHead(AnchorHead):
+class ClassAwareRPNHeadConfig(AnchorHeadConfig):
     cross_border: bool = True
     channels: Positive = 1024
     """Width of the 1x1 convolution between res5 and the outputs."""
@@ -138,7 +138,7 @@ class ClassAwareRPNHead(AnchorHead):
     """How the layers before the outputs start: N(0, 0.01), or He's rule for narrow ones trained from scratch."""
 
 
-class RoIHead(Section):
+class RoIHeadConfig(Section):
     """What the second stages share."""
 
     pooled_size: Positive = 7
@@ -163,7 +163,7 @@ class RoIHead(Section):
     loss_weight: NonNegativeFloat = 1.0
 
     @model_validator(mode="after")
-    def _check(self) -> RoIHead:
+    def _check(self) -> RoIHeadConfig:
         low, high = self.negative_iou
         if low >= high:
             raise ValueError(f"negative_iou [{low:g}, {high:g}) is empty; its first number must be the smaller")
@@ -174,7 +174,7 @@ class RoIHead(Section):
         return self
 
 
-class FasterRCNNHead(RoIHead):
+class FasterRCNNHeadConfig(RoIHeadConfig):
     channels: Positive = 256
     """Width of the 1x1 convolution between res5 and pooling, or of the feature pyramid."""
     pooling: Literal["max", "align", "bilinear", "deformable"] = "max"
@@ -186,7 +186,7 @@ class FasterRCNNHead(RoIHead):
     """One set of box deltas for all classes instead of one per class."""
 
 
-class RFCNHead(RoIHead):
+class RFCNHeadConfig(RoIHeadConfig):
     channels: Positive = 1024
     """Width of the 1x1 convolution between res5 and the position-sensitive maps."""
     pooling: Literal["average", "bilinear", "deformable"] = "average"
@@ -200,23 +200,23 @@ class RFCNHead(RoIHead):
     negative_iou: tuple[Fraction, Fraction] = (0, 0.5)
 
 
-class Detector(Section):
+class DetectorConfig(Section):
     """What every detector has."""
 
     lasting = ("backbone", "rpn")
 
-    backbone: Backbone = Backbone()
+    backbone: BackboneConfig = BackboneConfig()
 
 
-class FasterRCNN(Detector):
+class FasterRCNNConfig(DetectorConfig):
     kind: Literal["faster_rcnn"] = "faster_rcnn"
     fpn: bool = False
     """Feature pyramid: proposals and RoIs come from levels at strides 4 to 64 and 4 to 32."""
-    rpn: RPN = RPN()
-    head: FasterRCNNHead = FasterRCNNHead()
+    rpn: RPNConfig = RPNConfig()
+    head: FasterRCNNHeadConfig = FasterRCNNHeadConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> FasterRCNN:
+    def _check(self) -> FasterRCNNConfig:
         if self.fpn and self.backbone.res5_stride != 2:
             raise ValueError("fpn goes with backbone.res5_stride 2 (and res5_dilation 1)")
         if self.fpn and self.rpn.anchors.base_size != "stride":
@@ -229,10 +229,10 @@ class FasterRCNN(Detector):
         return self.head.pooling
 
 
-class RFCN(Detector):
+class RFCNConfig(DetectorConfig):
     kind: Literal["rfcn"]
-    rpn: RPN = RPN()
-    head: RFCNHead = RFCNHead()
+    rpn: RPNConfig = RPNConfig()
+    head: RFCNHeadConfig = RFCNHeadConfig()
 
     @property
     def pooling(self) -> str:
@@ -240,9 +240,9 @@ class RFCN(Detector):
         return self.head.pooling
 
 
-class ClassAwareRPN(Detector):
+class ClassAwareRPNConfig(DetectorConfig):
     kind: Literal["class_aware_rpn"]
-    rpn: ClassAwareRPNHead = ClassAwareRPNHead()
+    rpn: ClassAwareRPNHeadConfig = ClassAwareRPNHeadConfig()
 
     @property
     def pooling(self) -> str:
@@ -250,4 +250,4 @@ class ClassAwareRPN(Detector):
         return "none"
 
 
-Model = FasterRCNN | RFCN | ClassAwareRPN
+ModelConfig = FasterRCNNConfig | RFCNConfig | ClassAwareRPNConfig

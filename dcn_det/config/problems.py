@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from dcn_det.config.schema import Config, Section
+from dcn_det.config.schema import Config
+from dcn_det.config.section import Section
 from dcn_det.config.source import Item, KeyPath
 from dcn_det.errors import UserError, did_you_mean
 

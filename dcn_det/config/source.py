@@ -12,7 +12,7 @@ from typing import Union, get_args, get_origin
 
 import yaml
 
-from dcn_det.config.schema import Section
+from dcn_det.config.section import Section
 from dcn_det.errors import UserError
 
 Scalar = str | int | float | bool | None

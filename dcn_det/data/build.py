@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from dcn_det.config.schema import Data, Resize
+from dcn_det.config.data import DataConfig, ResizeConfig
 from dcn_det.data.augment import Augmentation, ColorJitter, RandomCrop
 from dcn_det.data.cache import ImageCache
 from dcn_det.data.coco import load_coco
@@ -19,9 +19,9 @@ from dcn_det.errors import UserError
 
 
 def build_dataset(
-    data: Data,
+    data: DataConfig,
     split: Literal["train", "test"],
-    resize: Resize | None = None,
+    resize: ResizeConfig | None = None,
     progress: Progress | None = None,
 ) -> DetectionDataset:
     """Opens one split of the data set in the settings; the sample set is first written where absent.
@@ -76,7 +76,7 @@ def build_dataset(
     )
 
 
-def _cache(data: Data) -> ImageCache | None:
+def _cache(data: DataConfig) -> ImageCache | None:
     if data.cache == "none":
         return None
     if data.cache == "ram":
@@ -86,7 +86,7 @@ def _cache(data: Data) -> ImageCache | None:
 
 def build_train_loader(
     dataset: DetectionDataset,
-    data: Data,
+    data: DataConfig,
     batch_size: int,
     seed: int,
     world_size: int = 1,
@@ -128,7 +128,7 @@ def build_train_loader(
 
 def build_eval_loader(
     dataset: DetectionDataset,
-    data: Data,
+    data: DataConfig,
     batch_size: int,
     world_size: int = 1,
     rank: int = 0,

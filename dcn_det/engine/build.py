@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dcn_det.config.schema import SGD, StepSchedule, Train
+from dcn_det.config.train import SGDConfig, StepScheduleConfig, TrainConfig
 from dcn_det.engine import schedule
 from dcn_det.engine.optim import parameter_groups
 from dcn_det.engine.trainer import LoopSettings
@@ -63,7 +63,7 @@ class Division:
         return parts[0] if len(parts) == 1 else f"{parts[0]} ({' x '.join(parts[1:])} x {self.batch_size})"
 
 
-def divide(train: Train, world_size: int, global_batch: int | None = None) -> Division:
+def divide(train: TrainConfig, world_size: int, global_batch: int | None = None) -> Division:
     """Divides a step between processes and passes.
 
     Args:
@@ -88,22 +88,22 @@ def divide(train: Train, world_size: int, global_batch: int | None = None) -> Di
     return Division(world_size, size, each // size)
 
 
-def learning_rate(train: Train, global_batch: int) -> LearningRate:
+def learning_rate(train: TrainConfig, global_batch: int) -> LearningRate:
     """The rate for a step of ``global_batch`` images (Goyal et al., 2017: proportional to it)."""
     return LearningRate(train.optimizer.lr, train.reference_batch, global_batch, scaled=train.scale_lr)
 
 
 def build_optimizer(
-    train: Train, model: nn.Module, lr: float, multipliers: Mapping[str, float]
+    train: TrainConfig, model: nn.Module, lr: float, multipliers: Mapping[str, float]
 ) -> torch.optim.Optimizer:
     settings = train.optimizer
     groups = parameter_groups(model, lr, settings.weight_decay, settings.decay_bias, multipliers)
-    if isinstance(settings, SGD):
+    if isinstance(settings, SGDConfig):
         return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum)
     return torch.optim.AdamW(groups, lr=lr, betas=settings.betas)
 
 
-def run_length(train: Train, iterations_per_epoch: int) -> int:
+def run_length(train: TrainConfig, iterations_per_epoch: int) -> int:
     """Optimizer steps of the whole run."""
     if train.iterations is not None:
         return train.iterations
@@ -111,10 +111,10 @@ def run_length(train: Train, iterations_per_epoch: int) -> int:
     return max(1, round(train.epochs * iterations_per_epoch))
 
 
-def build_schedule(train: Train, length: int, epoch_length: int) -> schedule.Factor:
+def build_schedule(train: TrainConfig, length: int, epoch_length: int) -> schedule.Factor:
     """The learning-rate factor of each of ``length`` iterations; an epoch has ``epoch_length``."""
     settings = train.schedule
-    if isinstance(settings, StepSchedule):
+    if isinstance(settings, StepScheduleConfig):
         unit = {"share": length, "epochs": epoch_length, "iterations": 1}[settings.unit]
         main = schedule.step(unit, settings.drops, settings.gamma)
     else:
@@ -122,7 +122,7 @@ def build_schedule(train: Train, length: int, epoch_length: int) -> schedule.Fac
     return schedule.with_warmup(main, train.warmup.kind, train.warmup.iterations, train.warmup.factor)
 
 
-def loop_settings(train: Train, length: int, division: Division, stop_at: int | None = None) -> LoopSettings:
+def loop_settings(train: TrainConfig, length: int, division: Division, stop_at: int | None = None) -> LoopSettings:
     """Settings of a loop of ``length`` steps that may have to stop before its end."""
     return LoopSettings(
         length=length,

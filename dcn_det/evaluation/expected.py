@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dcn_det.config.schema import Expected
+from dcn_det.config.testing import ExpectedConfig
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.evaluation.metrics import Metrics, text
 
@@ -18,7 +18,7 @@ class Comparison:
     missed: tuple[str, ...]
 
 
-def beside_expected(metrics: Metrics, expected: Sequence[Expected]) -> Comparison:
+def beside_expected(metrics: Metrics, expected: Sequence[ExpectedConfig]) -> Comparison:
     """Compares what was measured with what a config promises.
 
     A metric that is promised by several sources has to meet one of them; an undefined metric meets none.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcn_det.config.schema import Config
+from dcn_det.config import Config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.coco import Backend, IouType, evaluate, load_ground_truth, load_results
 from dcn_det.evaluation.ground_truth import GroundTruth

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dcn_det.config.schema import Data
+from dcn_det.config.data import DataConfig
 from dcn_det.data.build import build_eval_loader
 from dcn_det.data.loader import DetectionDataset
 from dcn_det.data.sampler import EvalSampler
@@ -33,7 +33,7 @@ SPEAK_EVERY = 15.0
 def detect_dataset(
     predictor: Predictor,
     dataset: DetectionDataset,
-    data: Data,
+    data: DataConfig,
     batch_size: int,
     folder: Path,
     say: Say,

@@ -11,7 +11,21 @@ from typing import Any
 
 from torch import Tensor
 
-from dcn_det.config import schema
+from dcn_det.config.model import (
+    AnchorsConfig,
+    BackboneConfig,
+    ClassAwareRPNConfig,
+    ClassAwareRPNHeadConfig,
+    DeformConfig,
+    FasterRCNNConfig,
+    FasterRCNNHeadConfig,
+    ModelConfig,
+    PreprocessConfig,
+    RFCNConfig,
+    RFCNHeadConfig,
+    RPNConfig,
+)
+from dcn_det.config.testing import TestConfig
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.models.anchor_head import AnchorSampling
 from dcn_det.models.anchors import cell_anchors
@@ -36,7 +50,7 @@ Detector = TwoStageDetector | OneStageDetector
 
 
 def build_detector(
-    model: schema.Model, num_classes: int, test: schema.Test, *, load_backbone_weights: bool = True
+    model: ModelConfig, num_classes: int, test: TestConfig, *, load_backbone_weights: bool = True
 ) -> Detector:
     """Builds the detector that the settings describe, on the CPU.
 
@@ -53,7 +67,7 @@ def build_detector(
     return DETECTORS[model.kind](model, backbone, num_classes, test)
 
 
-def _faster_rcnn(model: schema.FasterRCNN, backbone: Backbone, num_classes: int, test: schema.Test) -> TwoStageDetector:
+def _faster_rcnn(model: FasterRCNNConfig, backbone: Backbone, num_classes: int, test: TestConfig) -> TwoStageDetector:
     settings = model.head
     rpn_features, head_features = ["res4"], ["res5"]
     if model.fpn:
@@ -71,7 +85,7 @@ def _faster_rcnn(model: schema.FasterRCNN, backbone: Backbone, num_classes: int,
     return _two_stage(model, backbone, head, test, rpn_features, head_features)
 
 
-def _rfcn(model: schema.RFCN, backbone: Backbone, num_classes: int, test: schema.Test) -> TwoStageDetector:
+def _rfcn(model: RFCNConfig, backbone: Backbone, num_classes: int, test: TestConfig) -> TwoStageDetector:
     settings = model.head
     head = RFCNHead(
         backbone.channels["res5"],
@@ -86,7 +100,7 @@ def _rfcn(model: schema.RFCN, backbone: Backbone, num_classes: int, test: schema
 
 
 def _class_aware_rpn(
-    model: schema.ClassAwareRPN, backbone: Backbone, num_classes: int, test: schema.Test
+    model: ClassAwareRPNConfig, backbone: Backbone, num_classes: int, test: TestConfig
 ) -> OneStageDetector:
     settings = model.rpn
     (anchors,), (stride,) = _anchors(settings.anchors, [backbone.strides["res5"]])
@@ -113,7 +127,7 @@ def _class_aware_rpn(
     )
 
 
-def _roi_head(settings: schema.FasterRCNNHead | schema.RFCNHead) -> dict[str, Any]:
+def _roi_head(settings: FasterRCNNHeadConfig | RFCNHeadConfig) -> dict[str, Any]:
     """The arguments that the second stages share."""
     fraction = settings.positive_fraction
     return {
@@ -137,10 +151,10 @@ def _roi_head(settings: schema.FasterRCNNHead | schema.RFCNHead) -> dict[str, An
 
 
 def _two_stage(
-    model: schema.FasterRCNN | schema.RFCN,
+    model: FasterRCNNConfig | RFCNConfig,
     backbone: Backbone,
     head: Head,
-    test: schema.Test,
+    test: TestConfig,
     rpn_features: Sequence[str],
     head_features: Sequence[str],
 ) -> TwoStageDetector:
@@ -158,11 +172,11 @@ def _two_stage(
     )
 
 
-def _preprocess(settings: schema.Preprocess) -> Preprocess:
+def _preprocess(settings: PreprocessConfig) -> Preprocess:
     return Preprocess(settings.channel_order, settings.mean, settings.std)
 
 
-def _rpn(settings: schema.RPN, in_channels: int, strides: Sequence[int]) -> RPN:
+def _rpn(settings: RPNConfig, in_channels: int, strides: Sequence[int]) -> RPN:
     anchors, strides = _anchors(settings.anchors, strides)
     return RPN(
         in_channels,
@@ -181,13 +195,13 @@ def _rpn(settings: schema.RPN, in_channels: int, strides: Sequence[int]) -> RPN:
     )
 
 
-def _anchors(settings: schema.Anchors, strides: Sequence[int]) -> tuple[list[Tensor], list[int]]:
+def _anchors(settings: AnchorsConfig, strides: Sequence[int]) -> tuple[list[Tensor], list[int]]:
     """The anchors of a cell of each level, and its stride."""
     sides = [stride if settings.base_size == "stride" else settings.base_size for stride in strides]
     return [cell_anchors(side, settings.ratios, settings.scales) for side in sides], list(strides)
 
 
-def _anchor_sampling(settings: schema.RPN | schema.ClassAwareRPNHead) -> AnchorSampling:
+def _anchor_sampling(settings: RPNConfig | ClassAwareRPNHeadConfig) -> AnchorSampling:
     return AnchorSampling(
         positive_iou=settings.positive_iou,
         negative_iou=settings.negative_iou,
@@ -197,14 +211,14 @@ def _anchor_sampling(settings: schema.RPN | schema.ClassAwareRPNHead) -> AnchorS
     )
 
 
-def _common_arguments(settings: schema.Backbone) -> dict[str, Any]:
+def _common_arguments(settings: BackboneConfig) -> dict[str, Any]:
     """What all backbones take; their arguments have the names of the settings."""
     names = ["width", "stem_width", "stride_on", "stem_pool", "norm", "norm_eps"]
     names += ["frozen_stages", "res5_stride", "res5_dilation"]
     return {name: getattr(settings, name) for name in names} | {"deformable": _deformable(settings.deform)}
 
 
-def _resnet(settings: schema.Backbone, load_weights: bool) -> ResNet:
+def _resnet(settings: BackboneConfig, load_weights: bool) -> ResNet:
     _check_resnet(settings)
     backbone = ResNet(settings.kind, **_common_arguments(settings))
     if load_weights:
@@ -212,7 +226,7 @@ def _resnet(settings: schema.Backbone, load_weights: bool) -> ResNet:
     return backbone
 
 
-def _aligned_inception_resnet(settings: schema.Backbone, load_weights: bool) -> air.AlignedInceptionResNet:
+def _aligned_inception_resnet(settings: BackboneConfig, load_weights: bool) -> air.AlignedInceptionResNet:
     if settings.width % 2:
         raise UserError(f"model.backbone.width: {settings.width} is odd; {air.KIND} needs an even number")
     parts = air.deformable_names()
@@ -226,7 +240,7 @@ def _aligned_inception_resnet(settings: schema.Backbone, load_weights: bool) -> 
     return backbone
 
 
-def _deformable(deform: schema.Deform) -> DeformableBlocks:
+def _deformable(deform: DeformConfig) -> DeformableBlocks:
     return DeformableBlocks(
         names=deform.blocks,
         modulated=deform.kind == "v2",
@@ -237,7 +251,7 @@ def _deformable(deform: schema.Deform) -> DeformableBlocks:
     )
 
 
-def _check_resnet(settings: schema.Backbone) -> None:
+def _check_resnet(settings: BackboneConfig) -> None:
     stages = stage_block_names(settings.kind)
     _check_deform(
         settings,
@@ -248,7 +262,7 @@ def _check_resnet(settings: schema.Backbone) -> None:
         raise UserError(f"model.backbone.res5_dilation: {len(dilation)} numbers for {depth} blocks of {settings.kind}")
 
 
-def _check_deform(settings: schema.Backbone, channels: dict[str, int]) -> None:
+def _check_deform(settings: BackboneConfig, channels: dict[str, int]) -> None:
     """Refuses names that are not in ``channels``, and offset groups that do not divide those channels."""
     groups = settings.deform.offset_groups
     for name in settings.deform.blocks:
@@ -262,7 +276,7 @@ def _check_deform(settings: schema.Backbone, channels: dict[str, int]) -> None:
             )
 
 
-def _load_backbone(backbone: ResidualBackbone, settings: schema.Backbone) -> None:
+def _load_backbone(backbone: ResidualBackbone, settings: BackboneConfig) -> None:
     if settings.weights == "none":
         if settings.norm == "frozen_bn" or settings.frozen_stages:
             raise UserError(
@@ -291,7 +305,7 @@ def _load_backbone(backbone: ResidualBackbone, settings: schema.Backbone) -> Non
     load_into(backbone, state, source=source, ignored=("fc.",), optional=(".offset.weight", ".offset.bias"))
 
 
-def _check_recorded(settings: schema.Backbone, recorded: dict[str, Any]) -> None:
+def _check_recorded(settings: BackboneConfig, recorded: dict[str, Any]) -> None:
     """Refuses settings other than those that a file says its weights need."""
     plain = {"model": {"backbone": settings.model_dump(mode="json")}}
     wrong = {key: value for key, value in recorded.items() if get(plain, key) != value}
@@ -301,7 +315,7 @@ def _check_recorded(settings: schema.Backbone, recorded: dict[str, Any]) -> None
         )
 
 
-def _warn_of_mismatch(settings: schema.Backbone) -> None:
+def _warn_of_mismatch(settings: BackboneConfig) -> None:
     given = {
         "stride_on": settings.stride_on,
         "stem_pool": settings.stem_pool,
@@ -325,11 +339,11 @@ def _warn_of_mismatch(settings: schema.Backbone) -> None:
         warnings.warn(f"model.backbone does not match torchvision's weights: {', '.join(differing)}", stacklevel=2)
 
 
-BACKBONES: dict[str, Callable[[schema.Backbone, bool], Backbone]] = {
+BACKBONES: dict[str, Callable[[BackboneConfig, bool], Backbone]] = {
     **dict.fromkeys(DEPTHS, _resnet),
     air.KIND: _aligned_inception_resnet,
 }
-DETECTORS: dict[str, Callable[[Any, Backbone, int, schema.Test], Detector]] = {
+DETECTORS: dict[str, Callable[[Any, Backbone, int, TestConfig], Detector]] = {
     "faster_rcnn": _faster_rcnn,
     "rfcn": _rfcn,
     "class_aware_rpn": _class_aware_rpn,

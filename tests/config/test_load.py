@@ -6,7 +6,7 @@ import pytest
 
 from dcn_det.config import Config, from_plain, load_config, load_with_origins, to_plain
 from dcn_det.config.load import leaves
-from dcn_det.config.schema import AdamW, CosineSchedule
+from dcn_det.config.train import AdamWConfig, CosineScheduleConfig
 from dcn_det.errors import UserError
 
 
@@ -78,8 +78,8 @@ def test_name_and_expected_are_not_inherited(write):
 def test_another_kind_starts_its_block_afresh(write):
     write("train: {optimizer: {lr: 0.5, momentum: 0.8}, schedule: {drops: [0.5]}}\n", "b.yaml")
     config = load_config(write("base: b.yaml\ntrain: {optimizer: {kind: adamw}, schedule: {kind: cosine}}\n"))
-    assert config.train.optimizer == AdamW(kind="adamw")
-    assert config.train.schedule == CosineSchedule(kind="cosine")
+    assert config.train.optimizer == AdamWConfig(kind="adamw")
+    assert config.train.schedule == CosineScheduleConfig(kind="cosine")
 
 
 def test_the_same_kind_goes_on_with_its_block(write):

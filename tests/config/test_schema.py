@@ -7,7 +7,9 @@ from pydantic import ValidationError
 
 from dcn_det.config import Config, from_plain, to_plain
 from dcn_det.config.load import leaves
-from dcn_det.config.schema import Metric, Section, Train
+from dcn_det.config.section import Section
+from dcn_det.config.testing import Metric
+from dcn_det.config.train import TrainConfig
 from dcn_det.errors import UserError
 from dcn_det.evaluation.coco import METRICS
 from dcn_det.evaluation.voc import VOC_METRICS
@@ -67,7 +69,7 @@ def test_metrics_are_those_that_the_evaluation_gives():
 
 
 def test_blocks_with_variants_know_their_kinds():
-    assert set(Train.variants("optimizer")) == {"sgd", "adamw"}
-    assert Train.default_kind("optimizer") == "sgd"
-    assert Train.variants("warmup") == {}
-    assert Train.variants("nonsense") == {}
+    assert set(TrainConfig.variants("optimizer")) == {"sgd", "adamw"}
+    assert TrainConfig.default_kind("optimizer") == "sgd"
+    assert TrainConfig.variants("warmup") == {}
+    assert TrainConfig.variants("nonsense") == {}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcn_det.config.schema import Crop, Data, Jitter, Resize, Split
+from dcn_det.config.data import CropConfig, DataConfig, JitterConfig, ResizeConfig, SplitConfig
 from dcn_det.data import build, sample
 from dcn_det.data.augment import Augmentation, ColorJitter, Plan, RandomCrop, crop_boxes
 from dcn_det.data.cache import ImageCache
@@ -22,16 +22,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sample.make_sample(tmp_path_factory.mktemp("augment") / "set", train_images=8, val_images=2)
 
 
-def settings(root: Path, **changes: object) -> Data:
+def settings(root: Path, **changes: object) -> DataConfig:
     values: dict[str, object] = {
         "kind": "sample",
         "root": str(root),
-        "train": Split(images="train", annotations="annotations/train.json"),
-        "test": Split(images="val", annotations="annotations/val.json"),
-        "resize": Resize(short_side=96, max_side=200),
+        "train": SplitConfig(images="train", annotations="annotations/train.json"),
+        "test": SplitConfig(images="val", annotations="annotations/val.json"),
+        "resize": ResizeConfig(short_side=96, max_side=200),
         "workers": 0,
     }
-    return Data.model_validate(values | changes)
+    return DataConfig.model_validate(values | changes)
 
 
 def test_a_plan_is_a_function_of_the_seed() -> None:
@@ -146,7 +146,7 @@ def test_a_cache_changes_nothing_and_spares_decoding(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     changes: dict[str, object] = {"cache": kind, "cache_folder": str(tmp_path / "cache")}
-    changes |= {"short_sides": (64, 96), "crop": Crop(probability=0.5), "jitter": Jitter(probability=0.5)}
+    changes |= {"short_sides": (64, 96), "crop": CropConfig(probability=0.5), "jitter": JitterConfig(probability=0.5)}
     plain = settings(root, **changes | {"cache": "none"})
     expected = list(islice(build.build_train_loader(build.build_dataset(plain, "train"), plain, 2, seed=1), 40))
     cached = settings(root, **changes)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcn_det.config.schema import Data, Resize, Split
+from dcn_det.config.data import DataConfig, ResizeConfig, SplitConfig
 from dcn_det.data import build, sample
 from dcn_det.data.coco import load_coco
 from dcn_det.data.loader import DetectionDataset, Loader, collate
@@ -27,16 +27,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sample.make_sample(tmp_path_factory.mktemp("loader") / "set", train_images=12, val_images=5)
 
 
-def settings(root: Path, **changes: object) -> Data:
+def settings(root: Path, **changes: object) -> DataConfig:
     values: dict[str, object] = {
         "kind": "sample",
         "root": str(root),
-        "train": Split(images="train", annotations="annotations/train.json"),
-        "test": Split(images="val", annotations="annotations/val.json"),
-        "resize": Resize(short_side=96, max_side=200),
+        "train": SplitConfig(images="train", annotations="annotations/train.json"),
+        "test": SplitConfig(images="val", annotations="annotations/val.json"),
+        "resize": ResizeConfig(short_side=96, max_side=200),
         "workers": 0,
     }
-    return Data.model_validate(values | changes)
+    return DataConfig.model_validate(values | changes)
 
 
 def assert_same(a: Iterable[Batch], b: Iterable[Batch]) -> None:
@@ -120,8 +120,8 @@ def test_workers_can_be_spawned(root: Path) -> None:
 WITH_WORKERS = """
 import os, signal, sys, time
 from dcn_det.data import build
-from dcn_det.config.schema import Data
-data = Data.model_validate_json(sys.argv[1])
+from dcn_det.config.data import DataConfig
+data = DataConfig.model_validate_json(sys.argv[1])
 dataset = build.build_dataset(data, "train")
 batches = iter(build.build_train_loader(dataset, data, 2, seed=3))
 next(batches)
@@ -215,7 +215,7 @@ def test_settings_reach_their_place(root: Path) -> None:
         2,
     )
     assert (sampler.world_size, sampler.rank, sampler.start_iteration, sampler.epoch_length) == (2, 1, 4, 3)
-    test = build.build_dataset(data, "test", resize=Resize(short_side=64, max_side=128))
+    test = build.build_dataset(data, "test", resize=ResizeConfig(short_side=64, max_side=128))
     assert (test.short_side, test.max_side, test.with_targets) == (64, 128, False)
     with pytest.raises(UserError, match=r"data\.classes differ"):
         build.build_dataset(settings(root, classes=("0", "1")), "train")
@@ -226,8 +226,8 @@ def test_policies_are_for_training_only(tmp_path: Path) -> None:
     document = json.loads((folder / "boxes.json").read_text())
     del document["annotations"][1]
     (folder / "boxes.json").write_text(json.dumps(document))
-    split = Split(images="images", annotations="boxes.json")
-    data = Data(root=str(folder), train=split, test=split, empty_images="skip", bad_images="skip")
+    split = SplitConfig(images="images", annotations="boxes.json")
+    data = DataConfig(root=str(folder), train=split, test=split, empty_images="skip", bad_images="skip")
     assert len(build.build_dataset(data, "train")) == 2
     assert len(build.build_dataset(data, "test")) == 3
     (folder / "images" / "2.png").unlink()
@@ -245,17 +245,17 @@ def test_missing_paths_name_their_setting(root: Path, tmp_path: Path) -> None:
     data = settings(root, kind="coco")
     gone = tmp_path / "gone"
     assert message("train", root=str(gone)).startswith(f"data.root: folder {gone} does not exist")
-    wrong = Split(images="val", annotations="none.json")
+    wrong = SplitConfig(images="val", annotations="none.json")
     assert message("test", test=wrong).startswith(f"data.test.annotations: no file {root / 'none.json'}")
-    wrong = Split(images="none", annotations="annotations/train.json")
+    wrong = SplitConfig(images="none", annotations="annotations/train.json")
     assert message("train", train=wrong).startswith(f"data.train.images: no folder {root / 'none'}")
 
 
 @pytest.mark.shared
 def test_real_photos_load_with_their_boxes_inside(shared: Path) -> None:
     root = shared / "data" / "coco_subset"
-    split = Split(images="train2017", annotations="annotations/instances_train2017_subset.json")
-    data = Data(root=str(root), train=split, test=split, workers=0)
+    split = SplitConfig(images="train2017", annotations="annotations/instances_train2017_subset.json")
+    data = DataConfig(root=str(root), train=split, test=split, workers=0)
     dataset = build.build_dataset(data, "train")
     seen = 0
     for batch in islice(build.build_train_loader(dataset, data, 4, seed=0), 6):

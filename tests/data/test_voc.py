@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcn_det.config.schema import Config
+from dcn_det.config import Config
 from dcn_det.data.build import build_dataset
 from dcn_det.data.sampler import Draw
 from dcn_det.data.voc import VOC_CLASSES, load_voc, read_sets

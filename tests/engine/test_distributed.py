@@ -12,7 +12,7 @@ from launching import children, finish, popen, run_command, together, until
 from torch import Tensor, nn
 
 from dcn_det.cli import train
-from dcn_det.config.schema import Train
+from dcn_det.config.train import TrainConfig
 from dcn_det.engine import distributed
 from dcn_det.engine.build import Division, divide
 from dcn_det.engine.step import Step
@@ -140,7 +140,7 @@ def test_another_number_of_processes_keeps_the_order_of_images(tiny: Path, tmp_p
 
 
 def test_a_step_is_divided_or_refused() -> None:
-    settings = Train(iterations=1, batch_size=4, accumulate=1)
+    settings = TrainConfig(iterations=1, batch_size=4, accumulate=1)
     assert divide(settings, 2) == Division(2, 4, 1)
     assert divide(settings, 1, global_batch=8) == Division(1, 4, 2)
     assert divide(settings, 4, global_batch=8) == Division(4, 2, 1)

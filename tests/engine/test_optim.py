@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from dcn_det.config.schema import SGD, AdamW, Train
+from dcn_det.config.train import AdamWConfig, SGDConfig, TrainConfig
 from dcn_det.engine.build import build_optimizer, learning_rate, run_length
 from dcn_det.engine.optim import parameter_groups
 
@@ -33,7 +33,7 @@ def test_sgd_steps_as_its_formula_says() -> None:
     net = nn.Linear(1, 1, bias=False)
     nn.init.ones_(net.weight)
     optimizer = build_optimizer(
-        Train(iterations=1, optimizer=SGD(momentum=0.9, weight_decay=0.5)), net, 0.1, {"weight": 2.0}
+        TrainConfig(iterations=1, optimizer=SGDConfig(momentum=0.9, weight_decay=0.5)), net, 0.1, {"weight": 2.0}
     )
     for _ in range(2):
         net.weight.grad = torch.full_like(net.weight, 0.25)
@@ -45,14 +45,14 @@ def test_sgd_steps_as_its_formula_says() -> None:
 
 def test_adamw_is_built_with_its_betas() -> None:
     optimizer = build_optimizer(
-        Train(iterations=1, optimizer=AdamW(kind="adamw", betas=(0.8, 0.9))), nn.Linear(2, 2), 0.1, {}
+        TrainConfig(iterations=1, optimizer=AdamWConfig(kind="adamw", betas=(0.8, 0.9))), nn.Linear(2, 2), 0.1, {}
     )
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
 
 
 def test_learning_rate_scales_with_the_global_batch() -> None:
-    train = Train(iterations=1, batch_size=2, reference_batch=8, optimizer=SGD(lr=0.004))
+    train = TrainConfig(iterations=1, batch_size=2, reference_batch=8, optimizer=SGDConfig(lr=0.004))
     assert learning_rate(train, 16).effective == 0.008
     assert "0.008 = 0.004 x global batch 16 / reference batch 8" in str(learning_rate(train, 16))
     off = train.model_copy(update={"scale_lr": False})
@@ -60,5 +60,5 @@ def test_learning_rate_scales_with_the_global_batch() -> None:
 
 
 def test_run_length_counts_epochs_in_batches() -> None:
-    assert run_length(Train(epochs=2.5), 10) == 25
-    assert run_length(Train(iterations=7), 10) == 7
+    assert run_length(TrainConfig(epochs=2.5), 10) == 25
+    assert run_length(TrainConfig(iterations=7), 10) == 7

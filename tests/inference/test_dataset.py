@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from detectors import CATEGORIES, tiny_detector
 
-from dcn_det.config.schema import Config
+from dcn_det.config import Config
 from dcn_det.data.coco import load_coco
 from dcn_det.data.loader import DetectionDataset
 from dcn_det.data.sample import make_sample

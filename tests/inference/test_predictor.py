@@ -4,7 +4,7 @@ import torch
 from detectors import CATEGORIES, Brightest, tiny_detector
 from torch import Tensor
 
-from dcn_det.config.schema import Config
+from dcn_det.config import Config
 from dcn_det.errors import UserError
 from dcn_det.inference.build import build_predictor, build_views
 from dcn_det.inference.predictor import Predictor, View, resolve_device, to_original

@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from dcn_det.config import schema
+from dcn_det.config import testing
+from dcn_det.config.model import (
+    AnchorsConfig,
+    BackboneConfig,
+    ClassAwareRPNConfig,
+    ClassAwareRPNHeadConfig,
+    DeformConfig,
+    FasterRCNNConfig,
+    FasterRCNNHeadConfig,
+    PreprocessConfig,
+    RFCNConfig,
+    RFCNHeadConfig,
+    RPNConfig,
+)
 from dcn_det.errors import UserError
 from dcn_det.models.anchor_head import AnchorSampling
 from dcn_det.models.backbones.resnet import ResNet
@@ -26,8 +39,8 @@ TORCHVISION = {
 
 
 def build(backbone: dict[str, Any], num_classes: int = 3, **blocks: Any) -> TwoStageDetector:
-    model = schema.FasterRCNN(backbone=schema.Backbone(**backbone), **blocks)
-    return build_detector(model, num_classes, schema.Test())
+    model = FasterRCNNConfig(backbone=BackboneConfig(**backbone), **blocks)
+    return build_detector(model, num_classes, testing.TestConfig())
 
 
 def save_plain(path: Path, **options: Any) -> dict[str, torch.Tensor]:
@@ -40,10 +53,10 @@ def save_plain(path: Path, **options: Any) -> dict[str, torch.Tensor]:
 
 def test_settings_reach_the_parts() -> None:
     model = build_detector(
-        schema.FasterRCNN(
-            backbone=schema.Backbone(
+        FasterRCNNConfig(
+            backbone=BackboneConfig(
                 **SMALL,
-                deform=schema.Deform(
+                deform=DeformConfig(
                     blocks=("res5b",),
                     kind="v2",
                     offset_groups=2,
@@ -51,10 +64,10 @@ def test_settings_reach_the_parts() -> None:
                     border="dcn_v1",
                     lr_mult=0.5,
                 ),
-                preprocess=schema.Preprocess(channel_order="bgr"),
+                preprocess=PreprocessConfig(channel_order="bgr"),
             ),
-            rpn=schema.RPN(channels=16, post_nms=50, min_size=2, loss_weight=3, sigma=2, batch_per_image=10),
-            head=schema.FasterRCNNHead(
+            rpn=RPNConfig(channels=16, post_nms=50, min_size=2, loss_weight=3, sigma=2, batch_per_image=10),
+            head=FasterRCNNHeadConfig(
                 channels=8,
                 pooling="deformable",
                 hidden=16,
@@ -64,7 +77,7 @@ def test_settings_reach_the_parts() -> None:
             ),
         ),
         5,
-        schema.Test(score_threshold=0.2, nms_iou=0.4, max_detections=7),
+        testing.TestConfig(score_threshold=0.2, nms_iou=0.4, max_detections=7),
     )
     assert model.preprocess.reverse
     conv = model.get_submodule("backbone.layer4.1.conv2")
@@ -88,9 +101,11 @@ RFCN_SMALL = {"channels": 16, "reduce_lr_mult": 2, "offset_lr_mult": 0.5, "batch
 
 
 def test_settings_reach_rfcn() -> None:
-    head = schema.RFCNHead(**RFCN_SMALL, pooling="deformable", pooled_size=3, samples_per_bin=2)
+    head = RFCNHeadConfig(**RFCN_SMALL, pooling="deformable", pooled_size=3, samples_per_bin=2)
     model = build_detector(
-        schema.RFCN(kind="rfcn", backbone=schema.Backbone(**SMALL), head=head), 5, schema.Test(max_detections=7)
+        RFCNConfig(kind="rfcn", backbone=BackboneConfig(**SMALL), head=head),
+        5,
+        testing.TestConfig(max_detections=7),
     )
     assert isinstance(model, TwoStageDetector) and model.max_detections == 7
     assert model.head.cls_score.weight.shape == (9 * 6, 16, 1, 1)
@@ -99,20 +114,20 @@ def test_settings_reach_rfcn() -> None:
     assert model.head.sampler == RoISampler(batch=9, negative_iou=(0.0, 0.5), hard=True)
     assert (model.head.samples_per_bin, model.head.offset_std, model.head.spatial_scale) == (2, 0.2, 1 / 16)
     assert set(model.lr_multipliers().values()) == {2, 0.5}
-    drawn = schema.RFCNHead(**RFCN_SMALL, ohem=False, positive_fraction=0.5, class_agnostic=False)
-    model = build_detector(schema.RFCN(kind="rfcn", backbone=schema.Backbone(**SMALL), head=drawn), 5, schema.Test())
+    drawn = RFCNHeadConfig(**RFCN_SMALL, ohem=False, positive_fraction=0.5, class_agnostic=False)
+    model = build_detector(RFCNConfig(kind="rfcn", backbone=BackboneConfig(**SMALL), head=drawn), 5, testing.TestConfig())
     assert model.head.sampler == RoISampler(batch=9, positive_fraction=0.5, negative_iou=(0.0, 0.5))
     assert model.head.bbox_pred.weight.shape == (49 * 24, 16, 1, 1)
 
 
 def test_settings_reach_the_class_aware_rpn() -> None:
-    settings = schema.ClassAwareRPNHead(
+    settings = ClassAwareRPNHeadConfig(
         channels=16, conv_channels=8, pre_nms=50, positive_iou=0.5, negative_iou=0.4, sigma=1, batch_per_image=20
     )
     model = build_detector(
-        schema.ClassAwareRPN(kind="class_aware_rpn", backbone=schema.Backbone(**SMALL), rpn=settings),
+        ClassAwareRPNConfig(kind="class_aware_rpn", backbone=BackboneConfig(**SMALL), rpn=settings),
         5,
-        schema.Test(score_threshold=0.2, nms_iou=0.4, max_detections=7),
+        testing.TestConfig(score_threshold=0.2, nms_iou=0.4, max_detections=7),
     )
     assert isinstance(model, OneStageDetector)
     assert model.rpn.conv.weight.shape == (8, 16, 3, 3) and model.rpn.cls_score.weight.shape == (6 * 12, 8, 1, 1)
@@ -123,14 +138,14 @@ def test_settings_reach_the_class_aware_rpn() -> None:
 
 def test_settings_reach_the_pyramid() -> None:
     model = build_detector(
-        schema.FasterRCNN(
+        FasterRCNNConfig(
             fpn=True,
-            backbone=schema.Backbone(**SMALL, res5_stride=2, res5_dilation=1),
-            rpn=schema.RPN(channels=16, anchors=schema.Anchors(scales=(8,))),
-            head=schema.FasterRCNNHead(channels=12, hidden=16, pooling="align", ohem=True),
+            backbone=BackboneConfig(**SMALL, res5_stride=2, res5_dilation=1),
+            rpn=RPNConfig(channels=16, anchors=AnchorsConfig(scales=(8,))),
+            head=FasterRCNNHeadConfig(channels=12, hidden=16, pooling="align", ohem=True),
         ),
         5,
-        schema.Test(),
+        testing.TestConfig(),
     )
     assert model.rpn.strides == (4, 8, 16, 32, 64) and model.head.strides == (4, 8, 16, 32)
     assert model.rpn_features == ("p2", "p3", "p4", "p5", "p6") and model.head_features == ("p2", "p3", "p4", "p5")
@@ -165,23 +180,23 @@ def test_parameters_of_the_paper_models(
 ) -> None:
     """For the 9 anchors of PASCAL VOC, plain or with both deformable modules."""
     blocks = ("res5a", "res5b", "res5c") if groups else ()
-    backbone = schema.Backbone(deform=schema.Deform(blocks=blocks, offset_groups=groups or 1))
-    rpn = schema.RPN(anchors=schema.Anchors(scales=(8, 16, 32)))
+    backbone = BackboneConfig(deform=DeformConfig(blocks=blocks, offset_groups=groups or 1))
+    rpn = RPNConfig(anchors=AnchorsConfig(scales=(8, 16, 32)))
     if kind == "rfcn":
-        head = schema.RFCNHead(pooling="deformable" if groups else "average")
-        settings = schema.RFCN(kind="rfcn", backbone=backbone, rpn=rpn, head=head)
+        head = RFCNHeadConfig(pooling="deformable" if groups else "average")
+        settings = RFCNConfig(kind="rfcn", backbone=backbone, rpn=rpn, head=head)
     else:
-        two_fc = schema.FasterRCNNHead(pooling="deformable" if groups else "max")
-        settings = schema.FasterRCNN(backbone=backbone, rpn=rpn, head=two_fc)
+        two_fc = FasterRCNNHeadConfig(pooling="deformable" if groups else "max")
+        settings = FasterRCNNConfig(backbone=backbone, rpn=rpn, head=two_fc)
     with torch.device("meta"):
-        model = build_detector(settings, classes, schema.Test(), load_backbone_weights=False)
+        model = build_detector(settings, classes, testing.TestConfig(), load_backbone_weights=False)
     assert round(millions(model.backbone), 2) == {0: 42.50, 1: 42.75, 4: 43.50}[groups]
     assert total is None or round(millions(model), 2) == total
     assert round(millions(model) - millions(model.rpn), 2) == without_rpn
 
 
 def test_stem_and_res2_are_frozen_by_default() -> None:
-    model = build_detector(schema.FasterRCNN(), 3, schema.Test(), load_backbone_weights=False)
+    model = build_detector(FasterRCNNConfig(), 3, testing.TestConfig(), load_backbone_weights=False)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen and all(name.startswith(("backbone.conv1.", "backbone.layer1.")) for name in frozen)
 
@@ -190,11 +205,11 @@ def test_stem_and_res2_are_frozen_by_default() -> None:
     "changes, message",
     [
         (
-            {"deform": schema.Deform(blocks=("res5a", "res4b22"))},
+            {"deform": DeformConfig(blocks=("res5a", "res4b22"))},
             r"model\.backbone\.deform\.blocks: resnet50 has no block 'res4b22'; did you mean 'res4b'\?",
         ),
         (
-            {"deform": schema.Deform(blocks=("res2a",), offset_groups=16)},
+            {"deform": DeformConfig(blocks=("res2a",), offset_groups=16)},
             r"model\.backbone\.deform\.offset_groups: 16 does not divide res2a's 8 channels",
         ),
         (
@@ -218,7 +233,7 @@ def test_mistakes(changes: dict[str, Any], message: str) -> None:
 
 def test_plain_weights_enter_a_deformable_backbone(tmp_path: Path) -> None:
     state = save_plain(tmp_path / "w.pth")
-    deform = schema.Deform(blocks=("res5a", "res4f"))
+    deform = DeformConfig(blocks=("res5a", "res4f"))
     settings = {
         "kind": "resnet50",
         "width": 8,
@@ -258,7 +273,7 @@ def test_torchvision_weights_as_trained_load_silently(monkeypatch: pytest.Monkey
     "changes, named",
     [
         ({"stride_on": "first_1x1"}, "stride_on first_1x1 (trained with 3x3)"),
-        ({"preprocess": schema.Preprocess()}, "preprocess.std (1.0, 1.0, 1.0)"),
+        ({"preprocess": PreprocessConfig()}, "preprocess.std (1.0, 1.0, 1.0)"),
         ({"stem_pool": "ceil"}, "stem_pool ceil (trained with pad)"),
     ],
 )
@@ -274,8 +289,8 @@ def test_torchvision_weights_used_otherwise_warn(
 @pytest.mark.shared
 def test_thin_resnet50(shared: Path) -> None:
     path = shared / "weights" / "resnet50_thin.pth"
-    deform = schema.Deform(blocks=("res5a", "res5b", "res5c"))
-    preprocess = schema.Preprocess(channel_order="bgr", mean=(123, 117, 104))
+    deform = DeformConfig(blocks=("res5a", "res5b", "res5c"))
+    preprocess = PreprocessConfig(channel_order="bgr", mean=(123, 117, 104))
     settings = {
         "kind": "resnet50",
         "width": 32,
