@@ -115,7 +115,8 @@ def test_settings_reach_rfcn() -> None:
     assert (model.head.samples_per_bin, model.head.offset_std, model.head.spatial_scale) == (2, 0.2, 1 / 16)
     assert set(model.lr_multipliers().values()) == {2, 0.5}
     drawn = RFCNHeadConfig(**RFCN_SMALL, ohem=False, positive_fraction=0.5, class_agnostic=False)
-    model = build_detector(RFCNConfig(kind="rfcn", backbone=BackboneConfig(**SMALL), head=drawn), 5, testing.TestConfig())
+    detector = RFCNConfig(kind="rfcn", backbone=BackboneConfig(**SMALL), head=drawn)
+    model = build_detector(detector, 5, testing.TestConfig())
     assert model.head.sampler == RoISampler(batch=9, positive_fraction=0.5, negative_iou=(0.0, 0.5))
     assert model.head.bbox_pred.weight.shape == (49 * 24, 16, 1, 1)
 
