@@ -1,11 +1,10 @@
-"""``python -m dcn_det.env``: what a bug report needs to say about the machine and the installation.
+"""Versions, devices and compiled operators of this machine, as a bug report needs them.
 
 Nothing that is missing or broken stops the report: it becomes a line of it.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import os
@@ -18,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dcn_det
-from dcn_det.cli.run import run
 
 PACKAGES = {
     "torch": "torch",
@@ -51,13 +49,6 @@ def report() -> str:
         lines += _guarded(part)
     width = max(len(what) for what, _ in lines)
     return "\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
-    argparse.ArgumentParser(prog="python -m dcn_det.env", description=__doc__).parse_args(argv)
-    print(report())
-    return 0
 
 
 def _guarded(part: Callable[[], Lines]) -> Lines:
@@ -167,7 +158,3 @@ def _operators() -> Lines:
     for name in SCHEMAS:
         tiers = (f"{device}: {library.tier(name, device)}" for device in library.status())
         yield name, ", ".join(tiers)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -60,7 +60,7 @@ coco() {
 
 nvidia-smi || true
 step build env DCN_DET_CUDA=1 "$python" setup.py -q build_ext --inplace
-step environment "$python" -m dcn_det.env
+step environment "$python" -m dcn_det env
 step tests "$python" -m pytest -q -m cuda -p no:cacheprovider
 for tool in memcheck racecheck; do
   if command -v compute-sanitizer > /dev/null; then

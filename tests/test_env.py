@@ -91,7 +91,7 @@ def test_a_part_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_compilers_and_torch_it_still_reports(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('broken on purpose')\n")
     done = subprocess.run(
-        [sys.executable, "-m", "dcn_det.env"],
+        [sys.executable, "-m", "dcn_det", "env"],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "PATH": str(tmp_path)},

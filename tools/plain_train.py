@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from dcn_det.cli.run import run
 from dcn_det.config import load_config, to_plain
 from dcn_det.config.train import TrainConfig
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
+from dcn_det.entry import run
 from dcn_det.evaluation.results import to_coco_results
-from dcn_det.evaluation.split import Truth
+from dcn_det.evaluation.truth import Truth
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import build_detector

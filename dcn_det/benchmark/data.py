@@ -17,10 +17,10 @@ import torch
 from dcn_det.benchmark.ratios import add_output, print_bars
 from dcn_det.config import load_config
 from dcn_det.data.build import build_dataset, build_train_loader
-from dcn_det.data.loader import collate
+from dcn_det.data.dataset import collate
 from dcn_det.data.sampler import TrainSampler
 from dcn_det.data.transforms import decode, flip_image, resize_short_side, resized_size
-from dcn_det.evaluation.results import write_json
+from dcn_det.files import write_json
 from dcn_det.heap import keep_freed_memory
 
 ROUNDS = 9

@@ -19,7 +19,7 @@ from dcn_det.benchmark.memory import CONTESTANTS, OUTPUT_MEGABYTES, extra_megaby
 from dcn_det.benchmark.op_cases import GROUPS
 from dcn_det.benchmark.timing import COMPARE, ON_GPU, Case, measure, measure_peaks
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import write_json
+from dcn_det.files import write_json
 from dcn_det.ops import library
 
 MEMORY_CASE = "deform_conv2d 38x63, forward, extra memory"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dcn_det.evaluation.results import write_json
+from dcn_det.files import write_json
 
 Bars = dict[str, tuple[float, str, float]]
 """Ratio, relation and limit by name."""

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from dcn_det.cli.session import Session
 from dcn_det.config import load_config
-from dcn_det.engine.build import PRECISIONS
+from dcn_det.engine.session import Session
 from dcn_det.engine.step import Step
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import write_json
+from dcn_det.files import write_json
+from dcn_det.precision import PRECISIONS
 from dcn_det.structures import Batch
 
 PHASES = ("data", "forward", "backward", "optimizer")

@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 from dcn_det import __version__
-from dcn_det.cli.run import run
+from dcn_det.entry import run
 
 COMMANDS = {
     "train": ("dcn_det.cli.train", "train a detector"),
@@ -20,7 +20,8 @@ COMMANDS = {
     "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),
     "benchmark": ("dcn_det.cli.benchmark", "time the operators, loading, training or evaluation"),
-    "env": ("dcn_det.env", "print versions, devices and which operators are compiled"),
+    "config": ("dcn_det.cli.config", "print a config with the origin of every value, or its JSON schema"),
+    "env": ("dcn_det.cli.env", "print versions, devices and which operators are compiled"),
 }
 """Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""
 

@@ -13,8 +13,8 @@ from dcn_det.config import Config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.analysis import analyse
 from dcn_det.evaluation.coco import evaluate
-from dcn_det.evaluation.results import write_bytes
-from dcn_det.evaluation.split import Truth
+from dcn_det.evaluation.truth import Truth
+from dcn_det.files import write_bytes
 
 
 def parser() -> argparse.ArgumentParser:

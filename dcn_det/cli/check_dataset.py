@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from pathlib import Path
 
 import cv2
@@ -14,16 +13,15 @@ from dcn_det.config import Config, load_config
 from dcn_det.data.build import build_dataset
 from dcn_det.data.check import AnchorCheck, check_coco
 from dcn_det.data.check_voc import check_voc
-from dcn_det.data.loader import DetectionDataset
+from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sample import holds_sample, make_sample
 from dcn_det.data.sampler import Draw, mix, permutation
 from dcn_det.data.transforms import read_image
 from dcn_det.data.voc import VOC_CLASSES
-from dcn_det.engine.logging import progress_line
-from dcn_det.engine.testing import say_on_stderr, say_sample_progress
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import write_json
+from dcn_det.files import write_json
 from dcn_det.models.build import build_detector
+from dcn_det.progress import Progress
 from dcn_det.structures import Target
 from dcn_det.visualize.boxes import draw_target, sheet
 
@@ -56,18 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(args.config, args.overrides)
     root = Path(config.data.root)
     if config.data.kind == "sample" and not holds_sample(root):
-        make_sample(root, progress=say_sample_progress)
+        make_sample(root, progress=Progress("sample image"))
     part = config.data.train if args.split == "train" else config.data.test
     if part is None:
         raise UserError(f"data.{args.split} is null: there are no annotations to check")
-    started = spoken = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal spoken
-        if time.monotonic() - spoken > 2 or done == total:
-            spoken = time.monotonic()
-            say_on_stderr(progress_line(done, total, started, "image"))
-
+    progress = Progress("image")
     anchors = _anchors(config)
     if part.sets is not None:
         classes = config.data.classes or VOC_CLASSES

@@ -10,8 +10,8 @@ from dcn_det.config import Config, load_config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import Comparison, beside_expected
 from dcn_det.evaluation.metrics import Metrics, text
-from dcn_det.evaluation.results import write_json
-from dcn_det.evaluation.split import Truth
+from dcn_det.evaluation.truth import Truth
+from dcn_det.files import write_json
 
 MISSED = 1
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,10 @@ import cv2
 import numpy as np
 
 from dcn_det.data.transforms import read_image
-from dcn_det.engine.logging import progress_line
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import write_json
+from dcn_det.files import write_json
 from dcn_det.inference.build import load_predictor
+from dcn_det.progress import Progress
 from dcn_det.structures import Detections
 from dcn_det.visualize.boxes import draw_detections, sheet
 
@@ -69,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     records: list[dict[str, Any]] = []
     cells: list[np.ndarray] = []
     used: set[str] = set()
-    started = time.monotonic()
+    progress = Progress("image")
     for index, path in enumerate(images):
         image = read_image(path)
         detections = predictor(image)
@@ -78,9 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         if len(cells) < args.sheet:
             cells.append(picture)
         records.append({"image": str(path), "detections": to_plain(detections, predictor.names)})
-        if sys.stderr.isatty() or index + 1 == len(images):
-            end = "\n" if index + 1 == len(images) else "\r"
-            print(progress_line(index + 1, len(images), started, "image"), end=end, file=sys.stderr, flush=True)
+        progress(index + 1, len(images))
     write_json(args.output / "detections.json", records)
     if cells:
         write_picture(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))

@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 
+from dcn_det import distributed
 from dcn_det.config import Config, Origins, load_with_origins, print_config, to_plain
 from dcn_det.data.build import build_dataset
 from dcn_det.data.voc import read_sets
-from dcn_det.engine import distributed
-from dcn_det.engine.distributed import Processes
-from dcn_det.engine.testing import run_test, say_on_stderr, say_sample_progress
+from dcn_det.distributed import Processes
+from dcn_det.engine.testing import run_test
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import beside_expected
-from dcn_det.evaluation.results import write_bytes, write_json
 from dcn_det.evaluation.submission import submission_name, write_submission
 from dcn_det.evaluation.voc import write_voc_results
+from dcn_det.files import write_bytes, write_json
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import restore_predictor
 from dcn_det.inference.predictor import resolve_device
+from dcn_det.progress import Progress, say_on_stderr
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 from dcn_det.weights.settings import describe, differences, get, laid_over, of_checkpoint
@@ -74,7 +75,7 @@ def _run(args: argparse.Namespace, config: Config, origins: Origins, processes: 
     changed = differences(given, of_checkpoint(state["config"]))
     origins = {**origins, **dict.fromkeys(changed, f"'{args.weights}'")}
     with processes.main_first():
-        dataset = build_dataset(config.data, "test", config.test.resize, progress=say_sample_progress)
+        dataset = build_dataset(config.data, "test", config.test.resize, progress=Progress("sample image"))
     predictor = restore_predictor(state, args.weights, config, str(device))
     check_categories(predictor.categories, dataset.categories, args.weights, dataset.index.source)
     output: Path = args.output or args.weights.parent / "test"

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from dcn_det.cli.session import Session
+from dcn_det import distributed
 from dcn_det.config import Config, load_with_origins, print_config, to_plain
-from dcn_det.engine import distributed
-from dcn_det.engine.distributed import Processes
+from dcn_det.distributed import Processes
 from dcn_det.engine.guards import data_changes
 from dcn_det.engine.logging import Log, RunLog
+from dcn_det.engine.session import Session
 from dcn_det.engine.signals import Interrupted
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.surroundings import save_surroundings

@@ -10,19 +10,21 @@ from dcn_det.config.data import DataConfig, ResizeConfig
 from dcn_det.data.augment import Augmentation, ColorJitter, RandomCrop
 from dcn_det.data.cache import ImageCache
 from dcn_det.data.coco import load_coco
+from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.index import DatasetIndex
-from dcn_det.data.loader import DetectionDataset, Loader
-from dcn_det.data.sample import Progress, holds_sample, make_sample
+from dcn_det.data.loader import Loader
+from dcn_det.data.sample import holds_sample, make_sample
 from dcn_det.data.sampler import EvalSampler, TrainSampler, repeat_factors
 from dcn_det.data.voc import load_voc
 from dcn_det.errors import UserError
+from dcn_det.progress import Count
 
 
 def build_dataset(
     data: DataConfig,
     split: Literal["train", "test"],
     resize: ResizeConfig | None = None,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> DetectionDataset:
     """Opens one split of the data set in the settings; the sample set is first written where absent.
 

@@ -6,7 +6,6 @@ they are checked as rows of COCO's; a row may say in ``_where`` how to name it t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
+from dcn_det.files import read_json
 
 Row = dict[str, Any]
 EXAMPLES = 5
@@ -208,12 +208,7 @@ def _public(row: Row) -> Row:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read annotation file {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"annotation file {path} is not JSON: {error}") from error
+    document = read_json(path)
     for section in ("images", "annotations", "categories"):
         if not isinstance(document, dict) or not isinstance(document.get(section), list):
             raise UserError(f"annotation file {path} has no list '{section}'")

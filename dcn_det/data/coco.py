@@ -7,8 +7,6 @@ iscrowd) and ``categories`` (id, name).
 
 from __future__ import annotations
 
-import gc
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from dcn_det.data.index import DatasetIndex, Records, build_index, first_few
 from dcn_det.errors import UserError
+from dcn_det.files import kind_of, read_json
 from dcn_det.structures import Category
 
 Rows = list[dict[str, Any]]
@@ -52,7 +51,7 @@ def load_coco(
             differ, images are missing (see ``build_index``) or none is left.
     """
     path = Path(annotations)
-    document = _read_json(path)
+    document = _read(path)
     image_rows = _rows(document, "images", path)
     annotation_rows = _rows(document, "annotations", path) if labelled or "annotations" in document else []
     category_rows = _rows(document, "categories", path)
@@ -79,21 +78,10 @@ def load_coco(
     return replace(index, annotated=bool(annotation_rows))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    # Parsing makes millions of objects and no garbage; looking for some takes two fifths of the time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read annotation file {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"annotation file {path} is not JSON: {error}") from error
-    finally:
-        if collecting:
-            gc.enable()
+def _read(path: Path) -> dict[str, Any]:
+    document = read_json(path)
     if not isinstance(document, dict):
-        raise UserError(f"annotation file {path} holds a {type(document).__name__}, expected an object")
+        raise UserError(f"annotation file {path} holds {kind_of(document)}, expected an object")
     return document
 
 

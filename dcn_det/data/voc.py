@@ -20,6 +20,7 @@ import numpy as np
 from dcn_det.data.index import DatasetIndex, Records, build_index, first_few
 from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
+from dcn_det.files import read_text
 from dcn_det.structures import Category
 
 _NAMES = (
@@ -77,7 +78,7 @@ def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
             raise UserError(f"no image set {path}; expected a file such as VOC2007/ImageSets/Main/trainval.txt")
         base = path.parents[2]
         # Sets of one class have a second column; -1 marks images without that class.
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
         jobs += [(base, words[0]) for words in lines]
     if not jobs:
         raise UserError(f"image set {', '.join(sets)} in {root} is empty")

@@ -13,8 +13,7 @@ from dcn_det.engine import schedule
 from dcn_det.engine.optim import parameter_groups
 from dcn_det.engine.trainer import LoopSettings
 from dcn_det.errors import UserError
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from dcn_det.precision import PRECISIONS
 
 
 @dataclass(frozen=True)

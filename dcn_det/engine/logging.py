@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import math
@@ -17,11 +16,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from dcn_det.errors import UserError
-
-
-def duration(seconds: float) -> str:
-    """``h:mm:ss``, with days in front when there are any."""
-    return str(datetime.timedelta(seconds=max(0, round(seconds))))
+from dcn_det.files import write_text
 
 
 class Log:
@@ -131,9 +126,7 @@ def _forget_after(path: Path, iteration: int) -> None:
             continue
         if record["iteration"] <= iteration:
             kept.append(line + "\n")
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _wandb_run(project: str, folder: Path, config: Mapping[str, Any] | None) -> Any:
@@ -149,11 +142,3 @@ def _wandb_run(project: str, folder: Path, config: Mapping[str, Any] | None) -> 
     return wandb.init(
         project=project, name=name.name, id=key, resume="allow", dir=str(folder), config=dict(config or {})
     )
-
-
-def progress_line(done: int, total: int, started: float, what: str) -> str:
-    """``what done/total, n/s, eta h:mm:ss`` for work that began at ``started`` (``time.monotonic``)."""
-    elapsed = max(time.monotonic() - started, 1e-9)
-    rate = done / elapsed
-    eta = duration((total - done) / rate) if done else "?"
-    return f"{what} {done}/{total}  {rate:.1f}/s  eta {eta}"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dcn_det.engine.distributed import Processes
+from dcn_det.distributed import Processes
+from dcn_det.precision import autocast
 from dcn_det.structures import Batch
 
 Mark = Callable[[str], None]
@@ -95,11 +96,10 @@ class Step:
 
     def _pass(self, batch: Batch, weight: float, last: bool) -> dict[str, Tensor]:
         on_device = batch.to(self.device, non_blocking=True)
-        mixed = self.precision != torch.float32
         # Gradients of a step travel once, with its last pass.
         waiting = self.processes.apart(self.model) if not last else contextlib.nullcontext()
         with waiting:
-            with torch.autocast(self.device.type, dtype=self.precision if mixed else None, enabled=mixed):
+            with autocast(self.device, self.precision):
                 losses: dict[str, Tensor] = self.model(on_device)
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
             self._mark("forward")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from dcn_det.config import Config
+from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.index import DatasetIndex
-from dcn_det.data.loader import DetectionDataset
 from dcn_det.data.transforms import read_image
-from dcn_det.engine.distributed import Processes
+from dcn_det.distributed import Processes
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
-from dcn_det.evaluation.split import Truth
-from dcn_det.inference.dataset import Say, detect_dataset
+from dcn_det.evaluation.truth import Truth
+from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
+from dcn_det.progress import Say
 from dcn_det.structures import Target
 from dcn_det.visualize.boxes import draw_detections, draw_target, sheet
 
@@ -60,13 +60,3 @@ def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tupl
         found = draw_detections(image, predictor(image), predictor.names, MINIMUM_SCORE)
         drawn.append((path.stem, sheet([found, draw_target(image, Target(*index.targets(i)), predictor.names)], 2)))
     return drawn
-
-
-def say_on_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def say_sample_progress(done: int, total: int) -> None:
-    """Tells now and then how writing the sample set advances."""
-    if done % 500 == 0 or done == total:
-        say_on_stderr(f"composing the sample set: image {done}/{total}")

@@ -14,17 +14,18 @@ import torch
 from torch import nn
 
 from dcn_det.data.loader import WorkerDied
+from dcn_det.distributed import Processes, launched
 from dcn_det.engine import guards, randomness
-from dcn_det.engine.distributed import Processes, launched
 from dcn_det.engine.ema import WeightAverage
 from dcn_det.engine.guards import TrainingDiverged
-from dcn_det.engine.logging import Log, duration
+from dcn_det.engine.logging import Log
 from dcn_det.engine.schedule import Factor
 from dcn_det.engine.signals import Interrupted, StopRequests
 from dcn_det.engine.step import Outcome, Step
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.watch import OffsetMeter, Window, memory_gib
 from dcn_det.errors import UserError
+from dcn_det.progress import duration
 from dcn_det.structures import Batch
 from dcn_det.weights import checkpoint
 

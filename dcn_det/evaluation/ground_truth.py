@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 
 from dcn_det.categories import Category
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import box_problem, is_number, read_json
+from dcn_det.evaluation.results import box_problem, is_number
+from dcn_det.files import read_json
 
 
 @dataclass(frozen=True)

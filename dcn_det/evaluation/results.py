@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-import json
 import math
-import os
-import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from numbers import Integral, Real
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcn_det.errors import UserError
+from dcn_det.files import kind_of, without_collecting
 
 if TYPE_CHECKING:
     from dcn_det.categories import Category
@@ -54,62 +50,6 @@ def to_coco_results(detections: Detections, image_id: int, categories: Sequence[
         }
         for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), detections.labels.tolist())
     ]
-
-
-def write_json(path: str | Path, content: object) -> None:
-    """Writes a JSON file whole or not at all; missing folders are made.
-
-    Raises:
-        ValueError: a number is not finite, which JSON cannot hold.
-        OSError: with the file's name.
-    """
-    write_bytes(path, json.dumps(content, allow_nan=False).encode())
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file whole or not at all; missing folders are made.
-
-    Raises:
-        OSError: with the file's name.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def read_json(path: str | Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        UserError: it is not JSON.
-        OSError: it cannot be read.
-    """
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise _not_json(path, error) from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply") from None
-
-
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-
-
-def _not_json(path: str | Path, error: json.JSONDecodeError) -> UserError:
-    return UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})")
 
 
 @dataclass(frozen=True)
@@ -159,15 +99,9 @@ def check_results(
     """
     if not isinstance(results, list | Iterator):
         hint = "; this looks like a ground-truth file" if isinstance(results, dict) and "images" in results else ""
-        raise UserError(f"{source}: expected a list of results, got {_kind(results)}{hint}")
-    # Entries come and go by the hundred thousand and form no cycles; looking for some would take half the time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+        raise UserError(f"{source}: expected a list of results, got {kind_of(results)}{hint}")
+    with without_collecting():
         parts = _checked_parts(iter(results), images, categories, iou_type, source)
-    finally:
-        if collecting:
-            gc.enable()
     return _without_repetitions(_join(parts, iou_type))
 
 
@@ -303,54 +237,13 @@ def _without_repetitions(table: ResultTable) -> ResultTable:
     )
 
 
-def iterate_json(path: str | Path) -> Iterator[Any]:
-    """The elements of a JSON list one after the other, never all at once.
-
-    Raises:
-        UserError: it is not JSON, or no list.
-        OSError: it cannot be read.
-    """
-    text = _text(path)
-    decoder = json.JSONDecoder()
-    blank = re.compile(r"[ \t\n\r]*")
-
-    def skip(position: int) -> int:
-        found = blank.match(text, position)
-        assert found is not None
-        return found.end()
-
-    position = skip(0)
-    if text[position : position + 1] != "[":
-        whole = read_json(path)  # for its errors, and for the name of what is there
-        hint = "; this looks like a ground-truth file" if isinstance(whole, dict) and "images" in whole else ""
-        raise UserError(f"{path}: expected a list of results, got {_kind(whole)}{hint}")
-    position = skip(position + 1)
-    closed = text[position : position + 1] == "]"
-    try:
-        while not closed:
-            element, position = decoder.raw_decode(text, position)
-            yield element
-            position = skip(position)
-            closed = text[position : position + 1] == "]"
-            if not closed and text[position : position + 1] != ",":
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
-            if not closed:
-                position = skip(position + 1)
-        if skip(position + 1) != len(text):
-            raise json.JSONDecodeError("Extra data", text, skip(position + 1))
-    except json.JSONDecodeError as error:
-        raise _not_json(path, error) from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply") from None
-
-
 def _problem(
     entry: object, images: Mapping[int, tuple[int, int]], categories: Container[int], iou_type: str
 ) -> tuple[str, str] | None:
     """The kind of the first problem of an entry and what to say about it."""
     shape = "bbox" if iou_type == "bbox" else "segmentation"
     if not isinstance(entry, dict):
-        return "type", f"expected an object, got {_kind(entry)}"
+        return "type", f"expected an object, got {kind_of(entry)}"
     for key in ("image_id", "category_id", shape, "score"):
         if key not in entry:
             return f"no {key}", f"has no '{key}'"
@@ -424,8 +317,3 @@ def rle_length(counts: str | bytes) -> int:
             return -1
         value = shift = 0
     return -1 if shift else sum(runs)
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

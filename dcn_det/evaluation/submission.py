@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import zipfile
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 from dcn_det.data.index import DatasetIndex
 from dcn_det.errors import UserError
 from dcn_det.evaluation.results import Result, check_results
+from dcn_det.files import replacing
 
 MAX_PER_IMAGE = 100
 """Detections of an image that the server looks at."""
@@ -45,17 +45,12 @@ def write_submission(folder: Path, name: str, results: Sequence[Result], index: 
     check_submission(results, index)
     stem = f"detections_test-dev2017_{name}_results"
     path = folder / f"{stem}.zip"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            # A fixed date: the same results give the same file.
-            entry = zipfile.ZipInfo(f"{stem}.json", (1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, json.dumps(list(results), allow_nan=False))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        # A fixed date: the same results give the same file.
+        entry = zipfile.ZipInfo(f"{stem}.json", (1980, 1, 1, 0, 0, 0))
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        entry.external_attr = 0o644 << 16
+        archive.writestr(entry, json.dumps(list(results), allow_nan=False))
     return path
 
 

@@ -7,7 +7,6 @@ wide); objects marked difficult are neither to be found nor wrong to find.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from dcn_det.data.voc import VocImage
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result, ResultTable, check_results
+from dcn_det.files import read_text, write_text
 
 Rule = Literal["11-point", "area"]
 VOC_METRICS = ("mAP50", "mAP70")
@@ -139,7 +139,6 @@ def write_voc_results(
         classes: names.
         image_set: such as ``test``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     names = {image.image_id: image.name for image in images}
     paths = []
     for category, name in enumerate(classes, start=1):
@@ -150,9 +149,7 @@ def write_voc_results(
                 corners = f"{x + 1:.1f} {y + 1:.1f} {x + width:.1f} {y + height:.1f}"
                 lines.append(f"{names[entry['image_id']]} {entry['score']:.3f} {corners}\n")
         path = folder / f"comp4_det_{image_set}_{name}.txt"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, "".join(lines))
         paths.append(path)
     return paths
 
@@ -172,7 +169,7 @@ def read_voc_results(folder: Path, images: Sequence[VocImage], classes: Sequence
         name = path.stem.rsplit("_", 1)[1]
         if name not in classes:
             raise UserError(f"{path}: '{name}' is none of the classes{did_you_mean(name, classes)}")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             words = line.split()
             try:
                 image_id, (score, x1, y1, x2, y2) = ids[words[0]], map(float, words[1:])

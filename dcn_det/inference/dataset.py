@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,15 +14,14 @@ from torch import Tensor, nn
 
 from dcn_det.config.data import DataConfig
 from dcn_det.data.build import build_eval_loader
-from dcn_det.data.loader import DetectionDataset
+from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sampler import EvalSampler
-from dcn_det.engine.distributed import Processes
-from dcn_det.engine.logging import progress_line
+from dcn_det.distributed import Processes
 from dcn_det.errors import UserError
 from dcn_det.evaluation.results import Result, to_coco_results
 from dcn_det.inference.predictor import Predictor
+from dcn_det.progress import Progress, Say
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 
 SPEAK_EVERY = 15.0
@@ -167,10 +165,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _with_progress(items: Iterable[T], total: int, say: Say) -> Iterator[T]:
-    started = spoken = time.monotonic()
+    progress = Progress("test image", say, SPEAK_EVERY)
     for done, item in enumerate(items, start=1):
         yield item
-        now = time.monotonic()
-        if now - spoken >= SPEAK_EVERY or done == total:
-            say(progress_line(done, total, started, "test image"))
-            spoken = now
+        progress(done, total)

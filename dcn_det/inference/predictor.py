@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcn_det.data.loader import collate
+from dcn_det.data.dataset import collate
 from dcn_det.data.transforms import flip_image, resize_short_side
 from dcn_det.errors import UserError
 from dcn_det.inference.box_average import BoxAverage, iterate
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
+from dcn_det.precision import autocast
 from dcn_det.structures import Batch, Category, Detections, ImageInfo
 
 
@@ -133,12 +134,8 @@ class Predictor:
     def _candidates(self, batch: Batch) -> list[Detections]:
         training = self.model.training
         self.model.train(False)
-        mixed = self.precision != torch.float32
         try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, dtype=self.precision if mixed else None, enabled=mixed),
-            ):
+            with torch.inference_mode(), autocast(self.device, self.precision):
                 batch = batch.to(self.device, non_blocking=True)
                 if self.box_average is None:
                     found = self.model.candidates(batch)

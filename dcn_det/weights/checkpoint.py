@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn_det.errors import UserError
+from dcn_det.files import replacing
 from dcn_det.structures import Category
 
 FORMAT = "dcn_det"
@@ -28,41 +26,18 @@ SAFETENSORS = ".safetensors"
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes ``state`` to a temporary file beside ``path``, flushes it to the disk and renames it into place.
+    """Writes a checkpoint whole or not at all, see :func:`dcn_det.files.replacing`.
 
-    A crash, a kill or a full disk at any moment leaves either the old file or the new one. A ``.safetensors`` file
-    holds no tensors but those of ``model``.
+    A ``.safetensors`` file holds no tensors but those of ``model``.
     """
     whole = {"format": FORMAT, "format_version": VERSION, **state}
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if path.suffix == SAFETENSORS:
-                rest = {key: value for key, value in whole.items() if key != "model"}
-                tensors = {name: value.contiguous() for name, value in whole["model"].items()}
-                file.write(safetensors.torch.save(tensors, {"format": "pt", FORMAT: json.dumps(rest)}))
-            else:
-                torch.save(whole, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        # torch's writer covers up what the operating system said, such as that the disk is full.
-        said: BaseException | None = error
-        while said is not None and not isinstance(said, OSError):
-            said = said.__context__
-        if said is not None and said is not error:
-            raise said from error
-        raise
-    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with replacing(path) as file:
+        if path.suffix == SAFETENSORS:
+            rest = {key: value for key, value in whole.items() if key != "model"}
+            tensors = {name: value.contiguous() for name, value in whole["model"].items()}
+            file.write(safetensors.torch.save(tensors, {"format": "pt", FORMAT: json.dumps(rest)}))
+        else:
+            torch.save(whole, file)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcn_det.cli.evaluate import main
-from dcn_det.cli.run import exit_code
+from dcn_det.entry import exit_code
 from dcn_det.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

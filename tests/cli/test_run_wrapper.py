@@ -10,7 +10,7 @@ import pytest
 
 from dcn_det import __version__
 from dcn_det.cli import COMMANDS, dispatch
-from dcn_det.cli.run import exit_code, run
+from dcn_det.entry import exit_code, run
 from dcn_det.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def test_defects_keep_their_traceback(error: Exception) -> None:
 def test_a_reader_that_leaves_is_no_error(lines: int) -> None:
     code = f"""
 import sys
-from dcn_det.cli.run import run
+from dcn_det.entry import run
 
 def main():
     sys.stdin.read()
@@ -127,7 +127,7 @@ def test_finding_the_command_imports_nothing_heavy() -> None:
 
 
 def test_warnings_take_one_line() -> None:
-    code = "import warnings; from dcn_det.cli.run import run; run(lambda: warnings.warn('the sky is low') or 0)"
+    code = "import warnings; from dcn_det.entry import run; run(lambda: warnings.warn('the sky is low') or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr == "warning: the sky is low\n"

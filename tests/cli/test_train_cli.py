@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from dcn_det.cli import infer, test, train
-from dcn_det.cli.session import Session
 from dcn_det.config import load_config
+from dcn_det.engine.session import Session
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcn_det.cli.session import Session
 from dcn_det.config import Config, load_config
 from dcn_det.data.transforms import read_image
+from dcn_det.engine.session import Session
 from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d

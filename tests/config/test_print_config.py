@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
+from dcn_det.cli.config import main
 from dcn_det.config import (
     Config,
     from_plain,
@@ -18,7 +19,6 @@ from dcn_det.config import (
     print_config,
     to_plain,
 )
-from dcn_det.config.__main__ import main
 from dcn_det.config.load import leaves
 
 text = st.text(min_size=1, max_size=30)

@@ -69,7 +69,7 @@ def test_a_crop_shows_what_its_boxes_say(tmp_path: Path, flipped: bool) -> None:
     from test_loader import write_set
 
     from dcn_det.data.coco import load_coco
-    from dcn_det.data.loader import DetectionDataset
+    from dcn_det.data.dataset import DetectionDataset
 
     folder = write_set(tmp_path / "set", [(100, 140)])
     index = load_coco(folder / "boxes.json", folder / "images")

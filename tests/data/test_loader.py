@@ -16,7 +16,8 @@ import torch
 from dcn_det.config.data import DataConfig, ResizeConfig, SplitConfig
 from dcn_det.data import build, sample
 from dcn_det.data.coco import load_coco
-from dcn_det.data.loader import DetectionDataset, Loader, collate
+from dcn_det.data.dataset import DetectionDataset, collate
+from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import Draw, EvalSampler, TrainSampler
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch, ImageInfo, Target

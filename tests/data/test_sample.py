@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcn_det.data import sample
-from dcn_det.data.compose import IMAGE_SIZE, draw_ink, load_material
+from dcn_det.data.sample.compose import IMAGE_SIZE, draw_ink, load_material
 from dcn_det.errors import UserError
 
 

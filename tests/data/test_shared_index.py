@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.index import DatasetIndex, Records, build_index
-from dcn_det.data.loader import DetectionDataset, Loader
+from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
 from dcn_det.structures import Category
 

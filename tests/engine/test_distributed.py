@@ -11,9 +11,9 @@ import torch
 from launching import children, finish, popen, run_command, together, until
 from torch import Tensor, nn
 
+from dcn_det import distributed
 from dcn_det.cli import train
 from dcn_det.config.train import TrainConfig
-from dcn_det.engine import distributed
 from dcn_det.engine.build import Division, divide
 from dcn_det.engine.step import Step
 from dcn_det.errors import UserError

@@ -213,7 +213,7 @@ def test_a_file_size_limit_is_met_like_a_full_disk(tiny: Path, tmp_path: Path) -
 
 LIMITED = """
 import resource, signal, sys
-from dcn_det.cli.run import run
+from dcn_det.entry import run
 from dcn_det.cli.train import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))

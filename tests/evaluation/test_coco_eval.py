@@ -17,15 +17,9 @@ from pycocotools.cocoeval import COCOeval
 
 from dcn_det.errors import UserError
 from dcn_det.evaluation import results as results_module
-from dcn_det.evaluation.coco import (
-    METRICS,
-    evaluate,
-    load_ground_truth,
-    load_results,
-    to_coco_results,
-    write_json,
-)
+from dcn_det.evaluation.coco import METRICS, evaluate, load_ground_truth, load_results, to_coco_results
 from dcn_det.evaluation.results import rle_length
+from dcn_det.files import write_json
 from dcn_det.structures import Category, Detections
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from dcn_det.errors import UserError
 from dcn_det.evaluation import results as module
-from dcn_det.evaluation.results import check_results, iterate_json
+from dcn_det.evaluation.results import check_results
+from dcn_det.files import iterate_json
 
 IMAGES = {1: (100, 100), 2: (100, 100)}
 

@@ -9,9 +9,9 @@ from detectors import CATEGORIES, tiny_detector
 
 from dcn_det.config import Config
 from dcn_det.data.coco import load_coco
-from dcn_det.data.loader import DetectionDataset
+from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sample import make_sample
-from dcn_det.engine.distributed import Processes
+from dcn_det.distributed import Processes
 from dcn_det.errors import UserError
 from dcn_det.evaluation.results import Result
 from dcn_det.inference.build import build_predictor

@@ -14,8 +14,8 @@ from mxnet_writer import write_params
 from torch import Tensor, nn
 
 from dcn_det.cli.convert_weights import main
-from dcn_det.cli.run import USER_ERROR, exit_code
 from dcn_det.config import load_config
+from dcn_det.entry import USER_ERROR, exit_code
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import ResNet, stage_block_names
 from dcn_det.models.build import BACKBONES

@@ -20,8 +20,8 @@ from small_released import (
 )
 
 from dcn_det.cli.convert_weights import main
-from dcn_det.cli.run import USER_ERROR, exit_code
 from dcn_det.config import load_config, to_plain
+from dcn_det.entry import USER_ERROR, exit_code
 from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint, released
 from dcn_det.weights.coco_classes import COCO_CATEGORIES

@@ -12,8 +12,10 @@ from torch import nn
 
 from dcn_det.config import Config, to_plain
 from dcn_det.data.build import build_dataset, build_train_loader
-from dcn_det.data.loader import DetectionDataset, Loader
+from dcn_det.data.dataset import DetectionDataset
+from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
+from dcn_det.distributed import Processes
 from dcn_det.engine import randomness
 from dcn_det.engine.build import (
     build_optimizer,
@@ -23,18 +25,18 @@ from dcn_det.engine.build import (
     loop_settings,
     run_length,
 )
-from dcn_det.engine.distributed import Processes
 from dcn_det.engine.ema import WeightAverage
 from dcn_det.engine.logging import Log
 from dcn_det.engine.prepare import be_deterministic, compile_regions, recompute_stages
 from dcn_det.engine.store import CheckpointStore
-from dcn_det.engine.testing import pictures, run_test, say_sample_progress
+from dcn_det.engine.testing import pictures, run_test
 from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import Detector, build_detector
+from dcn_det.progress import Progress
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 
@@ -74,7 +76,7 @@ class Session:
             be_deterministic()
         self.division = divide(config.train, self.processes.world_size, global_batch)
         with self.processes.main_first():
-            self.train_set = build_dataset(config.data, "train", progress=say_sample_progress)
+            self.train_set = build_dataset(config.data, "train", progress=Progress("sample image"))
         self.test_set = self._annotated_test_set()
         randomness.seed(config.seed)
         with self.processes.main_first():

@@ -12,7 +12,8 @@ from dcn_det.errors import UserError
 from dcn_det.evaluation.coco import Backend, IouType, evaluate, load_ground_truth, load_results
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics
-from dcn_det.evaluation.results import Result, ResultTable, check_results, iterate_json
+from dcn_det.evaluation.results import Result, ResultTable, check_results
+from dcn_det.files import iterate_json
 
 if TYPE_CHECKING:
     from dcn_det.data.voc import VocImage

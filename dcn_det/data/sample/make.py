@@ -1,15 +1,7 @@
-"""The embedded data set: real handwritten digits over real photographs, with tight boxes, in COCO format.
-
-It is composed offline from what scikit-learn carries: 1,797 digits of 8x8 pixels, two photographs of 640x427.
-Training, testing and every tool can so be tried, and regressions caught, without a download. Training and
-validation share neither a digit nor a pixel of photograph.
-
-    python -m dcn_det.data.sample datasets/sample
-"""
+"""Writes the embedded data set."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import shutil
@@ -22,8 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dcn_det.data.compose import CLASSES, IMAGE_SIZE, Material, compose, load_material
+from dcn_det.data.sample.compose import CLASSES, IMAGE_SIZE, Material, compose, load_material
 from dcn_det.errors import UserError
+from dcn_det.progress import Count
 
 VERSION = 1
 """Goes up when the pixels or annotations of a given seed change; sets of another version are written anew."""
@@ -34,9 +27,6 @@ DEFAULT_ROOT = "datasets/sample"
 
 _JPEG_QUALITY = 92
 _VAL_ID_OFFSET = 100_000
-
-Progress = Callable[[int, int], None]
-"""Called with (images written, images in all)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ def make_sample(
     train_images: int = TRAIN_IMAGES,
     val_images: int = VAL_IMAGES,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Path:
     """Writes the sample data set unless ``root`` already holds it.
 
@@ -169,26 +159,3 @@ def _write_split(
     categories = [{"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations" / f"{split}.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    """Writes the set from the command line."""
-    parser = argparse.ArgumentParser(description="Write the sample data set of digits over photographs.")
-    parser.add_argument("root", nargs="?", default=DEFAULT_ROOT, help="folder to write (default: %(default)s)")
-    parser.add_argument("--train-images", type=int, default=TRAIN_IMAGES)
-    parser.add_argument("--val-images", type=int, default=VAL_IMAGES)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-
-    def show(done: int, total: int) -> None:
-        if done % 100 == 0 or done == total:
-            print(f"{done}/{total} images", flush=True)
-
-    try:
-        print(make_sample(args.root, args.train_images, args.val_images, args.seed, show))
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

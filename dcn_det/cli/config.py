@@ -1,4 +1,4 @@
-"""``python -m dcn_det.config``: a config with the origin of every value, or a JSON schema for editors."""
+"""``dcn-det config``: a config with the origin of every value, or a JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from dcn_det.cli.run import run
 from dcn_det.config import json_schema, load_with_origins, print_config
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m dcn_det.config", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="config", description="Print a config with the origin of every value, or the JSON schema of configs."
+    )
     parser.add_argument("config", nargs="?", type=Path, help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the file")
     parser.add_argument("--json-schema", action="store_true", help="print the schema of config files instead")
@@ -24,7 +25,3 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(print_config(*load_with_origins(args.config, args.overrides)), end="")
     return 0
-
-
-if __name__ == "__main__":
-    run(main)

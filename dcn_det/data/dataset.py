@@ -1,0 +1,141 @@
+"""Examples as the network takes them, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dcn_det.data.augment import Augmentation, crop_boxes
+from dcn_det.data.cache import ImageCache
+from dcn_det.data.index import DatasetIndex
+from dcn_det.data.sampler import Draw
+from dcn_det.data.transforms import Image, flip_boxes, flip_image, read_image, resize_short_side, scale_boxes
+from dcn_det.errors import UserError
+from dcn_det.structures import Batch, Category, ImageInfo, Target
+
+Example = tuple[Tensor, ImageInfo, Target | None]
+"""Pixels (uint8, (3, H, W), RGB), where they come from, and their objects when training."""
+
+
+class DetectionDataset(Dataset[Example]):
+    """Images and objects as the network takes them: resized, perhaps cropped, distorted and mirrored.
+
+    Boxes follow their image exactly; unlike in the authors' code they are not rounded to whole pixels.
+
+    Args:
+        index: the images.
+        short_side, max_side: see ``resized_size``, pixels.
+        with_targets: whether examples carry their objects.
+        augmentation: further random changes, None for none.
+        cache: where decoded and resized images are kept, None for nowhere.
+    """
+
+    def __init__(
+        self,
+        index: DatasetIndex,
+        short_side: int,
+        max_side: int,
+        with_targets: bool,
+        augmentation: Augmentation | None = None,
+        cache: ImageCache | None = None,
+    ) -> None:
+        self.index = index
+        self.short_side = short_side
+        self.max_side = max_side
+        self.with_targets = with_targets
+        self.augmentation = augmentation or Augmentation()
+        self.cache = cache
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return self.index.categories
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, draw: Draw) -> Example:
+        """Loads one image.
+
+        Raises:
+            UserError: the file is missing or damaged, or has not the size its annotation says.
+        """
+        name = self.index.file_name(draw.image)
+        height, width = size = self.index.size(draw.image)
+        boxes, labels = self.index.objects(draw.image)
+        plan = self.augmentation.plan(draw.seed, height, width, boxes)
+        short_side, max_side = draw.resize or (plan.short_side or self.short_side, self.max_side)
+        if plan.crop is None:
+            image = self._cached(
+                name,
+                f"{short_side}-{max_side}",
+                lambda: resize_short_side(self._read(name, size), short_side, max_side),
+            )
+        else:
+            x1, y1, x2, y2 = plan.crop
+            height, width = y2 - y1, x2 - x1
+            whole = self._cached(name, "whole", lambda: self._read(name, size))
+            image = resize_short_side(whole[y1:y2, x1:x2], short_side, max_side)
+            boxes, labels = crop_boxes(boxes, plan.crop)[plan.kept], labels[plan.kept]
+        image = self.augmentation.distort(image, plan)
+        if draw.flipped:
+            image = flip_image(image)
+        info = ImageInfo(
+            image_id=self.index.image_id(draw.image),
+            file_name=name,
+            height=height,
+            width=width,
+            input_height=image.shape[0],
+            input_width=image.shape[1],
+            flipped=draw.flipped,
+            seed=draw.seed,
+        )
+        # A view: rows stay rows until the batch, where they are copied once.
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
+        if not self.with_targets:
+            return pixels, info, None
+        boxes = scale_boxes(boxes, *info.scale)
+        if draw.flipped:
+            boxes = flip_boxes(boxes, info.input_width)
+        return pixels, info, Target(torch.from_numpy(boxes), torch.from_numpy(labels))
+
+    def _cached(self, name: str, form: str, make: Callable[[], Image]) -> Image:
+        if self.cache is None:
+            return make()
+        return self.cache.get(self.index.folder / name, form, make)
+
+    def _read(self, name: str, size: tuple[int, int]) -> Image:
+        path, (height, width) = f"{self.index.folder}/{name}", size
+        image = read_image(path)
+        if image.shape[:2] != size:
+            raise UserError(
+                f"image {path} is {image.shape[1]}x{image.shape[0]}, but {self.index.source} says {width}x{height}"
+            )
+        return image
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Puts images of different sizes into one batch.
+
+    Args:
+        examples: at least one; all with a target or none.
+
+    Returns:
+        Images in the top-left corner of a uint8 (B, 3, H, W) as high and wide as the largest, padded with 0. In
+        memory the channels come last, as decoders leave them and convolutions like them.
+    """
+    targets = [target for _, _, target in examples if target is not None]
+    assert len(targets) in (0, len(examples))
+    if len(examples) == 1:  # nothing to pad, nothing to copy
+        pixels, info, _ = examples[0]
+        return Batch(pixels[None], [info], targets)
+    height = max(pixels.shape[1] for pixels, _, _ in examples)
+    width = max(pixels.shape[2] for pixels, _, _ in examples)
+    images = torch.empty((len(examples), 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)
+    for image, (pixels, _, _) in zip(images, examples):
+        image[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        image[:, pixels.shape[1] :] = 0
+        image[:, :, pixels.shape[2] :] = 0
+    return Batch(images, [info for _, info, _ in examples], targets)

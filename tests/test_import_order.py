@@ -1,0 +1,62 @@
+"""Parts of the package import only what stands below them."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "dcn_det"
+ORDER = (
+    "errors", "entry", "heap", "categories", "files", "config", "ops", "env", "structures", "precision", "distributed",
+    "progress", "models", "data", "weights", "evaluation", "inference", "visualize", "engine", "cli", "benchmark",
+)  # fmt: skip
+"""Lowest first. The front door, ``__init__`` and ``__main__``, stands above all."""
+
+
+def imported(source: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything a module imports from the package, inside functions as well."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name.startswith("dcn_det."))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            module = str(node.module)
+            if module == "dcn_det":
+                yield from ((node.lineno, f"dcn_det.{alias.name}") for alias in node.names)
+            elif module.startswith("dcn_det."):
+                yield node.lineno, module
+
+
+def part(name: str) -> str:
+    return name.split(".")[1]
+
+
+def upward(of: str, source: str) -> list[str]:
+    """Imports of a module of part ``of`` that reach above it."""
+    return [
+        f"line {line}: {of} imports {name}"
+        for line, name in imported(source)
+        if part(name) in ORDER and ORDER.index(part(name)) > ORDER.index(of)
+    ]
+
+
+@pytest.mark.parametrize("of", ORDER)
+def test_a_part_imports_only_what_stands_below(of: str) -> None:
+    files = [PACKAGE / f"{of}.py"] if (PACKAGE / f"{of}.py").exists() else sorted((PACKAGE / of).rglob("*.py"))
+    assert files
+    assert [f"{file.name} {each}" for file in files for each in upward(of, file.read_text())] == []
+
+
+def test_every_part_has_its_place() -> None:
+    parts = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert parts - {"__init__", "__main__"} == set(ORDER)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from dcn_det.engine.trainer import Trainer", "from dcn_det import engine", "import dcn_det.engine.trainer as t"],
+)
+def test_an_upward_import_is_found(line: str) -> None:
+    assert upward("data", f"def f():\n    {line}\n") != []
+    assert upward("cli", f"def f():\n    {line}\n") == []
