@@ -11,8 +11,11 @@ from dcn_det.config.data import CropConfig, DataConfig, JitterConfig, ResizeConf
 from dcn_det.data import build, sample
 from dcn_det.data.augment import Augmentation, ColorJitter, Plan, RandomCrop, crop_boxes
 from dcn_det.data.cache import ImageCache
+from dcn_det.data.coco import load_coco
+from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sampler import Draw, TrainSampler, repeat_factors
 from dcn_det.errors import UserError
+from tests.data.helpers import write_set
 
 BOXES = np.array([[10, 10, 40, 30], [60, 50, 90, 75]], np.float32)
 
@@ -66,11 +69,6 @@ def test_crops_keep_boxes_and_boxes_follow() -> None:
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_crop_shows_what_its_boxes_say(tmp_path: Path, flipped: bool) -> None:
     """A white rectangle on black: after crop and resize the box surrounds the white pixels to half a pixel."""
-    from test_loader import write_set
-
-    from dcn_det.data.coco import load_coco
-    from dcn_det.data.dataset import DetectionDataset
-
     folder = write_set(tmp_path / "set", [(100, 140)])
     index = load_coco(folder / "boxes.json", folder / "images")
     augmentation = Augmentation(short_sides=(150, 210), crop=RandomCrop(1.0, min_visible=0.1))

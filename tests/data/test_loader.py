@@ -21,6 +21,7 @@ from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import Draw, EvalSampler, TrainSampler
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch, ImageInfo, Target
+from tests.data.helpers import write_set
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +46,6 @@ def assert_same(a: Iterable[Batch], b: Iterable[Batch]) -> None:
         assert torch.equal(left.images, right.images) and left.infos == right.infos
         for x, y in zip(left.targets, right.targets, strict=True):
             assert torch.equal(x.boxes, y.boxes) and torch.equal(x.labels, y.labels)
-
-
-def write_set(folder: Path, sizes: list[tuple[int, int]]) -> Path:
-    """Black images (height, width), each with one white rectangle and its box."""
-    document: dict[str, list] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "thing"}]}
-    (folder / "images").mkdir(parents=True)
-    for number, (height, width) in enumerate(sizes):
-        image = np.zeros((height, width, 3), np.uint8)
-        x1, y1, x2, y2 = width // 10, height // 5, width // 2, height // 2
-        image[y1:y2, x1:x2] = 255
-        cv2.imwrite(str(folder / "images" / f"{number}.png"), image)
-        row = {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
-        document["images"].append(row)
-        document["annotations"].append({"image_id": number, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]})
-    (folder / "boxes.json").write_text(json.dumps(document))
-    return folder
 
 
 @pytest.mark.parametrize("flipped", [False, True])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import children, finish, popen, run_command, together, until
 from torch import Tensor, nn
 
 from dcn_det import distributed
@@ -19,6 +18,7 @@ from dcn_det.engine.step import Step
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch, ImageInfo, Target
 from dcn_det.weights import checkpoint
+from tests.engine.launching import children, finish, popen, run_command, together, until
 
 
 def records(folder: Path, kind: str = "train") -> list[dict]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import Mean, batches, trainer
 from torch import Tensor, nn
 
 from dcn_det.cli import train
@@ -25,6 +24,7 @@ from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.ops import DeformConv2d
 from dcn_det.structures import Batch
 from dcn_det.weights import checkpoint
+from tests.engine.helpers import Mean, batches, trainer
 
 
 def spoil(run, images: set[int]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from launching import finish, popen, start, together, until
 
 from dcn_det.cli import train
 from dcn_det.engine import randomness
@@ -20,6 +19,7 @@ from dcn_det.engine.logging import RunLog
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
+from tests.engine.launching import finish, popen, start, together, until
 
 
 def run(arguments: list[str]) -> int:

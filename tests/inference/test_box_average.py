@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from detectors import CATEGORIES, tiny_detector
 
 from dcn_det.inference.box_average import BoxAverage, iterate
 from dcn_det.inference.predictor import Predictor, View
@@ -11,6 +10,7 @@ from dcn_det.models.boxes import iou_pairs
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Detections, ImageInfo
+from tests.inference.detectors import CATEGORIES, tiny_detector
 
 
 def batch(*sizes: tuple[int, int]) -> Batch:

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from detectors import CATEGORIES, tiny_detector
 
 from dcn_det.config import Config
 from dcn_det.data.coco import load_coco
@@ -17,6 +16,7 @@ from dcn_det.evaluation.results import Result
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
+from tests.inference.detectors import CATEGORIES, tiny_detector
 
 IMAGES = 7
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from detectors import CATEGORIES, Brightest, tiny_detector
 from torch import Tensor
 
 from dcn_det.config import Config
@@ -10,6 +9,7 @@ from dcn_det.inference.build import build_predictor, build_views
 from dcn_det.inference.predictor import Predictor, View, resolve_device, to_original
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Detections, ImageInfo
+from tests.inference.detectors import CATEGORIES, Brightest, tiny_detector
 
 
 def predictor(short: int, cap: int) -> Predictor:

@@ -12,6 +12,7 @@ from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d
 from dcn_det.structures import Batch, ImageInfo, Target
 from dcn_det.weights.files import load_into
+from tests.models.helpers import scramble
 
 SMALL = {"width": 8, "stem_width": 8}
 SETTINGS = {**SMALL, "kind": air.KIND, "norm": "bn", "frozen_stages": 0, "weights": "none"}
@@ -41,15 +42,6 @@ def test_parameters_as_published() -> None:
     assert network.strides == {"res2": 4, "res3": 8, "res4": 16, "res5": 16}
 
 
-def scramble(network: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for name, value in network.state_dict().items():
-        if name.endswith("running_var") or (value.ndim == 1 and name.endswith("weight")):
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-        elif name.endswith(("running_mean", "bias")):
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
-
-
 def published_block(state: dict[str, Tensor], x: Tensor, stride: int, dilation: int, stride_on_3x3: bool) -> Tensor:
     """The block as a table of layers, from plain functions and the weights alone."""
 
@@ -77,7 +69,7 @@ def published_block(state: dict[str, Tensor], x: Tensor, stride: int, dilation: 
 def test_numbers_of_the_published_table(stride_on: str) -> None:
     torch.manual_seed(0)
     network = AlignedInceptionResNet(**SMALL, stride_on=stride_on, res5_dilation=(1, 2, 3)).eval()
-    scramble(network)
+    scramble(network, seed=1)
     x = torch.randn(1, 3, 97, 75)
     with torch.no_grad():
         expected = F.max_pool2d(network.bn1(F.conv2d(x, network.conv1.weight, stride=2, padding=3)).relu(), 3, 2, 1)

@@ -9,9 +9,9 @@ from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
 from dcn_det.models.preprocess import Preprocess
 from dcn_det.models.rpn import RPN, ProposalSelection
 from dcn_det.models.targets import RoISampler
-from dcn_det.structures import Batch, Detections, ImageInfo, Target
+from dcn_det.structures import Batch, Detections, Target
+from tests.models.helpers import CLASSES, TWO, batch, target
 
-CLASSES = 3
 LOSSES = {"rpn_cls", "rpn_box", "head_cls", "head_box"}
 
 
@@ -25,25 +25,6 @@ def detector(pooling: str = "deformable", deform: bool = True, **head: object) -
         64, CLASSES, 16, channels=8, pooling=pooling, hidden=16, sampler=RoISampler(batch=16), **head
     )
     return TwoStageDetector(Preprocess(), backbone, rpn, second, max_detections=20)
-
-
-def info(height: int, width: int, seed: int = 0) -> ImageInfo:
-    return ImageInfo(seed, f"{seed}.jpg", height, width, height, width, seed=seed)
-
-
-def target(*boxes: tuple[float, float, float, float]) -> Target:
-    return Target(torch.tensor(boxes).reshape(-1, 4), torch.arange(len(boxes)) % CLASSES)
-
-
-def batch(*sizes: tuple[int, int], targets: list[Target] | None = None, seed: int = 0) -> Batch:
-    """Random images of these heights and widths, padded to the largest with noise."""
-    generator = torch.Generator().manual_seed(seed)
-    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
-    images = torch.randint(0, 256, (len(sizes), 3, height, width), dtype=torch.uint8, generator=generator)
-    return Batch(images, [info(*size, seed=index) for index, size in enumerate(sizes)], targets or [])
-
-
-TWO = [target((10, 12, 50, 60), (30, 5, 90, 40)), target((0, 0, 40, 30))]
 
 
 @pytest.mark.parametrize("pooling", ["max", "bilinear", "deformable"])

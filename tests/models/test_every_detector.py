@@ -10,8 +10,8 @@ from dcn_det.config import from_plain
 from dcn_det.engine.optim import parameter_groups
 from dcn_det.models.build import Detector, build_detector
 from dcn_det.structures import Batch, Detections, ImageInfo, Target
+from tests.models.helpers import CLASSES, TWO, batch, target
 
-CLASSES = 3
 BACKBONE = {"kind": "resnet18", "width": 8, "stem_width": 8, "norm": "gn", "frozen_stages": 0, "weights": "none"}
 RPN = {"channels": 16, "anchors": {"scales": [1, 2, 4]}, "pre_nms": 200, "post_nms": 30}
 HEAD = {"channels": 8, "batch_per_image": 24, "hidden_init": "he"}
@@ -43,21 +43,6 @@ def detector(kind: str, variant: str = "plain", **backbone: object) -> Detector:
     config = from_plain({"model": settings, "test": {"max_detections": 20}})
     torch.manual_seed(0)
     return build_detector(config.model, CLASSES, config.test)
-
-
-def target(*boxes: tuple[float, float, float, float]) -> Target:
-    return Target(torch.tensor(boxes).reshape(-1, 4), torch.arange(len(boxes)) % CLASSES)
-
-
-def batch(*sizes: tuple[int, int], targets: list[Target] | None = None) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
-    images = torch.randint(0, 256, (len(sizes), 3, height, width), dtype=torch.uint8, generator=generator)
-    infos = [ImageInfo(i, "", *size, *size, seed=i) for i, size in enumerate(sizes)]
-    return Batch(images, infos, targets or [])
-
-
-TWO = [target((10, 12, 50, 60), (30, 5, 90, 40)), target((0, 0, 40, 30))]
 
 
 @pytest.mark.parametrize(("kind", "variant"), VARIANTS)

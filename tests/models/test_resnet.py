@@ -7,18 +7,9 @@ from dcn_det.models.backbones.convolution import DeformableBlocks
 from dcn_det.models.backbones.resnet import DEPTHS, ResNet, block_names
 from dcn_det.models.norm import FrozenBatchNorm2d
 from dcn_det.weights.files import load_into
+from tests.models.helpers import scramble
 
 AS_TORCHVISION = {"stride_on": "3x3", "stem_pool": "pad", "res5_stride": 2, "res5_dilation": 1}
-
-
-def scramble(module: nn.Module, seed: int = 0) -> None:
-    """Gives the normalisation layers statistics that are not those of a fresh network."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in module.state_dict().items():
-        if name.endswith("running_var") or (".bn" in name and name.endswith("weight")):
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-        elif name.endswith(("running_mean", "bias")):
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
 
 
 def torchvision_stages(network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -11,7 +11,8 @@ from dcn_det.config import Config, load_config
 from dcn_det.models.build import build_detector
 from dcn_det.weights import released
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+ARRAYS = Path(__file__).parent / "released"
 CLASSES = ("cat", "dog", "emu")
 CONFIGS = {
     "rcnn": "faster_rcnn_r101",
@@ -73,13 +74,13 @@ def pyramid_shapes(deformable: bool) -> dict[str, tuple[int, ...]]:
 
 def names_of(network: str) -> list[str]:
     """Names of the arrays in the authors' file."""
-    content = json.loads((ROOT / f"tests/data/released/{network}.json").read_text())
+    content = json.loads((ARRAYS / f"{network}.json").read_text())
     return [f"{group[:3]}:{name}" for group in ("args", "aux") for name in content[group]]
 
 
 def shapes_of(network: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays in the authors' file."""
-    content = json.loads((ROOT / f"tests/data/released/{network}.json").read_text())
+    content = json.loads((ARRAYS / f"{network}.json").read_text())
     return {f"{group[:3]}:{name}": tuple(shape) for group in ("args", "aux") for name, shape in content[group].items()}
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mxnet_writer import write_params
 from torch import Tensor, nn
 
 from dcn_det.cli.convert_weights import main
@@ -22,6 +21,7 @@ from dcn_det.models.build import BACKBONES
 from dcn_det.weights import checkpoint
 from dcn_det.weights.caffe import read_weights
 from dcn_det.weights.files import read_backbone
+from tests.weights.mxnet_writer import write_params
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = str(ROOT / "configs/coco/faster_rcnn_r101.yaml")

@@ -6,8 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mxnet_writer import write_params
-from small_released import (
+
+from dcn_det.cli.convert_weights import main
+from dcn_det.config import load_config, to_plain
+from dcn_det.entry import USER_ERROR, exit_code
+from dcn_det.models.build import build_detector
+from dcn_det.weights import checkpoint, released
+from dcn_det.weights.coco_classes import COCO_CATEGORIES
+from dcn_det.weights.settings import get
+from tests.weights.mxnet_writer import write_params
+from tests.weights.small_released import (
     CLASSES,
     CONFIGS,
     NETWORKS,
@@ -18,14 +26,6 @@ from small_released import (
     pyramid_shapes,
     shapes_of,
 )
-
-from dcn_det.cli.convert_weights import main
-from dcn_det.config import load_config, to_plain
-from dcn_det.entry import USER_ERROR, exit_code
-from dcn_det.models.build import build_detector
-from dcn_det.weights import checkpoint, released
-from dcn_det.weights.coco_classes import COCO_CATEGORIES
-from dcn_det.weights.settings import get
 
 BOX_STDS = (0.1, 0.1, 0.2, 0.2)
 

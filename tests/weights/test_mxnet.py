@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mxnet_writer import CODES, LAYOUTS, array_bytes, array_header, file_bytes, write_params
 
 from dcn_det.errors import UserError
 from dcn_det.weights.mxnet import is_params, read_params
+from tests.weights.mxnet_writer import CODES, LAYOUTS, array_bytes, array_header, file_bytes, write_params
 
 VALUES = {"arg:a_weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "aux:b_moving_mean": np.ones(5, np.float32)}
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mxnet_writer import write_params
-from small_released import CONFIGS, NETWORKS, path_of
 
 from dcn_det.cli.convert_weights import main
 from dcn_det.inference.build import load_predictor
 from dcn_det.models.boxes import to_rois
 from dcn_det.models.rpn import RPNOutput
 from dcn_det.structures import Batch, ImageInfo
+from tests.weights.mxnet_writer import write_params
+from tests.weights.small_released import CONFIGS, NETWORKS, path_of
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 

@@ -1,0 +1,181 @@
+"""Results come from detections, go through a file, and are refused where they would silently give wrong numbers."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask
+
+from dcn_det.errors import UserError
+from dcn_det.evaluation import results as results_module
+from dcn_det.evaluation.coco import evaluate, load_ground_truth, load_results, to_coco_results
+from dcn_det.evaluation.results import rle_length
+from dcn_det.files import write_json
+from dcn_det.structures import Category, Detections
+from tests.evaluation.helpers import ground_truth, result, rle
+
+# From detections to results
+
+
+def test_results_have_half_open_sizes_and_the_files_ids() -> None:
+    detections = Detections(
+        torch.tensor([[1.0, 2.0, 11.0, 22.0], [0.0, 0.0, 0.5, 1.0]]),
+        torch.tensor([0.75, 0.25]),
+        torch.tensor([1, 0]),
+    )
+    assert to_coco_results(detections, 42, (Category(18, "dog"), Category(1, "person"))) == [
+        {"image_id": 42, "category_id": 1, "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.75},
+        {"image_id": 42, "category_id": 18, "bbox": [0.0, 0.0, 0.5, 1.0], "score": 0.25},
+    ]
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    assert to_coco_results(nothing, 42, ()) == []
+
+
+@pytest.mark.parametrize("field", ["boxes", "scores"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_detections_that_are_not_finite_are_refused(field: str, value: float) -> None:
+    detections = Detections(torch.ones(2, 4), torch.ones(2), torch.zeros(2, dtype=torch.int64))
+    getattr(detections, field)[1] = value
+    with pytest.raises(UserError, match=r"^image 42: the detector returned boxes or scores that are not finite$"):
+        to_coco_results(detections, 42, (Category(1, "cat"),))
+
+
+def test_detections_survive_the_way_through_a_file(tmp_path: Path) -> None:
+    boxes = torch.rand(20, 4, generator=torch.Generator().manual_seed(0)) * 50
+    boxes[:, 2:] += boxes[:, :2]
+    detections = Detections(boxes, torch.linspace(1, 0.1, 20), torch.arange(20) % 2)
+    results = to_coco_results(detections, 5, (Category(1, "cat"), Category(3, "dog")))
+    write_json(tmp_path / "new" / "results.json", results)
+    table = load_results(tmp_path / "new" / "results.json", load_ground_truth(ground_truth()))
+    assert table.boxes.tolist() == [entry["bbox"] for entry in results]
+    assert table.scores.tolist() == [entry["score"] for entry in results]
+    assert table.category_ids.tolist() == [entry["category_id"] for entry in results]
+    assert set(table.image_ids.tolist()) == {5}
+
+
+# Wrong results
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"annotations": []}, "r.json: expected a list of results, got an object"),
+        (
+            ground_truth(),
+            "r.json: expected a list of results, got an object; this looks like a ground-truth file",
+        ),
+        (3, "r.json: expected a list of results, got a number"),
+        ([result(), 3], "r.json: entry 1: expected an object, got a number"),
+        ([{"image_id": 5}], "r.json: entry 0: has no 'category_id'"),
+        ([{k: v for k, v in result().items() if k != "score"}], "r.json: entry 0: has no 'score'"),
+        (
+            [result(), result(image_id=6)],
+            "r.json: entry 1: image_id 6 is not in the ground truth; is it that of another split?",
+        ),
+        ([result(image_id="5")], "r.json: entry 0: image_id '5' is not in the ground truth"),
+        ([result(image_id=[5])], "r.json: entry 0: image_id [5] is not in the ground truth"),
+        (
+            [result(category_id=0)] * 3,
+            "category_id 0 is not in the ground truth; labels must be mapped to its ids (3 of 3 entries)",
+        ),
+        ([result(score=math.nan)], "r.json: entry 0: score must be a finite number, got nan"),
+        ([result(score=math.inf)], "r.json: entry 0: score must be a finite number, got inf"),
+        ([result(score="0.5")], "r.json: entry 0: score must be a finite number, got '0.5'"),
+        ([result(score=True)], "r.json: entry 0: score must be a finite number, got True"),
+        (
+            [result(bbox=[1, 2, 3])],
+            "r.json: entry 0: bbox must be 4 finite numbers [x, y, width, height], got [1, 2, 3]",
+        ),
+        ([result(bbox=[1, 2, 3, None])], "r.json: entry 0: bbox must be 4 finite numbers"),
+        ([result(bbox=[1, 2, math.inf, 3])], "r.json: entry 0: bbox must be 4 finite numbers"),
+        ([result(bbox=[90, 80, -10, 5])], "has a negative size: [90, 80, -10, 5]; is it [x1, y1, x2, y2]?"),
+    ],
+)
+def test_wrong_results_are_refused(tmp_path: Path, monkeypatch, entries: object, expected: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("r.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError) as caught:
+        load_results("r.json", load_ground_truth(ground_truth()))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if isinstance(entries, list):
+        with pytest.raises(UserError, match=r"^results: entry "):
+            evaluate(ground_truth(), entries)
+
+
+def test_each_kind_of_problem_is_reported_once() -> None:
+    entries = [result(), result(image_id=1), result(score=None), result(image_id=2), result(score=None)]
+    with pytest.raises(UserError) as caught:
+        evaluate(ground_truth(), entries)
+    assert str(caught.value).splitlines() == [
+        "results: entry 1: image_id 1 is not in the ground truth; is it that of another split? (2 of 5 entries)",
+        "results: entry 2: score must be a finite number, got None (2 of 5 entries)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [
+        ([[0, 0, 5, 0, 5, 5]], "segmentation must be a compressed RLE"),
+        ({"size": [100, 120], "counts": [5, 11995]}, "segmentation must be a compressed RLE"),
+        (
+            rle(slice(0, 9), slice(0, 9), 120, 100),
+            "segmentation is for size [120, 100], the image is [100, 120]",
+        ),
+        ({"size": None, "counts": "0"}, "segmentation is for size None"),
+        (
+            {"size": [100, 120], "counts": "52203"},
+            "segmentation's counts do not cover the 100 x 120 image: damaged RLE",
+        ),
+        ({"size": [100, 120], "counts": ""}, "segmentation's counts do not cover the 100 x 120 image"),
+    ],
+)
+def test_wrong_masks_are_refused(segmentation: object, expected: str) -> None:
+    data = ground_truth()
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = rle(slice(0, 9), slice(0, 9))
+    entries = [{"image_id": 5, "category_id": 1, "score": 0.5, "segmentation": segmentation}]
+    with pytest.raises(UserError, match=re.escape(f"results: entry 0: {expected}")):
+        evaluate(data, entries, "segm")
+
+
+def test_the_length_of_a_run_length_code_is_that_of_its_mask() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        height, width = random.integers(1, 90, 2)
+        pixels = np.asfortranarray(random.random((height, width)) < random.random(), np.uint8)
+        counts = mask.encode(pixels)["counts"]
+        assert rle_length(counts) == rle_length(counts.decode()) == height * width
+        assert rle_length(counts[:-1]) != height * width
+    for malformed in ("\x00", "~~~", "é", "O", "P"):
+        assert rle_length(malformed) == -1
+
+
+# Writing
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, [1])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, [math.nan])
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results_module.os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*x\.json'"):
+        write_json(path, [2])
+    assert json.loads(path.read_text()) == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_json_cannot_replace_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_json(tmp_path / "x.json", [])
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
