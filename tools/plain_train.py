@@ -15,11 +15,10 @@ import torch
 from dcn_det.config import load_config, to_plain
 from dcn_det.config.train import TrainConfig
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
+from dcn_det.distributed import resolve_device
 from dcn_det.entry import run
-from dcn_det.evaluation.results import to_coco_results
 from dcn_det.evaluation.truth import Truth
 from dcn_det.inference.build import build_predictor
-from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint
 
@@ -103,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         results = []
         batches = build_eval_loader(test_set, config.data, config.test.batch_size, views=views)
         for info, detections in predictor.stream(batches):  # boxes in pixels of the original images
-            results += to_coco_results(detections, info.image_id, train_set.categories)
+            results += detections.to_coco(info.image_id)
         if test_set.index.annotated:
             print(Truth.of_config(config).measure(results).table())
 

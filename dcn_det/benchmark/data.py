@@ -19,9 +19,10 @@ from dcn_det.config import load_config
 from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import collate
 from dcn_det.data.sampler import TrainSampler
-from dcn_det.data.transforms import decode, flip_image, resize_short_side, resized_size
+from dcn_det.data.transforms import flip_image, resize_short_side, resized_size
 from dcn_det.files import write_json
 from dcn_det.heap import keep_freed_memory
+from dcn_det.images import decode
 
 ROUNDS = 9
 LIMIT = 1.1

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if folder is None or name is None or not (folder / name).is_file():
             absent.append(str(image_id))
             return None
-        from dcn_det.data.transforms import read_image
+        from dcn_det.images import read_image
 
         return read_image(folder / name)
 

@@ -15,7 +15,7 @@ from dcn_det import distributed
 from dcn_det.config import Config, Origins, load_with_origins, print_config, to_plain
 from dcn_det.data.build import build_dataset
 from dcn_det.data.voc import read_sets
-from dcn_det.distributed import Processes
+from dcn_det.distributed import Processes, resolve_device
 from dcn_det.engine.testing import run_test
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import beside_expected
@@ -24,7 +24,6 @@ from dcn_det.evaluation.voc import write_voc_results
 from dcn_det.files import write_bytes, write_json
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import restore_predictor
-from dcn_det.inference.predictor import resolve_device
 from dcn_det.progress import Progress, say_on_stderr
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint

@@ -11,7 +11,7 @@ import torch
 
 from dcn_det import distributed
 from dcn_det.config import Config, load_with_origins, print_config, to_plain
-from dcn_det.distributed import Processes
+from dcn_det.distributed import Processes, resolve_device
 from dcn_det.engine.guards import data_changes
 from dcn_det.engine.logging import Log, RunLog
 from dcn_det.engine.session import Session
@@ -19,7 +19,6 @@ from dcn_det.engine.signals import Interrupted
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.surroundings import save_surroundings
 from dcn_det.errors import UserError
-from dcn_det.inference.predictor import resolve_device
 from dcn_det.weights import checkpoint
 
 

@@ -15,7 +15,7 @@ from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
-from dcn_det.distributed import Processes
+from dcn_det.distributed import Processes, resolve_device
 from dcn_det.engine import randomness
 from dcn_det.engine.build import (
     build_optimizer,
@@ -34,7 +34,6 @@ from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
-from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import Detector, build_detector
 from dcn_det.progress import Progress
 from dcn_det.structures import Category

@@ -9,16 +9,14 @@ import numpy as np
 from dcn_det.config import Config
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.index import DatasetIndex
-from dcn_det.data.transforms import read_image
 from dcn_det.distributed import Processes
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
 from dcn_det.evaluation.truth import Truth
+from dcn_det.images import draw_boxes, read_image, sheet
 from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
 from dcn_det.progress import Say
-from dcn_det.structures import Target
-from dcn_det.visualize.boxes import draw_detections, draw_target, sheet
 
 MINIMUM_SCORE = 0.5
 """Detections below are not drawn."""
@@ -57,6 +55,7 @@ def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tupl
     for i in range(min(count, len(index))):
         path = index.folder / index.file_name(i)
         image = read_image(path)
-        found = draw_detections(image, predictor(image), predictor.names, MINIMUM_SCORE)
-        drawn.append((path.stem, sheet([found, draw_target(image, Target(*index.targets(i)), predictor.names)], 2)))
+        boxes, labels = index.objects(i)
+        truth = draw_boxes(image, boxes, labels.tolist(), predictor.names)
+        drawn.append((path.stem, sheet([predictor(image).above(MINIMUM_SCORE).draw(image), truth], 2)))
     return drawn

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from dcn_det.config import Config, from_plain
+from dcn_det.distributed import resolve_device
 from dcn_det.errors import UserError
 from dcn_det.inference.box_average import BoxAverage
-from dcn_det.inference.predictor import Detector, Predictor, View, resolve_device
+from dcn_det.inference.predictor import Detector, Predictor, View
 from dcn_det.models.build import build_detector
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess

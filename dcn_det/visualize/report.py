@@ -13,7 +13,7 @@ from dcn_det.evaluation.analysis import Analysis, BadImage
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.results import ResultTable
-from dcn_det.visualize.boxes import draw
+from dcn_det.images import draw_boxes
 
 PICTURE_SIDE = 480
 """Pixels; the longer side of the pictures."""
@@ -177,13 +177,13 @@ def _pair(
     factor = min(1.0, PICTURE_SIDE / max(picture.shape[:2]))
     size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
     small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-    left = draw(
+    left = draw_boxes(
         small,
         _corners(np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4), factor),
         [label[a["category_id"]] for a in objects],
         names,
     )
-    right = draw(
+    right = draw_boxes(
         small,
         _corners(results.boxes[rows], factor),
         [label[i] for i in results.category_ids[rows].tolist()],

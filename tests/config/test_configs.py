@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dcn_det.config import Config, load_config
-from dcn_det.data.transforms import read_image
 from dcn_det.engine.session import Session
+from dcn_det.images import read_image
 from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from dcn_det.config import Config
+from dcn_det.distributed import resolve_device
 from dcn_det.errors import UserError
 from dcn_det.inference.build import build_predictor, build_views
-from dcn_det.inference.predictor import Predictor, View, resolve_device, to_original
+from dcn_det.inference.predictor import Predictor, View, to_original
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Detections, ImageInfo
 from tests.inference.detectors import CATEGORIES, Brightest, tiny_detector
