@@ -12,7 +12,7 @@ import numpy as np
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.images import read_image, sheet, write_image
-from dcn_det.inference.build import load_predictor
+from dcn_det.inference.build import load
 from dcn_det.progress import Progress
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--output", type=Path, required=True, help="folder for pictures and detections.json")
     result.add_argument("--score", type=float, default=0.5, help="minimum score to draw (default %(default)s)")
     result.add_argument("--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg")
+    result.add_argument("--config", type=Path, help="YAML file to use instead of the config in the weights")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     return result
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     images = find_images(args.images)
-    predictor = load_predictor(args.weights, device=args.device)
+    predictor = load(args.weights, args.device, args.config)
     args.output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     cells: list[np.ndarray] = []

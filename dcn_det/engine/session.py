@@ -42,8 +42,23 @@ from dcn_det.weights import checkpoint
 DRAWN_IMAGES = 8
 
 
+def set_up_process(config: Config, device: torch.device) -> None:
+    """Prepares this process for training: memory allocator, determinism and the seeds of all random generators.
+
+    The seeds decide the initial weights, so this comes right before building a :class:`Session`.
+    """
+    keep_freed_memory()
+    if config.train.precision == "float16" and device.type == "cpu":
+        warnings.warn("train.precision: float16 is very slow on a CPU; use bfloat16", stacklevel=2)
+    if config.train.deterministic:
+        be_deterministic()
+    randomness.seed(config.seed)
+
+
 class Session:
     """Data, model, optimizer and schedule of one config, in this process.
+
+    Building one leaves the process as it is; call :func:`set_up_process` first.
 
     Args:
         config: the settings.
@@ -62,22 +77,13 @@ class Session:
         device: torch.device | None = None,
         global_batch: int | None = None,
     ) -> None:
-        keep_freed_memory()
         self.config = config
         self.processes = processes or Processes()
         self.device = device or resolve_device(config.device)
-        if config.train.precision == "float16" and self.device.type == "cpu":
-            warnings.warn(
-                "train.precision: torch's convolutions are very slow in float16 on a CPU; bfloat16 is quick",
-                stacklevel=2,
-            )
-        if config.train.deterministic:
-            be_deterministic()
         self.division = divide(config.train, self.processes.world_size, global_batch)
         with self.processes.main_first():
             self.train_set = build_dataset(config.data, "train", progress=Progress("sample image"))
         self.test_set = self._annotated_test_set()
-        randomness.seed(config.seed)
         with self.processes.main_first():
             self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
         if config.train.channels_last:
