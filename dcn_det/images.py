@@ -121,7 +121,7 @@ def write_image(path: str | Path, image: Image) -> None:
 
 
 def color(label: int) -> tuple[int, int, int]:
-    """Returns a vivid RGB color for a class; neighboring labels differ most (golden-ratio steps of the hue)."""
+    """Returns a vivid RGB color (0-255) per class; adjacent labels differ most (golden-ratio steps of the hue)."""
     red, green, blue = colorsys.hsv_to_rgb((label * 0.618034) % 1.0, 0.85, 1.0)
     return int(255 * red), int(255 * green), int(255 * blue)
 
@@ -133,24 +133,24 @@ def draw_boxes(
     names: Sequence[str],
     scores: Sequence[float] | None = None,
 ) -> Image:
-    """Draws boxes and their captions.
+    """Draws boxes with captions.
 
     Args:
-        image: uint8 (H, W, 3) RGB; not changed.
-        boxes: (N, 4), half-open xyxy in the image's pixels.
+        image: uint8 (H, W, 3) RGB; not modified.
+        boxes: (N, 4) half-open xyxy, in pixels of ``image``.
         labels: class index of each box.
         names: class names.
-        scores: printed after the names when given.
+        scores: score of each box, appended to its caption.
 
     Returns:
-        uint8 (H, W, 3) RGB, a new array.
+        uint8 (H, W, 3) RGB copy of the image with the boxes.
     """
     canvas = np.ascontiguousarray(image).copy()
     height, width = canvas.shape[:2]
     size = max(min(height, width), 1)
     thick = max(1, round(size / 300))
     font_scale = max(0.35, size / 1000)
-    for index in range(len(labels) - 1, -1, -1):  # the best score is drawn last, on top
+    for index in range(len(labels) - 1, -1, -1):  # the best score comes first and is drawn on top
         x1, y1, x2, y2 = (round(float(v)) for v in boxes[index])
         paint = color(labels[index])
         cv2.rectangle(canvas, (x1, y1), (max(x2 - 1, x1), max(y2 - 1, y1)), paint, thick)
@@ -175,7 +175,16 @@ def draw_boxes(
 
 
 def sheet(images: Sequence[np.ndarray], columns: int, margin: int = 4) -> np.ndarray:
-    """Puts uint8 RGB images into a grid on white, each cell as large as the largest image."""
+    """Arranges images in a grid on a white background.
+
+    Args:
+        images: uint8 (H, W, 3) RGB, of any sizes; every cell fits the largest height and width.
+        columns: number of columns.
+        margin: pixels between cells and around the grid.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+    """
     height = max(image.shape[0] for image in images) + margin
     width = max(image.shape[1] for image in images) + margin
     rows = -(-len(images) // columns)
