@@ -18,7 +18,7 @@ from pooling_tiers import (
 from dcn_det.ops import deform_psroi_pool
 from dcn_det.ops.reference import deform_psroi_pool as reference
 
-GOLDENS = sorted((Path(__file__).parents[1] / "data" / "goldens").glob("pool_*.npz"))
+GOLDENS = sorted((Path(__file__).parent / "goldens").glob("pool_*.npz"))
 
 
 @pytest.fixture(params=TIERS)
