@@ -127,18 +127,18 @@ def pool_cases(device: str) -> Iterator[Case]:
     """300 RoIs, 7x7 bins, 4x4 samples, 38x63 map."""
     rois = random_rois(300, device)
     deformable = partial(
-        deform_psroi_pool, spatial_scale=SCALE, pooled_size=7, part_size=7, sample_per_part=4, trans_std=0.1
+        deform_psroi_pool, spatial_scale=SCALE, pooled_size=7, part_size=7, samples_per_bin=4, offset_std=0.1
     )
     scores = torch.randn(1, 81 * 49, 38, 63, device=device, requires_grad=True)
     per_class = torch.randn(300, 2 * 81, 7, 7, device=device, requires_grad=True)
     shared = torch.randn(300, 2, 7, 7, device=device, requires_grad=True)
     ps_roi_align = partial(torchvision.ops.ps_roi_align, scores, rois, 7, SCALE, 4)
-    for label, trans, limits, gpu_limits in (
+    for label, offset, limits, gpu_limits in (
         ("per class", per_class, {"forward": 12.0, "forward+backward": 10.0}, {"forward+backward": 5.0}),
         ("shared", shared, {"forward": 60.0}, None),
     ):
-        ours = partial(deformable, scores, rois, trans, output_dim=81, group_size=7)
-        leaves = ([scores, trans], [scores])
+        ours = partial(deformable, scores, rois, offset, output_dim=81, group_size=7)
+        leaves = ([scores, offset], [scores])
         yield from _pool_cases(f"deform_psroi_pool 81x49 {label}", ours, ps_roi_align, leaves, limits, gpu_limits)
 
     features = _features(device)

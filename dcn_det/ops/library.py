@@ -186,6 +186,24 @@ def backward_operator(name: str, grad_output: torch.Tensor, scatters: bool = Tru
     return operator
 
 
+def input_gradient(name: str) -> Callable[..., tuple[torch.Tensor | None, ...]]:
+    """Returns autograd's ``backward`` of an operator whose input alone receives a gradient.
+
+    Args:
+        name: Forward operator. Its ``setup_context`` saves the tensors that ``<name>_backward`` takes after the
+            output's gradient, and as ``ctx.options`` the arguments that follow them.
+    """
+
+    def backward(ctx: Any, grad_output: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        grad_input = None
+        if ctx.needs_input_grad[0] and grad_output is not None:
+            operator = backward_operator(name, grad_output)
+            grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
+        return grad_input, *[None] * (len(ctx.needs_input_grad) - 1)
+
+    return backward
+
+
 def _autocast_kernel(name: str, device_type: str, cast: tuple[str, ...]) -> Callable[..., Any]:
     operator = getattr(getattr(torch.ops, NAMESPACE), name).default
     positions = [i for i, argument in enumerate(operator._schema.arguments) if argument.name in cast]
@@ -229,16 +247,6 @@ def once_differentiable(name: str) -> Callable[..., Any]:
         raise RuntimeError(f"{name}: double backward (a gradient of the gradient) is not supported")
 
     return backward
-
-
-def alert_not_deterministic(caller: str) -> None:
-    """Heeds ``torch.use_deterministic_algorithms``, before a kernel that sums in an order that varies."""
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = f"{caller} does not have a deterministic implementation on this device"
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(f"{message}, but torch.use_deterministic_algorithms(True) is set")
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def tier(name: str, device_type: str) -> str:

@@ -112,14 +112,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(rois)
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grad_input = None
-    if ctx.needs_input_grad[0]:
-        operator = library.backward_operator("psroi_pool", grad_output)
-        grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
-    return grad_input, None, None, None, None, None
-
-
+_backward = library.input_gradient("psroi_pool")
 library.register(
     "psroi_pool",
     plain=reference.psroi_pool,

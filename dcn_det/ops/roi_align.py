@@ -111,14 +111,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(rois)
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grad_input = None
-    if ctx.needs_input_grad[0]:
-        operator = library.backward_operator("roi_align", grad_output)
-        grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
-    return grad_input, None, None, None, None, None
-
-
+_backward = library.input_gradient("roi_align")
 library.register(
     "roi_align",
     plain=reference.roi_align,

@@ -26,11 +26,11 @@ class Checker:
             if not is_int(size) or not 1 <= size <= LARGEST_SIZE:
                 raise self.error(name, repr(size), f"an int from 1 to {LARGEST_SIZE}")
 
-    def scales(self, spatial_scale: float, trans_std: float = 0.0) -> None:
+    def scales(self, spatial_scale: float, offset_std: float = 0.0) -> None:
         if not is_number(spatial_scale) or not 0 < spatial_scale < math.inf:
             raise self.error("spatial_scale", repr(spatial_scale), "a positive number, such as 1 / stride")
-        if not is_number(trans_std) or not -math.inf < trans_std < math.inf:
-            raise self.error("trans_std", repr(trans_std), "a finite number")
+        if not is_number(offset_std) or not -math.inf < offset_std < math.inf:
+            raise self.error("offset_std", repr(offset_std), "a finite number")
 
     def tensor(self, name: str, tensor: Tensor) -> None:
         fault = fault_of(tensor)
@@ -63,15 +63,15 @@ class Checker:
                 f"one of the input's {input.shape[0]} images",
             )
 
-    def trans(self, trans: Tensor, rois: Tensor, input: Tensor, output_dim: int, part_size: int) -> None:
-        self.tensor("trans", trans)
+    def offset(self, offset: Tensor, rois: Tensor, input: Tensor, output_dim: int, part_size: int) -> None:
+        self.tensor("offset", offset)
         expected = (rois.shape[0], "2 * K", part_size, part_size)
-        shape = tuple(trans.shape)
+        shape = tuple(offset.shape)
         if len(shape) != 4 or (shape[0], *shape[2:]) != (expected[0], *expected[2:]):
-            raise self.error("trans", f"of shape {shape}", "({}, {}, {}, {})".format(*expected))
+            raise self.error("offset", f"of shape {shape}", "({}, {}, {}, {})".format(*expected))
         if shape[1] == 0 or shape[1] % 2 or output_dim % (shape[1] // 2):
-            raise self.error("trans", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}")
-        self._beside_input("trans", trans, input)
+            raise self.error("offset", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}")
+        self._beside_input("offset", offset, input)
 
     def cast_coordinates(self, input: Tensor, **tensors: Tensor | None) -> None:
         """What the kernels expect of coordinates, beyond what the public function does."""

@@ -84,18 +84,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     input, rois, _, _ = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # zeros for argmax would take as long as a third of the work
-    ctx.sizes = (input.shape[0], *input.shape[2:])
+    ctx.options = (input.shape[0], *input.shape[2:])
     ctx.save_for_backward(rois, output[1])
 
 
-def _backward(ctx: Any, grad_output: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    grad_input = None
-    if ctx.needs_input_grad[0] and grad_output is not None:
-        operator = library.backward_operator("roi_pool", grad_output)
-        grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.sizes)
-    return grad_input, None, None, None
-
-
+_backward = library.input_gradient("roi_pool")
 library.register(
     "roi_pool",
     plain=reference.roi_pool,

@@ -15,13 +15,13 @@ SCHEMAS: dict[str, str] = {
         "Tensor grad_mask)"
     ),
     "deform_psroi_pool": (
-        "(Tensor input, Tensor rois, Tensor? trans, float spatial_scale, int output_dim, int group_size, "
-        "int pooled_size, int part_size, int sample_per_part, float trans_std) -> Tensor"
+        "(Tensor input, Tensor rois, Tensor? offset, float spatial_scale, int output_dim, int group_size, "
+        "int pooled_size, int part_size, int samples_per_bin, float offset_std) -> Tensor"
     ),
     "deform_psroi_pool_backward": (
-        "(Tensor grad_output, Tensor input, Tensor rois, Tensor? trans, float spatial_scale, int output_dim, "
-        "int group_size, int pooled_size, int part_size, int sample_per_part, float trans_std, "
-        "bool need_input, bool need_trans) -> (Tensor grad_input, Tensor grad_trans)"
+        "(Tensor grad_output, Tensor input, Tensor rois, Tensor? offset, float spatial_scale, int output_dim, "
+        "int group_size, int pooled_size, int part_size, int samples_per_bin, float offset_std, "
+        "bool need_input, bool need_offset) -> (Tensor grad_input, Tensor grad_offset)"
     ),
     "psroi_pool": (
         "(Tensor input, Tensor rois, float spatial_scale, int output_dim, int group_size, int pooled_size) -> Tensor"

@@ -1,8 +1,11 @@
 """Runs the operators on every tier: compiled for the CPU, compiled for CUDA, plain PyTorch."""
 
 import importlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -86,6 +89,22 @@ def random_rois(count: int, images: int, height: float, width: float, seed: int 
     end = start + (0.05 + 0.8 * uniform[:, 2:]) * size
     image = torch.arange(count, dtype=torch.float64)[:, None] % images
     return torch.cat([image, start, end], 1)
+
+
+def pooling_golden(path: Path) -> tuple[dict[str, Tensor | None], dict, Tensor, dict[str, Tensor]]:
+    """Tensors, options, the output's gradient and the expected results of a golden, under this package's names."""
+    data = np.load(path)
+    arrays = {name: torch.from_numpy(data[name]) for name in data if name != "meta"}
+    options = json.loads(str(data["meta"]))
+    settings = {
+        name: options[name] for name in ("spatial_scale", "output_dim", "group_size", "pooled_size", "part_size")
+    }
+    settings |= {"samples_per_bin": options["sample_per_part"], "offset_std": options["trans_std"]}
+    tensors = {"input": arrays["input"], "rois": arrays["rois"], "offset": arrays.get("trans")}
+    expected = {"output": arrays["output"], "input": arrays["grad_input"]}
+    if "grad_trans" in arrays:
+        expected["offset"] = arrays["grad_trans"]
+    return tensors, settings, arrays["grad_output"], expected
 
 
 def gradients(run: Callable, leaves: dict[str, Tensor | None], grad: Tensor | None = None) -> dict[str, Tensor]:

@@ -175,20 +175,20 @@ def deform_psroi_calls(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES
     output_dim = draw(st.sampled_from([1, 2, 3, 6, 40] if group == 1 else [1, 2, 3, 4]))
     features = draw(maps(random, output_dim * group**2, dtype))
     rois = regions(random, draw(st.integers(1, 6)), features, scale, pooled)
-    samples, trans_std = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([0.1, 0.25, 2.0]))
+    samples, offset_std = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([0.1, 0.25, 2.0]))
     leaves = {"input": features}
     if draw(st.integers(0, 3)):
         classes = draw(st.sampled_from(divisors_of(output_dim)))
         # Moves by half a step of the grid of 1/64 on which the samples lie.
         move = (random.integers(-64, 64, len(rois), classes, 2, part, part) + 0.5) / 64
         extent = (rois[:, 3:5] + 1 - rois[:, 1:3]) * scale
-        trans = move / (trans_std * extent[:, None, :, None, None])
-        leaves["trans"] = trans.flatten(1, 2).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        offset = move / (offset_std * extent[:, None, :, None, None])
+        leaves["offset"] = offset.flatten(1, 2).to(torch.float64 if dtype == torch.float64 else torch.float32)
     sizes = {"output_dim": output_dim, "group_size": group, "pooled_size": pooled, "part_size": part}
     return Call(
         leaves,
         {"rois": rois.to(coordinates(draw, dtype))},
-        {"spatial_scale": scale, **sizes, "sample_per_part": samples, "trans_std": trans_std},
+        {"spatial_scale": scale, **sizes, "samples_per_bin": samples, "offset_std": offset_std},
         {name: draw(layouts().filter(lambda x: x != "expanded")) for name in leaves},
     )
 

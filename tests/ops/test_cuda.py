@@ -20,7 +20,7 @@ pytestmark = [
 ]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 POOLING = {"spatial_scale": 1 / 16, "output_dim": 6, "group_size": 3, "pooled_size": 3}
-DEFORM = POOLING | {"part_size": 3, "sample_per_part": 4, "trans_std": 0.1}
+DEFORM = POOLING | {"part_size": 3, "samples_per_bin": 4, "offset_std": 0.1}
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def conv_case(dtype=torch.float32, batch=2, channels=64, size=(19, 23), masked=T
 def pool_case(dtype=torch.float32, rois=40, batch=2, size=(20, 24)) -> dict:
     return {
         "input": random(batch, 54, *size, dtype=dtype),
-        "trans": random(rois, 4, 3, 3, seed=1, dtype=dtype),
+        "offset": random(rois, 4, 3, 3, seed=1, dtype=dtype),
         "rois": random_rois(rois, batch, size[0] * 16, size[1] * 16).float(),
     }
 
@@ -55,15 +55,15 @@ def run_conv(input, offset, weight, bias=None, mask=None, **more):
     return deform_conv2d(input, offset, weight, bias, padding=1, mask=mask, **more)
 
 
-def run_deform(input, trans, rois):
-    return deform_psroi_pool(input, rois, trans, **DEFORM)
+def run_deform(input, offset, rois):
+    return deform_psroi_pool(input, rois, offset, **DEFORM)
 
 
-def run_psroi(input, rois, trans=None):
+def run_psroi(input, rois, offset=None):
     return psroi_pool(input, rois, **POOLING)
 
 
-def run_roi(input, rois, trans=None):
+def run_roi(input, rois, offset=None):
     return roi_pool(input, rois, spatial_scale=1 / 16, pooled_size=3)
 
 
@@ -80,7 +80,7 @@ def results(run: Callable, tensors: dict, device=DEVICE) -> dict:
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name != "rois"}
     if run in (run_psroi, run_roi):
-        del leaves["trans"]
+        del leaves["offset"]
     output = run(**tensors)
     grad = random(*output.shape, seed=9).to(output)
     grads = torch.autograd.grad(output, list(leaves.values()), grad)
@@ -96,13 +96,13 @@ def in_float64(name: str, tensors: dict) -> dict:
 
     plain = {
         "deform_conv2d": conv,
-        "deform_psroi_pool": lambda input, trans, rois: deform_reference.deform_psroi_pool(
-            input, rois, trans, *DEFORM.values()
+        "deform_psroi_pool": lambda input, offset, rois: deform_reference.deform_psroi_pool(
+            input, rois, offset, *DEFORM.values()
         ),
-        "psroi_pool": lambda input, rois, trans: reference.psroi_pool(input, rois, *POOLING.values()),
-        "roi_pool": lambda input, rois, trans: reference.roi_pool(input, rois, 1 / 16, 3)[0],
+        "psroi_pool": lambda input, rois, offset: reference.psroi_pool(input, rois, *POOLING.values()),
+        "roi_pool": lambda input, rois, offset: reference.roi_pool(input, rois, 1 / 16, 3)[0],
     }[name]
-    leaves = {k: v.requires_grad_() for k, v in wide.items() if k != "rois" and (k != "trans" or "deform" in name)}
+    leaves = {k: v.requires_grad_() for k, v in wide.items() if k != "rois" and (k != "offset" or "deform" in name)}
     output = plain(**wide)
     grad = random(*output.shape, seed=9).to(tensors["input"].dtype).double()
     grads = torch.autograd.grad(output, list(leaves.values()), grad)

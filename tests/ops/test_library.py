@@ -192,16 +192,3 @@ def test_status_names_the_files():
     for state in library.status().values():
         assert state.loaded == (state.reason == "")
         assert not state.loaded or state.path.is_file()
-
-
-def test_alert_not_deterministic():
-    library.alert_not_deterministic("some_backward")
-    try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        with pytest.warns(RuntimeWarning, match="some_backward does not have a deterministic implementation"):
-            library.alert_not_deterministic("some_backward")
-        torch.use_deterministic_algorithms(True)
-        with pytest.raises(RuntimeError, match=r"some_backward .*use_deterministic_algorithms\(True\) is set"):
-            library.alert_not_deterministic("some_backward")
-    finally:
-        torch.use_deterministic_algorithms(False)

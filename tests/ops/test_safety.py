@@ -17,7 +17,7 @@ WILD = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, LARGEST, -LARGES
 WILD += [2.0**31, -(2.0**31), 2.0**63, 1e9, -0.5, 0.5, 1e-40]
 
 PSROI = {"spatial_scale": 1 / 16, "output_dim": 2, "group_size": 2, "pooled_size": 3}
-DEFORM = PSROI | {"part_size": 3, "sample_per_part": 2, "trans_std": 0.1}
+DEFORM = PSROI | {"part_size": 3, "samples_per_bin": 2, "offset_std": 0.1}
 POOLS = {
     "deform_psroi_pool": (8, DEFORM),
     "psroi_pool": (8, PSROI),
@@ -41,8 +41,8 @@ def good_arguments(name: str) -> dict:
         return tensors | {"bias": torch.zeros(6), "mask": torch.zeros(2, 9, 4, 5)}
     if name in POOLS:
         tensors = {"input": torch.zeros(2, 8, 6, 7), "rois": torch.zeros(3, 5)}
-        trans = {"trans": torch.zeros(3, 4, 3, 3)} if name == "deform_psroi_pool" else {}
-        return tensors | trans | POOLS[name][1]
+        offset = {"offset": torch.zeros(3, 4, 3, 3)} if name == "deform_psroi_pool" else {}
+        return tensors | offset | POOLS[name][1]
     tensors = {"boxes": torch.zeros(5, 4), "scores": torch.zeros(5)}
     return tensors | ({"labels": torch.arange(5)} if name == "batched_nms" else {}) | {"iou_threshold": 0.5}
 
@@ -73,7 +73,7 @@ def test_what_is_no_dense_tensor(name, key, tier, monkeypatch):
     assert_refused(name, {key: value.tolist()}, f"{key} is a list; expected a tensor")
     assert_refused(name, {key: value.numpy()}, f"{key} is a ndarray; expected a tensor")
     assert_refused(name, {key: value.to_sparse()}, f"{key} is torch.sparse_coo; expected torch.strided")
-    if key not in ("bias", "mask", "trans"):
+    if key not in ("bias", "mask", "offset"):
         assert_refused(name, {key: None}, f"{key} is None; expected a tensor")
     for dtype in (torch.complex64, torch.bool):
         assert_refused(name, {key: value.to(dtype)}, f"{key} is {dtype}; expected ")
@@ -101,7 +101,7 @@ def test_another_number_of_dimensions(name, key, change, tier, monkeypatch):
 @pytest.mark.parametrize(("name", "key"), NUMBERS)
 @pytest.mark.parametrize("value", [None, "1", -1, float("nan"), [1, 2]])
 def test_numbers_that_are_none(name, key, value):
-    if key == "trans_std" and value == -1:
+    if key == "offset_std" and value == -1:
         pytest.skip("may be negative")
     assert_refused(name, {key: value}, f"{key} is {re.escape(repr(value))}; expected ")
 
@@ -132,8 +132,8 @@ def test_meta_tensors(name):
         ("deform_conv2d", {"bias": torch.zeros(5)}),
         ("deform_psroi_pool", {"input": torch.zeros(2, 7, 6, 7)}),
         ("deform_psroi_pool", {"rois": torch.zeros(3, 5).double()}),
-        ("deform_psroi_pool", {"trans": torch.zeros(3, 3, 3, 3)}),
-        ("deform_psroi_pool", {"sample_per_part": 0}),
+        ("deform_psroi_pool", {"offset": torch.zeros(3, 3, 3, 3)}),
+        ("deform_psroi_pool", {"samples_per_bin": 0}),
         ("psroi_pool", {"rois": torch.zeros(3, 4)}),
         ("psroi_pool", {"pooled_size": 2**15}),
         ("roi_pool", {"rois": torch.zeros(3, 5).bfloat16()}),
@@ -163,7 +163,7 @@ def huge(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def test_maps_of_more_cells_than_an_int_counts(name, tier, monkeypatch):
     device = use_tier(name, tier, monkeypatch)
     arguments = good_arguments(name) | {"input": huge(1, 8, 2**16, 2**15)}
-    arguments = {key: value.to(device) if key in ("rois", "trans") else value for key, value in arguments.items()}
+    arguments = {key: value.to(device) if key in ("rois", "offset") else value for key, value in arguments.items()}
     with pytest.raises(
         ValueError, match=rf"^{name}: input is of shape \(1, 8, 65536, 32768\); expected at most 2147483647"
     ):
@@ -278,7 +278,7 @@ def test_wild_regions(name, tier, monkeypatch):
             name,
             tier,
             monkeypatch,
-            lambda device, input, *trans: getattr(dcn_det.ops, name)(input, rois.to(device), *trans, **settings),
+            lambda device, input, *offset: getattr(dcn_det.ops, name)(input, rois.to(device), *offset, **settings),
             leaves,
         )
         assert_same(found, expected)
@@ -319,20 +319,20 @@ def test_images_of_a_batch_leave_each_other_alone(name, batch, layout, tier, mon
     input = random.normal(batch, channels, 5, 6).float().to(device, memory_format=layout)
     rois = torch.tensor([[0.0, 5, 7, 60, 50], [0, 30, 10, 70, 90]]).repeat(batch, 1)
     rois[:, 0] = torch.arange(2 * batch) // 2
-    trans = random.normal(2 * batch, 4, 3, 3).float().to(device)
+    offset = random.normal(2 * batch, 4, 3, 3).float().to(device)
     rois = rois[torch.randperm(2 * batch, generator=random.generator)].to(device)
     function = getattr(dcn_det.ops, name)
 
-    def pooled(input: torch.Tensor, rois: torch.Tensor, trans: torch.Tensor) -> list[torch.Tensor]:
-        offsets = [trans] if name == "deform_psroi_pool" else []
+    def pooled(input: torch.Tensor, rois: torch.Tensor, offset: torch.Tensor) -> list[torch.Tensor]:
+        offsets = [offset] if name == "deform_psroi_pool" else []
         return gradients_of(lambda input, *offsets: function(input, rois, *offsets, **options), [input, *offsets])
 
-    whole = pooled(input, rois, trans)
+    whole = pooled(input, rois, offset)
     for image in range(batch):
         own = rois[:, 0] == image
         moved = rois[own].clone()
         moved[:, 0] = 0
-        alone = pooled(input[image : image + 1], moved, trans[own])
+        alone = pooled(input[image : image + 1], moved, offset[own])
         assert torch.equal(whole[0][own], alone[0])
         torch.testing.assert_close(whole[1][image : image + 1], alone[1], rtol=1e-6, atol=1e-6)
         if len(alone) == 3:

@@ -27,21 +27,21 @@ def convolution(channels: int, out: int, groups: int, offset_groups: int, mask: 
     return leaves, lambda **leaves: deform_conv2d(**leaves, padding=1)
 
 
-def pool(name: str, channels: int, layout: Layout, trans: int = 0, **options: float) -> tuple:
+def pool(name: str, channels: int, layout: Layout, classes: int = 0, **options: float) -> tuple:
     leaves = {"input": random(2, channels, *SIZE).contiguous(memory_format=layout)}
-    if trans:
-        leaves["trans"] = random(150, 2 * trans, 7, 7, seed=1)
+    if classes:
+        leaves["offset"] = random(150, 2 * classes, 7, 7, seed=1)
     rois = random_rois(150, 2, SIZE[0] * 16, SIZE[1] * 16)
 
-    def run(input: Tensor, **trans: Tensor) -> Tensor:
+    def run(input: Tensor, **offset: Tensor) -> Tensor:
         regions = rois.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
-        return getattr(dcn_det.ops, name)(input, regions, **trans, spatial_scale=1 / 16, pooled_size=7, **options)
+        return getattr(dcn_det.ops, name)(input, regions, **offset, spatial_scale=1 / 16, pooled_size=7, **options)
 
     return leaves, run
 
 
 def deformable(**sizes: int) -> dict:
-    return {"part_size": 7, "sample_per_part": 4, "trans_std": 0.1, **sizes}
+    return {"part_size": 7, "samples_per_bin": 4, "offset_std": 0.1, **sizes}
 
 
 FIRST, LAST = torch.contiguous_format, torch.channels_last

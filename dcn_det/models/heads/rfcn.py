@@ -171,6 +171,6 @@ class RFCNHead(RoIHead):
             group_size=self.pooled_size,
             pooled_size=self.pooled_size,
             part_size=self.pooled_size,
-            sample_per_part=self.samples_per_bin,
-            trans_std=self.offset_std,
+            samples_per_bin=self.samples_per_bin,
+            offset_std=self.offset_std,
         )

@@ -102,19 +102,19 @@ inline PsroiSizes psroi_sizes(const Tensor& grad_output, const Tensor& rois, int
 }
 
 inline DeformPsroiSizes deform_psroi_sizes(const Tensor& input, const Tensor& rois,
-                                           const std::optional<Tensor>& trans, int64_t output_dim,
+                                           const std::optional<Tensor>& offset, int64_t output_dim,
                                            int64_t group, int64_t pooled, int64_t part, int64_t samples) {
   DeformPsroiSizes sizes{psroi_sizes(input, rois, output_dim, group, pooled)};
   sizes.part = bounded(part, 1, kMaxBins, "part_size");
-  sizes.samples = bounded(samples, 1, kMaxBins, "sample_per_part");
+  sizes.samples = bounded(samples, 1, kMaxBins, "samples_per_bin");
   sizes.classes = 1;
-  if (!trans) return sizes;
-  STD_TORCH_CHECK(trans->dim() == 4 && trans->size(1) >= 2 && trans->size(1) % 2 == 0 &&
-                      output_dim % (trans->size(1) / 2) == 0,
-                  "trans must have 2 * K channels, K dividing output_dim");
-  check_shape(*trans, {sizes.rois, trans->size(1), part, part}, "trans");
-  STD_TORCH_CHECK(trans->scalar_type() == rois.scalar_type(), "trans must have the dtype of rois");
-  sizes.classes = trans->size(1) / 2;
+  if (!offset) return sizes;
+  STD_TORCH_CHECK(offset->dim() == 4 && offset->size(1) >= 2 && offset->size(1) % 2 == 0 &&
+                      output_dim % (offset->size(1) / 2) == 0,
+                  "offset must have 2 * K channels, K dividing output_dim");
+  check_shape(*offset, {sizes.rois, offset->size(1), part, part}, "offset");
+  STD_TORCH_CHECK(offset->scalar_type() == rois.scalar_type(), "offset must have the dtype of rois");
+  sizes.classes = offset->size(1) / 2;
   return sizes;
 }
 

@@ -13,13 +13,13 @@
       "int[2] stride, int[2] padding, int[2] dilation, str border, bool need_input, bool need_offset, "      \
       "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "    \
       "Tensor grad_mask)")                                                                                   \
-  X("deform_psroi_pool(Tensor input, Tensor rois, Tensor? trans, float spatial_scale, int output_dim, int "  \
-    "group_size, int pooled_size, int part_size, int sample_per_part, float trans_std) -> Tensor")           \
+  X("deform_psroi_pool(Tensor input, Tensor rois, Tensor? offset, float spatial_scale, int output_dim, int " \
+    "group_size, int pooled_size, int part_size, int samples_per_bin, float offset_std) -> Tensor")          \
   DCN_DET_BACKWARD_SCHEMAS(                                                                                  \
       X, "deform_psroi_pool_backward",                                                                       \
-      "(Tensor grad_output, Tensor input, Tensor rois, Tensor? trans, float "                                \
-      "spatial_scale, int output_dim, int group_size, int pooled_size, int part_size, int sample_per_part, " \
-      "float trans_std, bool need_input, bool need_trans) -> (Tensor grad_input, Tensor grad_trans)")        \
+      "(Tensor grad_output, Tensor input, Tensor rois, Tensor? offset, float "                               \
+      "spatial_scale, int output_dim, int group_size, int pooled_size, int part_size, int samples_per_bin, " \
+      "float offset_std, bool need_input, bool need_offset) -> (Tensor grad_input, Tensor grad_offset)")     \
   X("psroi_pool(Tensor input, Tensor rois, float spatial_scale, int output_dim, int group_size, int "        \
     "pooled_size) -> Tensor")                                                                                \
   DCN_DET_BACKWARD_SCHEMAS(X, "psroi_pool_backward",                                                         \

@@ -26,16 +26,16 @@ struct DeformPsroiProblem {
   std::vector<int64_t> offset_of_bin;  // within the planes of a class
   std::vector<int64_t> plane_of_bin;   // within the group
   const T *roi_rows, *offsets;         // offsets: null for none
-  T trans_std;
+  T offset_std;
 
   DeformPsroiProblem(const DeformPsroiSizes& sizes, const Tensor& roi_rows,
-                     const std::optional<Tensor>& trans, double spatial_scale, double trans_std)
+                     const std::optional<Tensor>& offset, double spatial_scale, double offset_std)
       : sizes(sizes),
         bins(sizes.bins()),
         class_stride(2 * sizes.offset_plane()),
         roi_rows(roi_rows.const_data_ptr<T>()),
-        offsets(trans ? trans->const_data_ptr<T>() : nullptr),
-        trans_std(static_cast<T>(trans_std)) {
+        offsets(offset ? offset->const_data_ptr<T>() : nullptr),
+        offset_std(static_cast<T>(offset_std)) {
     for (int64_t r = 0; r < sizes.rois; ++r) {
       rois.push_back(read_roi(this->roi_rows + r * 5, static_cast<T>(spatial_scale), T(-0.5), sizes.images));
       columns_.emplace_back(rois[r].x, rois[r].width, sizes.pooled, sizes.samples);
@@ -58,8 +58,8 @@ struct DeformPsroiProblem {
   const RoiAxis<T>& columns(int64_t r) const { return columns_[r]; }
 
   // The derivative of a bin's position with respect to its offset.
-  T offset_scale_x(int64_t r) const { return trans_std * rois[r].width; }
-  T offset_scale_y(int64_t r) const { return trans_std * rois[r].height; }
+  T offset_scale_x(int64_t r) const { return offset_std * rois[r].width; }
+  T offset_scale_y(int64_t r) const { return offset_std * rois[r].height; }
 
  private:
   static constexpr int64_t kMinTileChannels = 8;
@@ -168,8 +168,8 @@ CellPlan<T> plan_cells(const DeformPsroiProblem<T>& problem, bool slopes) {
       offsets.load(block, i / count);
       for (int bin = 0; bin < problem.bins; ++bin) {
         const int row = bin / sizes.pooled, column = bin % sizes.pooled;
-        vectorized<LocateRows>(block.rows, row, offsets.y(bin), problem.trans_std, slopes, y_samples, y);
-        vectorized<LocateRows>(block.columns, column, offsets.x(bin), problem.trans_std, slopes, x_samples,
+        vectorized<LocateRows>(block.rows, row, offsets.y(bin), problem.offset_std, slopes, y_samples, y);
+        vectorized<LocateRows>(block.columns, column, offsets.x(bin), problem.offset_std, slopes, x_samples,
                                x);
         for (int l = 0; l < block.active; ++l) {
           CellLists<T>& lists = plan.lists(i / count, block.regions[l]);
@@ -225,9 +225,9 @@ class LaneSweep {
  private:
   void locate(int64_t b, int bin) {
     const int row = bin / problem_.sizes.pooled, column = bin % problem_.sizes.pooled;
-    vectorized<LocateRows>(blocks_[b].rows, row, offsets_[b].y(bin), problem_.trans_std, slopes_, y_samples_,
+    vectorized<LocateRows>(blocks_[b].rows, row, offsets_[b].y(bin), problem_.offset_std, slopes_, y_samples_,
                            y);
-    vectorized<LocateColumns>(blocks_[b].columns, column, offsets_[b].x(bin), problem_.trans_std, slopes_,
+    vectorized<LocateColumns>(blocks_[b].columns, column, offsets_[b].x(bin), problem_.offset_std, slopes_,
                               x_samples_, x);
   }
 

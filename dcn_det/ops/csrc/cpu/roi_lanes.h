@@ -90,7 +90,7 @@ class LanePlanes {
 struct LocateLanes {
  protected:
   template <typename T>
-  DCN_DET_INLINE static void place(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std,
+  DCN_DET_INLINE static void place(const LaneAxis<T>& axis, int bin, const T* offset, T offset_std,
                                    LaneSamples<T>& samples) {
     const int size = samples.size;
     const T limit = static_cast<T>(size) - T(0.5), end = static_cast<T>(size - 1);
@@ -101,7 +101,7 @@ struct LocateLanes {
       first[l] = size;
       last[l] = 0;
       start[l] = bin_start(axis.origin[l], axis.extent[l], axis.bin_extent[l], bin,
-                           rounded_product(offset[l], trans_std));
+                           rounded_product(offset[l], offset_std));
     }
     for (int i = 0; i < samples.samples; ++i) {
       int* lower = samples.lower.data() + i * kLanes;
@@ -175,9 +175,9 @@ struct LocateLanes {
 
 struct LocateRows : LocateLanes {
   template <typename T>
-  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std, bool slopes,
+  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T offset_std, bool slopes,
                                  LaneSamples<T>& samples, LaneRows<T>& rows) {
-    place(axis, bin, offset, trans_std, samples);
+    place(axis, bin, offset, offset_std, samples);
     if (samples.span <= 2 * samples.samples)
       list_neighbours(samples, slopes, rows);
     else
@@ -225,9 +225,9 @@ struct LocateColumns : LocateLanes {
   using Turn = TransposeMatrix<16>;
 
   template <typename T>
-  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std, bool slopes,
+  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T offset_std, bool slopes,
                                  LaneSamples<T>& samples, LaneColumns<T>& columns) {
-    place(axis, bin, offset, trans_std, samples);
+    place(axis, bin, offset, offset_std, samples);
     columns.windows = (samples.span + kWindow - 1) / kWindow;
     for (int l = 0; l < kLanes; ++l) columns.first[l] = samples.first[l];
     T weight[kWindow * kLanes] = {}, slope[kWindow * kLanes] = {};

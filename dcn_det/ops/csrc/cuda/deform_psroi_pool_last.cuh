@@ -51,7 +51,7 @@ template <typename T, typename A, int N, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     deform_psroi_pool_last_backward_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
                                            const T* __restrict__ features, const T* __restrict__ grad_output,
-                                           Sums grad_features, A* grad_trans, int lanes) {
+                                           Sums grad_features, A* grad_offset, int lanes) {
   const Share share(static_cast<int>(threadIdx.x % kWarp), lanes);
   const int64_t pairs = sizes.rois * sizes.classes * sizes.offset_plane(),
                 per_class = sizes.channels_per_class();
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
             CellWalker<A> columns(bin.x);
             for (CellSum<A> x; columns.next(x);) {
               const int64_t place = image + (int64_t(y.cell) * sizes.width + x.cell) * sizes.output_dim + c;
-              if (grad_trans != nullptr) {
+              if (grad_offset != nullptr) {
                 const Pack<T, N> values = load<N>(features + place);
                 A product = 0;
 #pragma unroll
@@ -104,15 +104,15 @@ __global__ void __launch_bounds__(kThreads)
             move_y += y.slope * row_sum;
           }
         }
-        grad_x += move_x * bin.roi.width * regions.trans_std;
-        grad_y += move_y * bin.roi.height * regions.trans_std;
+        grad_x += move_x * bin.roi.width * regions.offset_std;
+        grad_y += move_y * bin.roi.height * regions.offset_std;
       }
     }
-    if (grad_trans == nullptr) continue;
+    if (grad_offset == nullptr) continue;
     grad_x = sum_over_lanes(grad_x, lanes);
     grad_y = sum_over_lanes(grad_y, lanes);
     if (share.lane == 0 && active) {
-      A* target = grad_trans + (at.roi * sizes.classes + at.channel) * 2 * sizes.offset_plane() +
+      A* target = grad_offset + (at.roi * sizes.classes + at.channel) * 2 * sizes.offset_plane() +
                   static_cast<int64_t>(at.row) * sizes.part + at.column;
       target[0] = grad_x;
       target[sizes.offset_plane()] = grad_y;
