@@ -72,9 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         notes.add(f"{height}x{width} pixels" + (f" and {rois} RoIs" if rois else ""))
     print(_table(_without_empty_columns(rows), args.markdown))
     print()
-    print(
-        f"For one image of {', or '.join(sorted(notes))}. M: millions; G: billions of multiply-adds."
-    )
+    print(f"For one image of {', or '.join(sorted(notes))}. M: millions; G: billions of multiply-adds.")
     if not args.results:
         print(
             "Parameters include the constant scale and shift of batch norm, not its statistics. Activations: what a "

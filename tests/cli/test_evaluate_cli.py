@@ -70,7 +70,8 @@ def test_boxes_cannot_be_evaluated_as_masks() -> None:
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     for names in (["gt.json", "nothing.json"], ["nothing.json", "results.json"]):
         assert exit_code(lambda names=names: main(names)) == 2
-        assert capsys.readouterr() == ("", "error: nothing.json: No such file or directory\n")
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1) and error.startswith("error: nothing.json:")
 
 
 def tool(*args: str) -> subprocess.CompletedProcess[str]:

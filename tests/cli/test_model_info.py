@@ -161,6 +161,7 @@ def test_tables_in_the_documentation_are_what_the_command_prints(
 ) -> None:
     monkeypatch.chdir(CONFIGS.parent)
     lines = [line for line in Path(file).read_text().splitlines() if line.startswith(f"| `{part}/")]
+    lines = [line for line in lines if "*" not in line]
     assert len(lines) == rows
     assert main([*(f"configs/{line.split('`')[1]}.yaml" for line in lines), "--results", "--markdown"]) == 0
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]

@@ -9,7 +9,7 @@ import torch
 from dcn_det.cli.test import main
 from dcn_det.config import load_config, to_plain
 from dcn_det.errors import UserError
-from dcn_det.inference.build import load_predictor
+from dcn_det.inference.build import load
 from dcn_det.models.build import build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
@@ -75,7 +75,7 @@ def test_other_architectures_are_refused(tiny: Path, weights: Path, tmp_path: Pa
 
 
 def test_prediction_takes_all_from_the_checkpoint(weights: Path) -> None:
-    model = load_predictor(weights, device="cpu").model
+    model = load(weights, device="cpu").model
     assert model.get_submodule("backbone.layer4.1.conv2").border == "dcn_v1"
     assert model.preprocess.mean.flatten().tolist() == [1, 2, 3]
     assert model.head.offset_std == 0.5

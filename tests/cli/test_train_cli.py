@@ -16,7 +16,7 @@ import yaml
 
 from dcn_det.cli import infer, test, train
 from dcn_det.config import load_config
-from dcn_det.engine.session import Session
+from dcn_det.engine.session import set_up_process
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
@@ -166,11 +166,12 @@ def test_mistakes_are_named(tiny: Path, tmp_path: Path, arguments: list[str], me
 
 
 def test_float16_on_a_cpu_is_warned_of(tiny: Path) -> None:
-    with pytest.warns(UserWarning, match=r"train\.precision: .* bfloat16 is quick"):
-        Session(load_config(tiny, ["train.precision=float16", "device=cpu"]))
+    cpu = torch.device("cpu")
+    with pytest.warns(UserWarning, match=r"train\.precision.*bfloat16"):
+        set_up_process(load_config(tiny, "train.precision=float16"), cpu)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Session(load_config(tiny, ["train.precision=bfloat16", "device=cpu"]))
+        set_up_process(load_config(tiny, "train.precision=bfloat16"), cpu)
 
 
 def test_a_missing_image_is_named(tiny: Path, tmp_path: Path, sample_root: Path) -> None:
