@@ -15,7 +15,7 @@ inputs=$(
   {
     pwd
     cat pyproject.toml setup.py
-    find dcn_det/ops/csrc -type f | LC_ALL=C sort | xargs cat
+    find dcn_det/ops/csrc -type f ! -name '*.md' | LC_ALL=C sort | xargs cat
     echo "${DCN_DET_CUDA:-} ${TORCH_CUDA_ARCH_LIST:-}"
   } | sha256sum | cut -d' ' -f1
 )
