@@ -1,4 +1,4 @@
-"""Deformable position-sensitive RoI pooling: the public function, its module and its dispatch rules."""
+"""Deformable position-sensitive RoI pooling: public function, module and dispatch rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def _accept_released_names(function: Callable[P, R]) -> Callable[P, R]:
-    """Lets keyword arguments have the names of the authors' code."""
+    """Accepts keyword arguments under their names in the authors' code."""
     parameters = inspect.signature(function).parameters
     names = {old: new for old, new in RELEASED_NAMES.items() if new in parameters}
 
@@ -30,7 +30,7 @@ def _accept_released_names(function: Callable[P, R]) -> Callable[P, R]:
         for old, new in names.items():
             if old in kwargs:
                 if new in kwargs:
-                    raise TypeError(f"{function.__qualname__}() got {new!r} and its other name {old!r}; expected one")
+                    raise TypeError(f"{function.__qualname__}() got both {new!r} and its alias {old!r}; expected one")
                 kwargs[new] = kwargs.pop(old)
         return function(*args, **kwargs)
 
@@ -51,51 +51,51 @@ def deform_psroi_pool(
     samples_per_bin: int,
     offset_std: float,
 ) -> Tensor:
-    """Pools regions of a feature map into bins that offsets move.
+    """Pools regions of a feature map into bins moved by offsets.
 
-    A region is divided into ``pooled_size`` x ``pooled_size`` bins, and a bin is the mean of
-    ``samples_per_bin`` x ``samples_per_bin`` bilinear samples from its top-left corner on. An offset moves
-    the bin by ``offset_std`` times the offset times the region's width or height. Source: Dai et al.,
-    "Deformable Convolutional Networks" (2017), section 2.2, as in the authors' released code.
+    A region is divided into ``pooled_size`` x ``pooled_size`` bins. A bin is the mean of ``samples_per_bin`` x
+    ``samples_per_bin`` bilinear samples, the first of them at its top-left corner. An offset moves a bin by
+    ``offset_std`` times the offset times the region's width or height. Source: Dai et al., "Deformable
+    Convolutional Networks" (2017), section 2.2, as in the authors' released code.
 
-    The corners of a region are rounded, halves away from zero, the far ones then moved to their outer edge
-    (+ 1), scaled, and shifted by half a cell: a region spans ``[round(x1) * spatial_scale - 0.5, (round(x2)
-    + 1) * spatial_scale - 0.5)`` in cells, and at least 0.1 cells. Samples farther than half a cell from
-    the map's cells do not count, those within are clamped to them; a bin without a sample that counts is 0.
+    The corners of a region are rounded (halves away from zero), the bottom-right corner is moved to its outer
+    edge (+ 1), and both are scaled and shifted by half a cell: a region spans ``[round(x1) * spatial_scale -
+    0.5, (round(x2) + 1) * spatial_scale - 0.5)`` in cells, and at least 0.1 cells. Samples more than half a
+    cell beyond the outermost cells do not count; the others are clamped to the map. A bin without samples that
+    count is 0.
 
-    ``trans``, ``sample_per_part`` and ``trans_std``, the names in the authors' code, are accepted as keywords.
+    The authors' names ``trans``, ``sample_per_part`` and ``trans_std`` are accepted as keyword aliases.
 
     Args:
         input: (B, output_dim * group_size ** 2, H, W), float32, float64, float16 or bfloat16. Channel ``(o
             * group_size + i) * group_size + j`` feeds output channel o in the bins of row group i and
-            column group j. With ``group_size=1`` all bins read all channels.
-        rois: (R, 5) of (image index, x1, y1, x2, y2), in pixels of the image, both corners inclusive:
-            subtract 1 from the x2 and y2 of a half-open box.
-        offset: (R, 2 * K, part_size, part_size), or None for no offsets. Class u, of the K that divide the
-            output channels evenly, is moved by channel 2u along x and channel 2u + 1 along y.
+            column group j. With ``group_size=1`` every bin reads all channels.
+        rois: (R, 5) rows of (image index, x1, y1, x2, y2) in image pixels, with inclusive corners: subtract 1
+            from x2 and y2 of half-open boxes.
+        offset: (R, 2 * K, part_size, part_size), or None for no offsets. The output channels are divided
+            evenly into K classes; channel 2u moves class u along x, channel 2u + 1 along y.
         spatial_scale: cells per pixel: 1 / stride of the feature map.
         output_dim: number of output channels.
-        group_size: number of groups of bins along an axis.
-        pooled_size: number of bins along an axis.
-        part_size: resolution of ``offset`` along an axis; bin i reads part ``i * part_size // pooled_size``.
-        samples_per_bin: number of samples along an axis of a bin.
-        offset_std: factor of the offsets.
+        group_size: number of groups of bins along each axis.
+        pooled_size: number of bins along each axis.
+        part_size: resolution of ``offset`` along each axis; bin i reads part ``i * part_size // pooled_size``.
+        samples_per_bin: number of samples along each axis of a bin.
+        offset_std: factor applied to the offsets.
 
     Returns:
-        (R, output_dim, pooled_size, pooled_size), the input's dtype.
+        (R, output_dim, pooled_size, pooled_size), in the input's dtype.
 
     Raises:
-        ValueError: an argument does not fit; the message tells which, what it is and what was expected.
+        ValueError: if an argument is invalid; the message gives its name, its value and what was expected.
 
-    Regions and offsets are read in float32, or float64 beside float64 features, under autocast too, which
-    casts the features alone. Gradients go to ``input`` and ``offset``, once differentiable: the region gets
-    none, and neither does an offset through a sample on a cell or clamped. A region whose coordinates, or
-    whose extent in cells, are not finite pools to zero; samples moved by offsets that are not finite do not
-    count. An image index is cut to a whole number. A region whose index is outside [0, B) is an error on the
-    CPU; where looking would stall the device or break a captured graph, it pools to zero. The result is
-    deterministic. On CUDA the input's gradient is summed by atomic additions, in an order that varies, but
-    under ``torch.use_deterministic_algorithms(True)`` in fixed point, as by
-    :func:`dcn_det.ops.deform_conv2d`.
+    Regions and offsets are read in float32 (float64 for float64 features), also under autocast, which casts
+    only the features. Gradients reach ``input`` and ``offset`` and cannot be differentiated again. Regions
+    receive no gradient, and samples that lie exactly on a cell or are clamped add none to the offsets. A region
+    whose coordinates or extent in cells are not finite pools to zero; samples moved by non-finite offsets do
+    not count. The image index is truncated to an integer. An index outside [0, B) is an error on the CPU; where
+    checking it would stall the device or break a captured graph, the region pools to zero. The result is
+    deterministic. On CUDA the input's gradient is summed with atomic additions, in varying order, or under
+    ``torch.use_deterministic_algorithms(True)`` in fixed point, as in :func:`dcn_det.ops.deform_conv2d`.
     """
     _check(
         input, rois, offset, spatial_scale, output_dim, group_size, pooled_size, part_size, samples_per_bin, offset_std
@@ -118,7 +118,7 @@ def deform_psroi_pool(
 
 
 class DeformPSRoIPool(nn.Module):
-    """:func:`deform_psroi_pool` with its sizes fixed; arguments as there."""
+    """Module form of :func:`deform_psroi_pool`, with the same arguments."""
 
     @_accept_released_names
     def __init__(

@@ -1,6 +1,6 @@
-"""The operators' schemas: the text of ``csrc/common/schemas.h``, for when no compiled library defines them.
+"""Schemas of the operators: the text of ``csrc/common/schemas.h``, used when no compiled library defines them.
 
-The two are held equal by :mod:`dcn_det.ops.library`, which refuses a compiled library with other schemas.
+:mod:`dcn_det.ops.library` keeps the two equal: it refuses a compiled library with other schemas.
 """
 
 SCHEMAS: dict[str, str] = {
@@ -44,8 +44,7 @@ SCHEMAS: dict[str, str] = {
     "nms": "(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor",
 }
 
-# Backward operators with a twin, ``<name>_deterministic``, whose sums do not depend on the order in which
-# threads come.
+# Backward operators with a twin, ``<name>_deterministic``, whose sums do not depend on the order of threads.
 WITH_DETERMINISTIC_TWIN = (
     "deform_conv2d_backward",
     "deform_psroi_pool_backward",

@@ -1,4 +1,4 @@
-"""A detector in small that uses every operator, and a program that loads it as another process would."""
+"""A small detector that uses every operator, and a program that loads it in another process."""
 
 import sys
 
@@ -14,7 +14,7 @@ EXTENT = 64.0
 
 
 class SmallNetwork(nn.Module):
-    """Features, suppressed proposals, all poolings of them, and suppressed detections."""
+    """Features, suppression of proposals, every kind of pooling, and suppression of detections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class SmallNetwork(nn.Module):
         self.head = nn.Linear(pooled * POOLED**2, CLASSES)
 
     def forward(self, images: Tensor, proposals: Tensor, objectness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, H, W), proposals (R, 5) of image and box, objectness (R,): scores, boxes, kept."""
+        """Maps images (B, 3, H, W), proposals (R, 5) and objectness (R,) to scores, boxes and kept indices."""
         features = self.deform(self.stem(images).relu()).relu()
         maps = self.maps(features)
         kept = batched_nms(proposals[:, 1:], objectness, proposals[:, 0].long(), 0.3)

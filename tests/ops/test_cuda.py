@@ -1,4 +1,4 @@
-"""What only a GPU can show: streams, devices, tiles of full size, sums that do not depend on the order of threads."""
+"""Tests that need a GPU: streams, devices, full-size tiles, sums that do not depend on the order of threads."""
 
 from collections.abc import Callable, Iterator
 
@@ -31,7 +31,7 @@ def deterministic() -> Iterator[None]:
 
 
 def conv_case(dtype=torch.float32, batch=2, channels=64, size=(19, 23), masked=True) -> dict:
-    """Two groups, four offset groups."""
+    """Returns a convolution with two groups and four offset groups."""
     tensors = {
         "input": random(batch, channels, *size),
         "offset": random(batch, 8 * 9, *size, seed=1) * 2,
@@ -76,7 +76,7 @@ OPERATORS: dict[str, tuple[Callable, Callable]] = {
 
 
 def results(run: Callable, tensors: dict, device=DEVICE) -> dict:
-    """The output and the gradient of all but the regions, on the CPU."""
+    """Returns the output and all gradients except that of the regions, on the CPU."""
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name != "rois"}
     if run in (run_psroi, run_roi):
@@ -88,7 +88,7 @@ def results(run: Callable, tensors: dict, device=DEVICE) -> dict:
 
 
 def in_float64(name: str, tensors: dict) -> dict:
-    """The plain formulas in float64 for the same numbers."""
+    """Returns the reference in float64 for the same values."""
     wide = {key: tensor.double() for key, tensor in tensors.items()}
 
     def conv(input, offset, weight, bias, mask=None):
@@ -111,7 +111,7 @@ def in_float64(name: str, tensors: dict) -> dict:
 
 @pytest.fixture
 def exact_products() -> Iterator[None]:
-    """float32 products without TensorFloat-32."""
+    """Disables TensorFloat-32 in float32 products."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     yield
@@ -148,14 +148,14 @@ def test_deterministic_algorithms(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("exact_products")
 def test_tiles_of_full_size(dtype):
-    """More than 32 MB of columns, which end within an image; the CPU's kernel has tiles of its own."""
+    """Tests more than 32 MB of columns, in tiles that end within an image; the CPU uses other tiles."""
     tensors = conv_case(dtype, batch=9, channels=128, size=(50, 84), masked=False)
     assert_near(results(run_conv, tensors), results(run_conv, tensors, "cpu"), 10 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_side_stream(name):
-    """Work is ordered by the current stream: inputs that are still being computed there are waited for."""
+    """Kernels run on the current stream and wait for inputs that are still being computed there."""
     run, case = OPERATORS[name]
     tensors = case()
     expected = results(run, tensors)
@@ -188,7 +188,7 @@ def test_suppression_on_another_device():
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("strict", [False, True], ids=["atomic", "deterministic"])
 def test_nothing_waits_for_the_device(name, strict):
-    """Neither pass asks the device for a value."""
+    """Neither pass synchronizes with the device."""
     run, case = OPERATORS[name]
     tensors = {key: tensor.to(DEVICE) for key, tensor in case().items()}
     leaves = [tensors["input"].requires_grad_()]
@@ -231,7 +231,7 @@ def test_gradients_that_are_not_finite_stay_so():
 
 
 def test_more_than_2_to_the_31_elements():
-    """64-bit indices: the last image of a batch that 32 bits cannot address equals the image alone."""
+    """Indices have 64 bits: the last image of a batch beyond 32-bit indices equals the image alone."""
     images, channels, side = 34, 256, 512
     needed = 4 * images * channels * side * side * 2
     if torch.cuda.mem_get_info()[0] < needed:

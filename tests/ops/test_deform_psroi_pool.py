@@ -1,4 +1,4 @@
-"""Values and gradients of deformable position-sensitive RoI pooling, for every tier that is present."""
+"""Values and gradients of deformable position-sensitive RoI pooling, for every available tier."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def options(**changes) -> dict:
 
 
 def make_case(classes=2, rois=7, size=(13, 17), batch=2, dtype=torch.float64, spread=1.0, **changes) -> tuple:
-    """Tensors and options; ``classes=0`` is a call without offsets."""
+    """Returns tensors and options; ``classes=0`` means no offsets."""
     settings = options(**changes)
     scale, part = settings["spatial_scale"], settings["part_size"]
     channels = settings["output_dim"] * settings["group_size"] ** 2
@@ -55,7 +55,7 @@ def make_case(classes=2, rois=7, size=(13, 17), batch=2, dtype=torch.float64, sp
 
 
 def run(tensors: dict, settings: dict, device: torch.device, grad=None) -> dict:
-    """The output and the gradients of input and offset."""
+    """Returns the output and the gradients of input and offset."""
     rois = tensors["rois"].to(device)
     leaves = {k: v.to(device) for k, v in tensors.items() if k != "rois" and v is not None}
     return gradients(lambda **leaves: deform_psroi_pool(rois=rois, **leaves, **settings), leaves, grad)
@@ -130,7 +130,7 @@ def test_constant_map_pools_to_the_constant(device):
 
 
 def test_ramp_is_sampled_exactly_and_tells_the_offsets(device):
-    # On F = x a bin is the mean of its samples' x, and moves by offset_std * width for each unit of offset.
+    # On the map F = x, a bin is the mean of its samples' x, and moves by offset_std * width per unit of offset.
     settings = options(output_dim=1, group_size=1, pooled_size=2, part_size=2, offset_std=0.25)
     offset = torch.tensor([[[[0.2, -0.3], [0.1, 0.4]], [[0.5, 0.1], [-0.2, 0.3]]]]).double()
     tensors = {
@@ -191,7 +191,7 @@ def test_offsets_that_are_not_finite_read_nothing(device):
 
 @pytest.mark.parametrize("channels", [1, 8])
 def test_cells_that_are_not_sampled_do_not_matter(channels, device):
-    # The right half of the region is outside the map: its samples do not read the border they are next to.
+    # The right half of the region is outside the map: its samples do not read the adjacent border.
     settings = options(output_dim=channels, group_size=1, pooled_size=4, part_size=4)
     input = torch.ones(1, channels, 8, 8, dtype=torch.float64)
     input[..., 6:] = float("nan")

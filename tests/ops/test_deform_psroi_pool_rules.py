@@ -1,4 +1,4 @@
-"""What surrounds deformable position-sensitive RoI pooling: errors, dispatch rules, the module."""
+"""Deformable position-sensitive RoI pooling: errors, dispatch rules and module."""
 
 import pytest
 import torch
@@ -125,7 +125,7 @@ def test_module_is_the_function():
 
 
 def released(arguments: dict) -> dict:
-    """The arguments under the names of the authors' code."""
+    """Renames arguments as in the authors' code."""
     old = {"offset": "trans", "samples_per_bin": "sample_per_part", "offset_std": "trans_std"}
     return {old.get(name, name): value for name, value in arguments.items()}
 

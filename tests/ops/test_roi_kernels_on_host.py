@@ -1,4 +1,4 @@
-"""The CUDA kernels of RoI pooling, run without a GPU: values, gradients, and every access checked."""
+"""The CUDA kernels of RoI pooling, run without a GPU: values, gradients and memory accesses."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def sizes_of(input: Tensor, rois: Tensor, classes=1, **settings) -> tuple[int, .
 
 
 def with_bad_rois(rois: Tensor) -> Tensor:
-    """Puts regions that pool to zero among others, and images that do not exist."""
+    """Adds regions that pool to zero and images that do not exist."""
     rois = torch.cat([rois, BAD_ROIS.to(rois), rois[:3]])
     rois[-3:, 0] = torch.tensor([-1.0, 1e30, float("nan")])
     return rois
@@ -40,7 +40,7 @@ def unwritten(like: Tensor) -> Tensor:
 
 
 def deform_on_host(host, tensors, settings, grad, *, blocks=0, lanes=8, deterministic=False, seed=0) -> dict:
-    """The output and the gradients of input and offset."""
+    """Returns the output and the gradients of input and offset."""
     input, rois, offset = (tensors[name] for name in ("input", "rois", "offset"))
     dtype = input.dtype
     offset = None if offset is None else offset.to(rois.dtype)
@@ -59,7 +59,7 @@ def deform_on_host(host, tensors, settings, grad, *, blocks=0, lanes=8, determin
 
 
 def deform_expected(tensors, settings, grad) -> dict:
-    """The reference, in float64 but for regions and offsets, which decide what is read."""
+    """Returns the reference in float64, for the same regions and offsets, which determine the cells read."""
     input, rois, offset = (tensors[name] for name in ("input", "rois", "offset"))
     rois, offset = rois.double(), None if offset is None else offset.double()
     arguments = (input.double(), rois, offset, *settings.values())
@@ -86,7 +86,7 @@ def test_deform_psroi_pool(host, changes, lanes):
     assert_near(found, deform_expected(tensors, settings, grad), 1e-11)
 
 
-# Channels of a class: wide accesses by 4 lanes, by a warp and more than once; one at a time by 32 lanes.
+# Channels of a class: wide accesses by 4 lanes, by a warp and repeated; single elements by 32 lanes.
 LAST = {
     "few": {"classes": 1, "output_dim": 16},
     "classes": {"classes": 2, "output_dim": 48, "pooled_size": 3, "part_size": 2},
@@ -101,7 +101,7 @@ LAST = {
 def last_on_host(
     host, tensors, settings, grad, *, blocks=0, deterministic=False, seed=0, needs=("input", "offset")
 ) -> dict:
-    """:func:`deform_on_host` by the kernels for channels-last memory."""
+    """As :func:`deform_on_host`, with the kernels for channels-last memory."""
     input, rois, offset = (tensors[name] for name in ("input", "rois", "offset"))
     dtype, features = input.dtype, input.permute(0, 2, 3, 1).contiguous()
     offset = None if offset is None else offset.to(rois.dtype)
@@ -234,7 +234,7 @@ def test_no_regions_and_no_cells(host):
 
 
 def sums_of(host, name: str, dtype: torch.dtype, **how) -> tuple[Tensor, Tensor]:
-    """The input's gradient, of regions that overlap, and what the reference gives in float64."""
+    """Returns the input's gradient for overlapping regions, and the reference in float64."""
     tensors, settings = make_case(classes=0, rois=20, size=(6, 7), dtype=dtype)
     input, rois, scale = tensors["input"], tensors["rois"], settings["spatial_scale"]
     deterministic, seed = how["deterministic"], how["seed"]
@@ -270,11 +270,11 @@ def sums_of(host, name: str, dtype: torch.dtype, **how) -> tuple[Tensor, Tensor]
 @pytest.mark.parametrize("name", ["deform_psroi_pool", "deform_psroi_pool_last", "psroi_pool", "roi_align", "roi_pool"])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
 def test_deterministic_sums(host, name, dtype, tolerance):
-    """The same bits for any order of blocks and threads, which floating-point sums are not."""
+    """Deterministic sums have the same bits for any order of blocks and threads; floating point sums do not."""
     exact = [sums_of(host, name, dtype, deterministic=True, seed=seed) for seed in range(4)]
     for sums, expected in exact:
         assert torch.equal(sums, exact[0][0])
         assert_near({"input": sums}, {"input": expected}, tolerance)
     others = [sums_of(host, name, dtype, deterministic=False, seed=seed)[0] for seed in range(4)]
-    # Sums of a few bfloat16 numbers need no rounding, in whatever order.
+    # Sums of a few bfloat16 numbers are exact in any order.
     assert dtype in (torch.float16, torch.bfloat16) or not all(torch.equal(sums, others[0]) for sums in others)

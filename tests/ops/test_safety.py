@@ -1,4 +1,4 @@
-"""What must hold for any input, on every tier: clear errors, sizes beyond 32 bits, wild numbers, odd batches."""
+"""Requirements for any input, on every tier: clear errors, sizes beyond 32 bits, extreme numbers, mixed batches."""
 
 import re
 
@@ -31,7 +31,7 @@ def tier(request) -> str:
 
 
 def good_arguments(name: str) -> dict:
-    """Arguments by name, tensors and options."""
+    """Returns valid arguments by name, tensors and options."""
     if name == "deform_conv2d":
         tensors = {
             "input": torch.zeros(2, 4, 6, 7),
@@ -108,7 +108,7 @@ def test_numbers_that_are_none(name, key, value):
 
 @pytest.mark.parametrize("name", ALL)
 def test_meta_tensors(name):
-    """The right shape without values, or an error that says why not."""
+    """Meta tensors give the right shape without values, or a clear error."""
     arguments = good_arguments(name)
     expected = getattr(dcn_det.ops, name)(**arguments)
     arguments = {
@@ -155,7 +155,7 @@ def test_fake_kernels_refuse_what_the_compiled_ones_refuse(name, changes):
 
 
 def huge(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A tensor of any size in four bytes."""
+    """Returns a tensor of any size that occupies four bytes."""
     return torch.zeros((), dtype=dtype).expand(*shape)
 
 
@@ -176,8 +176,8 @@ def test_maps_of_more_cells_than_an_int_counts(name, tier, monkeypatch):
         ({"stride": 2**31}, "stride is 2147483648; expected at most 2147483647"),
         ({"padding": (0, 2**40)}, r"padding is \(0, 1099511627776\); expected at most 2147483647"),
         ({"dilation": 2**31}, "dilation is 2147483648; expected at most 2147483647"),
-        ({"padding": 2**30}, "input is of height 2147483654 with its padding; expected at most 2147483647"),
-        ({"input": huge(2, 4, 6, 2**31)}, "input is of width 2147483648 with its padding; expected at most"),
+        ({"padding": 2**30}, "input is of height 2147483654 .*; expected at most 2147483647"),
+        ({"input": huge(2, 4, 6, 2**31)}, "input is of width 2147483648 .*; expected at most"),
     ],
 )
 def test_convolution_of_more_cells_than_an_int_counts(changes, message, tier, monkeypatch):
@@ -186,22 +186,22 @@ def test_convolution_of_more_cells_than_an_int_counts(changes, message, tier, mo
 
 
 def test_far_steps_of_a_convolution(tier, monkeypatch):
-    """Strides and dilations whose products with places pass 2^31, where few places are left."""
+    """Products of strides and dilations with positions exceed 2^31; few positions remain."""
     device = use_tier("deform_conv2d", tier, monkeypatch)
     input = torch.arange(12.0).reshape(1, 1, 3, 4).to(device)
     weight = torch.ones(1, 1, 2, 2).to(device)
     offset = torch.zeros(1, 8, 1, 1).to(device)
     far = 2**30
     output = deform_conv2d(input, offset, weight, padding=2**29, dilation=far, stride=2**31 - 1)
-    # Taps lie 2^29 before and after the map, and none within.
+    # Taps are 2^29 before and after the map, none within.
     assert output.tolist() == [[[[0.0]]]]
     offset[0, 0::2], offset[0, 1::2] = 2.0**29, 2.0**29
     output = deform_conv2d(input, offset, weight, padding=2**29, dilation=far, stride=2**31 - 1)
-    assert output.tolist() == [[[[0.0]]]]  # float32 cells of 2^29 hold the first tap: input[0, 0]
+    assert output.tolist() == [[[[0.0]]]]  # the first tap reads input[0, 0], as float32 holds 2^29 exactly
 
 
 def wild(random: Random, tensor: torch.Tensor, part: float) -> torch.Tensor:
-    """The tensor with a part of its values replaced."""
+    """Returns the tensor with some values replaced."""
     values = torch.tensor(WILD, dtype=torch.float64)
     chosen = values[torch.randint(len(WILD), tensor.shape, generator=random.generator)]
     replaced = torch.rand(tensor.shape, generator=random.generator) < part
@@ -221,7 +221,7 @@ def gradients_of(function, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def on_both(name: str, tier: str, monkeypatch: pytest.MonkeyPatch, function, leaves: list[torch.Tensor]) -> tuple:
-    """Output and gradients on a tier and on the plain one."""
+    """Returns output and gradients on a tier and on the plain tier."""
     with monkeypatch.context() as patch:
         device = use_tier(name, tier, patch)
         found = gradients_of(lambda *leaves: function(device, *leaves), [leaf.to(device) for leaf in leaves])
@@ -288,7 +288,7 @@ def test_wild_regions(name, tier, monkeypatch):
 
 
 def test_wild_boxes(tier, monkeypatch):
-    """Which boxes are kept is documented for these, too: what is not finite overlaps nothing."""
+    """Suppression is defined for extreme boxes as well: non-finite boxes overlap nothing."""
     device = use_tier("nms", tier, monkeypatch)
 
     @repeatable(300)
@@ -342,7 +342,7 @@ def test_images_of_a_batch_leave_each_other_alone(name, batch, layout, tier, mon
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize("index", [-1, 2, 0.5, float("nan"), float("inf"), -1e30])
 def test_image_index(name, index, tier, monkeypatch):
-    """An index outside the batch is an error on the CPU; a fraction is cut off, as float indices always were."""
+    """An index outside the batch is an error on the CPU; a fractional index is truncated."""
     device = use_tier(name, tier, monkeypatch)
     arguments = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in good_arguments(name).items()}
     arguments["rois"][1, 0] = index

@@ -1,4 +1,4 @@
-"""One, two and four threads give the same bits, forward and backward, for maps that make work for all of them."""
+"""One, two and four threads give the same bits, forward and backward, on maps with work for all of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -103,8 +103,8 @@ def test_same_bits(case, dtype):
             assert torch.equal(found, expected), name
 
 
-@pytest.mark.parametrize("labelled", [False, True], ids=["all boxes", "classes"])
-def test_same_boxes(labelled):
+@pytest.mark.parametrize("labeled", [False, True], ids=["all boxes", "classes"])
+def test_same_boxes(labeled):
     assert_compiled("nms")
     corners = random(6000, 2, seed=1) * 200
     boxes = torch.cat([corners, corners + 20 + random(6000, 2, seed=2).abs() * 30], 1).float()
@@ -112,7 +112,7 @@ def test_same_boxes(labelled):
     labels = torch.arange(6000) % 37
     results = []
     for _ in for_each_thread_count():
-        kept = batched_nms(boxes, scores, labels, 0.3) if labelled else nms(boxes, scores, 0.3)
+        kept = batched_nms(boxes, scores, labels, 0.3) if labeled else nms(boxes, scores, 0.3)
         results.append(kept)
     assert 100 < len(results[0]) < 6000
     assert all(torch.equal(kept, results[0]) for kept in results)

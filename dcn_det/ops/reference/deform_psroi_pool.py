@@ -1,7 +1,7 @@
 """Deformable position-sensitive RoI pooling in plain PyTorch operations.
 
-The samples of a bin form a grid, so that a bin is a sum of cells, each weighted by one factor for its row
-and one for its column. The mathematics are those of the authors' released code.
+The samples of a bin form a grid, so that a bin is a sum of cells, each weighted by a factor of its row and a
+factor of its column. The results follow the authors' released code.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dcn_det.ops.reference.roi_pooling import bin_parts, chunks, read_rois, sour
 
 
 class Axis(NamedTuple):
-    """One axis of every bin: for each sample the two cells it lies between.
+    """One axis of every bin: the two cells around each sample.
 
-    All are (R, classes, pooled, pooled, 2 * samples) but ``counted``.
+    All are (R, classes, pooled, pooled, 2 * samples), except ``counted``, without the last dimension.
     """
 
     cells: Tensor
     weights: Tensor
     slopes: Tensor  # derivatives of the weights with respect to the position
-    counted: Tensor  # how many samples count
+    counted: Tensor  # number of samples that count
 
 
 def sample_axis(start: Tensor, step: Tensor, samples: int, size: int) -> Axis:
@@ -45,7 +45,7 @@ def sample_axis(start: Tensor, step: Tensor, samples: int, size: int) -> Axis:
 
 
 class Problem:
-    """The bins of a call, and the tensors in the dtype of sums. Arguments are those of the operator."""
+    """Bins of a call, with its tensors in the dtype of sums; takes the arguments of the operator."""
 
     def __init__(
         self,
@@ -93,13 +93,13 @@ class Problem:
         return chunks(len(self.scale), self.planes.numel() * self.x.cells.shape[-1] ** 2)
 
     def index(self, chunk: slice) -> Tensor:
-        """(r, classes, channels of a class, pooled, pooled, rows, columns) indices into the flattened map."""
+        """Indices into the flattened map: (r, classes, channels of a class, pooled, pooled, rows, columns)."""
         plane = self.regions.image[chunk, None, None, None, None] * self.channels + self.planes
         rows = plane[..., None] * self.height + self.y.cells[chunk, :, None]
         return rows[..., None] * self.width + self.x.cells[chunk, :, None, ..., None, :]
 
     def values(self, chunk: slice) -> Tensor:
-        """What the cells hold, and 0 where none is read: (r, classes, ..., rows, columns)."""
+        """Values of the cells, 0 where none is read: (r, classes, ..., rows, columns)."""
         read = (self.y.weights[chunk, ..., None] != 0) & (self.x.weights[chunk, ..., None, :] != 0)
         read = (read & (self.scale[chunk, ..., None, None] != 0))[:, :, None]
         values = self.cells[self.index(chunk)]
@@ -107,12 +107,12 @@ class Problem:
 
 
 def combine(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Sums over the last two dimensions, with a factor for each row and column of each class."""
+    """Sums over the last two dimensions, weighted by factors of the rows and columns of each class."""
     return ((values * columns[:, :, None, ..., None, :]).sum(-1) * rows[:, :, None]).sum(-1)
 
 
 def deform_psroi_pool(input: Tensor, rois: Tensor, offset: Tensor | None, *options: Any) -> Tensor:
-    """The forward pass, differentiable by autograd.
+    """Forward pass, differentiable by autograd.
 
     ``rois`` and ``offset`` are in the dtype of sums; ``options`` are the operator's other arguments.
     """
@@ -130,7 +130,7 @@ def deform_psroi_pool(input: Tensor, rois: Tensor, offset: Tensor | None, *optio
 def deform_psroi_pool_backward(
     grad_output: Tensor, input: Tensor, rois: Tensor, offset: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of input and offset; an empty tensor for one that is not needed."""
+    """Gradients of input and offset; an empty tensor for each that is not needed."""
     *options_forward, need_input, need_offset = options
     grad_input = torch.zeros_like(input) if need_input else input.new_empty(0)
     grad_offset = rois.new_empty(0)

@@ -1,4 +1,4 @@
-// The kernels of RoI pooling, launched as their .cu files do.
+// Kernels of RoI pooling, launched as in their .cu files.
 #include "arguments.h"
 
 #include "cuda/deform_psroi_pool.cuh"
@@ -70,7 +70,7 @@ extern "C" void deform_psroi_pool_last(int64_t dtype, const int64_t* s, int64_t 
   });
 }
 
-// The gradients whose pointer is not null.
+// Computes the gradients whose pointer is not null.
 extern "C" void deform_psroi_pool_last_backward(int64_t dtype, const int64_t* s, int64_t blocks,
                                                 int64_t deterministic, double scale, double std,
                                                 const void* grad, const void* features, const void* rois,

@@ -1,7 +1,7 @@
-// The operators' schemas; dcn_det/ops/schemas.py holds the same text, for when there is no compiled library.
+// Schemas of the operators; dcn_det/ops/schemas.py holds the same text, for use without a compiled library.
 #pragma once
 
-// A backward operator and its twin whose sums do not depend on the order in which threads come.
+// A backward operator and its twin, whose sums do not depend on the order of threads.
 #define DCN_DET_BACKWARD_SCHEMAS(X, name, schema) X(name schema) X(name "_deterministic" schema)
 
 #define DCN_DET_SCHEMAS(X)                                                                                   \

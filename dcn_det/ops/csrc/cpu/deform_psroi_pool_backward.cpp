@@ -71,7 +71,7 @@ void backward_over_regions(const DeformPsroiProblem<T>& problem, const T* grad_o
   });
 }
 
-// Adds up what the tiles of a class and the bins of a part say about an offset.
+// Sums the gradients of an offset over the tiles of its class and the bins of its part.
 template <typename T>
 void sum_offset_gradients(const DeformPsroiProblem<T>& problem, const std::vector<ChannelTile>& tiles,
                           const T* position_grads, T* grad_offset) {
@@ -126,7 +126,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
     else
       backward_over_regions(problem, grad_data, map_data, grad_map_data, grad_offset_data);
   }
-  // The map is the input itself where dtype and layout suit the loops.
+  // The map is the input itself if its dtype and layout suit the loops.
   if (!need_input || map.const_data_ptr() == input.const_data_ptr()) {
     if (need_input || input.scalar_type() == type) return {grad_map, grad_offset};
     return {torch::stable::new_empty(input, {0}), grad_offset};
@@ -145,7 +145,7 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
   const auto sizes = deform_psroi_sizes(input, rois, offset, output_dim, group_size, pooled_size, part_size,
                                         samples_per_bin);
   check_grad(grad_output, input, {sizes.rois, output_dim, pooled_size, pooled_size});
-  STD_TORCH_CHECK(offset || !need_offset, "there is no gradient of offset without offset");
+  STD_TORCH_CHECK(offset || !need_offset, "need_offset must be false without offset");
   const Tensor rows = torch::stable::contiguous(rois);
   if (offset) offset = torch::stable::contiguous(*offset);
   const auto run = input.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;

@@ -1,4 +1,5 @@
-// Deformable position-sensitive RoI pooling on CUDA: launches of the kernels in deform_psroi_pool.cuh.
+// Deformable position-sensitive RoI pooling on CUDA: launches the kernels of deform_psroi_pool.cuh and
+// deform_psroi_pool_last.cuh.
 #include <cuda_runtime.h>
 
 #include <tuple>
@@ -18,7 +19,7 @@ DeformPsroiRegions<A> regions_of(const Tensor& rois, const std::optional<Tensor>
           static_cast<A>(spatial_scale), static_cast<A>(offset_std)};
 }
 
-// How many lanes share the work for an offset: as many as find some, at most a warp.
+// The number of lanes that share the work of an offset: as many as have work, at most a warp.
 int offset_lanes(const DeformPsroiSizes& sizes) {
   const int64_t bins = (sizes.pooled + sizes.part - 1) / sizes.part;
   const int64_t items = sizes.channels_per_class() * bins * bins;
@@ -27,7 +28,7 @@ int offset_lanes(const DeformPsroiSizes& sizes) {
   return lanes;
 }
 
-// Whether lanes share channels, for which these have to lie next to each other.
+// Whether the kernels for channels-last memory apply, in which lanes share channels.
 bool suits_channels_last(const DeformPsroiSizes& sizes) {
   return sizes.group == 1 && sizes.channels_per_class() >= 4 * kLeastLanes;
 }
@@ -49,7 +50,7 @@ void dispatch_last(const DeformPsroiSizes& sizes, const Tensor& features, const 
 
 Tensor channels_last(const Tensor& input) { return dense_copy(permuted(input, {0, 2, 3, 1})); }
 
-// The gradient of `like`, in its dtype and layout, from (images, height, width, channels) sums.
+// Sums, (images, height, width, channels), as the gradient of `like`, in its dtype and layout.
 Tensor from_channels_last(const Tensor& like, const Tensor& sums) {
   const Tensor view = permuted(cast(sums, like.scalar_type()), {0, 3, 1, 2});
   if (is_channels_last(like)) return view;
@@ -100,7 +101,7 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
   const auto sizes = deform_psroi_sizes(input, rois, offset, output_dim, group_size, pooled_size, part_size,
                                         samples_per_bin);
   check_grad(grad_output, input, {sizes.rois, output_dim, pooled_size, pooled_size});
-  STD_TORCH_CHECK(offset || !need_offset, "there is no gradient of offset without offset");
+  STD_TORCH_CHECK(offset || !need_offset, "need_offset must be false without offset");
   const DeviceGuard guard(input.get_device_index());
   const Tensor rows = torch::stable::contiguous(rois), grad = torch::stable::contiguous(grad_output);
   if (offset) offset = torch::stable::contiguous(*offset);
