@@ -176,8 +176,8 @@ def test_maps_of_more_cells_than_an_int_counts(name, tier, monkeypatch):
         ({"stride": 2**31}, "stride is 2147483648; expected at most 2147483647"),
         ({"padding": (0, 2**40)}, r"padding is \(0, 1099511627776\); expected at most 2147483647"),
         ({"dilation": 2**31}, "dilation is 2147483648; expected at most 2147483647"),
-        ({"padding": 2**30}, "input is of height 2147483654 with its padding; expected at most 2147483647"),
-        ({"input": huge(2, 4, 6, 2**31)}, "input is of width 2147483648 with its padding; expected at most"),
+        ({"padding": 2**30}, "input is of height 2147483654 .*; expected at most 2147483647"),
+        ({"input": huge(2, 4, 6, 2**31)}, "input is of width 2147483648 .*; expected at most"),
     ],
 )
 def test_convolution_of_more_cells_than_an_int_counts(changes, message, tier, monkeypatch):
