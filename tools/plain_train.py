@@ -21,6 +21,7 @@ from dcn_det.evaluation.truth import Truth
 from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint
+from dcn_det.weights.backbone import load_backbone_weights
 
 
 def learning_rate_factor(train: TrainConfig, iteration: int, length: int, epoch_length: int) -> float:
@@ -58,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # Model.
     torch.manual_seed(config.seed)
-    model = build_detector(config.model, len(train_set.categories), config.test).to(device)
+    model = build_detector(config, len(train_set.categories))
+    load_backbone_weights(model.backbone, config.model.backbone)
+    model = model.to(device)
     if train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()

@@ -100,7 +100,7 @@ def scales(rounds: int) -> tuple[dict[str, float], Bars]:
     works: dict[str, Callable[[], Any]] = {}
     for name, chosen in {"all": sizes, **{str(size["short_side"]): [size] for size in sizes}}.items():
         config = from_plain({"model": model, "test": {"scales": chosen}})
-        predictor = build_predictor(build_detector(config.model, CLASSES, config.test), categories, config)
+        predictor = build_predictor(build_detector(config, CLASSES), categories, config)
         works[name] = partial(predictor, image)
     medians = take_turns(works, rounds, 1)
     alone = sum(value for name, value in medians.items() if name != "all")

@@ -19,6 +19,7 @@ from dcn_det.data.voc import VOC_CLASSES
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.images import draw_boxes, read_image, sheet, write_image
+from dcn_det.models.anchor_head import AnchorHead
 from dcn_det.models.build import build_detector
 from dcn_det.progress import Progress
 
@@ -79,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _anchors(config: Config) -> AnchorCheck:
-    rpn = build_detector(config.model, 1, config.test, load_backbone_weights=False).rpn
+    rpn = getattr(build_detector(config, 1), "rpn", None)
+    assert isinstance(rpn, AnchorHead)
     resize = config.data.resize
     return AnchorCheck(rpn.anchors.double().numpy(), rpn.strides, resize.short_side, resize.max_side)
 

@@ -90,7 +90,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _count(config: Config, classes: int, height: int, width: int, rois: int) -> ModelInfo:
     with torch.device("meta"):
-        model = build_detector(config.model, classes, config.test, load_backbone_weights=False)
+        model = build_detector(config, classes)
     return model_info(model, height, width, rois)
 
 

@@ -34,10 +34,12 @@ from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
-from dcn_det.models.build import Detector, build_detector
+from dcn_det.models.build import build_detector
+from dcn_det.models.detector import Detector
 from dcn_det.progress import Progress
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
+from dcn_det.weights.backbone import load_backbone_weights
 
 DRAWN_IMAGES = 8
 
@@ -85,7 +87,9 @@ class Session:
             self.train_set = build_dataset(config.data, "train", progress=Progress("sample image"))
         self.test_set = self._annotated_test_set()
         with self.processes.main_first():
-            self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
+            model = build_detector(config, len(self.categories))
+            load_backbone_weights(model.backbone, config.model.backbone)
+        self.model: nn.Module = model.to(self.device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.average = WeightAverage(self.model, config.train.ema_decay) if config.train.ema_decay else None

@@ -20,6 +20,7 @@ from dcn_det.models.postprocess import PostProcess
 from dcn_det.precision import PRECISIONS
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
+from dcn_det.weights.files import load_into
 from dcn_det.weights.settings import describe, differences, get, laid_over, of_checkpoint
 
 
@@ -61,7 +62,7 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
             nms=test.nms,
             nms_iou=test.nms_iou,
             nms_sigma=test.nms_sigma,
-            class_agnostic=test.nms_class_agnostic,
+            nms_class_agnostic=test.nms_class_agnostic,
             max_detections=test.max_detections,
             vote_iou=average.vote_iou if average else None,
         ),
@@ -116,8 +117,8 @@ def restore_predictor(state: Mapping[str, Any], source: Path, config: Config, de
     """
     categories = checkpoint.categories_from_plain(state["categories"])
     where = resolve_device(device)
-    model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
-    checkpoint.load_weights(model, state["model"], source)
+    model = build_detector(config, len(categories))
+    load_into(model, state["model"], source=source)
     return build_predictor(model.to(where).eval(), categories, config)
 
 

@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def count(name: str, *overrides: str, size: tuple[int, int] = (96, 128), rois: int = 10) -> ModelInfo:
     config = load_config(CONFIGS / f"{name}.yaml", overrides)
     with torch.device("meta"):
-        model = build_detector(config.model, 20, config.test, load_backbone_weights=False)
+        model = build_detector(config, 20)
     return model_info(model, *size, rois)
 
 
@@ -56,7 +56,7 @@ def test_activations_are_those_of_a_real_step() -> None:
     config = load_config(
         CONFIGS / "voc" / "rfcn_r101_dcn.yaml", ["model.backbone.width=8", "model.backbone.kind=resnet50"]
     )
-    model = build_detector(config.model, 20, config.test, load_backbone_weights=False)
+    model = build_detector(config, 20)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -74,7 +74,7 @@ def test_activations_are_those_of_a_real_step() -> None:
     real = sum(storage.nbytes() for storage in kept.values())
     assert first is not None and second is not None
     with torch.device("meta"):
-        model = build_detector(config.model, 20, config.test, load_backbone_weights=False)
+        model = build_detector(config, 20)
     assert model_info(model, 96, 128, 10).activation_bytes == pytest.approx(real, rel=0.01)
 
 

@@ -122,7 +122,7 @@ def test_voc_variants_differ_in_what_their_names_say(name: str) -> None:
 
 def on_meta(config: Config) -> torch.nn.Module:
     with torch.device("meta"):
-        return build_detector(config.model, 20, config.test, load_backbone_weights=False)
+        return build_detector(config, 20)
 
 
 @pytest.mark.parametrize("name", FILES)

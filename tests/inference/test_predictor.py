@@ -77,7 +77,7 @@ def test_a_single_view_gives_what_the_detector_itself_gives() -> None:
     batch = Batch(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], [info])
     found = Predictor(model, CATEGORIES, [View(96, 200)], torch.device("cpu"), PostProcess(0.2, max_detections=20))
     assert len(found(image)) > 5
-    assert equal(found(image), model(batch)[0])
+    assert equal(found(image), found.postprocess(model(batch)[0]))
 
 
 def settings(**test: object) -> Config:

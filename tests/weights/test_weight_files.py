@@ -85,8 +85,7 @@ def test_every_misfit_is_listed_at_once_and_nothing_is_loaded() -> None:
     state = {"a.weight": torch.zeros(2, 4), **{f"b{i}": torch.zeros(1) for i in range(7)}}
     with pytest.raises(UserError) as caught:
         load_into(module, state, source="w.pth")
-    assert str(caught.value) == (
-        "weights from w.pth do not fit the ModuleDict: 1 missing (a.bias); "
-        "7 unexpected (b0, b1, b2, b3, b4 and 2 more); 1 of another shape (a.weight 2x4 for 2x3)"
-    )
+    first, *lines = str(caught.value).splitlines()
+    assert "w.pth" in first and "9 differences" in first
+    assert lines[0].startswith("a.bias 2") and lines[1].startswith("b0 1") and len(lines) == 6 and "4 more" in lines[5]
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
