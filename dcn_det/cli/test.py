@@ -13,6 +13,7 @@ import torch
 
 from dcn_det import distributed
 from dcn_det.config import Config, Origins, load_with_origins, print_config, to_plain
+from dcn_det.config.data import VocSplitConfig
 from dcn_det.data.build import build_dataset
 from dcn_det.data.voc import read_sets
 from dcn_det.distributed import Processes
@@ -90,7 +91,7 @@ def _run(args: argparse.Namespace, config: Config, origins: Origins, processes: 
     write_json(output / "detections.json", results)
     print(f"detections: '{output / 'detections.json'}'")
     split = config.data.test
-    if split is not None and split.sets is not None:
+    if isinstance(split, VocSplitConfig):
         names = [category.name for category in dataset.categories]
         images = read_sets(Path(config.data.root), split.sets, names, labelled=False)
         write_voc_results(output / "voc", results, images, names, Path(split.sets[0]).stem)
