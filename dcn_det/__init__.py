@@ -21,7 +21,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcn_det.config import Config, load_config
+    from dcn_det.config import Config, load_config, register_backbone, register_detector, register_format
     from dcn_det.engine.testing import TestResult, test
     from dcn_det.engine.training import TrainingResult, train
     from dcn_det.errors import UserError

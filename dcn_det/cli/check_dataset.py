@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dcn_det.config import Config, load_config
+from dcn_det.config.data import CocoSplitConfig, VocSplitConfig
 from dcn_det.data.build import build_dataset
 from dcn_det.data.check import AnchorCheck, check_coco
 from dcn_det.data.check_voc import check_voc
@@ -58,21 +59,21 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"data.{args.split} is null: there are no annotations to check")
     progress = Progress("image")
     anchors = _anchors(config)
-    if part.sets is not None:
+    if isinstance(part, VocSplitConfig):
         classes = config.data.classes or VOC_CLASSES
         report = check_voc(root, part.sets, classes, args.split == "train", anchors, args.workers, progress)
     else:
-        assert part.annotations is not None and part.images is not None
+        assert isinstance(part, CocoSplitConfig)
         report = check_coco(root / part.annotations, root / part.images, anchors, args.workers, progress)
     print(report.text())
     if args.fix:
         write_json(args.fix, report.fixed)
         images, objects = len(report.fixed["images"]), len(report.fixed["annotations"])
         print(f"fixed: '{args.fix}' with {images} of {report.images} images, {objects} of {report.objects} objects")
-        if part.sets is not None:
+        if isinstance(part, VocSplitConfig):
             split = f"data.{args.split}"
             place = args.fix.absolute()
-            print(f"to use it: data.kind=coco {split}.images=. {split}.annotations={place} {split}.sets=null")
+            print(f"to use it: data.kind=coco {split}.images=. {split}.annotations={place}")
     if args.browse:
         count = browse(config, args.browse, args.samples)
         print(f"drawn: {count} training images in '{args.browse}' (as it is, then {AUGMENTED} times augmented)")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dcn_det.config import Config, load_config
+from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.config.testing import ExpectedConfig
 from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
@@ -65,8 +66,10 @@ def main(argv: list[str] | None = None) -> int:
     for file in files:
         config = load_config(file, overrides)
         height, width = size or (config.data.resize.short_side, config.data.resize.max_side)
-        classes = args.classes or len(config.data.classes or ()) or CLASSES[config.data.kind]
-        rois = args.rois or getattr(config.model.rpn, "post_nms", 0)
+        classes = args.classes or len(config.data.classes or ()) or CLASSES.get(config.data.kind)
+        if classes is None:
+            raise UserError(f"--classes: give the number of classes of '{config.data.kind}' data")
+        rois = args.rois or getattr(getattr(config.model, "rpn", None), "post_nms", 0)
         info = _count(config, classes, height, width, rois)
         rows.append(_results(file, config, info) if args.results else _sizes(file, config, info, classes))
         notes.add(f"{height}x{width} pixels" + (f" and {rois} RoIs" if rois else ""))
@@ -100,19 +103,20 @@ def _million(count: int | None) -> str:
 
 def _deformable(config: Config) -> str:
     """Which convolutions deform, and whether the RoI pooling does."""
-    parts = [" ".join(config.model.backbone.deform.blocks)]
-    if config.model.backbone.deform.kind == "v2" and parts[0]:
-        parts[0] += " (v2)"
+    backbone, parts = config.model.backbone, []
+    if isinstance(backbone, ResidualBackboneConfig) and backbone.deform.blocks:
+        parts.append(" ".join(backbone.deform.blocks) + (" (v2)" if backbone.deform.kind == "v2" else ""))
     if config.model.pooling == "deformable":
         parts.append("pooling")
-    return ", ".join(part for part in parts if part) or NOTHING
+    return ", ".join(parts) or NOTHING
 
 
 def _sizes(file: str, config: Config, info: ModelInfo, classes: int) -> dict[str, str]:
     parts = info.parameters
     total = sum(parts.values())
     alone = total - parts["rpn"] if "head" in parts else total
-    backbone, dilation = config.model.backbone, config.model.backbone.res5_dilation
+    backbone = config.model.backbone
+    dilation = getattr(backbone, "res5_dilation", None)
     default = backbone.kind == "resnet101" and classes == PAPER_CLASSES and dilation == 2
     paper = PAPER_PARAMETERS.get((config.model.kind, config.model.pooling, len(info.deformable))) if default else None
     return {

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from dcn_det.config.data import DataConfig, ResizeConfig
+from dcn_det.config.data import CocoSplitConfig, DataConfig, ResizeConfig, VocSplitConfig
 from dcn_det.data.augment import Augmentation, ColorJitter, RandomCrop
 from dcn_det.data.cache import ImageCache
 from dcn_det.data.coco import load_coco
@@ -56,10 +56,10 @@ def build_dataset(
         "labelled": training,
     }
     index: DatasetIndex
-    if part.sets is not None:
+    if isinstance(part, VocSplitConfig):
         index = load_voc(root, part.sets, **policies)
     else:
-        assert part.annotations is not None and part.images is not None
+        assert isinstance(part, CocoSplitConfig)
         if not (root / part.annotations).is_file():
             raise UserError(f"data.{split}.annotations: no file {root / part.annotations} (data.root is {root})")
         if not (root / part.images).is_dir():

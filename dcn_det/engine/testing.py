@@ -13,6 +13,7 @@ import numpy as np
 
 from dcn_det import distributed
 from dcn_det.config import Config, as_config, print_config
+from dcn_det.config.data import VocSplitConfig
 from dcn_det.data.build import build_dataset
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.index import DatasetIndex
@@ -115,7 +116,7 @@ def _run(
     write_json(output / "detections.json", results)
     files = {"detections": output / "detections.json"}
     split = config.data.test
-    if split is not None and split.sets is not None:
+    if isinstance(split, VocSplitConfig):
         names = [category.name for category in dataset.categories]
         images = read_sets(Path(config.data.root), split.sets, names, labelled=False)
         write_voc_results(output / "voc", results, images, names, Path(split.sets[0]).stem)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcn_det.config import Config
+from dcn_det.config.data import CocoSplitConfig, VocSplitConfig
 from dcn_det.errors import UserError
 from dcn_det.evaluation.coco import Backend, IouType, evaluate, load_ground_truth, load_results
 from dcn_det.evaluation.ground_truth import GroundTruth
@@ -51,14 +52,14 @@ class Truth:
         split, root = config.data.test, Path(config.data.root)
         if split is None:
             raise UserError("data.test: is null, there is nothing to evaluate against")
-        if split.annotations is not None and split.images is not None:
+        if isinstance(split, CocoSplitConfig):
             if not (root / split.annotations).is_file():
                 raise UserError(f"data.test.annotations: no file {root / split.annotations} (data.root is {root})")
             truth = cls.of_file(root / split.annotations)
             return cls(truth.coco, truth.classes, image_folder=root / split.images)
         from dcn_det.data.voc import VOC_CLASSES, as_coco, read_sets
 
-        assert split.sets is not None
+        assert isinstance(split, VocSplitConfig)
         classes = config.data.classes or VOC_CLASSES
         images = read_sets(root, split.sets, classes)
         return cls(load_ground_truth(as_coco(images, classes)), classes, images, root)

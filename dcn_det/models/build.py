@@ -11,13 +11,16 @@ from typing import Any
 
 from torch import Tensor
 
-from dcn_det.config import Config
+from dcn_det.config import BACKBONES, DETECTORS, Config
 from dcn_det.config.model import (
+    AlignedInceptionResNetConfig,
     AnchorsConfig,
     BackboneConfig,
     ClassAwareRPNConfig,
     FasterRCNNConfig,
     PreprocessConfig,
+    ResidualBackboneConfig,
+    ResNetConfig,
     RFCNConfig,
     RPNConfig,
 )
@@ -31,7 +34,7 @@ from dcn_det.models.backbones.aligned_inception_resnet import AlignedInceptionRe
 from dcn_det.models.backbones.convolution import DeformableBlocks
 from dcn_det.models.backbones.fpn import FeaturePyramid
 from dcn_det.models.backbones.residual import ResidualBackbone
-from dcn_det.models.backbones.resnet import DEPTHS, ResNet
+from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.models.class_aware_rpn import ClassAwareRPN
 from dcn_det.models.detector import Backbone, Detector, Head, TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
@@ -54,13 +57,14 @@ def build_detector(config: Config, num_classes: int) -> Detector[Any]:
     Raises:
         UserError: the settings contradict each other.
     """
-    backbone = build_backbone(config.model.backbone)
-    return DETECTORS[config.model.kind](config.model, backbone, num_classes, config.test)
+    build: Callable[..., Detector[Any]] = DETECTORS.builder(config.model.kind)
+    return build(config.model, build_backbone(config.model.backbone), num_classes, config.test)
 
 
 def build_backbone(settings: BackboneConfig) -> Backbone:
     """Builds a backbone, on the CPU and without pretrained weights."""
-    return BACKBONES[settings.kind](settings)
+    backbone: Backbone = BACKBONES.builder(settings.kind)(settings)
+    return backbone
 
 
 class Options:
@@ -194,7 +198,7 @@ def _anchors(settings: AnchorsConfig, strides: Sequence[int]) -> tuple[list[Tens
     return [cell_anchors(side, settings.ratios, settings.scales) for side in sides], list(strides)
 
 
-def build_resnet(settings: BackboneConfig) -> ResNet:
+def build_resnet(settings: ResNetConfig) -> ResNet:
     """Builds a ResNet."""
     dilation, depth = settings.res5_dilation, ResNet.depths(settings.kind)[-1]
     if isinstance(dilation, tuple) and len(dilation) != depth:
@@ -202,14 +206,14 @@ def build_resnet(settings: BackboneConfig) -> ResNet:
     return _residual(settings, ResNet)
 
 
-def build_aligned_inception_resnet(settings: BackboneConfig) -> AlignedInceptionResNet:
+def build_aligned_inception_resnet(settings: AlignedInceptionResNetConfig) -> AlignedInceptionResNet:
     """Builds an Aligned-Inception-ResNet."""
     if settings.width % 2:
         raise UserError(f"model.backbone.width: {settings.width} is odd; {air.KIND} needs an even number")
     return _residual(settings, AlignedInceptionResNet)
 
 
-def _residual(settings: BackboneConfig, network: type[Any]) -> Any:
+def _residual(settings: ResidualBackboneConfig, network: type[Any]) -> Any:
     assert issubclass(network, ResidualBackbone)
     _check_deform(settings, network.deformable_channels(settings.kind, settings.width))
     deform, options = Options(settings.deform), Options(settings, "weights", "preprocess")
@@ -220,7 +224,7 @@ def _residual(settings: BackboneConfig, network: type[Any]) -> Any:
     return backbone
 
 
-def _check_deform(settings: BackboneConfig, channels: dict[str, int]) -> None:
+def _check_deform(settings: ResidualBackboneConfig, channels: dict[str, int]) -> None:
     """Refuses names that are not in ``channels``, and offset groups that do not divide those channels."""
     groups = settings.deform.offset_groups
     for name in settings.deform.blocks:
@@ -232,14 +236,3 @@ def _check_deform(settings: BackboneConfig, channels: dict[str, int]) -> None:
             raise UserError(
                 f"model.backbone.deform.offset_groups: {groups} does not divide {name}'s {channels[name]} channels"
             )
-
-
-BACKBONES: dict[str, Callable[[BackboneConfig], Backbone]] = {
-    **dict.fromkeys(DEPTHS, build_resnet),
-    air.KIND: build_aligned_inception_resnet,
-}
-DETECTORS: dict[str, Callable[[Any, Backbone, int, TestConfig], Detector[Any]]] = {
-    "faster_rcnn": build_faster_rcnn,
-    "rfcn": build_rfcn,
-    "class_aware_rpn": build_class_aware_rpn,
-}

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from dcn_det.config.model import BackboneConfig
+from dcn_det.config.model import BackboneConfig, ResidualBackboneConfig, ResNetConfig
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.fpn import FeaturePyramid
-from dcn_det.models.backbones.resnet import BASIC, DEPTHS
+from dcn_det.models.backbones.resnet import BASIC
 from dcn_det.models.detector import Backbone
 from dcn_det.weights import torchvision as torchvision_weights
 from dcn_det.weights.files import load_into, read_backbone
@@ -28,14 +28,14 @@ def load_backbone_weights(backbone: Backbone, settings: BackboneConfig) -> None:
         UserError: the weights cannot be read or downloaded, or do not fit the settings.
     """
     if settings.weights == "none":
-        if settings.norm == "frozen_bn" or settings.frozen_stages:
+        if isinstance(settings, ResidualBackboneConfig) and (settings.norm == "frozen_bn" or settings.frozen_stages):
             raise UserError(
                 "model.backbone.weights: 'none' would leave frozen layers at random; give weights, or set "
                 "model.backbone.norm to gn or bn and model.backbone.frozen_stages to 0"
             )
         return
     if settings.weights == "torchvision":
-        if settings.kind not in DEPTHS:
+        if not isinstance(settings, ResNetConfig):
             raise UserError(
                 f"model.backbone.weights: torchvision has none of {settings.kind}; give a local file, or train from "
                 "scratch: weights none, norm gn or bn, frozen_stages 0"
@@ -67,7 +67,7 @@ def _check_recorded(settings: BackboneConfig, recorded: dict[str, Any]) -> None:
         )
 
 
-def _warn_of_mismatch(settings: BackboneConfig) -> None:
+def _warn_of_mismatch(settings: ResNetConfig) -> None:
     given = {
         "stride_on": settings.stride_on,
         "stem_pool": settings.stem_pool,

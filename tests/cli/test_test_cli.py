@@ -153,8 +153,8 @@ def test_pascal_voc_is_tested_and_measured_by_its_own_rules(
         "data.kind=voc",
         "train.best_metric=mAP50",
         f"data.root={tmp_path / 'voc'}",
-        "data.train={sets: [VOC2007/ImageSets/Main/test.txt], images: null, annotations: null}",
-        "data.test={sets: [VOC2007/ImageSets/Main/test.txt], images: null, annotations: null}",
+        "data.train={sets: [VOC2007/ImageSets/Main/test.txt]}",
+        "data.test={sets: [VOC2007/ImageSets/Main/test.txt]}",
         "data.classes=[" + ", ".join(f"'{digit}'" for digit in range(10)) + "]",
     ]
     output = tmp_path / "out"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcn_det.config.data import CropConfig, DataConfig, JitterConfig, ResizeConfig, SplitConfig
+from dcn_det.config.data import CocoSplitConfig, CropConfig, DataConfig, JitterConfig, ResizeConfig, SampleDataConfig
 from dcn_det.data import build, sample
 from dcn_det.data.augment import Augmentation, ColorJitter, Plan, RandomCrop, crop_boxes
 from dcn_det.data.cache import ImageCache
@@ -29,12 +29,12 @@ def settings(root: Path, **changes: object) -> DataConfig:
     values: dict[str, object] = {
         "kind": "sample",
         "root": str(root),
-        "train": SplitConfig(images="train", annotations="annotations/train.json"),
-        "test": SplitConfig(images="val", annotations="annotations/val.json"),
+        "train": CocoSplitConfig(images="train", annotations="annotations/train.json"),
+        "test": CocoSplitConfig(images="val", annotations="annotations/val.json"),
         "resize": ResizeConfig(short_side=96, max_side=200),
         "workers": 0,
     }
-    return DataConfig.model_validate(values | changes)
+    return SampleDataConfig.model_validate(values | changes)
 
 
 def test_a_plan_is_a_function_of_the_seed() -> None:
