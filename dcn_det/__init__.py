@@ -8,13 +8,13 @@ Load a trained detector and detect::
     detections = predictor("photo.jpg")
     picture = detections.above(0.5).draw("photo.jpg")
 
-Train, test and evaluate what a config describes::
+Train and test the detector that a config describes::
 
     run = dcn_det.train("configs/sample/faster_rcnn_dcn.yaml", output="runs/dcn")
     result = dcn_det.test("configs/sample/faster_rcnn_dcn.yaml", run.weights)
 
-Importing the package is quick: the names below, and torch with them, are imported when they are first used. The
-operators are in :mod:`dcn_det.ops`.
+Importing the package is fast: the names below, and torch, are imported on first use. Operators are in
+:mod:`dcn_det.ops`.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The records that travel between data, models, inference and evaluation.
+"""Records exchanged between data, models, inference and evaluation.
 
 Boxes are half-open float ``(x1, y1, x2, y2)`` in pixels, so ``width = x2 - x1``. Labels are 0-based indices into
 the data set's list of categories; background has no label.
@@ -26,7 +26,7 @@ __all__ = ["Batch", "Category", "Detection", "Detections", "ImageInfo", "Target"
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Where an image came from and how it was brought to the network's input.
+    """Origin of an image, and its transformation to the network's input.
 
     Attributes:
         image_id: the data set's id.
@@ -34,7 +34,7 @@ class ImageInfo:
         height, width: original size in pixels.
         input_height, input_width: size in the network's input, before padding to the batch.
         flipped: mirrored left to right after resizing.
-        seed: drives every random choice made for this image in this epoch (augmentation, anchor and RoI
+        seed: seed of all random choices for this image in this epoch (augmentation, anchor and RoI
             sampling), so that results do not depend on batch, worker or process.
     """
 
@@ -122,14 +122,14 @@ class Detection(NamedTuple):
 
 @dataclass(slots=True)
 class Detections:
-    """Objects found in one image, best score first unless the producer says otherwise.
+    """Objects found in one image, best score first unless stated otherwise.
 
-    ``len(detections)`` counts them, iterating yields a :class:`Detection` each, and indexing with a mask, a slice or
-    positions selects some of them.
+    ``len(detections)`` counts them, iterating yields a :class:`Detection` for each, and indexing with a mask, a slice
+    or positions selects some of them.
 
     Attributes:
-        boxes: float32 (N, 4), half-open ``(x1, y1, x2, y2)`` in the pixels the producer states; those of the original
-            image when they come from a :class:`dcn_det.inference.predictor.Predictor`.
+        boxes: float32 (N, 4), half-open ``(x1, y1, x2, y2)`` in pixels; of the original image if they come from a
+            :class:`dcn_det.inference.predictor.Predictor`.
         scores: float32 (N,).
         labels: int64 (N,), indices into ``categories``.
         categories: by label; empty inside the network, where classes have no names.
@@ -162,7 +162,7 @@ class Detections:
     def __getitem__(self, which: Tensor | NDArray[Any] | Sequence[int] | Sequence[bool] | slice) -> Detections: ...
 
     def __getitem__(self, which: Any) -> Detection | Detections:
-        """Selects by mask (bool), positions (integers) or slice; a single position gives that detection."""
+        """Selects by mask (bool), positions (integers) or slice; a single integer returns a :class:`Detection`."""
         if isinstance(which, int | np.integer) and not isinstance(which, bool):
             if not -len(self) <= which < len(self):
                 raise IndexError(f"detection {which} of {len(self)}")
@@ -186,7 +186,7 @@ class Detections:
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), self.categories)
 
     def above(self, score: float) -> Detections:
-        """Keeps detections with more than this score."""
+        """Returns the detections with scores above ``score`` (exclusive)."""
         return self[self.scores > score]
 
     def to_plain(self) -> list[dict[str, Any]]:
@@ -207,14 +207,14 @@ class Detections:
             ``x2 - x1``) and ``score``.
 
         Raises:
-            UserError: a box or score is not finite.
+            UserError: a box or score is non-finite.
             ValueError: there are no categories.
         """
         boxes, scores = self.boxes.detach().double(), self.scores.detach().double()
         if not (boxes.isfinite().all() and scores.isfinite().all()):
-            raise UserError(f"image {image_id}: the detector returned boxes or scores that are not finite")
+            raise UserError(f"image {image_id}: the detector returned non-finite boxes or scores")
         if len(self) and not self.categories:
-            raise ValueError("COCO results need category ids, and these detections have no categories")
+            raise ValueError("COCO results need category ids, but these detections have no categories")
         return [
             {
                 "image_id": image_id,
@@ -234,7 +234,7 @@ class Detections:
         try:
             import supervision
         except ImportError as error:
-            raise ImportError("to_supervision needs the package supervision: pip install supervision") from error
+            raise ImportError("to_supervision requires the package supervision: pip install supervision") from error
         return supervision.Detections(
             xyxy=self.boxes.detach().cpu().numpy().reshape(-1, 4),
             confidence=self.scores.detach().cpu().numpy(),
@@ -259,9 +259,9 @@ class Detections:
         return int(self.labels.max()) + 1 if len(self) else 0
 
     def save(self, path: str | Path) -> None:
-        """Writes the records of :meth:`to_plain` as JSON, whole or not at all.
+        """Writes the records of :meth:`to_plain` as JSON, atomically.
 
         Raises:
-            OSError: with the file's name.
+            OSError: the file cannot be written.
         """
         write_json(path, self.to_plain())

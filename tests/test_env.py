@@ -1,4 +1,4 @@
-"""The environment report says what a bug report needs, whatever is missing."""
+"""The environment report is complete even if packages are missing or broken."""
 
 import importlib
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def lines() -> dict[str, str]:
-    """The report by its first column."""
+    """Returns the report by its first column."""
     return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in env.report().splitlines())
 
 

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what cannot be read is told with its place."""
+"""Files are written atomically, and errors name the file and the position."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What ``import dcn_det`` offers, used as a notebook would."""
+"""The public functions of ``dcn_det``, used as in a notebook."""
 
 import re
 import subprocess

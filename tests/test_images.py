@@ -16,7 +16,7 @@ def test_a_box_is_drawn_on_its_edges_and_the_image_is_left_alone() -> None:
     assert not image.any()
     for x, y in ((30, 60), (60, 60), (45, 80)):
         assert tuple(picture[y, x]) == color(1)
-    assert not picture[60, 45].any(), "the inside stays free"
+    assert not picture[60, 45].any(), "the inside is not filled"
     assert not picture[60, 62:].any(), "half-open: nothing from x2 on"
 
 
@@ -46,8 +46,8 @@ def test_an_image_in_any_form_is_the_same_array(tmp_path: Path) -> None:
     forms += [tensor.permute(2, 0, 1), PIL.Image.fromarray(image).convert("RGBA")]
     for form in forms:
         assert np.array_equal(as_rgb(form), image)
-    grey = as_rgb(PIL.Image.fromarray(image[..., 0]))
-    assert np.array_equal(grey[..., 2], image[..., 0])
+    gray = as_rgb(PIL.Image.fromarray(image[..., 0]))
+    assert np.array_equal(gray[..., 2], image[..., 0])
 
 
 @pytest.mark.parametrize(

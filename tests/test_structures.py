@@ -1,4 +1,4 @@
-"""Detections can be counted, selected, written and drawn."""
+"""Counting, selecting, writing and drawing detections."""
 
 import json
 import math

@@ -1,8 +1,8 @@
-"""The whole training of one config, as plain as it can be written: one process, float32, no checkpoints but the last.
+"""A complete training loop in its simplest form: one process, float32, one checkpoint at the end.
 
     python tools/plain_train.py configs/sample/faster_rcnn.yaml train.iterations=20 --output plain.pth
 
-It gives the same losses as ``tools/train.py``, whose loop does the same among much else. Read this one first.
+Losses equal those of ``tools/train.py``. This is the place to start reading.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dcn_det.weights.backbone import load_backbone_weights
 
 
 def learning_rate_factor(train: TrainConfig, iteration: int, length: int, epoch_length: int) -> float:
-    """What the learning rate of an iteration (from 0) is multiplied by: schedule times warm-up."""
+    """Returns the learning-rate factor of an iteration (counted from 0): schedule times warm-up."""
     schedule, warmup = train.schedule, train.warmup
     if schedule.kind == "step":
         unit = {"share": length, "epochs": epoch_length, "iterations": 1}[schedule.unit]
@@ -42,10 +42,10 @@ def learning_rate_factor(train: TrainConfig, iteration: int, length: int, epoch_
 
 def main(argv: list[str] | None = None) -> int:
     """Trains, tests and saves; prints the losses of every iteration."""
-    parser = argparse.ArgumentParser(prog="plain_train", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="plain_train.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("config", type=Path, help="YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
-    parser.add_argument("--output", type=Path, default=Path("plain.pth"), help="checkpoint (default %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    parser.add_argument("--output", type=Path, default=Path("plain.pth"), help="checkpoint (default: %(default)s)")
     args = parser.parse_intermixed_args(argv)
     config = load_config(args.config, args.overrides)
     train, device = config.train, resolve_device(config.device)
@@ -66,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         model = model.to(memory_format=torch.channels_last)
     model.train()
 
-    # Optimizer: a group for each parameter, with its own learning rate and decay; one-dimensional parameters (biases
-    # and those of normalisation) are not decayed unless asked for.
+    # Optimizer: one group per parameter, with its learning rate and decay; one-dimensional parameters (biases and
+    # those of normalization layers) are decayed only with train.optimizer.decay_bias.
     settings = train.optimizer
     rate = settings.lr * (train.batch_size / train.reference_batch if train.scale_lr else 1)
     multipliers = model.lr_multipliers()
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         if test_set.index.annotated:
             print(Truth.of_config(config).measure(results).table())
 
-    # The checkpoint that tools/test.py and tools/infer.py read.
+    # Checkpoint, in the format that dcn-det test and dcn-det infer read.
     categories = checkpoint.categories_to_plain(train_set.categories)
     state = {"config": to_plain(config), "categories": categories, "model": model.state_dict(), "iteration": length}
     checkpoint.save(args.output, state)

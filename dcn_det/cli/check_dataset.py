@@ -1,4 +1,4 @@
-"""``tools/check_dataset.py``: what is wrong with the data of a config, before a run finds out."""
+"""``dcn-det check-dataset``: checks the data of a config before training."""
 
 from __future__ import annotations
 
@@ -25,25 +25,29 @@ from dcn_det.models.build import build_detector
 from dcn_det.progress import Progress
 
 AUGMENTED = 3
-"""Pictures of each image after augmentation, beside the one before."""
+"""Augmented versions to draw of each image."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="check_dataset",
-        description="Reads every image and annotation of a config's data and reports what is wrong.",
-        epilog="exit codes: 0 nothing that would stop or shorten training; 1 something; 2 a mistake",
+        prog="dcn-det check-dataset",
+        description="Read every image and annotation of a config's data and report problems.",
+        epilog="exit codes: 0 nothing stops or shortens training; 1 something does; 2 invalid arguments or config",
     )
     result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
-    result.add_argument("--split", choices=["train", "test"], default="train", help="default %(default)s")
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
     result.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: as many as cores)"
+        "--split", choices=["train", "test"], default="train", help="split to check (default: %(default)s)"
     )
-    result.add_argument("--fix", type=Path, metavar="OUT.json", help="write what can be used, in COCO's format")
-    result.add_argument("--browse", type=Path, metavar="DIR", help="draw samples before and after augmentation")
-    result.add_argument("--samples", type=int, default=16, help="how many to draw (default %(default)s)")
+    result.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="number of processes (default: number of cores)"
+    )
+    result.add_argument("--fix", type=Path, metavar="OUT.json", help="write the usable part in COCO format")
+    result.add_argument(
+        "--browse", type=Path, metavar="DIR", help="draw samples before and after augmentation to this folder"
+    )
+    result.add_argument("--samples", type=int, default=16, help="number of samples to draw (default: %(default)s)")
     return result
 
 
@@ -56,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         make_sample(root, progress=Progress("sample image"))
     part = config.data.train if args.split == "train" else config.data.test
     if part is None:
-        raise UserError(f"data.{args.split} is null: there are no annotations to check")
+        raise UserError(f"data.{args.split} is null, so there are no annotations to check")
     progress = Progress("image")
     anchors = _anchors(config)
     if isinstance(part, VocSplitConfig):
@@ -76,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"to use it: data.kind=coco {split}.images=. {split}.annotations={place}")
     if args.browse:
         count = browse(config, args.browse, args.samples)
-        print(f"drawn: {count} training images in '{args.browse}' (as it is, then {AUGMENTED} times augmented)")
+        print(f"drawn: {count} training images in '{args.browse}' (each unchanged and with {AUGMENTED} augmentations)")
     return 0 if report.good else 1
 
 
@@ -88,7 +92,7 @@ def _anchors(config: Config) -> AnchorCheck:
 
 
 def browse(config: Config, folder: Path, count: int) -> int:
-    """Draws some training images with their boxes, as they are and as training sees them; returns how many."""
+    """Draws training images with their boxes, unchanged and augmented; returns the number of images."""
     dataset = build_dataset(config.data, "train")
     folder.mkdir(parents=True, exist_ok=True)
     names = [category.name for category in dataset.categories]

@@ -1,4 +1,4 @@
-"""``tools/infer.py``: detections of a trained model on any images, as pictures and JSON."""
+"""``dcn-det infer``: detects objects in images; writes pictures and JSON."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="infer",
-        description="Draws what a trained detector finds; the checkpoint carries config and classes.",
+        prog="dcn-det infer",
+        description="Detect objects in images and draw them. The checkpoint contains config and class names.",
     )
-    result.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    result.add_argument("images", nargs="+", type=Path, help="image files or folders of images")
     result.add_argument(
-        "--weights", type=Path, required=True, help="checkpoint, from training or tools/convert_weights.py"
+        "--weights", type=Path, required=True, help="checkpoint from training or dcn-det convert-weights"
     )
-    result.add_argument("--output", type=Path, required=True, help="folder for pictures and detections.json")
-    result.add_argument("--score", type=float, default=0.5, help="minimum score to draw (default %(default)s)")
-    result.add_argument("--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg")
-    result.add_argument("--config", type=Path, help="YAML file to use instead of the config in the weights")
-    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    result.add_argument("--output", type=Path, required=True, help="output folder for pictures and detections.json")
+    result.add_argument("--score", type=float, default=0.5, help="minimum score to draw (default: %(default)s)")
+    result.add_argument("--sheet", type=int, default=0, metavar="N", help="also draw the first N images on sheet.jpg")
+    result.add_argument("--config", type=Path, help="YAML file to use instead of the config in the checkpoint")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     return result
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images named, and those in the folders named, sorted within each folder.
+    """Returns the given image files, and the images in the given folders, sorted within each folder.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no image.
+        UserError: a path does not exist, or a folder contains no images.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES)
             if not inside:
-                raise UserError(f"folder '{path}' holds no image ({', '.join(sorted(SUFFIXES))})")
+                raise UserError(f"folder '{path}' contains no images ({', '.join(sorted(SUFFIXES))})")
             found += inside
         elif path.is_file():
             found.append(path)
@@ -78,12 +78,12 @@ def main(argv: list[str] | None = None) -> int:
     write_json(args.output / "detections.json", records)
     if cells:
         write_image(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
-    print(f"pictures and detections.json are in '{args.output}'")
+    print(f"pictures and detections.json: '{args.output}'")
     return 0
 
 
 def unique_name(path: Path, used: set[str]) -> str:
-    """A JPEG name for the picture of ``path`` that no earlier image took."""
+    """Returns a JPEG name for ``path`` that is not in ``used``, and adds it."""
     name, number = f"{path.stem}.jpg", 1
     while name in used:
         number += 1

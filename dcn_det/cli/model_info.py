@@ -1,4 +1,4 @@
-"""``tools/model_info.py``: sizes and work of models, beside the paper's numbers."""
+"""``dcn-det model-info``: parameters and multiply-adds of models, next to the paper's numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcn_det.models.build import build_detector
 from dcn_det.models.info import ModelInfo, model_info
 
 CLASSES = {"coco": 80, "voc": 20, "sample": 10}
-"""How many classes a data set has where the config does not list them."""
+"""Number of classes by data set, for configs that do not list them."""
 
 PAPER_PARAMETERS = {
     ("class_aware_rpn", "none", 0): 46.0,
@@ -27,8 +27,8 @@ PAPER_PARAMETERS = {
     ("rfcn", "average", 0): 47.1,
     ("rfcn", "deformable", 3): 49.5,
 }
-"""Millions of parameters in the paper's Table 4, by detector, RoI pooling and deformable convolutions, with ResNet-101
-and 20 classes. The two-stage detectors are taken to be counted without their RPN, see ``configs/README.md``."""
+"""Millions of parameters in the paper's Table 4, by detector, RoI pooling and number of deformable convolutions, with
+ResNet-101 and 20 classes. Two-stage detectors seem to be counted without their RPN, see ``configs/README.md``."""
 PAPER_CLASSES = 20
 
 NOTHING = "-"
@@ -37,17 +37,19 @@ NOTHING = "-"
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="model_info",
-        description="Counts parameters, multiply-adds and activation memory of models, without weights or data.",
+        prog="dcn-det model-info",
+        description="Count parameters, multiply-adds and activation memory of models. Needs no weights or data.",
     )
-    result.add_argument("configs", nargs="+", metavar="CONFIG", help="YAML files, then key=value settings over all")
     result.add_argument(
-        "--size", metavar="HxW", help="of the input in pixels; default: short and long side of training"
+        "configs", nargs="+", metavar="CONFIG", help="YAML files, then key=value settings that override them all"
     )
-    result.add_argument("--rois", type=int, metavar="N", help="proposals an image; default: what the config keeps")
-    result.add_argument("--classes", type=int, metavar="N", help="default: those of the config, else of its data set")
-    result.add_argument("--results", action="store_true", help="show published results in the place of sizes of parts")
-    result.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    result.add_argument("--size", metavar="HxW", help="input size in pixels (default: short and long side of training)")
+    result.add_argument("--rois", type=int, metavar="N", help="proposals per image (default: from the config)")
+    result.add_argument(
+        "--classes", type=int, metavar="N", help="number of classes (default: from the config, else its data set)"
+    )
+    result.add_argument("--results", action="store_true", help="show published results instead of sizes")
+    result.add_argument("--markdown", action="store_true", help="print a Markdown table")
     return result
 
 
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.results:
         print(
             "Parameters include the constant scale and shift of batch norm, not its statistics. Activations: what a "
-            "training step keeps for its backward pass, in float32. Table 4: the paper, compared without RPN."
+            "training step keeps for its backward pass, in float32. Table 4: the paper's count, without RPN."
         )
     return 0
 
@@ -87,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if match is None:
-        raise UserError(f"--size: '{text}' is no size; write height and width in pixels, such as 600x1000")
+        raise UserError(f"--size: '{text}' is not a size; give height and width in pixels, such as 600x1000")
     return int(match[1]), int(match[2])
 
 
@@ -102,7 +104,7 @@ def _million(count: int | None) -> str:
 
 
 def _deformable(config: Config) -> str:
-    """Which convolutions deform, and whether the RoI pooling does."""
+    """Lists the deformable blocks, and pooling if it is deformable."""
     backbone, parts = config.model.backbone, []
     if isinstance(backbone, ResidualBackboneConfig) and backbone.deform.blocks:
         parts.append(" ".join(backbone.deform.blocks) + (" (v2)" if backbone.deform.kind == "v2" else ""))

@@ -1,4 +1,4 @@
-"""``dcn-det test``: detects objects in the test split of a config and measures the result."""
+"""``dcn-det test``: detects objects in the test split of a config and evaluates the detections."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dcn_det.evaluation.submission import submission_name
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="test",
-        description="Writes detections.json and metrics.json for the test split of a config. Finished images are kept "
-        "in the output folder: after a kill, the same command goes on. torchrun --nproc-per-node N shares the images.",
+        prog="dcn-det test",
+        description="Write detections.json and metrics.json for the test split of a config. Finished images are stored "
+        "in the output folder: after a kill, the same command continues. torchrun shares the images among processes.",
     )
     result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
     result.add_argument(
-        "--weights", type=Path, required=True, help="checkpoint, from training or tools/convert_weights.py"
+        "--weights", type=Path, required=True, help="checkpoint from training or dcn-det convert-weights"
     )
-    result.add_argument("--output", type=Path, help="folder of the results (default: test/ beside the weights)")
+    result.add_argument("--output", type=Path, help="output folder (default: test/ next to the weights)")
     result.add_argument(
         "--submission",
         metavar="NAME",
         type=submission_name,
-        help="also write the zip that COCO's test-dev server takes, under this name of the method",
+        help="also write the zip file for COCO's test-dev server, with this name of the method",
     )
     return result
 

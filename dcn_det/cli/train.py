@@ -1,4 +1,4 @@
-"""``dcn-det train``: trains what a config describes."""
+"""``dcn-det train``: trains the detector that a config describes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from dcn_det.engine.training import Resume, describe, train
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="train",
-        description="Trains the detector that a config describes; with torchrun, on several GPUs or machines.",
-        epilog="exit codes: 0 done; 2 a mistake, or training that diverged; 130, 143, 138 stopped by SIGINT, SIGTERM "
-        "or SIGUSR1 after saving, to be continued with --resume",
+        prog="dcn-det train",
+        description="Train the detector that a config describes; with torchrun, on several GPUs or machines.",
+        epilog="exit codes: 0 done; 2 invalid arguments or config, or diverged; 130, 143, 138 stopped by SIGINT, "
+        "SIGTERM or SIGUSR1 after saving (continue with --resume)",
     )
     result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
-    result.add_argument("--output", type=Path, help="folder of the run (default runs/<config name>)")
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    result.add_argument("--output", type=Path, help="folder of the run (default: runs/<config name>)")
     resuming = result.add_mutually_exclusive_group()
     resuming.add_argument("--resume", action="store_true", help="continue the run in the folder")
     resuming.add_argument(
-        "--auto-resume", action="store_true", help="continue the run in the folder if there is one, otherwise start it"
+        "--auto-resume", action="store_true", help="continue the run in the folder, or start it if there is none"
     )
     result.add_argument(
         "--stop-at",
         type=int,
         metavar="N",
-        help="save and stop after iteration N of the run; --resume goes on",
+        help="save and stop after iteration N; --resume continues",
     )
-    result.add_argument("--print-config", action="store_true", help="print every value and its origin, and stop")
-    result.add_argument("--dry-run", action="store_true", help="build everything, print sizes and rates, and stop")
+    result.add_argument("--print-config", action="store_true", help="print every value with its origin, and exit")
+    result.add_argument(
+        "--dry-run", action="store_true", help="build everything, print sizes and learning rate, and exit"
+    )
     return result
 
 

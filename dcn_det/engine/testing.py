@@ -1,4 +1,4 @@
-"""Tests a trained detector on a data set: one call that does what ``dcn-det test`` does."""
+"""Testing of a trained detector on a data set: the function behind ``dcn-det test``."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from dcn_det.progress import Progress, Say, say_on_stderr
 from dcn_det.weights import checkpoint
 
 MINIMUM_SCORE = 0.5
-"""Detections below are not drawn."""
+"""Minimum score of drawn detections (exclusive)."""
 
 
 PATIENCE = timedelta(days=7)
-"""Longest wait of a process for the slowest one."""
+"""Maximum time that a process waits for the slowest one."""
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """A test split after :func:`test`.
+    """Result of :func:`test`.
 
     Attributes:
         output: folder with ``detections.json``, ``metrics.json`` and the resolved ``config.yaml``.
         detections: COCO results of all images.
-        metrics: None where the split has no annotations.
-        files: what else was written, by what it is called.
+        metrics: None if the split has no annotations.
+        files: paths of the results by name, such as ``detections`` and ``metrics``.
     """
 
     output: Path
@@ -67,31 +67,31 @@ def test(
     say: Say = say_on_stderr,
     **overrides: Any,
 ) -> TestResult | None:
-    """Detects objects in the test split of a config and measures the result.
+    """Detects objects in the test split of a config and evaluates the detections.
 
-    Finished images are kept in the output folder: after a kill, the same call goes on. Under ``torchrun`` every process
-    calls this, and they share the images.
+    Finished images are stored in the output folder: after a kill, the same call continues. Under ``torchrun``, every
+    process calls this function, and the processes share the images.
 
     Args:
-        config: settings, or their YAML file. Settings that belong to the weights are taken from the checkpoint.
+        config: a config or its YAML file. Settings that belong to the weights are taken from the checkpoint.
         weights: checkpoint written by training or by ``dcn-det convert-weights``.
         output: folder of the results; ``test/`` next to the weights by default.
-        submission: also writes the zip that COCO's test-dev server takes, under this name of the method.
-        say: takes progress lines.
+        submission: name of the method; if given, also writes the zip file for COCO's test-dev server.
+        say: receives progress lines.
         **overrides: settings laid over the config, see :func:`dcn_det.inference.build.load`.
 
     Returns:
         The results; None in all processes but the main one.
 
     Raises:
-        UserError: a setting is wrong, files are missing, or the classes of weights and annotations differ.
+        UserError: a setting is invalid, a file is missing, or the classes of weights and annotations differ.
     """
     config, weights = as_config(config, **overrides), Path(weights)
     keep_freed_memory()
     processes, device = distributed.start(resolve_device(config.device), config.device, PATIENCE)
     with warnings.catch_warnings():
         if not processes.main:
-            warnings.simplefilter("ignore")  # the main process gives the same ones
+            warnings.simplefilter("ignore")  # the main process issues the same ones
         result = _run(config, weights, Path(output or weights.parent / "test"), submission, say, processes, str(device))
     distributed.stop()
     return result
@@ -137,17 +137,17 @@ def run_test(
     say: Say,
     processes: Processes | None = None,
 ) -> tuple[list[Result], Metrics | None]:
-    """Finds the objects of a data set and says how good that is.
+    """Detects the objects of a data set and evaluates the detections.
 
     Args:
-        predictor: finds them.
+        predictor: the detector.
         dataset: the images.
-        config: how to load and how to evaluate.
+        config: settings of loading and evaluation.
         folder, say, processes: see :func:`dcn_det.inference.dataset.detect_dataset`.
 
     Returns:
-        COCO results, and their metrics where the data set is annotated. Of several processes only the main one gets
-        them, the others nothing.
+        COCO results, and their metrics if the data set is annotated. In all processes but the main one, an empty list
+        and None.
     """
     results = detect_dataset(predictor, dataset, config.data, config.test.batch_size, folder, say, processes)
     if (processes is not None and not processes.main) or not dataset.index.annotated:
@@ -157,7 +157,7 @@ def run_test(
 
 
 def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tuple[str, np.ndarray]]:
-    """Names and pictures (uint8 RGB) of the first few images: what was found on the left, ground truth on the right."""
+    """Returns names and pictures (uint8 RGB) of the first images: detections on the left, ground truth on the right."""
     drawn = []
     for i in range(min(count, len(index))):
         path = index.folder / index.file_name(i)

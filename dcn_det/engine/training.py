@@ -1,4 +1,4 @@
-"""Trains what a config describes: one call that does what ``dcn-det train`` does."""
+"""Training from a config: the function behind ``dcn-det train``."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from dcn_det.weights import checkpoint
 
 Resume = Literal["no", "yes", "auto"]
 WEIGHTS = "last.pth"
-"""File of the final weights in the folder of a run."""
+"""File name of the final weights in the folder of a run."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A run after :func:`train`.
+    """Result of :func:`train`.
 
     Attributes:
         output: folder of the run.
-        weights: the final weights, ``last.pth``; None when the run stopped before its end.
+        weights: the final weights, ``last.pth``; None if the run stopped before its end.
         iteration: completed optimizer steps.
-        metrics: of the last evaluation, by name; empty without one.
+        metrics: metrics of the last evaluation, by name; empty if there was none.
     """
 
     output: Path
@@ -55,26 +55,26 @@ def train(
 ) -> TrainingResult:
     """Trains the detector that a config describes.
 
-    Under ``torchrun`` every process calls this, and they train together.
+    Under ``torchrun``, every process calls this function, and the processes train together.
 
     Args:
-        config: settings, or their YAML file.
-        output: folder of the run: weights, logs, resolved settings; ``runs/<config name>`` by default.
+        config: a config or its YAML file.
+        output: folder of the run (weights, logs, resolved config); ``runs/<config name>`` by default.
         resume: ``yes`` continues the run in the folder, ``auto`` continues it if there is one and starts it otherwise.
-        stop_at: saves and stops after this iteration; resuming goes on.
+        stop_at: iteration after which to save and stop; the run can be resumed.
         **overrides: settings laid over the config, as blocks (``train={"iterations": 100}``) or dotted keys
             (``**{"train.iterations": 100}``).
 
     Raises:
-        UserError: a setting is wrong, data or weights are missing, or the folder already holds a run.
-        TrainingDiverged, OutOfMemory: training cannot go on; both are kinds of UserError.
-        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint is saved.
+        UserError: a setting is invalid, data or weights are missing, or the folder already contains a run.
+        TrainingDiverged, OutOfMemory: training cannot continue; both are subclasses of UserError.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 was received; a checkpoint is saved.
     """
     config = as_config(config, **overrides)
     processes, device = distributed.start(resolve_device(config.device), config.device)
     with warnings.catch_warnings():
         if not processes.main:
-            warnings.simplefilter("ignore")  # the main process gives the same ones
+            warnings.simplefilter("ignore")  # the main process issues the same ones
         result = _run(config, Path(output or Path("runs") / config.name), resume, stop_at, processes, device)
     distributed.stop()
     return result
@@ -98,9 +98,9 @@ def _run(
     if resume != "no" or processes.restarts:
         resumed = _latest(store, processes)
         if resumed is None and resume == "yes":
-            raise UserError(f"'{output}' holds no readable checkpoint to resume from")
+            raise UserError(f"'{output}' contains no readable checkpoint to resume from")
     elif processes.share(bool(store.saved())):
-        raise UserError(f"'{output}' already holds a run; continue it with --resume or give another --output")
+        raise UserError(f"'{output}' already contains a run; continue it with --resume or choose another --output")
 
     set_up_process(config, device)
     session = Session(config, processes, device, resumed[1]["images_per_step"] if resumed else None)
@@ -111,7 +111,7 @@ def _run(
         trainer = session.trainer(store, log, stop_at)
         if resumed is not None:
             path, state = resumed
-            _say_differences(to_plain(config), state["config"])
+            _warn_of_differences(to_plain(config), state["config"])
             changed = data_changes(state, trainer.metadata["categories"], trainer.metadata["data_fingerprint"])
             if changed:
                 log.say(f"warning: {changed}")
@@ -123,7 +123,7 @@ def _run(
             log.say(str(stop))
             raise
         if trainer.iteration < session.length:
-            log.say(f"stopped at iteration {trainer.iteration} as asked; continue with --resume")
+            log.say(f"stopped at iteration {trainer.iteration} as requested; continue with --resume")
         else:
             weights = output / WEIGHTS
             if processes.main:
@@ -136,7 +136,7 @@ def _run(
 
 
 def _open_log(config: Config, store: CheckpointStore, iteration: int) -> Log:
-    """Opens the logs of a run in its folder, next to what it was made with."""
+    """Creates the folder of a run, records config and environment in it, and opens its logs."""
     output = store.folder
     output.mkdir(parents=True, exist_ok=True)
     store.tidy()
@@ -147,7 +147,7 @@ def _open_log(config: Config, store: CheckpointStore, iteration: int) -> Log:
 
 
 def _latest(store: CheckpointStore, processes: Processes) -> tuple[Path, dict[str, Any]] | None:
-    """The newest good checkpoint. The main process looks for it; the others read what it found."""
+    """Returns the newest readable checkpoint. The main process selects it; the others load the same file."""
     found = store.latest() if processes.main else None
     path = processes.share(found[0] if found else None)
     if path is None or found is not None:
@@ -155,8 +155,8 @@ def _latest(store: CheckpointStore, processes: Processes) -> tuple[Path, dict[st
     return path, checkpoint.load(path)
 
 
-def _say_differences(now: dict, saved: dict) -> None:
-    """Warns about settings that are not those the run began with; the present ones count."""
+def _warn_of_differences(now: dict, saved: dict) -> None:
+    """Warns about settings that differ from those of the checkpoint; the current ones apply."""
 
     def flat(plain: object, prefix: str = "") -> dict[str, object]:
         if not isinstance(plain, dict):

@@ -1,4 +1,4 @@
-"""From settings to a predictor."""
+"""Builds predictors from settings and checkpoints."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from dcn_det.weights.settings import describe, differences, get, laid_over, of_c
 
 
 class PlacedDetector(Detector, Protocol):
-    """A detector whose parameters tell which device it is on."""
+    """A detector with access to its parameters, which determine its device."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
 
 
 def build_views(config: Config) -> list[View]:
-    """The views that ``test.resize``, ``test.scales`` and ``test.flip`` ask for, the mirrored one after each."""
+    """Returns the views of ``test.resize``, ``test.scales`` and ``test.flip``; a mirrored view follows its original."""
     sizes = config.test.scales or (config.test.resize or config.data.resize,)
     mirrored = (False, True) if config.test.flip else (False,)
     return [View(size.short_side, size.max_side, flipped) for size in sizes for flipped in mirrored]
 
 
 def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], config: Config) -> Predictor:
-    """A predictor with the settings of testing.
+    """Builds a predictor with the test settings of a config.
 
     Args:
-        model: a detector built from ``config``, on the device that its parameters are on.
-        categories: of the labels.
+        model: a detector built from ``config``; the predictor uses its device.
+        categories: categories by label.
         config: the settings.
 
     Raises:
-        UserError: the settings ask of the detector what it cannot do.
+        UserError: the config asks for box averaging, and the detector has one stage.
     """
     test = config.test
     average = test.box_average
@@ -80,10 +80,10 @@ def load(
     """Loads a trained detector, ready to detect objects in images.
 
     Args:
-        weights: checkpoint written by training or by ``dcn-det convert-weights``; it carries config and class names.
+        weights: checkpoint written by training or by ``dcn-det convert-weights``; contains config and class names.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        config: settings, or their YAML file, to use instead of those in the checkpoint. Settings that belong to the
-            weights stay those of the checkpoint.
+        config: a config or its YAML file, used instead of the one in the checkpoint. Settings that belong to the
+            weights are still taken from the checkpoint.
         **overrides: settings laid over the config, as blocks (``test={"nms": "gaussian"}``) or dotted keys
             (``**{"test.nms_iou": 0.5}``).
 
@@ -91,8 +91,8 @@ def load(
         A predictor: ``predictor(image)`` gives :class:`dcn_det.structures.Detections`.
 
     Raises:
-        UserError: the file is missing, damaged or of another model than ``config``, a setting is wrong, or the device
-            is not there.
+        UserError: the file is missing, damaged or of a different model than ``config``, a setting is invalid, or the
+            device is not available.
     """
     weights = Path(weights)
     state = checkpoint.load(weights)
@@ -107,13 +107,13 @@ def restore_predictor(state: Mapping[str, Any], source: Path, config: Config, de
     """Rebuilds a trained detector.
 
     Args:
-        state: a checkpoint's content, class names among it.
+        state: content of a checkpoint, including class names.
         source: its file, for messages.
         config: the settings to use.
         device: see :func:`load`.
 
     Raises:
-        UserError: the checkpoint is of another model than ``config``, or the device is not there.
+        UserError: the checkpoint is of a different model than ``config``, or the device is not available.
     """
     categories = checkpoint.categories_from_plain(state["categories"])
     where = resolve_device(device)
@@ -123,10 +123,10 @@ def restore_predictor(state: Mapping[str, Any], source: Path, config: Config, de
 
 
 def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: Path) -> Config:
-    """The config with the settings that belong to the weights, telling which of them it had otherwise.
+    """Returns the config with the settings that belong to the weights, with a warning about those that differed.
 
     Raises:
-        UserError: the weights are of another kind of detector or backbone.
+        UserError: the weights are of a different kind of detector or backbone.
     """
     plain = to_plain(config)
     for key in ("model.kind", "model.backbone.kind"):
@@ -136,12 +136,12 @@ def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: 
     belonging = of_checkpoint(state["config"])
     changed = differences(config, belonging)
     if changed:
-        warnings.warn(f"'{weights}' was made with other settings, which count: {describe(changed)}", stacklevel=2)
+        warnings.warn(f"using settings of '{weights}' that differ from the config: {describe(changed)}", stacklevel=2)
     return laid_over(config, belonging, f"settings of '{weights}'")
 
 
 def check_categories(trained: tuple[Category, ...], given: tuple[Category, ...], weights: Path, source: Path) -> None:
-    """Raises a UserError unless the detector and the annotations have the same classes."""
+    """Raises a UserError if the classes of detector and annotations differ."""
     if trained == given:
         return
     ours, theirs = {c.name for c in trained}, {c.name for c in given}
@@ -149,5 +149,5 @@ def check_categories(trained: tuple[Category, ...], given: tuple[Category, ...],
         f"only in the checkpoint: {', '.join(sorted(ours - theirs)[:5])}" if ours - theirs else "",
         f"only in the annotations: {', '.join(sorted(theirs - ours)[:5])}" if theirs - ours else "",
     ]
-    difference = "; ".join(part for part in parts if part) or "the same names under other ids"
-    raise UserError(f"'{weights}' was trained for other classes than those of '{source}': {difference}")
+    difference = "; ".join(part for part in parts if part) or "same names with different ids"
+    raise UserError(f"the classes of '{weights}' and '{source}' differ: {difference}")

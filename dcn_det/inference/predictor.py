@@ -1,4 +1,4 @@
-"""A detector ready for use: images in, detections in original pixels out."""
+"""Detection in images with a trained detector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def to_original(detections: Detections, info: ImageInfo) -> Detections:
 
     Args:
         detections: boxes in input pixels, half-open.
-        info: the image they were found in; a mirrored input is mirrored back.
+        info: the image of the detections; a mirrored input is mirrored back.
 
     Returns:
         The same detections in original pixels, clipped to the image, on the CPU.
@@ -48,7 +48,7 @@ def to_original(detections: Detections, info: ImageInfo) -> Detections:
 
 
 class Detector(Protocol):
-    """What a :class:`Predictor` asks of a detector: a module with :meth:`candidates`."""
+    """Interface that a :class:`Predictor` requires of a detector: a module with :meth:`candidates`."""
 
     training: bool
 
@@ -59,7 +59,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One way of showing an image to the detector.
+    """Size and orientation in which the detector sees an image.
 
     Attributes:
         short_side, max_side: resizing rule, see :func:`dcn_det.data.transforms.resized_size`; pixels.
@@ -72,20 +72,19 @@ class View:
 
 
 class Predictor:
-    """Runs a detector on images, in one or several views of each.
+    """Runs a detector on images, in one or more views of each.
 
-    In every view the whole detector runs; candidates are mapped back to the original image, united in the order of
-    the views, and post-processed once. That is how the authors' code tests at several scales, and a single view is
-    no special case.
+    The whole detector runs on every view; candidates are mapped back to the original image, concatenated in the order
+    of the views, and post-processed once, as in multi-scale testing of the authors' released code.
 
     Args:
         model: the detector.
-        categories: names of the labels.
+        categories: categories by label.
         views: at least one.
-        device: where the model is.
-        postprocess: from candidates in original pixels to detections.
-        box_average: runs the head more than once; the detector then has two stages.
-        precision: dtype of autocast, float32 for none.
+        device: device of the model.
+        postprocess: turns candidates in original pixels into detections.
+        box_average: iterative box averaging; requires a two-stage detector.
+        precision: dtype of autocast; float32 disables it.
     """
 
     def __init__(
@@ -135,10 +134,10 @@ class Predictor:
         return self.predict([_show(image, view) for view in self.views])[0]
 
     def predict(self, batches: Sequence[Batch]) -> list[Detections]:
-        """Detects objects in a few images.
+        """Detects objects in a batch of images.
 
         Args:
-            batches: the same images in each of ``views``, in that order.
+            batches: the same images in each of ``views``, in the order of the views.
 
         Returns:
             One result per image, in original pixels, best score first, on the CPU.
@@ -164,7 +163,7 @@ class Predictor:
         return [to_original(candidates, info) for candidates, info in zip(found, batch.infos)]
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[tuple[ImageInfo, Detections]]:
-        """Detects objects in every image of ``batches``, which show each few images in all views in turn."""
+        """Yields the detections of every image; ``batches`` contains each batch of images once per view, in order."""
         upcoming = iter(batches)
         while shown := list(islice(upcoming, len(self.views))):
             yield from zip(shown[0].infos, self.predict(shown))

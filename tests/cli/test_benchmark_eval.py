@@ -1,4 +1,4 @@
-"""The benchmark of evaluation runs on a small case, and its contestants agree."""
+"""The benchmarks of evaluation and post-processing run on small cases."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``tools/evaluate.py`` from files to text, JSON and exit codes."""
+"""``dcn-det evaluate`` from files to text, JSON and exit codes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ BOX = [10.0, 10.0, 50.0, 50.0]
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """gt.json and results.json in the working directory: of two classes one is found."""
+    """gt.json and results.json in the working directory; one of two classes is detected."""
     monkeypatch.chdir(tmp_path)
     annotation = {"image_id": 1, "bbox": BOX, "area": 2500.0, "iscrowd": 0}
     truth = {
@@ -55,7 +55,7 @@ def test_an_empty_list_is_said_and_gives_zeros(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("files")
-def test_swapped_files_are_recognised() -> None:
+def test_swapped_files_are_recognized() -> None:
     with pytest.raises(UserError, match=r"^results.json: not COCO annotations: .* this looks like a results file$"):
         main(["results.json", "gt.json"])
 
@@ -136,9 +136,9 @@ def test_the_ground_truth_may_be_a_config(capsys: pytest.CaptureFixture[str]) ->
     assert "(pycocotools " in capsys.readouterr().out
     with pytest.raises(UserError, match=r"data\.test\.annotations: no file"):
         main(["config.yaml", "results.json"])
-    with pytest.raises(UserError, match=r"--set: there is no config to lay settings over"):
+    with pytest.raises(UserError, match=r"^--set: "):
         main(["gt.json", "results.json", "--set", "seed=1"])
-    with pytest.raises(UserError, match=r"--config: the ground truth is a config already"):
+    with pytest.raises(UserError, match=r"^--config: "):
         main(["config.yaml", "results.json", "--config", "config.yaml"])
 
 

@@ -1,4 +1,4 @@
-"""How commands end, and how ``dcn-det`` finds them."""
+"""Exit codes of commands, and the dispatch of ``dcn-det``."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Settings that belong to weights go where the weights go."""
+"""Settings that belong to the weights are taken from the checkpoint."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ MADE_WITH = (
 
 @pytest.fixture
 def weights(tiny: Path, tmp_path: Path) -> Path:
-    """A checkpoint of random weights, made with settings that the config does not have."""
+    """A checkpoint of random weights with settings that differ from the config."""
     config = load_config(tiny, MADE_WITH)
     annotations = json.loads((Path(config.data.root) / config.data.test.annotations).read_text())
     classes = tuple(
@@ -35,7 +35,7 @@ def weights(tiny: Path, tmp_path: Path) -> Path:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".offset." in name or name.startswith("head."):
-                parameter.normal_(0, 0.3)  # so that border and deviation matter
+                parameter.normal_(0, 0.3)  # so that border and offset_std matter
     state = {
         "config": to_plain(config),
         "categories": checkpoint.categories_to_plain(classes),
@@ -51,14 +51,14 @@ def detections(config: Path, weights: Path, folder: Path, *overrides: str) -> ob
 
 
 def test_testing_takes_them_from_the_checkpoint(tiny: Path, weights: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"which count: .*border dcn_v1 \(config: zeros\)") as caught:
+    with pytest.warns(UserWarning, match=r"border dcn_v1 \(config: zeros\)") as caught:
         found = detections(tiny, weights, tmp_path / "a")
     message = str(caught[0].message)
     assert "model.backbone.preprocess.mean [1.0,2.0,3.0] (config: [123.15,115.9,103.06])" in message
     assert "model.head.offset_std 0.5 (config: 0.1)" in message
     assert len(found) > 0
     assert found == detections(tiny, weights, tmp_path / "b", *MADE_WITH)
-    # They do make a difference.
+    # The settings make a difference.
     state = checkpoint.load(weights)
     state["config"] = to_plain(load_config(tiny))
     checkpoint.save(tmp_path / "other.pth", state)

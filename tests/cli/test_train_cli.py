@@ -1,4 +1,4 @@
-"""The commands from config to pictures, on a tiny detector and a few images of the embedded set."""
+"""The commands from config to pictures, with a tiny detector and a few images of the embedded data set."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def test_testing_writes_results_and_metrics(tiny: Path, trained: Path, capsys: p
     assert {"AP", "AP50", "AR100"} <= metrics["metrics"].keys()
     text = capsys.readouterr().out
     assert "AP50" in text
-    assert all(re.search(rf"^{digit} +[\dn]", text, re.MULTILINE) for digit in range(10)), "a line for each class"
+    assert all(re.search(rf"^{digit} +[\dn]", text, re.MULTILINE) for digit in range(10)), "one line per class"
     assert re.search(r"AP50: measured \d\.\d{3}, expected 0\.500 \+- 0\.100 \(a paper\)", text)
 
 
@@ -196,7 +196,7 @@ def test_a_truncated_image_is_named(tiny: Path, tmp_path: Path, sample_root: Pat
 
 
 def test_a_run_is_not_overwritten(tiny: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+    with pytest.raises(UserError, match=r"--resume"):
         train.main([str(tiny), "--output", str(trained)])
 
 

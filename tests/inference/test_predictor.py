@@ -53,9 +53,9 @@ def test_boxes_are_clipped_to_the_original() -> None:
 def test_devices_are_resolved_or_refused() -> None:
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(UserError, match=r"device 'gpu' is unknown; allowed: auto, cpu, cuda"):
+    with pytest.raises(UserError, match=r"'gpu'.*auto, cpu, cuda"):
         resolve_device("gpu")
-    with pytest.raises(UserError, match=r"device 'cuda:99' is not there"):
+    with pytest.raises(UserError, match="cuda:99"):
         resolve_device("cuda:99")
 
 
@@ -92,7 +92,7 @@ def test_several_scales_of_which_there_is_one_equal_one_scale() -> None:
     assert len(one(image)) > 5
     assert equal(one(image), many(image))
     twice = build_predictor(model, CATEGORIES, settings(scales=[size, size]))
-    assert equal(one(image), twice(image)), "what is found twice is suppressed once"
+    assert equal(one(image), twice(image)), "duplicates are suppressed"
 
 
 def test_views_are_united_in_original_pixels_before_one_suppression() -> None:
@@ -132,5 +132,5 @@ def test_box_average_needs_a_second_stage() -> None:
         def parameters(self, recurse: bool = True):
             return iter([torch.nn.Parameter(torch.zeros(1))])
 
-    with pytest.raises(UserError, match=r"test\.box_average: 'faster_rcnn' has no second stage"):
+    with pytest.raises(UserError, match=r"test\.box_average: 'faster_rcnn'"):
         build_predictor(OneStage(), CATEGORIES, settings(box_average={}))

@@ -167,7 +167,7 @@ def test_caffe(
     source, target = put(reference.state_dict(), tmp_path), tmp_path / f"out{suffix}"
     assert main([str(source), str(target), "--config", CONFIG, *NARROW, "--format", format]) == 0
     said = capsys.readouterr().out
-    assert "left out, without a place here: fc." in said
+    assert re.search(r"left out.*: fc\.", said)
     advice = said.splitlines()[-1].partition("train from it with ")[2].split()
     assert "model.backbone.preprocess.mean=[123.15,115.9,103.06]" in advice
     same(build(target, *advice), reference, reverse=True)
@@ -217,7 +217,7 @@ def test_mxnet_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     source = tmp_path / "resnet_v1_101-0000.params"
     write_params(source, arrays)
     assert main([str(source), str(tmp_path / "o.pth"), "--config", CONFIG, *NARROW]) == 0
-    assert "left out, without a place here: fc.weight, fc.bias" in capsys.readouterr().out
+    assert re.search(r"left out.*: fc\.weight, fc\.bias", capsys.readouterr().out)
     same(
         build(tmp_path / "o.pth", "model.backbone.preprocess.channel_order=rgb", config=CAFFE_CONFIG), reference, False
     )
