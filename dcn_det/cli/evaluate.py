@@ -69,11 +69,11 @@ def read_truth(path: Path, config_path: Path | None, overrides: Sequence[str]) -
     if path.suffix in (".yaml", ".yml"):
         if config_path is not None:
             raise UserError("--config: the ground truth is a config already; give the annotations instead, or drop it")
-        config = load_config(path, overrides)
+        config = load_config(path, *overrides)
         return config, Truth.of_config(config)
     if overrides and config_path is None:
         raise UserError("--set: there is no config to lay settings over; give one as ground truth or with --config")
-    return load_config(config_path, overrides) if config_path else Config(), Truth.of_file(path)
+    return load_config(config_path, *overrides) if config_path else Config(), Truth.of_file(path)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dcn_det import distributed
-from dcn_det.config import Config, Origins, load_with_origins, print_config, to_plain
+from dcn_det.config import Config, load_config, print_config, to_plain
 from dcn_det.config.data import VocSplitConfig
 from dcn_det.data.build import build_dataset
 from dcn_det.data.voc import read_sets
@@ -60,21 +60,19 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config, origins = load_with_origins(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     keep_freed_memory()
     processes, device = distributed.start(resolve_device(config.device), config.device, PATIENCE)
     if not processes.main:
         warnings.simplefilter("ignore")  # the main process gives the same ones
-    code = _run(args, config, origins, processes, device)
+    code = _run(args, config, processes, device)
     distributed.stop()
     return code
 
 
-def _run(args: argparse.Namespace, config: Config, origins: Origins, processes: Processes, device: torch.device) -> int:
+def _run(args: argparse.Namespace, config: Config, processes: Processes, device: torch.device) -> int:
     state = checkpoint.load(args.weights)
-    given, config = config, with_settings_of_weights(config, state, args.weights)
-    changed = differences(given, of_checkpoint(state["config"]))
-    origins = {**origins, **dict.fromkeys(changed, f"'{args.weights}'")}
+    config = with_settings_of_weights(config, state, args.weights)
     with processes.main_first():
         dataset = build_dataset(config.data, "test", config.test.resize, progress=Progress("sample image"))
     predictor = restore_predictor(state, args.weights, config, str(device))
@@ -87,7 +85,7 @@ def _run(args: argparse.Namespace, config: Config, origins: Origins, processes: 
     results, metrics = run_test(predictor, dataset, config, output, say_on_stderr, processes)
     if not processes.main:
         return 0
-    write_bytes(output / "config.yaml", print_config(config, origins).encode())
+    write_bytes(output / "config.yaml", print_config(config).encode())
     write_json(output / "detections.json", results)
     print(f"detections: '{output / 'detections.json'}'")
     split = config.data.test

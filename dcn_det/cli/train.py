@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dcn_det import distributed
-from dcn_det.config import Config, load_with_origins, print_config, to_plain
+from dcn_det.config import Config, load_config, print_config, to_plain
 from dcn_det.distributed import Processes
 from dcn_det.engine.guards import data_changes
 from dcn_det.engine.logging import Log, RunLog
@@ -53,14 +53,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config, origins = load_with_origins(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     if args.print_config:
-        print(print_config(config, origins), end="")
+        print(print_config(config), end="")
         return 0
     processes, device = distributed.start(resolve_device(config.device), config.device)
     if not processes.main:
         warnings.simplefilter("ignore")  # the main process gives the same ones
-    code = _run(args, config, print_config(config, origins), processes, device)
+    code = _run(args, config, print_config(config), processes, device)
     distributed.stop()
     return code
 

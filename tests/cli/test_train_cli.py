@@ -167,10 +167,10 @@ def test_mistakes_are_named(tiny: Path, tmp_path: Path, arguments: list[str], me
 
 def test_float16_on_a_cpu_is_warned_of(tiny: Path) -> None:
     with pytest.warns(UserWarning, match=r"train\.precision: .* bfloat16 is quick"):
-        Session(load_config(tiny, ["train.precision=float16", "device=cpu"]))
+        Session(load_config(tiny, "train.precision=float16", "device=cpu"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Session(load_config(tiny, ["train.precision=bfloat16", "device=cpu"]))
+        Session(load_config(tiny, "train.precision=bfloat16", "device=cpu"))
 
 
 def test_a_missing_image_is_named(tiny: Path, tmp_path: Path, sample_root: Path) -> None:

@@ -126,7 +126,7 @@ def put_torchvision_names(state: dict[str, Tensor], folder: Path) -> Path:
 
 def build(target: Path, *overrides: str, config: str = CONFIG) -> nn.Module:
     """The backbone as training builds it, plain."""
-    settings = load_config(config, [*NARROW, f"model.backbone.weights={target}", *overrides]).model.backbone
+    settings = load_config(config, *NARROW, f"model.backbone.weights={target}", *overrides).model.backbone
     return BACKBONES[settings.kind](settings, True).eval()
 
 
