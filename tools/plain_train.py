@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
     parser.add_argument("--output", type=Path, default=Path("plain.pth"), help="checkpoint (default: %(default)s)")
     args = parser.parse_intermixed_args(argv)
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     train, device = config.train, resolve_device(config.device)
 
     # Data: batches are a function of the seed and the iteration.

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     data = config.data
     dataset = build_dataset(data, "train")
     cv2.setNumThreads(0)

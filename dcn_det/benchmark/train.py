@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
     if args.steps < 1:
         raise UserError(f"--steps is {args.steps}, expected at least 1")
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     session = Session(config)
     print(session.summary())
     print(f"device    {_device_name(session.device)}, {torch.get_num_threads()} threads, {config.train.precision}")

@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     root = Path(config.data.root)
     if config.data.kind == "sample" and not holds_sample(root):
         make_sample(root, progress=Progress("sample image"))

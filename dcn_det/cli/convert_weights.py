@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"'{args.target}': unknown suffix '{args.target.suffix}'; allowed: {', '.join(SUFFIXES)}")
     if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
         raise UserError(f"'{args.target}' is both IN and OUT; choose another OUT")
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     converted = convert(args.source, config, None if args.format == "auto" else args.format)
     args.target.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(args.target, converted.state)

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     size = None if args.size is None else _size(args.size)
     rows, notes = [], set()
     for file in files:
-        config = load_config(file, overrides)
+        config = load_config(file, *overrides)
         height, width = size or (config.data.resize.short_side, config.data.resize.max_side)
         classes = args.classes or len(config.data.classes or ()) or CLASSES.get(config.data.kind)
         if classes is None:

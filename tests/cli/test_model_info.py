@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def count(name: str, *overrides: str, size: tuple[int, int] = (96, 128), rois: int = 10) -> ModelInfo:
-    config = load_config(CONFIGS / f"{name}.yaml", overrides)
+    config = load_config(CONFIGS / f"{name}.yaml", *overrides)
     with torch.device("meta"):
         model = build_detector(config, 20)
     return model_info(model, *size, rois)
@@ -54,7 +54,7 @@ def test_activations_grow_with_the_image_and_with_what_is_trained() -> None:
 def test_activations_are_those_of_a_real_step() -> None:
     """The activations of a small network equal those that hooks count in a real forward pass."""
     config = load_config(
-        CONFIGS / "voc" / "rfcn_r101_dcn.yaml", ["model.backbone.width=8", "model.backbone.kind=resnet50"]
+        CONFIGS / "voc" / "rfcn_r101_dcn.yaml", "model.backbone.width=8", "model.backbone.kind=resnet50"
     )
     model = build_detector(config, 20)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}

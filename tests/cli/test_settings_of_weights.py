@@ -25,7 +25,7 @@ MADE_WITH = (
 @pytest.fixture
 def weights(tiny: Path, tmp_path: Path) -> Path:
     """A checkpoint of random weights with settings that differ from the config."""
-    config = load_config(tiny, MADE_WITH)
+    config = load_config(tiny, *MADE_WITH)
     annotations = json.loads((Path(config.data.root) / config.data.test.annotations).read_text())
     classes = tuple(
         sorted((Category(each["id"], each["name"]) for each in annotations["categories"]), key=lambda c: c.id)
@@ -82,9 +82,9 @@ def test_prediction_takes_all_from_the_checkpoint(weights: Path) -> None:
 
 
 def test_settings_laid_over_a_config(tiny: Path) -> None:
-    config = load_config(tiny, ["test.nms_iou=0.4"])
-    belonging = {**of_checkpoint(to_plain(load_config(tiny, MADE_WITH))), "model.no.such.key": 3}
+    config = load_config(tiny, "test.nms_iou=0.4")
+    belonging = {**of_checkpoint(to_plain(load_config(tiny, *MADE_WITH))), "model.no.such.key": 3}
     assert differences(config, belonging).keys() == {made.partition("=")[0] for made in MADE_WITH}
     changed = laid_over(config, belonging, "x")
-    assert changed == load_config(tiny, [*MADE_WITH, "test.nms_iou=0.4"])
+    assert changed == load_config(tiny, *MADE_WITH, "test.nms_iou=0.4")
     assert differences(changed, belonging) == {}

@@ -89,7 +89,7 @@ def overrides_of(network: str) -> list[str]:
 
 
 def config_of(network: str) -> Config:
-    return load_config(path_of(CONFIGS[network]), overrides_of(network))
+    return load_config(path_of(CONFIGS[network]), *overrides_of(network))
 
 
 def arrays_of(network: str, seed: int = 0) -> dict[str, np.ndarray]:

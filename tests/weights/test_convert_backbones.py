@@ -127,7 +127,7 @@ def put_torchvision_names(state: dict[str, Tensor], folder: Path) -> Path:
 
 def build(target: Path, *overrides: str, config: str = CONFIG) -> nn.Module:
     """The backbone as training builds it, plain."""
-    settings = load_config(config, [*NARROW, f"model.backbone.weights={target}", *overrides]).model.backbone
+    settings = load_config(config, *NARROW, f"model.backbone.weights={target}", *overrides).model.backbone
     backbone = build_backbone(settings)
     load_backbone_weights(backbone, settings)
     assert isinstance(backbone, nn.Module)
