@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -5,8 +6,8 @@ import torch
 from torch import nn
 
 from dcn_det.engine.store import CheckpointStore
-from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
+from tests.messages import refused, warned
 
 
 def test_a_saved_state_comes_back(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_a_saved_state_comes_back(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     checkpoint.save(path, {"iteration": 1})
-    with pytest.raises(Exception, match=r"pickle|local"):
+    with pytest.raises((pickle.PicklingError, AttributeError)):
         checkpoint.save(path, {"iteration": lambda: 0})
     assert checkpoint.load(path)["iteration"] == 1
     assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]
@@ -34,39 +35,37 @@ def test_a_truncated_file_is_named(tmp_path: Path, size: float) -> None:
     checkpoint.save(path, {"model": {"w": torch.randn(1000)}})
     data = path.read_bytes()
     path.write_bytes(data[: int(size * len(data)) if isinstance(size, float) else size])
-    with pytest.raises(UserError, match=r"a\.pth' cannot be read; it is truncated or damaged"):
+    with refused("a.pth") as caught:
         checkpoint.load(path)
+    assert caught.value.__cause__ is not None, "reading it failed"
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(UserError, match="not a dcn_det checkpoint"):
+    with refused("a.pth", "dcn_det") as caught:
         checkpoint.load(path)
+    assert caught.value.__cause__ is None, "it could be read"
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"format": "dcn_det", "format_version": checkpoint.VERSION + 1}, path)
-    with pytest.raises(UserError, match="newer dcn_det"):
+    with refused("a.pth", checkpoint.VERSION + 1):
         checkpoint.load(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.pth' does not exist"):
+    with refused("none.pth") as caught:
         checkpoint.load(tmp_path / "none.pth")
+    assert caught.value.__cause__ is None, "it was not read"
 
 
 def test_weights_of_another_architecture_name_what_differs() -> None:
     model = nn.Linear(3, 2)
     state = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
-    with pytest.raises(UserError) as caught:
+    with refused("x.pth", "bias", "extra", "weight", "(2, 4)", "(2, 3)"):
         checkpoint.load_weights(model, state, Path("x.pth"))
-    message = str(caught.value)
-    assert "another architecture" in message
-    assert "bias is missing" in message
-    assert "extra is not part of the model" in message
-    assert "weight has shape (2, 4), the model (2, 3)" in message
 
 
 def test_the_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_latest_goes_back_past_a_damaged_checkpoint(tmp_path: Path) -> None:
     store.save(10, {"iteration": 10})
     newest = store.save(20, {"iteration": 20})
     newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="going back to the one before"):
+    with warned("iteration_00000020.pth"):
         found = store.latest()
     assert found is not None
     assert found[1]["iteration"] == 10

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -15,10 +16,10 @@ from dcn_det.cli import train
 from dcn_det.config.train import TrainConfig
 from dcn_det.engine.build import Division, divide
 from dcn_det.engine.step import Step
-from dcn_det.errors import UserError
 from dcn_det.structures import Batch, ImageInfo, Target
 from dcn_det.weights import checkpoint
 from tests.engine.launching import children, finish, popen, run_command, together, until
+from tests.messages import refused
 
 
 def records(folder: Path, kind: str = "train") -> list[dict]:
@@ -135,7 +136,7 @@ def test_another_number_of_processes_keeps_the_order_of_images(tiny: Path, tmp_p
     assert run([*common, "--output", str(part), "--stop-at", "4"]) == 0
     # The settings alone would now make steps of eight images.
     assert together(2, run, [*common, "--output", str(part), "--resume"]) == [0, 0]
-    assert "4 images (2 processes x 2)" in (part / "log.txt").read_text()
+    assert str(Division(world_size=2, batch_size=2, accumulate=1)) in (part / "log.txt").read_text()
     assert_same_run(whole, part)
 
 
@@ -145,7 +146,7 @@ def test_a_step_is_divided_or_refused() -> None:
     assert divide(settings, 1, global_batch=8) == Division(1, 4, 2)
     assert divide(settings, 4, global_batch=8) == Division(4, 2, 1)
     assert divide(settings, 1, global_batch=6) == Division(1, 3, 2)
-    with pytest.raises(UserError, match="8 images a step, which 3 processes cannot share"):
+    with refused(8, 3):
         divide(settings, 3, global_batch=8)
 
 
@@ -153,15 +154,15 @@ def test_an_environment_without_an_address_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="RANK, MASTER_ADDR, MASTER_PORT not set; start with torchrun"):
+    with refused("RANK", "MASTER_ADDR", "MASTER_PORT", "torchrun"):
         distributed.start(torch.device("cpu"), "cpu")
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29500")
-    with pytest.raises(UserError, match=r"RANK is 2, expected 0 to 1 \(WORLD_SIZE - 1\)"):
+    with refused("RANK", 2, 1):
         distributed.start(torch.device("cpu"), "cpu")
     monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(UserError, match="WORLD_SIZE is 'two'"):
+    with refused("WORLD_SIZE", "'two'"):
         distributed.start(torch.device("cpu"), "cpu")
 
 
@@ -191,8 +192,7 @@ def test_torchrun_restarts_a_killed_worker_and_finishes(tiny: Path, tmp_path: Pa
     os.kill(trainers[1], signal.SIGKILL)
     code, text = finish(process, output, 120)
     assert code == 0, text
-    log = (out / "log.txt").read_text()
-    assert log.count("resumed from") == 1, text
+    assert len(re.findall(r"iteration_\d{8}\.pth", (out / "log.txt").read_text())) == 1, text
     assert checkpoint.load(out / "last.pth")["iteration"] == 60
     assert sorted(losses(out)) == list(range(1, 61)), "every iteration once"
 
@@ -226,4 +226,4 @@ def test_the_launch_scripts_train_on_two_processes(tiny: Path, tmp_path: Path, s
         **environment,
     )
     assert code == 0, text
-    assert "2 images (2 processes x 1)" in (out / "log.txt").read_text(), text
+    assert str(Division(world_size=2, batch_size=1, accumulate=1)) in (out / "log.txt").read_text(), text
