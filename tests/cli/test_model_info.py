@@ -1,5 +1,6 @@
 """``tools/model_info.py``: counts against those made by hand, the paper's table, and what a user gets wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 
 from dcn_det.cli.model_info import PAPER_PARAMETERS, main
 from dcn_det.config import load_config
-from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.models.info import ModelInfo, model_info
+from tests.messages import refused, says
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -97,7 +98,7 @@ def test_counts_stand_beside_table_4(capsys: pytest.CaptureFixture[str]) -> None
     assert (both["parameters (M)"], both["without RPN"], both["Table 4"]) == ("54.01", "49.26", "49.5")
     assert both["deformable"] == "res5a res5b res5c, pooling" and both["stride"] == "16"
     assert alone["Table 4"] == "-" and one_stage["Table 4"] == "46.1" and one_stage["head"] == "-"
-    assert "600x1000 pixels and 300 RoIs" in text
+    assert says(text, "600x1000", 300)
     assert set(PAPER_PARAMETERS.values()) == {46.0, 46.1, 58.3, 59.9, 47.1, 49.5}
 
 
@@ -106,10 +107,11 @@ def test_published_results(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*files, "--results", "--markdown", "--size", "96x128", "--rois", "5"]) == 0
     text = capsys.readouterr().out
     coco, voc = row(text, "coco/rfcn_r101_dcn"), row(text, "voc/rfcn_r101_dcn")
-    assert (coco["paper"], coco["authors' code"], coco["here"]) == ("34.5", "35.7", "not measured")
+    assert (coco["paper"], coco["authors' code"]) == ("34.5", "35.7")
+    assert not re.search(r"\d", coco["here"])
     assert (voc["paper"], voc["authors' code"]) == ("82.6 / 68.5", "82.3 / 67.8")
     assert coco["parameters (M)"] == "63.06"  # as the authors' network, counted from its own list of shapes
-    assert "96x128 pixels and 5 RoIs" in text
+    assert says(text, "96x128", 5)
 
 
 def test_results_measured_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,23 +128,22 @@ def test_results_measured_here(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["--size", "600"], "--size: '600' is no size; write height and width in pixels, such as 600x1000"),
-        (["--size", "0x10"], "--size: '0x10' is no size"),
-        (["--rois", "0"], "--rois: 0 is not positive"),
-        (["model.kind=rfnc"], "did you mean 'rfcn'?"),
-        (["model.backbone.deform.blocks=[res5d]"], "resnet101 has no block 'res5d'; did you mean "),
+        (["--size", "600"], ["--size", "600", "600x1000"]),
+        (["--size", "0x10"], ["--size", "0x10"]),
+        (["--rois", "0"], ["--rois", 0]),
+        (["model.kind=rfnc"], ["model.kind", "rfnc", "rfcn"]),
+        (["model.backbone.deform.blocks=[res5d]"], ["model.backbone.deform.blocks", "resnet101", "res5d", "res5c"]),
     ],
 )
-def test_mistakes(arguments: list[str], message: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_mistakes(arguments: list[str], named: list[object]) -> None:
+    with refused(*named):
         main([str(CONFIGS / "coco" / "rfcn_r101.yaml"), *arguments])
-    assert message in str(caught.value)
 
 
 def test_settings_alone_are_no_config() -> None:
-    with pytest.raises(UserError, match="no config given, only settings"):
+    with refused("YAML"):
         main(["model.kind=rfcn"])
 
 

@@ -16,10 +16,12 @@ import yaml
 
 from dcn_det.cli import infer, test, train
 from dcn_det.config import load_config
+from dcn_det.engine.build import learning_rate
 from dcn_det.engine.session import Session
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
+from tests.messages import refused, says, warned
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,8 +44,8 @@ def test_training_leaves_everything_a_user_expects(trained: Path, capsys: pytest
     assert {"rpn_cls", "rpn_box", "head_cls", "head_box", "loss", "lr", "data_seconds"} <= records[0].keys()
     assert "AP50" in records[-1]
     log = (trained / "log.txt").read_text()
-    assert "effective learning rate" in log
-    assert re.search(r"iter 4/4  loss [\d.]+ .*lr .*img/s.*eta 0:00:00", log)
+    assert str(learning_rate(load_config(trained / "config.yaml").train, global_batch=2)) in log
+    assert re.search(r"\b4/4\b.*\bloss [\d.]+ .*\blr [\d.]+.*img/s.*\b0:00:00\b", log)
 
 
 def test_a_run_can_be_repeated_from_its_own_config(trained: Path, tmp_path: Path) -> None:
@@ -60,7 +62,8 @@ def test_ten_and_ten_more_equal_twenty_to_the_bit(tiny: Path, tmp_path: Path, wo
     assert train.main([*common, "--output", str(part), "--stop-at", "10"]) == 0
     assert not (part / "last.pth").exists()
     assert train.main([*common, "--output", str(part), "--resume"]) == 0
-    assert "resumed from" in (part / "log.txt").read_text()
+    records = [json.loads(line) for line in (part / "metrics.jsonl").read_text().splitlines()]
+    assert [each["iteration"] for each in records if each["kind"] == "train"] == [1, 10, 11, 20], "resumed at 10"
     whole, resumed = weights(tmp_path / "whole"), weights(part)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -93,7 +96,7 @@ def test_testing_writes_results_and_metrics(tiny: Path, trained: Path, capsys: p
     text = capsys.readouterr().out
     assert "AP50" in text
     assert all(re.search(rf"^{digit} +[\dn]", text, re.MULTILINE) for digit in range(10)), "a line for each class"
-    assert re.search(r"AP50: measured \d\.\d{3}, expected 0\.500 \+- 0\.100 \(a paper\)", text)
+    assert re.search(r"^AP50\b.* \d\.\d{3}\b.* 0\.500 .*\b0\.100\b.*\ba paper\b", text, re.MULTILINE)
 
 
 def test_inference_needs_only_the_checkpoint(trained: Path, sample_root: Path) -> None:
@@ -121,15 +124,10 @@ def test_dry_run_prints_sizes_and_writes_nothing(
 ) -> None:
     assert train.main([str(tiny), "--dry-run", "--output", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
-    for part in (
-        "parameters",
-        "trainable",
-        "12 images",
-        "effective learning rate",
-        "global batch 2",
-        "4 iterations",
-    ):
-        assert part in text
+    session = Session(load_config(tiny))
+    assert says(text, f"{sum(parameter.numel() for parameter in session.model.parameters()):,}")
+    assert session.train_set.index.report in text and says(session.train_set.index.report, 12)
+    assert str(session.rate) in text and says(text, 4, str(session.division))
     assert not (tmp_path / "run").exists()
 
 
@@ -138,35 +136,31 @@ def spoil(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["train.batchsize=2"], r"train\.batchsize.*did you mean 'batch_size'"),
-        (["train.batch_size=two"], r"train\.batch_size.*two.*integer"),
-        (["data.root=/nowhere"], r"/nowhere"),
-        (["model.backbone.deform.blocks=[res6a]"], r"model\.backbone\.deform\.blocks.*res6a.*did you mean"),
-        (["data.classes=[zero, one]"], r"data\.classes"),
-        (["model.backbone.weights=/nowhere.pth"], r"/nowhere\.pth"),
-        (
-            ["model.backbone.norm=frozen_bn"],
-            r"model\.backbone\.weights: 'none' would leave frozen layers at random.*gn or bn",
-        ),
-        (["device=gpu"], r"device: .*gpu.*cuda"),
-        (["--resume"], r"no readable checkpoint"),
-        (["--output", "/proc/run"], r"/proc/run"),
+        (["train.batchsize=2"], ["train.batchsize", "batch_size"]),
+        (["train.batch_size=two"], ["train.batch_size", "two"]),
+        (["data.root=/nowhere"], ["/nowhere"]),
+        (["model.backbone.deform.blocks=[res6a]"], ["model.backbone.deform.blocks", "res6a", "res5a"]),
+        (["data.classes=[zero, one]"], ["data.classes"]),
+        (["model.backbone.weights=/nowhere.pth"], ["/nowhere.pth"]),
+        (["model.backbone.norm=frozen_bn"], ["model.backbone.weights", "none", "gn", "bn"]),
+        (["device=gpu"], ["device", "gpu", "cuda"]),
+        (["--resume"], ["/run"]),
+        (["--output", "/proc/run"], ["/proc/run"]),
     ],
 )
-def test_mistakes_are_named(tiny: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_are_named(tiny: Path, tmp_path: Path, arguments: list[str], named: list[str]) -> None:
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "run")]
     if any(item.startswith("data.root") for item in arguments):
         arguments = [*arguments, "data.kind=coco"]
-    with pytest.raises((UserError, OSError)) as caught:
+    with refused(*named, error=(UserError, OSError)):
         train.main([str(tiny), *arguments, *output])
-    assert re.search(message, str(caught.value)), str(caught.value)
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.pth"))
 
 
 def test_float16_on_a_cpu_is_warned_of(tiny: Path) -> None:
-    with pytest.warns(UserWarning, match=r"train\.precision: .* bfloat16 is quick"):
+    with warned("train.precision", "float16", "bfloat16"):
         Session(load_config(tiny, ["train.precision=float16", "device=cpu"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -178,7 +172,7 @@ def test_a_missing_image_is_named(tiny: Path, tmp_path: Path, sample_root: Path)
     subprocess.run(["cp", "-r", str(sample_root), str(broken)], check=True)
     victim = sorted((broken / "train").iterdir())[3]
     victim.unlink()
-    with pytest.raises(UserError, match=victim.name):
+    with refused(victim.name):
         train.main([str(tiny), "data.kind=coco", f"data.root={broken}", "--output", str(tmp_path / "run")])
 
 
@@ -189,27 +183,29 @@ def test_a_truncated_image_is_named(tiny: Path, tmp_path: Path, sample_root: Pat
     for victim in (broken / "train").iterdir():
         victim.write_bytes(victim.read_bytes()[:200])
     arguments = ["data.kind=coco", f"data.root={broken}", f"data.workers={workers}"]
-    with pytest.raises(UserError, match=r"\.jpg") as caught:
+    with refused(".jpg") as caught:
         train.main([str(tiny), *arguments, "--output", str(tmp_path / "run")])
     assert "\n" not in str(caught.value)
 
 
 def test_a_run_is_not_overwritten(tiny: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+    with refused(trained, "--resume"):
         train.main([str(tiny), "--output", str(trained)])
 
 
 def test_weights_of_another_architecture_are_refused(tiny: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match="another architecture"):
+    with refused("last.pth", "backbone.layer1.0.downsample.0.weight"):
         test.main([str(tiny), "--weights", str(trained / "last.pth"), "model.backbone.width=16"])
 
 
 def test_a_truncated_checkpoint_is_refused(tiny: Path, trained: Path) -> None:
     spoil(trained / "last.pth")
-    with pytest.raises(UserError, match="truncated or damaged"):
+    with refused("last.pth") as caught:
         test.main([str(tiny), "--weights", str(trained / "last.pth")])
-    with pytest.raises(UserError, match="truncated or damaged"):
+    assert caught.value.__cause__ is not None, "reading it failed"
+    with refused("last.pth") as caught:
         infer.main([str(tiny), "--weights", str(trained / "last.pth"), "--output", str(trained / "x")])
+    assert caught.value.__cause__ is not None, "reading it failed"
     assert not (trained / "x").exists()
 
 
@@ -220,7 +216,7 @@ def test_other_classes_than_the_checkpoint_are_refused(tiny: Path, trained: Path
     truth["categories"][0]["name"] = "nought"
     renamed = tmp_path / "renamed.json"
     renamed.write_text(json.dumps(truth))
-    with pytest.raises(UserError, match="nought"):
+    with refused("last.pth", "renamed.json", "nought"):
         test.main(
             [
                 str(tiny),
@@ -240,8 +236,8 @@ def test_the_tool_ends_mistakes_with_code_two_and_one_line(tiny: Path) -> None:
         text=True,
     )
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert re.fullmatch(r"error: .*train\.iteration.*did you mean 'iterations'.*\n", done.stderr)
+    assert re.fullmatch(r"error: .+\n", done.stderr)
+    assert says(done.stderr, "train.iteration", "iterations")
 
 
 @pytest.mark.parametrize(("signum", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
@@ -272,8 +268,7 @@ def test_a_signal_to_the_process_group_saves_and_exits(
     os.killpg(process.pid, signum)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, text
-    assert text.count(f"stopped by {signum.name}") == 1
     assert "Traceback" not in text
     found = CheckpointStore(out, keep=2).latest()
     assert found is not None
-    assert str(found[0]) in text
+    assert sum(says(line, signum.name, found[0]) for line in text.splitlines()) == 1
