@@ -21,6 +21,7 @@ from dcn_det.models.build import BACKBONES
 from dcn_det.weights import checkpoint
 from dcn_det.weights.caffe import read_weights
 from dcn_det.weights.files import read_backbone
+from tests.messages import refused, says
 from tests.weights.mxnet_writer import write_params
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -163,17 +164,20 @@ def test_caffe(
     source, target = put(reference.state_dict(), tmp_path), tmp_path / f"out{suffix}"
     assert main([str(source), str(target), "--config", CONFIG, *NARROW, "--format", format]) == 0
     said = capsys.readouterr().out
-    assert "left out, without a place here: fc." in said
-    advice = said.splitlines()[-1].partition("train from it with ")[2].split()
+    assert re.search(r"\bfc\.", said), "left out"
+    advice = settings_in(said.splitlines()[-1])
     assert "model.backbone.preprocess.mean=[123.15,115.9,103.06]" in advice
     same(build(target, *advice), reference, reverse=True)
-    with pytest.raises(
-        UserError, match=r"made for other settings; add model\.backbone\.stride_on=first_1x1 "
-    ) as caught:
+    with refused("model.backbone.stride_on=first_1x1", "model.backbone.preprocess.std=[1.0,1.0,1.0]"):
         build(target)
-    assert "model.backbone.preprocess.std=[1.0,1.0,1.0]" in str(caught.value)
-    with pytest.raises(UserError, match=r"other settings; add model.backbone.preprocess.channel_order=rgb$"):
+    with pytest.raises(UserError) as caught:
         build(target, *NARROW, config=CAFFE_CONFIG)
+    assert settings_in(str(caught.value)) == ["model.backbone.preprocess.channel_order=rgb"]
+
+
+def settings_in(text: str) -> list[str]:
+    """Settings that a message gives as overrides."""
+    return re.findall(r"\bmodel\.[\w.]+=\S+", text)
 
 
 def test_offsets_start_afresh_from_a_converted_backbone(tmp_path: Path) -> None:
@@ -195,8 +199,9 @@ def test_torchvision(tmp_path: Path) -> None:
     arguments = [str(source), str(tmp_path / "o.safetensors"), "--config", CONFIG, *NARROW]
     assert main([*arguments, "--format", "torchvision"]) == 0
     same(build(tmp_path / "o.safetensors"), reference, reverse=False)
-    with pytest.raises(UserError, match=r"add model\.backbone\.preprocess\.mean="):
+    with pytest.raises(UserError) as caught:
         build(tmp_path / "o.safetensors", "model.backbone.preprocess.mean=[1,2,3]")
+    assert settings_in(str(caught.value)) == ["model.backbone.preprocess.mean=[123.675,116.28,103.53]"]
 
 
 def test_mxnet_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +218,7 @@ def test_mxnet_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     source = tmp_path / "resnet_v1_101-0000.params"
     write_params(source, arrays)
     assert main([str(source), str(tmp_path / "o.pth"), "--config", CONFIG, *NARROW]) == 0
-    assert "left out, without a place here: fc.weight, fc.bias" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, "fc.weight", "fc.bias"), "left out"
     same(
         build(tmp_path / "o.pth", "model.backbone.preprocess.channel_order=rgb", config=CAFFE_CONFIG), reference, False
     )
@@ -223,7 +228,7 @@ def test_torchvision_names_are_not_guessed_at(tmp_path: Path, capsys: pytest.Cap
     source = put_torchvision_names(original().state_dict(), tmp_path)
     arguments = [str(source), str(tmp_path / "o.pth"), "--config", CONFIG, *NARROW]
     assert exit_code(lambda: main(arguments)) == USER_ERROR
-    assert "give --format torchvision or --format caffe" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "--format torchvision", "--format caffe")
     assert not (tmp_path / "o.pth").exists()
 
 
@@ -247,19 +252,19 @@ def test_bad_pickles(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     array = b"cnumpy\nndarray\n"
     unbelieved = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(" + array + size + b"U\x01btR."
     called = b"\x80\x02" + array + size + b"\x85R."
-    for content, message in [
-        (pickle.dumps({"blobs": {"conv1_w": Trap()}}), "which is no array"),
-        (whole[: len(whole) // 2], "cannot read weights from"),
-        (b"", "cannot read weights from"),
-        (b"no pickle", "cannot read weights from"),
-        (pickle.dumps([1, 2]), "holds no arrays by name but a list"),
-        (pickle.dumps({"blobs": {"w": np.ones(3)}}), "is in no known format (mxnet, caffe, torchvision): it has w"),
-        (unbelieved, "holds no arrays by name but a ndarray"),
-        (called, "cannot read weights from"),
+    for content, named in [
+        (pickle.dumps({"blobs": {"conv1_w": Trap()}}), ["system"]),
+        (whole[: len(whole) // 2], []),
+        (b"", []),
+        (b"no pickle", []),
+        (pickle.dumps([1, 2]), ["list"]),
+        (pickle.dumps({"blobs": {"w": np.ones(3)}}), ["mxnet", "caffe", "torchvision", "w"]),
+        (unbelieved, ["ndarray"]),
+        (called, []),
     ]:
         path.write_bytes(content)
         said = refusal(path, capsys)
-        assert message in said and said.count("\n") == 1, said
+        assert says(said, path, *named) and said.count("\n") == 1, said
     assert not (tmp_path / "trapped").exists()
 
 
@@ -269,14 +274,11 @@ def test_what_differs_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[st
     state["res4b23_branch2b.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "w.pth")
     lines = refusal(tmp_path / "w.pth", capsys).splitlines()
-    assert lines[0].endswith("does not fit the config; 2 differences:")
-    assert lines[1:] == [
-        "error: layer3.22.conv2.weight 16x16x3x3 is missing",
-        "error: res4b23_branch2b.weight 1 has no place",
-    ]
-    assert "for a ResNet, the config has aligned_inception_resnet" in refusal(
-        put_caffe(original().state_dict(), tmp_path), capsys, "model.backbone.kind=aligned_inception_resnet"
-    )
+    assert len(lines) == 3 and says(lines[0], "w.pth", 2)
+    assert says(lines[1], "layer3.22.conv2.weight", "16x16x3x3") and says(lines[2], "res4b23_branch2b.weight", 1)
+    source = put_caffe(original().state_dict(), tmp_path)
+    said = refusal(source, capsys, "model.backbone.kind=aligned_inception_resnet")
+    assert says(said, source, "ResNet", "aligned_inception_resnet")
 
 
 def test_a_backbone_is_no_detector(tmp_path: Path) -> None:
@@ -284,18 +286,16 @@ def test_a_backbone_is_no_detector(tmp_path: Path) -> None:
     for suffix in (".pth", ".safetensors"):
         target = tmp_path / f"o{suffix}"
         assert main([str(source), str(target), "--config", CONFIG, *NARROW]) == 0
-        with pytest.raises(
-            UserError, match=r"holds a backbone alone, to train from; give it as model\.backbone\.weights"
-        ):
+        with refused(target, "model.backbone.weights"):
             checkpoint.load(target)
         data = target.read_bytes()
         for size in (0, 4, 100, len(data) // 2, len(data) - 1):
             target.write_bytes(data[:size])
-            with pytest.raises(UserError, match="cannot read weights from") as caught:
-                read_backbone(target)
-            assert "\n" not in str(caught.value)
-            with pytest.raises(UserError, match="truncated or damaged"):
-                checkpoint.load(target)
+            for read in (read_backbone, checkpoint.load):
+                with refused(target) as caught:
+                    read(target)
+                assert caught.value.__cause__ is not None, "reading it failed"
+                assert "\n" not in str(caught.value)
 
 
 def test_safetensors_of_other_programs(tmp_path: Path) -> None:
@@ -305,5 +305,6 @@ def test_safetensors_of_other_programs(tmp_path: Path) -> None:
     state, settings = read_backbone(tmp_path / "w.safetensors")
     assert list(state) == ["conv1.weight"] and settings == {}
     assert read_weights(tmp_path / "w.safetensors").keys() == state.keys()
-    with pytest.raises(UserError, match="is not a dcn_det checkpoint"):
+    with refused("w.safetensors", "dcn_det") as caught:
         checkpoint.load(tmp_path / "w.safetensors")
+    assert caught.value.__cause__ is None, "it could be read"

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint, released
 from dcn_det.weights.coco_classes import COCO_CATEGORIES
 from dcn_det.weights.settings import get
+from tests.messages import says
 from tests.weights.mxnet_writer import write_params
 from tests.weights.small_released import (
     CLASSES,
@@ -102,8 +104,7 @@ def test_a_whole_checkpoint(
     assert backbone["deform"]["border"] == "dcn_v1"
     assert head["box_stds"] == list(BOX_STDS)
     out = capsys.readouterr().out
-    assert f"{len(arrays)} arrays" in out and "all used and none missing" in out
-    assert "model.backbone.stem_pool ceil (config: pad)" in out
+    assert says(out, len(arrays)) and says(out, "model.backbone.stem_pool", "ceil", "pad")
 
 
 def test_groups_and_dilation_of_the_offsets_travel(tmp_path: Path) -> None:
@@ -138,8 +139,7 @@ def test_copies_for_testing(network: str, layer: str, tmp_path: Path, refused: A
             ours = state[f"head.bbox_pred.{part}"].numpy()
             np.testing.assert_allclose(ours, arrays[f"arg:{layer}_{part}"], rtol=1e-6)
     both[f"arg:{layer}_bias_test"] = arrays[f"arg:{layer}_bias"]
-    message = refused(both, network)
-    assert f"{layer}_bias_test is not arg:{layer}_bias times the deviations 0.1, 0.1, 0.2, 0.2" in message
+    assert says(refused(both, network), f"arg:{layer}_bias_test", f"arg:{layer}_bias", "0.1, 0.1, 0.2, 0.2")
 
 
 def test_all_that_differs_is_listed(refused: Any) -> None:
@@ -148,17 +148,13 @@ def test_all_that_differs_is_listed(refused: Any) -> None:
     del arrays["arg:fc_new_2_bias"]
     arrays["arg:rpn_conv_3x3_bias"] = np.zeros(9, np.float32)
     arrays["aux:bn3a_branch1_moving_var"][3] = math.nan
-    lines = refused(arrays, "rcnn").splitlines()
-    assert lines[0].endswith("in.params': it does not fit the config; 4 differences:")
-    assert sorted(lines[1:]) == sorted(
-        [
-            "error: head.fc2.bias 8 is missing",
-            "error: arg:surplus_weight 2x3 has no place",
-            "error: rpn.conv.bias (arg:rpn_conv_3x3_bias) is 9 instead of 8",
-            "error: backbone.layer2.0.downsample.1.running_var (aux:bn3a_branch1_moving_var) "
-            "holds numbers that are not finite",
-        ]
-    )
+    said = refused(arrays, "rcnn")
+    lines = said.splitlines()
+    assert len(lines) == 5 and says(lines[0], "in.params", 4)
+    assert says(said, "head.fc2.bias", 8)
+    assert says(said, "arg:surplus_weight", "2x3")
+    assert says(said, "rpn.conv.bias", "arg:rpn_conv_3x3_bias", 9, 8)
+    assert says(said, "backbone.layer2.0.downsample.1.running_var", "aux:bn3a_branch1_moving_var")
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (1, 1, 1, 1, 1)])
@@ -176,35 +172,33 @@ def test_strange_shapes_are_only_differences(shape: tuple[int, ...], refused: An
 
 def test_a_long_list_ends(refused: Any) -> None:
     lines = refused(arrays_of("rcnn"), "rcnn", "model.backbone.width=16").splitlines()
-    assert len(lines) == 22 and lines[-1].startswith("error: and ")
+    assert len(lines) == 22 and re.fullmatch(r"error: \D*\d+\D*", lines[-1]), "how many more"
 
 
 @pytest.mark.parametrize(
-    "network, given, message",
+    "network, given, named",
     [
-        ("rcnn_dcn", "rcnn", "needs model.backbone.deform.blocks=[res5a,res5b,res5c] model.head.pooling=deformable"),
-        ("rcnn", "rcnn_dcn", "needs model.backbone.deform.blocks=[] model.head.pooling=max"),
-        present("rfcn_r101", "rfcn", "rfcn_dcn", "needs model.backbone.deform.blocks=[] model.head.pooling=average"),
-        present("rfcn_r101", "rfcn", "rcnn", "holds the authors' R-FCN: the config needs model.kind=rfcn model.head"),
-        present("rfcn_r101", "rcnn", "rfcn", "Faster R-CNN: the config needs model.kind=faster_rcnn model.head"),
+        ("rcnn_dcn", "rcnn", ["model.backbone.deform.blocks=[res5a,res5b,res5c]", "model.head.pooling=deformable"]),
+        ("rcnn", "rcnn_dcn", ["model.backbone.deform.blocks=[]", "model.head.pooling=max"]),
+        present("rfcn_r101", "rfcn", "rfcn_dcn", ["model.backbone.deform.blocks=[]", "model.head.pooling=average"]),
+        present("rfcn_r101", "rfcn", "rcnn", ["R-FCN", "model.kind=rfcn"]),
+        present("rfcn_r101", "rcnn", "rfcn", ["Faster R-CNN", "model.kind=faster_rcnn"]),
     ],
 )
-def test_plain_and_deformable_are_told_apart(network: str, given: str, message: str, refused: Any) -> None:
+def test_plain_and_deformable_are_told_apart(network: str, given: str, named: list[str], refused: Any) -> None:
     said = refused(arrays_of(network), given)
-    assert message in said and said.count("\n") == 1
+    assert says(said, *named) and said.count("\n") == 1
 
 
 def test_another_model(refused: Any) -> None:
     said = refused({"arg:stage1_unit1_bn1_gamma": np.ones(3, np.float32)}, "rcnn")
-    assert "it holds another network than those known here" in said and "arg:stage1_unit1_bn1_gamma" in said
+    assert says(said, "in.params", "Faster R-CNN", "R-FCN", "arg:stage1_unit1_bn1_gamma")
     assert said.count("\n") == 1
-    assert "has resnet101 as its backbone, the config resnet50" in refused(
-        arrays_of("rcnn"), "rcnn", "model.backbone.kind=resnet50"
-    )
+    assert says(refused(arrays_of("rcnn"), "rcnn", "model.backbone.kind=resnet50"), "resnet101", "resnet50")
     twice = arrays_of("rcnn") | {"arg:conv1_gamma": np.ones(8, np.float32)}
-    assert "arg:conv1_weight and arg:conv1_gamma are both backbone.conv1.weight" in refused(twice, "rcnn")
+    assert says(refused(twice, "rcnn"), "arg:conv1_weight", "arg:conv1_gamma", "backbone.conv1.weight")
     quantised = {name: value.astype(np.int8) for name, value in arrays_of("rcnn").items()}
-    assert "is int8; weights are floating-point numbers" in refused(quantised, "rcnn")
+    assert says(refused(quantised, "rcnn"), "int8")
 
 
 def test_damaged_files_and_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,15 +206,15 @@ def test_damaged_files_and_wrong_arguments(tmp_path: Path, capsys: pytest.Captur
     data = (tmp_path / "in.params").read_bytes()
     (tmp_path / "cut.params").write_bytes(data[:-1000])
     (tmp_path / "empty.params").touch()
-    for source, target, message in [
-        ("cut.params", "o.pth", "cannot read weights from"),
-        ("empty.params", "o.pth", "cannot read weights from"),
-        ("im.params", "o.pth", "no such weights file"),
-        ("in.params", "o.onnx", "the suffix says how it is written; allowed: .pth, .safetensors"),
+    for source, target, named in [
+        ("cut.params", "o.pth", ["cut.params"]),
+        ("empty.params", "o.pth", ["empty.params"]),
+        ("im.params", "o.pth", ["im.params", "in.params"]),
+        ("in.params", "o.onnx", ["o.onnx", ".pth", ".safetensors"]),
     ]:
         code = exit_code(lambda: convert(tmp_path / source, tmp_path / target, "rcnn"))  # noqa: B023
         said = capsys.readouterr().err
-        assert code == USER_ERROR and message in said and said.count("\n") == 1
+        assert code == USER_ERROR and says(said, *named) and said.count("\n") == 1
         assert not (tmp_path / target).exists()
     (tmp_path / "w.pth").write_bytes(data)
     assert exit_code(lambda: convert(tmp_path / "w.pth", tmp_path / "w.pth", "rcnn")) == USER_ERROR
@@ -242,13 +236,13 @@ def test_coco_classes_without_a_list_in_the_config(tmp_path: Path, capsys: pytes
     narrow = [override for override in overrides_of("rcnn") if not override.startswith("data.classes")]
     arguments = [str(tmp_path / "in.params"), str(tmp_path / "out.pth"), "--config", str(config), *narrow]
     assert exit_code(lambda: main(arguments)) == USER_ERROR
-    assert "head.cls_score.bias (arg:cls_score_bias) is 4 instead of 81" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "head.cls_score.bias", "arg:cls_score_bias", 4, 81)
     for name in ("cls_score", "bbox_pred"):
         for part in ("weight", "bias"):
             key = f"arg:{name}_{part}"
             arrays[key] = np.resize(arrays[key], (len(arrays[key]) // 4 * 81, *arrays[key].shape[1:]))
     write_params(tmp_path / "in.params", arrays)
     assert main(arguments) == 0
-    assert "80 classes, in this order: person, bicycle, car, ... toothbrush" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, 80, "person, bicycle, car", "toothbrush")
     saved = checkpoint.categories_from_plain(checkpoint.load(tmp_path / "out.pth")["categories"])
     assert saved == COCO_CATEGORIES
