@@ -147,6 +147,23 @@ class _WithUnused(nn.Module):
         return self.model(*args)
 
 
+def resolve_device(name: str) -> torch.device:
+    """Turns ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
+
+    Raises:
+        UserError: the name is none of these, or CUDA is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device '{name}' is unknown; allowed: auto, cpu, cuda, cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
 def start(device: torch.device, asked: str, timeout: timedelta = TIMEOUT) -> tuple[Processes, torch.device]:
     """Joins the other processes that the environment speaks of, if any.
 

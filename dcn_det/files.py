@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dcn_det.errors import UserError
+from dcn_det.errors import UserError, did_you_mean
 
 
 @contextlib.contextmanager
@@ -93,10 +93,19 @@ def read_text(path: str | Path) -> str:
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise missing_file(path) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def missing_file(path: str | Path) -> UserError:
+    """Returns the error for a file that does not exist, with the nearest name in its folder."""
+    path = Path(path)
+    siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return UserError(f"{path}: no such file{did_you_mean(path.name, siblings)}")
 
 
 def read_json(path: str | Path) -> Any:

@@ -14,6 +14,7 @@ import torch
 
 import dcn_det
 from dcn_det import env
+from dcn_det.cli import dispatch
 from dcn_det.ops import library
 from dcn_det.ops.schemas import SCHEMAS
 
@@ -103,5 +104,5 @@ def test_without_compilers_and_torch_it_still_reports(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_the_report(capsys: pytest.CaptureFixture[str]) -> None:
-    assert env.main([]) == 0
+    assert dispatch(["env"]) == 0
     assert capsys.readouterr().out.startswith("dcn_det")

@@ -8,9 +8,29 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "dcn_det"
 ORDER = (
-    "errors", "entry", "heap", "categories", "files", "config", "ops", "env", "structures", "precision", "distributed",
-    "progress", "models", "data", "weights", "evaluation", "inference", "visualize", "engine", "cli", "benchmark",
-)  # fmt: skip
+    "errors",
+    "entry",
+    "heap",
+    "categories",
+    "files",
+    "config",
+    "ops",
+    "env",
+    "images",
+    "structures",
+    "precision",
+    "distributed",
+    "progress",
+    "models",
+    "data",
+    "weights",
+    "evaluation",
+    "inference",
+    "visualize",
+    "engine",
+    "cli",
+    "benchmark",
+)
 """Lowest first. The front door, ``__init__`` and ``__main__``, stands above all."""
 
 

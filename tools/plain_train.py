@@ -15,13 +15,13 @@ import torch
 from dcn_det.config import load_config, to_plain
 from dcn_det.config.train import TrainConfig
 from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
+from dcn_det.distributed import resolve_device
 from dcn_det.entry import run
-from dcn_det.evaluation.results import to_coco_results
 from dcn_det.evaluation.truth import Truth
 from dcn_det.inference.build import build_predictor
-from dcn_det.inference.predictor import resolve_device
 from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint
+from dcn_det.weights.backbone import load_backbone_weights
 
 
 def learning_rate_factor(train: TrainConfig, iteration: int, length: int, epoch_length: int) -> float:
@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # Model.
     torch.manual_seed(config.seed)
-    model = build_detector(config.model, len(train_set.categories), config.test).to(device)
+    model = build_detector(config, len(train_set.categories))
+    load_backbone_weights(model.backbone, config.model.backbone)
+    model = model.to(device)
     if train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()
@@ -103,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         results = []
         batches = build_eval_loader(test_set, config.data, config.test.batch_size, views=views)
         for info, detections in predictor.stream(batches):  # boxes in pixels of the original images
-            results += to_coco_results(detections, info.image_id, train_set.categories)
+            results += detections.to_coco(info.image_id)
         if test_set.index.annotated:
             print(Truth.of_config(config).measure(results).table())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcn_det.cli.evaluate import read_truth
+from dcn_det.cli.evaluate import read_ground_truth
 from dcn_det.config import Config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.analysis import analyse
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if folder is None or name is None or not (folder / name).is_file():
             absent.append(str(image_id))
             return None
-        from dcn_det.data.transforms import read_image
+        from dcn_det.images import read_image
 
         return read_image(folder / name)
 
@@ -82,4 +82,4 @@ def _truth(results: Path, ground_truth: Path | None, overrides: list[str]) -> tu
     beside = results.parent / "config.yaml"
     if ground_truth is None and not beside.is_file():
         raise UserError(f"--ground-truth: not given, and there is no '{beside}'; name annotations or a config")
-    return read_truth(ground_truth or beside, None, overrides)
+    return read_ground_truth(ground_truth or beside, None, overrides)

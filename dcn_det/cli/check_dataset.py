@@ -6,7 +6,6 @@ import argparse
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from dcn_det.config import Config, load_config
@@ -16,14 +15,13 @@ from dcn_det.data.check_voc import check_voc
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sample import holds_sample, make_sample
 from dcn_det.data.sampler import Draw, mix, permutation
-from dcn_det.data.transforms import read_image
 from dcn_det.data.voc import VOC_CLASSES
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
+from dcn_det.images import draw_boxes, read_image, sheet, write_image
+from dcn_det.models.anchor_head import AnchorHead
 from dcn_det.models.build import build_detector
 from dcn_det.progress import Progress
-from dcn_det.structures import Target
-from dcn_det.visualize.boxes import draw_target, sheet
 
 AUGMENTED = 3
 """Pictures of each image after augmentation, beside the one before."""
@@ -82,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _anchors(config: Config) -> AnchorCheck:
-    rpn = build_detector(config.model, 1, config.test, load_backbone_weights=False).rpn
+    rpn = getattr(build_detector(config, 1), "rpn", None)
+    assert isinstance(rpn, AnchorHead)
     resize = config.data.resize
     return AnchorCheck(rpn.anchors.double().numpy(), rpn.strides, resize.short_side, resize.max_side)
 
@@ -100,13 +99,15 @@ def browse(config: Config, folder: Path, count: int) -> int:
             flipped = config.data.flip != "none" and epoch % 2 == 1
             pixels, _, target = dataset[Draw(i, flipped, mix(config.seed, epoch, image_id))]
             assert target is not None
-            pictures.append(draw_target(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), target, names))
+            pictures.append(
+                draw_boxes(pixels.permute(1, 2, 0).numpy(), target.boxes.numpy(), target.labels.tolist(), names)
+            )
         name = Path(dataset.index.file_name(i)).stem
-        picture = cv2.cvtColor(sheet(pictures, 2), cv2.COLOR_RGB2BGR)
-        (folder / f"{name}.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+        write_image(folder / f"{name}.jpg", sheet(pictures, 2))
     return len(chosen)
 
 
 def _before(dataset: DetectionDataset, i: int, names: list[str]) -> np.ndarray:
     image = read_image(dataset.index.folder / dataset.index.file_name(i))
-    return draw_target(image, Target(*dataset.index.targets(i)), names)
+    boxes, labels = dataset.index.objects(i)
+    return draw_boxes(image, boxes, labels.tolist(), names)

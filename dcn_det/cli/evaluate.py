@@ -9,6 +9,7 @@ from pathlib import Path
 from dcn_det.config import Config, load_config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import Comparison, beside_expected
+from dcn_det.evaluation.measure import CONFIG_SUFFIXES, read_truth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.truth import Truth
 from dcn_det.files import write_json
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
-    config, truth = read_truth(args.ground_truth, args.config, args.set)
+    config, truth = read_ground_truth(args.ground_truth, args.config, args.set)
     backend = args.backend or config.evaluation.backend
     names = short_names(args.results)
     found: dict[str, Metrics] = {}
@@ -64,16 +65,15 @@ def main(argv: list[str] | None = None) -> int:
     return MISSED if any(comparison.missed for comparison in compared.values()) else 0
 
 
-def read_truth(path: Path, config_path: Path | None, overrides: Sequence[str]) -> tuple[Config, Truth]:
-    """The config, default where none is given, and the ground truth."""
-    if path.suffix in (".yaml", ".yml"):
+def read_ground_truth(path: Path, config_path: Path | None, overrides: Sequence[str]) -> tuple[Config, Truth]:
+    """Reads the config, default where none is given, and the ground truth."""
+    if path.suffix in CONFIG_SUFFIXES:
         if config_path is not None:
             raise UserError("--config: the ground truth is a config already; give the annotations instead, or drop it")
-        config = load_config(path, overrides)
-        return config, Truth.of_config(config)
+        return read_truth(load_config(path, *overrides))
     if overrides and config_path is None:
         raise UserError("--set: there is no config to lay settings over; give one as ground truth or with --config")
-    return load_config(config_path, overrides) if config_path else Config(), Truth.of_file(path)
+    return load_config(config_path, *overrides) if config_path else Config(), Truth.of_file(path)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
-from dcn_det.inference.build import load_predictor
+from dcn_det.images import read_image, sheet, write_image
+from dcn_det.inference.build import load
 from dcn_det.progress import Progress
-from dcn_det.structures import Detections
-from dcn_det.visualize.boxes import draw_detections, sheet
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -32,8 +29,9 @@ def parser() -> argparse.ArgumentParser:
         "--weights", type=Path, required=True, help="checkpoint, from training or tools/convert_weights.py"
     )
     result.add_argument("--output", type=Path, required=True, help="folder for pictures and detections.json")
-    result.add_argument("--score", type=float, default=0.5, help="least score to draw (default %(default)s)")
+    result.add_argument("--score", type=float, default=0.5, help="minimum score to draw (default %(default)s)")
     result.add_argument("--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg")
+    result.add_argument("--config", type=Path, help="YAML file to use instead of the config in the weights")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     return result
 
@@ -62,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     images = find_images(args.images)
-    predictor = load_predictor(args.weights, device=args.device)
+    predictor = load(args.weights, args.device, args.config)
     args.output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     cells: list[np.ndarray] = []
@@ -71,15 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     for index, path in enumerate(images):
         image = read_image(path)
         detections = predictor(image)
-        picture = draw_detections(image, detections, predictor.names, args.score)
-        write_picture(args.output / unique_name(path, used), picture)
+        picture = detections.above(args.score).draw(image)
+        write_image(args.output / unique_name(path, used), picture)
         if len(cells) < args.sheet:
             cells.append(picture)
-        records.append({"image": str(path), "detections": to_plain(detections, predictor.names)})
+        records.append({"image": str(path), "detections": detections.to_plain()})
         progress(index + 1, len(images))
     write_json(args.output / "detections.json", records)
     if cells:
-        write_picture(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
+        write_image(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
     print(f"pictures and detections.json are in '{args.output}'")
     return 0
 
@@ -92,23 +90,3 @@ def unique_name(path: Path, used: set[str]) -> str:
         name = f"{path.stem}_{number}.jpg"
     used.add(name)
     return name
-
-
-def to_plain(detections: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
-    """JSON-ready records; ``box`` is half-open xyxy in the image's pixels."""
-    return [
-        {"box": [round(v, 2) for v in box], "score": round(score, 5), "class": names[label]}
-        for box, score, label in zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
-    ]
-
-
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Writes uint8 RGB as JPEG.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    good, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
-    if not good:
-        raise UserError(f"picture '{path}' could not be encoded")
-    path.write_bytes(data.tobytes())

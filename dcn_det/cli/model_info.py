@@ -70,11 +70,9 @@ def main(argv: list[str] | None = None) -> int:
         info = _count(config, classes, height, width, rois)
         rows.append(_results(file, config, info) if args.results else _sizes(file, config, info, classes))
         notes.add(f"{height}x{width} pixels" + (f" and {rois} RoIs" if rois else ""))
-    print(_table(rows, args.markdown))
+    print(_table(_without_empty_columns(rows), args.markdown))
     print()
-    print(
-        f"For one image of {', or '.join(sorted(notes))}. M: millions; G: thousand millions of products with additions."
-    )
+    print(f"For one image of {', or '.join(sorted(notes))}. M: millions; G: billions of multiply-adds.")
     if not args.results:
         print(
             "Parameters include the constant scale and shift of batch norm, not its statistics. Activations: what a "
@@ -92,7 +90,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _count(config: Config, classes: int, height: int, width: int, rois: int) -> ModelInfo:
     with torch.device("meta"):
-        model = build_detector(config.model, classes, config.test, load_backbone_weights=False)
+        model = build_detector(config, classes)
     return model_info(model, height, width, rois)
 
 
@@ -145,7 +143,7 @@ def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
         "config": _name(file),
         "paper": _published(paper),
         "authors' code": _published(released),
-        "here": " / ".join(f"{100 * value:.1f}" for value in measured.values()) or "not measured",
+        "here": " / ".join(f"{100 * value:.1f}" for value in measured.values()) or NOTHING,
         "parameters (M)": _million(sum(info.parameters.values())),
         "multiply-adds (G)": f"{sum(info.multiply_adds.values()) / 1e9:.1f}",
         "deformable": _deformable(config),
@@ -157,6 +155,11 @@ def _published(expected: Sequence[ExpectedConfig]) -> str:
     values = {each.metric: f"{100 * each.value:.1f}" for each in expected}
     shown = [values[metric] for metric in ("AP", "mAP50", "mAP70") if metric in values]
     return " / ".join(shown) or NOTHING
+
+
+def _without_empty_columns(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    empty = {column for column in rows[0] if all(row[column] == NOTHING for row in rows)}
+    return [{column: cell for column, cell in row.items() if column not in empty} for row in rows]
 
 
 def _name(file: str) -> str:

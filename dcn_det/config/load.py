@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ OVERLAY = "overlay"
 """The override that names a file to lay over the config, where others name a setting."""
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: str | Path, *overrides: Any) -> Config:
     """Reads settings from a YAML file, the files it is based on, and overrides.
 
     A file may name others under ``base:``, one path or a list, relative to itself. They are laid over each
@@ -47,7 +48,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         UserError: a file cannot be read or is no YAML mapping, bases form a cycle, an override is malformed,
             or values are wrong. Wrong values are all reported, one line each.
     """
-    return load_with_origins(path, overrides)[0]
+    flat = [o for each in overrides for o in ([each] if isinstance(each, str) else each)]
+    return load_with_origins(path, flat)[0]
 
 
 def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Config, Origins]:
@@ -186,3 +188,13 @@ def leaves(plain: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object]
 def _origin(root: Item, path: KeyPath) -> str:
     found = root.along(path)
     return found[-1].origin if len(found) == len(path) + 1 else DEFAULT
+
+
+def as_config(config: Config | str | Path, **overrides: Any) -> Config:
+    """Settings from themselves or from their YAML file, with overrides as blocks or dotted keys laid over them."""
+    given = [f"{'.'.join(map(str, key))}={json.dumps(value)}" for key, value in leaves(overrides)]
+    if not isinstance(config, Config):
+        return load_config(config, *given)
+    if not given:
+        return config
+    return _validate(merge(_with_origin(to_plain(config), "config"), parse_overrides(given), Config))

@@ -21,6 +21,8 @@ from dcn_det.config.train import TrainConfig
 
 
 class Config(Section):
+    """All settings of a run: model, data, training, testing and evaluation."""
+
     version: Literal[1] = 1
     name: str = ""
     """Taken from the file name when empty."""

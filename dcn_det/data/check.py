@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
 from dcn_det.files import read_json
+from dcn_det.images import read_image
 
 Row = dict[str, Any]
 EXAMPLES = 5

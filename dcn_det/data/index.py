@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcn_det.data.transforms import is_readable
 from dcn_det.errors import UserError
+from dcn_det.images import is_readable
 from dcn_det.structures import Category
 
 _NAMED = 5

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from dcn_det.data.index import DatasetIndex, Records, build_index, first_few
-from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
 from dcn_det.files import read_text
+from dcn_det.images import read_image
 from dcn_det.structures import Category
 
 _NAMES = (

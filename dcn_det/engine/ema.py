@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dcn_det.weights import checkpoint
+from dcn_det.weights.files import load_into
 
 
 class WeightAverage:
@@ -46,4 +46,4 @@ class WeightAverage:
 
     def load_state_dict(self, state: Mapping[str, Tensor], source: Path) -> None:
         """Puts averages from the checkpoint ``source`` back."""
-        checkpoint.load_weights(self.model, state, source)
+        load_into(self.model, state, source=source)

@@ -15,7 +15,7 @@ from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
-from dcn_det.distributed import Processes
+from dcn_det.distributed import Processes, resolve_device
 from dcn_det.engine import randomness
 from dcn_det.engine.build import (
     build_optimizer,
@@ -34,17 +34,33 @@ from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
-from dcn_det.inference.predictor import resolve_device
-from dcn_det.models.build import Detector, build_detector
+from dcn_det.models.build import build_detector
+from dcn_det.models.detector import Detector
 from dcn_det.progress import Progress
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
+from dcn_det.weights.backbone import load_backbone_weights
 
 DRAWN_IMAGES = 8
 
 
+def set_up_process(config: Config, device: torch.device) -> None:
+    """Prepares this process for training: memory allocator, determinism and the seeds of all random generators.
+
+    The seeds decide the initial weights, so this comes right before building a :class:`Session`.
+    """
+    keep_freed_memory()
+    if config.train.precision == "float16" and device.type == "cpu":
+        warnings.warn("train.precision: float16 is very slow on a CPU; use bfloat16", stacklevel=2)
+    if config.train.deterministic:
+        be_deterministic()
+    randomness.seed(config.seed)
+
+
 class Session:
     """Data, model, optimizer and schedule of one config, in this process.
+
+    Building one leaves the process as it is; call :func:`set_up_process` first.
 
     Args:
         config: the settings.
@@ -63,24 +79,17 @@ class Session:
         device: torch.device | None = None,
         global_batch: int | None = None,
     ) -> None:
-        keep_freed_memory()
         self.config = config
         self.processes = processes or Processes()
         self.device = device or resolve_device(config.device)
-        if config.train.precision == "float16" and self.device.type == "cpu":
-            warnings.warn(
-                "train.precision: torch's convolutions are very slow in float16 on a CPU; bfloat16 is quick",
-                stacklevel=2,
-            )
-        if config.train.deterministic:
-            be_deterministic()
         self.division = divide(config.train, self.processes.world_size, global_batch)
         with self.processes.main_first():
             self.train_set = build_dataset(config.data, "train", progress=Progress("sample image"))
         self.test_set = self._annotated_test_set()
-        randomness.seed(config.seed)
         with self.processes.main_first():
-            self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
+            model = build_detector(config, len(self.categories))
+            load_backbone_weights(model.backbone, config.model.backbone)
+        self.model: nn.Module = model.to(self.device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.average = WeightAverage(self.model, config.train.ema_decay) if config.train.ema_decay else None

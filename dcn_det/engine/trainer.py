@@ -28,6 +28,7 @@ from dcn_det.errors import UserError
 from dcn_det.progress import duration
 from dcn_det.structures import Batch
 from dcn_det.weights import checkpoint
+from dcn_det.weights.files import load_into
 
 __all__ = ["Batches", "Evaluate", "Interrupted", "LoopSettings", "Trainer", "TrainingDiverged"]
 
@@ -166,7 +167,7 @@ class Trainer:
 
     def load_state(self, state: Mapping[str, Any], source: Path) -> None:
         """Continues where ``state`` was saved. Learning rate and decay stay those of the present settings."""
-        checkpoint.load_weights(self.model, state["model"], source)
+        load_into(self.model, state["model"], source=source)
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state["optimizer"])

@@ -18,7 +18,7 @@ from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sampler import EvalSampler
 from dcn_det.distributed import Processes
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import Result, to_coco_results
+from dcn_det.evaluation.results import Result
 from dcn_det.inference.predictor import Predictor
 from dcn_det.progress import Progress, Say
 
@@ -79,7 +79,7 @@ def detect_dataset(
     mine: dict[int, list[Result]] = {}
     with parts.writer(processes) as write:
         for info, detections in _with_progress(predictor.stream(batches), total, say):
-            mine[info.image_id] = to_coco_results(detections, info.image_id, predictor.categories)
+            mine[info.image_id] = detections.to_coco(info.image_id)
             write(info.image_id, mine[info.image_id])
     shares = processes.collect(mine)
     if not processes.main:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor
 
 from dcn_det.data.dataset import collate
 from dcn_det.data.transforms import flip_image, resize_short_side
-from dcn_det.errors import UserError
+from dcn_det.images import Image, as_rgb
 from dcn_det.inference.box_average import BoxAverage, iterate
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.precision import autocast
 from dcn_det.structures import Batch, Category, Detections, ImageInfo
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 
 def to_original(detections: Detections, info: ImageInfo) -> Detections:
@@ -107,15 +111,27 @@ class Predictor:
     def names(self) -> list[str]:
         return [category.name for category in self.categories]
 
-    def __call__(self, image: np.ndarray) -> Detections:
-        """Detects objects in one image.
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Detections]: ...
+
+    @overload
+    def __call__(self, images: str | PathLike[str] | np.ndarray | Tensor | PIL.Image.Image) -> Detections: ...
+
+    def __call__(self, images: Any) -> Any:
+        """Detects objects in an image, or in each image of a list.
 
         Args:
-            image: uint8 (H, W, 3) RGB.
+            images: a path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W), see
+                :func:`dcn_det.images.as_rgb`; or a list of these.
 
         Returns:
-            Detections in the image's pixels, best score first, on the CPU.
+            Detections in the image's pixels, best score first, on the CPU; a list of them for a list.
         """
+        if isinstance(images, list | tuple):
+            return [self._detect(as_rgb(image)) for image in images]
+        return self._detect(as_rgb(images))
+
+    def _detect(self, image: Image) -> Detections:
         return self.predict([_show(image, view) for view in self.views])[0]
 
     def predict(self, batches: Sequence[Batch]) -> list[Detections]:
@@ -129,7 +145,8 @@ class Predictor:
         """
         assert len(batches) == len(self.views)
         found = [self._candidates(batch) for batch in batches]
-        return [self.postprocess(Detections.join(views)) for views in zip(*found)]
+        kept = [self.postprocess(Detections.join(views)) for views in zip(*found)]
+        return [Detections(each.boxes, each.scores, each.labels, self.categories) for each in kept]
 
     def _candidates(self, batch: Batch) -> list[Detections]:
         training = self.model.training
@@ -153,27 +170,10 @@ class Predictor:
             yield from zip(shown[0].infos, self.predict(shown))
 
 
-def _show(image: np.ndarray, view: View) -> Batch:
+def _show(image: Image, view: View) -> Batch:
     resized = resize_short_side(image, view.short_side, view.max_side)
     info = ImageInfo(0, "", image.shape[0], image.shape[1], resized.shape[0], resized.shape[1], flipped=view.flipped)
     if view.flipped:
         resized = flip_image(resized)
     pixels: Tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
     return collate([(pixels, info, None)])
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turns ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
-
-    Raises:
-        UserError: the name is none of these, or CUDA is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device '{name}' is unknown; allowed: auto, cpu, cuda, cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
-    return device

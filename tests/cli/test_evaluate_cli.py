@@ -1,6 +1,5 @@
 """``tools/evaluate.py`` from files to text, JSON and exit codes."""
 
-import errno
 import json
 import os
 import subprocess
@@ -76,7 +75,7 @@ def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         assert exit_code(lambda names=names: main(names)) == 2
         printed = capsys.readouterr()
         assert printed.out == "" and len(printed.err.splitlines()) == 1
-        assert says(printed.err, "error", "nothing.json", os.strerror(errno.ENOENT))
+        assert says(printed.err, "error", "nothing.json")
 
 
 def tool(*args: str) -> subprocess.CompletedProcess[str]:

@@ -108,7 +108,7 @@ def test_a_submission_needs_no_annotations(
     output = tmp_path / "out"
     assert command.main([*arguments(weights, output, unannotated), "--submission", "dcn.r101"]) == 0
     printed = capsys.readouterr().out
-    assert says(printed, tmp_path / "image_info.json")
+    assert says(printed, output / "detections_test-dev2017_dcn.r101_results.zip")
     assert not (output / "metrics.json").exists()
     name = "detections_test-dev2017_dcn.r101_results"
     with zipfile.ZipFile(output / f"{name}.zip") as archive:

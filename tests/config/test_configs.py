@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dcn_det.config import Config, load_config
-from dcn_det.data.transforms import read_image
 from dcn_det.engine.session import Session
+from dcn_det.images import read_image
 from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d
@@ -122,7 +122,7 @@ def test_voc_variants_differ_in_what_their_names_say(name: str) -> None:
 
 def on_meta(config: Config) -> torch.nn.Module:
     with torch.device("meta"):
-        return build_detector(config.model, 20, config.test, load_backbone_weights=False)
+        return build_detector(config, 20)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -7,7 +7,8 @@ from torch import nn
 
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.weights import checkpoint
-from tests.messages import refused, warned
+from dcn_det.weights.files import load_into
+from tests.messages import refused, says, warned
 
 
 def test_a_saved_state_comes_back(tmp_path: Path) -> None:
@@ -64,8 +65,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_weights_of_another_architecture_name_what_differs() -> None:
     model = nn.Linear(3, 2)
     state = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
-    with refused("x.pth", "bias", "extra", "weight", "(2, 4)", "(2, 3)"):
-        checkpoint.load_weights(model, state, Path("x.pth"))
+    with refused("x.pth", 3) as caught:
+        load_into(model, state, source="x.pth")
+    for difference in (("bias", 2), ("extra", 1), ("weight", "2x4", "2x3")):
+        assert says(str(caught.value), *difference)
 
 
 def test_the_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:

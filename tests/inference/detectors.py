@@ -24,7 +24,7 @@ def tiny_detector(class_agnostic: bool = False, score_threshold: float = 0.2) ->
     spreads = {head.reduce: 0.3, head.fc1: 0.2, head.fc2: 0.5, head.cls_score: 0.4, head.bbox_pred: 0.3}
     for layer, std in spreads.items():
         nn.init.normal_(layer.weight, std=std)
-    model = TwoStageDetector(Preprocess(), backbone, rpn, head, score_threshold=score_threshold, max_detections=20)
+    model = TwoStageDetector(Preprocess(), backbone, rpn, head, score_threshold=score_threshold)
     return model.eval()
 
 

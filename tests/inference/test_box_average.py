@@ -6,7 +6,7 @@ import torch
 
 from dcn_det.inference.box_average import BoxAverage, iterate
 from dcn_det.inference.predictor import Predictor, View
-from dcn_det.models.boxes import iou_pairs
+from dcn_det.models.boxes import iou_matrix
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Detections, ImageInfo
@@ -41,7 +41,7 @@ def slow(model: TwoStageDetector, images: Batch, settings: BoxAverage) -> list[l
         for _ in range(settings.iterations - 1):
             seeds: list[tuple[float, int, torch.Tensor]] = []
             for one in sorted(latest, key=lambda each: -each[0]):
-                if any(s[1] == one[1] and iou_pairs(s[2], one[2]) > settings.prune_iou for s in seeds):
+                if any(s[1] == one[1] and iou_matrix(s[2][None], one[2][None]) > settings.prune_iou for s in seeds):
                     continue
                 seeds.append(one)
             latest = []

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from dcn_det.config import Config
+from dcn_det.distributed import resolve_device
 from dcn_det.inference.build import build_predictor, build_views
-from dcn_det.inference.predictor import Predictor, View, resolve_device, to_original
+from dcn_det.inference.predictor import Predictor, View, to_original
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Detections, ImageInfo
 from tests.inference.detectors import CATEGORIES, Brightest, tiny_detector
@@ -76,7 +77,7 @@ def test_a_single_view_gives_what_the_detector_itself_gives() -> None:
     batch = Batch(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], [info])
     found = Predictor(model, CATEGORIES, [View(96, 200)], torch.device("cpu"), PostProcess(0.2, max_detections=20))
     assert len(found(image)) > 5
-    assert equal(found(image), model(batch)[0])
+    assert equal(found(image), found.postprocess(model(batch)[0]))
 
 
 def settings(**test: object) -> Config:

@@ -96,7 +96,7 @@ def arrays_of(network: str, seed: int = 0) -> dict[str, np.ndarray]:
     """Random weights of a narrow network under the authors' names."""
     config, generator = config_of(network), np.random.default_rng(seed)
     with torch.device("meta"):
-        shapes = build_detector(config.model, len(CLASSES), config.test, load_backbone_weights=False).state_dict()
+        shapes = build_detector(config, len(CLASSES)).state_dict()
     kind = released.recognise(names_of(network))
     arrays = {}
     for name in names_of(network):

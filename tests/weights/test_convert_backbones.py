@@ -17,8 +17,9 @@ from dcn_det.config import load_config
 from dcn_det.entry import USER_ERROR, exit_code
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import ResNet, stage_block_names
-from dcn_det.models.build import BACKBONES
+from dcn_det.models.build import build_backbone
 from dcn_det.weights import checkpoint
+from dcn_det.weights.backbone import load_backbone_weights
 from dcn_det.weights.caffe import read_weights
 from dcn_det.weights.files import read_backbone
 from tests.messages import refused, says
@@ -128,7 +129,10 @@ def put_torchvision_names(state: dict[str, Tensor], folder: Path) -> Path:
 def build(target: Path, *overrides: str, config: str = CONFIG) -> nn.Module:
     """The backbone as training builds it, plain."""
     settings = load_config(config, [*NARROW, f"model.backbone.weights={target}", *overrides]).model.backbone
-    return BACKBONES[settings.kind](settings, True).eval()
+    backbone = build_backbone(settings)
+    load_backbone_weights(backbone, settings)
+    assert isinstance(backbone, nn.Module)
+    return backbone.eval()
 
 
 def same(network: nn.Module, reference: nn.Module, reverse: bool) -> None:

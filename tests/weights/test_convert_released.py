@@ -61,7 +61,7 @@ ALL = {
 def test_every_name_and_shape_of_the_real_files_has_its_place(name: str) -> None:
     config, shapes = load_config(path_of(name)), ALL[name]
     with torch.device("meta"):
-        model = build_detector(config.model, 80, config.test, load_backbone_weights=False)
+        model = build_detector(config, 80)
     network = released.recognise(shapes)
     assert network is not None
     ours = {str(released.our_name(each, network)): shape for each, shape in shapes.items()}

@@ -85,8 +85,8 @@ def test_every_misfit_is_listed_at_once_and_nothing_is_loaded() -> None:
     module = network()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = {"a.weight": torch.zeros(2, 4), **{f"b{i}": torch.zeros(1) for i in range(7)}}
-    named = ("w.pth", "ModuleDict", 1, "a.bias", 7, "b0", "b1", "b2", "b3", "b4", 2, "a.weight", "2x4", "2x3")
-    with refused(*named) as caught:
+    with refused("w.pth", 9) as caught:
         load_into(module, state, source="w.pth")
-    assert not says(str(caught.value), "b5")
+    _, *lines = str(caught.value).splitlines()
+    assert len(lines) == 6 and says(lines[0], "a.bias", 2) and says(lines[1], "b0", 1) and says(lines[5], 4)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
