@@ -28,7 +28,7 @@ def path_of(config: str) -> Path:
 
 def present(config: str, *values: object) -> object:
     """A case of a parametrised test, skipped where the config it needs is not there."""
-    reason = f"configs/coco/{config}.yaml is not there"
+    reason = f"needs configs/coco/{config}.yaml"
     return pytest.param(*values, marks=pytest.mark.skipif(not path_of(config).is_file(), reason=reason))
 
 
