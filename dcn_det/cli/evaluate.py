@@ -20,14 +20,17 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
         prog="evaluate",
-        description="Computes the metrics of results files: COCO's 12, or VOC's when the config is of VOC data. Exits "
-        "with 1 when a metric misses what the config expects.",
+        description="Computes the metrics of results files: COCO's 12, or those of the config's data format. "
+        "Exits with 1 when a metric misses what the config expects.",
     )
     result.add_argument(
         "ground_truth", type=Path, help="annotations in COCO format (JSON), or a config (YAML) whose test split to take"
     )
     result.add_argument(
-        "results", type=Path, nargs="+", help="detections in COCO's format (JSON), or folders of VOC result files"
+        "results",
+        type=Path,
+        nargs="+",
+        help="detections in COCO's format (JSON), or folders of result files of the data format",
     )
     result.add_argument("--config", type=Path, help="whose expected numbers and evaluation settings to take")
     result.add_argument(
@@ -46,11 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     config, truth = read_truth(args.ground_truth, args.config, args.set)
-    backend = args.backend or config.evaluation.backend
+    settings = config.evaluation.model_copy(update={"backend": args.backend} if args.backend else {})
     names = short_names(args.results)
     found: dict[str, Metrics] = {}
     for name, path in zip(names, args.results):
-        found[name] = truth.measure(truth.read(path, args.iou_type), args.iou_type, backend, config.evaluation.voc_ap)
+        found[name] = truth.measure(truth.read(path, args.iou_type), settings, args.iou_type)
     compared = {name: beside_expected(metrics, config.expected) for name, metrics in found.items()}
     if len(found) == 1:
         print(found[names[0]].table(per_class=args.per_class))

@@ -14,13 +14,12 @@ import torch
 from dcn_det import distributed
 from dcn_det.config import Config, Origins, load_with_origins, print_config, to_plain
 from dcn_det.data.build import build_dataset
-from dcn_det.data.voc import read_sets
 from dcn_det.distributed import Processes
 from dcn_det.engine.testing import run_test
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import beside_expected
 from dcn_det.evaluation.submission import submission_name, write_submission
-from dcn_det.evaluation.voc import write_voc_results
+from dcn_det.evaluation.truth import truth_class
 from dcn_det.files import write_bytes, write_json
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import restore_predictor
@@ -89,12 +88,9 @@ def _run(args: argparse.Namespace, config: Config, origins: Origins, processes: 
     write_bytes(output / "config.yaml", print_config(config, origins).encode())
     write_json(output / "detections.json", results)
     print(f"detections: '{output / 'detections.json'}'")
-    split = config.data.test
-    if split is not None and split.sets is not None:
-        names = [category.name for category in dataset.categories]
-        images = read_sets(Path(config.data.root), split.sets, names, labelled=False)
-        write_voc_results(output / "voc", results, images, names, Path(split.sets[0]).stem)
-        print(f"VOC result files: '{output / 'voc'}'")
+    written = truth_class(config.data).write_results(output, results, dataset.index, config.data)
+    if written is not None:
+        print(f"result files: '{written}'")
     if args.submission:
         print(f"submission: '{write_submission(output, args.submission, results, dataset.index)}'")
     if metrics is None:

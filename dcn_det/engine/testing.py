@@ -47,8 +47,7 @@ def run_test(
     results = detect_dataset(predictor, dataset, config.data, config.test.batch_size, folder, say, processes)
     if (processes is not None and not processes.main) or not dataset.index.annotated:
         return results, None
-    evaluation = config.evaluation
-    return results, Truth.of_config(config).measure(results, "bbox", evaluation.backend, evaluation.voc_ap)
+    return results, Truth.of_config(config).measure(results, config.evaluation)
 
 
 def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tuple[str, np.ndarray]]:

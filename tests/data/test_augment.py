@@ -11,11 +11,10 @@ from dcn_det.config.data import CropConfig, DataConfig, JitterConfig, ResizeConf
 from dcn_det.data import build, sample
 from dcn_det.data.augment import Augmentation, ColorJitter, Plan, RandomCrop, crop_boxes
 from dcn_det.data.cache import ImageCache
-from dcn_det.data.coco import load_coco
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sampler import Draw, TrainSampler, repeat_factors
 from dcn_det.errors import UserError
-from tests.data.helpers import write_set
+from tests.data.helpers import load_coco, write_set
 
 BOXES = np.array([[10, 10, 40, 30], [60, 50, 90, 75]], np.float32)
 

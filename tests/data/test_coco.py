@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from dcn_det.data.coco import load_coco
 from dcn_det.data.index import DatasetIndex
 from dcn_det.errors import UserError
 from dcn_det.structures import Category
+from tests.data.helpers import load_coco
 
 Document = dict[str, Any]
 

@@ -15,13 +15,12 @@ import torch
 
 from dcn_det.config.data import DataConfig, ResizeConfig, SplitConfig
 from dcn_det.data import build, sample
-from dcn_det.data.coco import load_coco
 from dcn_det.data.dataset import DetectionDataset, collate
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import Draw, EvalSampler, TrainSampler
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch, ImageInfo, Target
-from tests.data.helpers import write_set
+from tests.data.helpers import load_coco, write_set
 
 
 @pytest.fixture(scope="module")
