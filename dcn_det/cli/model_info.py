@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 
 from dcn_det.config import Config, load_config
+from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.config.testing import ExpectedConfig
 from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.models.info import ModelInfo, model_info
-
-CLASSES = {"coco": 80, "voc": 20, "sample": 10}
-"""How many classes a data set has where the config does not list them."""
 
 PAPER_PARAMETERS = {
     ("class_aware_rpn", "none", 0): 46.0,
@@ -65,8 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     for file in files:
         config = load_config(file, overrides)
         height, width = size or (config.data.resize.short_side, config.data.resize.max_side)
-        classes = args.classes or len(config.data.classes or ()) or CLASSES[config.data.kind]
-        rois = args.rois or getattr(config.model.rpn, "post_nms", 0)
+        classes = args.classes or len(config.data.classes or ()) or config.data.class_count
+        if classes is None:
+            raise UserError(f"--classes: give the number of classes of '{config.data.kind}' data")
+        rois = args.rois or getattr(getattr(config.model, "rpn", None), "post_nms", 0)
         info = _count(config, classes, height, width, rois)
         rows.append(_results(file, config, info) if args.results else _sizes(file, config, info, classes))
         notes.add(f"{height}x{width} pixels" + (f" and {rois} RoIs" if rois else ""))
@@ -102,19 +102,20 @@ def _million(count: int | None) -> str:
 
 def _deformable(config: Config) -> str:
     """Which convolutions deform, and whether the RoI pooling does."""
-    parts = [" ".join(config.model.backbone.deform.blocks)]
-    if config.model.backbone.deform.kind == "v2" and parts[0]:
-        parts[0] += " (v2)"
+    backbone, parts = config.model.backbone, []
+    if isinstance(backbone, ResidualBackboneConfig) and backbone.deform.blocks:
+        parts.append(" ".join(backbone.deform.blocks) + (" (v2)" if backbone.deform.kind == "v2" else ""))
     if config.model.pooling == "deformable":
         parts.append("pooling")
-    return ", ".join(part for part in parts if part) or NOTHING
+    return ", ".join(parts) or NOTHING
 
 
 def _sizes(file: str, config: Config, info: ModelInfo, classes: int) -> dict[str, str]:
     parts = info.parameters
     total = sum(parts.values())
     alone = total - parts["rpn"] if "head" in parts else total
-    backbone, dilation = config.model.backbone, config.model.backbone.res5_dilation
+    backbone = config.model.backbone
+    dilation = getattr(backbone, "res5_dilation", None)
     default = backbone.kind == "resnet101" and classes == PAPER_CLASSES and dilation == 2
     paper = PAPER_PARAMETERS.get((config.model.kind, config.model.pooling, len(info.deformable))) if default else None
     return {
@@ -153,7 +154,7 @@ def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
 
 
 def _published(expected: Sequence[ExpectedConfig]) -> str:
-    """AP of COCO, or mAP at 0.5 and 0.7 of Pascal VOC, in percent."""
+    """AP, or mAP at 0.5 and 0.7, in percent."""
     values = {each.metric: f"{100 * each.value:.1f}" for each in expected}
     shown = [values[metric] for metric in ("AP", "mAP50", "mAP70") if metric in values]
     return " / ".join(shown) or NOTHING

@@ -1,10 +1,21 @@
 """Settings: their schema, and reading them from YAML files and overrides."""
 
 from dcn_det.config.load import Origins, from_plain, load_config, load_with_origins, to_plain
+from dcn_det.config.registry import (
+    BACKBONES,
+    DETECTORS,
+    FORMATS,
+    register_backbone,
+    register_detector,
+    register_format,
+)
 from dcn_det.config.schema import Config
 from dcn_det.config.show import json_schema, print_config
 
 __all__ = [
+    "BACKBONES",
+    "DETECTORS",
+    "FORMATS",
     "Config",
     "Origins",
     "from_plain",
@@ -12,5 +23,8 @@ __all__ = [
     "load_config",
     "load_with_origins",
     "print_config",
+    "register_backbone",
+    "register_detector",
+    "register_format",
     "to_plain",
 ]

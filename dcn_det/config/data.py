@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from dcn_det.config.section import BelowOne, Fraction, NonNegative, Positive, Section, Text
 
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+VOC_METRICS = ("mAP50", "mAP70")
+
 
 class SplitConfig(Section):
-    images: Text | None = None
-    """Folder of the images, relative to ``data.root``; not for ``voc``."""
-    annotations: Text | None = None
-    """COCO-format JSON file, relative to ``data.root``; not for ``voc``."""
-    sets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Where the images and annotations of a split are; each format has its own keys."""
+
+
+class CocoSplitConfig(SplitConfig):
+    images: Text
+    """Folder of the images, relative to ``data.root``."""
+    annotations: Text
+    """COCO-format JSON file, relative to ``data.root``."""
+
+
+class VocSplitConfig(SplitConfig):
+    sets: Annotated[tuple[Text, ...], Field(min_length=1)]
     """Image sets of Pascal VOC, relative to ``data.root``, such as ``VOC2007/ImageSets/Main/trainval.txt``."""
 
 
@@ -58,15 +68,23 @@ class CropConfig(Section):
 
 
 class DataConfig(Section):
-    kind: Literal["coco", "voc", "sample"] = "coco"
-    """``sample`` is the embedded set of digits over photographs, written to ``root`` when first used."""
+    """What every data format has; base of the sections that ``register_format`` takes."""
+
+    metrics: ClassVar[tuple[str, ...]] = COCO_METRICS
+    """Names of the metrics that are measured on data of this format."""
+    truth: ClassVar[str] = "dcn_det.evaluation.truth:Truth"
+    """What measures them, as ``package.module:Class``."""
+    class_count: ClassVar[int | None] = None
+    """Number of classes where ``classes`` is not given; None if only the annotations tell."""
+
+    kind: str
     root: Text = "datasets/coco"
-    train: SplitConfig = SplitConfig(images="train2017", annotations="annotations/instances_train2017.json")
-    test: SplitConfig | None = SplitConfig(images="val2017", annotations="annotations/instances_val2017.json")
-    """Null trains without evaluation; a file without ``annotations``, such as that of test-dev, can be tested but
-    not evaluated."""
+    """Folder that all paths of the data set are relative to."""
+    train: SplitConfig
+    test: SplitConfig | None
+    """Null trains without evaluation."""
     classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Category names; when given they must be those of the annotation file. ``voc``: the 20 unless given."""
+    """Category names; when given they must be those of the annotation file."""
     resize: ResizeConfig = ResizeConfig()
     flip: Literal["double", "random", "none"] = "double"
     """``double`` lists every image twice, once mirrored (the authors' way); ``random`` tosses a coin."""
@@ -93,13 +111,6 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        for name, split in (("train", self.train), ("test", self.test)):
-            if split is None:
-                continue
-            if self.kind == "voc" and (split.sets is None or split.images or split.annotations):
-                raise ValueError(f"{name} of voc data has sets, and neither images nor annotations")
-            if self.kind != "voc" and (split.sets or split.images is None or split.annotations is None):
-                raise ValueError(f"{name} of {self.kind} data has images and annotations, and no sets")
         classes = self.classes or ()
         twice = sorted({name for name in classes if classes.count(name) > 1})
         if twice:
@@ -108,3 +119,39 @@ class DataConfig(Section):
         if above:
             raise ValueError(f"short_sides has {above[0]}, above resize.max_side {self.resize.max_side}; raise that")
         return self
+
+
+class CocoFilesConfig(DataConfig):
+    """Splits with annotations in COCO's JSON format."""
+
+    train: CocoSplitConfig = CocoSplitConfig(images="train2017", annotations="annotations/instances_train2017.json")
+    test: CocoSplitConfig | None = CocoSplitConfig(images="val2017", annotations="annotations/instances_val2017.json")
+    """Null trains without evaluation; a file without ``annotations``, such as that of test-dev, can be tested but
+    not evaluated."""
+
+
+class CocoDataConfig(CocoFilesConfig):
+    class_count = 80
+
+    kind: Literal["coco"] = "coco"
+
+
+class SampleDataConfig(CocoFilesConfig):
+    """The embedded set of digits over photographs, written to ``root`` when first used."""
+
+    class_count = 10
+
+    kind: Literal["sample"] = "sample"
+
+
+class VocDataConfig(DataConfig):
+    """Pascal VOC; ``classes`` are its 20 unless given."""
+
+    metrics = VOC_METRICS
+    truth = "dcn_det.evaluation.voc:VocTruth"
+    class_count = 20
+
+    kind: Literal["voc"] = "voc"
+    train: VocSplitConfig
+    test: VocSplitConfig | None
+    """Null trains without evaluation."""

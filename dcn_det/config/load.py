@@ -8,9 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dcn_det.config.imports import import_modules
 from dcn_det.config.problems import user_error
 from dcn_det.config.schema import Config
 from dcn_det.config.source import DEFAULT, Item, KeyPath, label, merge, parse, parse_overrides
+from dcn_det.config.upgrade import upgrade
 from dcn_det.errors import UserError, did_you_mean
 
 Origins = dict[str, str]
@@ -57,8 +59,8 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     files, values = _split(overrides)
     for file in files:
         over = _read(file, ())
-        root = merge(root, Item(_without_own(over), over.origin), Config)
-    root = merge(root, parse_overrides(values), Config)
+        root = _lay(root, Item(_without_own(over), over.origin))
+    root = _lay(root, parse_overrides(values), Path.cwd())
     assert isinstance(root.value, dict)
     name = root.value.get("name")
     if name is None or name.value == "":
@@ -93,15 +95,33 @@ def _read(path: Path, below: tuple[Path, ...]) -> Item:
         raise UserError(f"{source}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-    item = parse(text, source)
+    item = upgrade(parse(text, source))
     if not isinstance(item.value, dict):
         found = "nothing" if item.value is None else "a list" if isinstance(item.value, list) else "a value"
         raise UserError(f"{item.origin}: the file holds {found}; settings are written as 'key: value'")
     own = dict(item.value)
     merged = Item({}, item.origin)
     for base in _bases(own.pop("base", None)):
-        merged = merge(merged, _read_base(path, base, (*below, path)), Config)
-    return merge(merged, Item(own, item.origin), Config)
+        merged = _lay(merged, _read_base(path, base, (*below, path)))
+    return _lay(merged, Item(own, item.origin), path.parent)
+
+
+def _lay(lower: Item, upper: Item, folder: Path | None = None) -> Item:
+    """Lays settings over others, and their imports behind the others' imports.
+
+    With ``folder``, ``upper`` comes from there and its modules are imported first: they may register what it names.
+    """
+    assert isinstance(lower.value, dict) and isinstance(upper.value, dict)
+    if folder is not None:
+        import_modules(upper.value.get("imports"), folder)
+    merged = merge(lower, upper, Config)
+    first, second = lower.value.get("imports"), upper.value.get("imports")
+    assert isinstance(merged.value, dict)
+    if first and second and isinstance(first.value, list) and isinstance(second.value, list):
+        seen = [item.value for item in first.value]
+        new = [item for item in second.value if item.value not in seen]
+        merged.value["imports"] = Item([*first.value, *new], second.origin)
+    return merged
 
 
 def _bases(item: Item | None) -> list[Item]:
@@ -135,11 +155,12 @@ def _without_own(item: Item) -> dict[str, Item]:
     return {key: value for key, value in item.value.items() if key not in NOT_INHERITED}
 
 
-def _validate(root: Item) -> Config:
+def _validate(root: Item, hint: str = "") -> Config:
+    """``hint`` is added where a kind is unknown."""
     try:
         return Config.model_validate(root.plain())
     except ValidationError as error:
-        raise user_error(error, root) from None
+        raise user_error(error, root, hint) from None
 
 
 def to_plain(config: Config) -> dict[str, Any]:
@@ -148,7 +169,10 @@ def to_plain(config: Config) -> dict[str, Any]:
 
 
 def from_plain(plain: object, source: str = "settings") -> Config:
-    """Settings from plain containers.
+    """Settings from plain containers, of this version or an earlier one.
+
+    Modules under ``imports`` are not imported, since a file of weights must not run code: kinds that they register are
+    unknown unless something else has imported them.
 
     Args:
         plain: what ``to_plain`` gave.
@@ -160,7 +184,17 @@ def from_plain(plain: object, source: str = "settings") -> Config:
     root = _with_origin(plain, source)
     if not isinstance(root.value, dict):
         raise UserError(f"{source}: no settings: expected a mapping")
-    return _validate(root)
+    root = upgrade(root)
+    return _validate(root, _hint(root))
+
+
+def _hint(root: Item) -> str:
+    """Where kinds may come from that stored settings name and nothing has registered."""
+    assert isinstance(root.value, dict)
+    names = root.value["imports"].plain() if "imports" in root.value else None
+    if not names or not isinstance(names, list):
+        return ""
+    return f"; these settings import {', '.join(map(str, names))}: give a config that does (imports: ...)"
 
 
 def _with_origin(plain: Any, origin: str) -> Item:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dcn_det.config.registry import BACKBONES, OneOf
 from dcn_det.config.section import (
     Fraction,
     NonNegative,
@@ -47,9 +48,19 @@ class DeformConfig(Section):
 
 
 class BackboneConfig(Section):
-    kind: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "aligned_inception_resnet"] = (
-        "resnet101"
-    )
+    """What every backbone has; base of the sections that ``register_backbone`` takes."""
+
+    kind: str
+    weights: Text = "none"
+    """``none``, or a local file."""
+    preprocess: PreprocessConfig = PreprocessConfig()
+
+
+class ResidualBackboneConfig(BackboneConfig):
+    """What residual networks share."""
+
+    weights: Text = "torchvision"
+    """``none``, ``torchvision`` (ImageNet weights by name, downloaded once), or a local file."""
     width: Positive = 64
     """Channels of the 3x3 convolutions of res2 (of the wider branch); the later stages follow in proportion."""
     stem_width: Positive = 64
@@ -67,18 +78,23 @@ class BackboneConfig(Section):
     res5_dilation: Positive | tuple[Positive, Positive, Positive] = 2
     """Dilation of the 3x3 convolutions of res5, one number or one per block."""
     deform: DeformConfig = DeformConfig()
-    weights: Text = "torchvision"
-    """``none``, ``torchvision`` (ImageNet weights by name, downloaded once), or a local file."""
-    preprocess: PreprocessConfig = PreprocessConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> BackboneConfig:
+    def _check(self) -> ResidualBackboneConfig:
         if self.res5_stride == 2 and "res5_dilation" not in self.model_fields_set:
             raise ValueError(
                 f"res5_stride 2 goes with a stated res5_dilation (1 in an ordinary ResNet); its default "
                 f"{self.res5_dilation} makes up for a stride of 1"
             )
         return self
+
+
+class ResNetConfig(ResidualBackboneConfig):
+    kind: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet101"
+
+
+class AlignedInceptionResNetConfig(ResidualBackboneConfig):
+    kind: Literal["aligned_inception_resnet"] = "aligned_inception_resnet"
 
 
 class AnchorsConfig(Section):
@@ -201,11 +217,17 @@ class RFCNHeadConfig(RoIHeadConfig):
 
 
 class DetectorConfig(Section):
-    """What every detector has."""
+    """What every detector has; base of the sections that ``register_detector`` takes."""
 
-    lasting = ("backbone", "rpn")
+    lasting = ("rpn",)
 
-    backbone: BackboneConfig = BackboneConfig()
+    kind: str
+    backbone: Annotated[BackboneConfig, OneOf(BACKBONES)] = ResNetConfig()
+
+    @property
+    def pooling(self) -> str:
+        """How RoIs are pooled; ``none`` for a detector without RoIs."""
+        return "none"
 
 
 class FasterRCNNConfig(DetectorConfig):
@@ -217,7 +239,7 @@ class FasterRCNNConfig(DetectorConfig):
 
     @model_validator(mode="after")
     def _check(self) -> FasterRCNNConfig:
-        if self.fpn and self.backbone.res5_stride != 2:
+        if self.fpn and getattr(self.backbone, "res5_stride", 2) != 2:
             raise ValueError("fpn goes with backbone.res5_stride 2 (and res5_dilation 1)")
         if self.fpn and self.rpn.anchors.base_size != "stride":
             raise ValueError("fpn goes with rpn.anchors.base_size 'stride', since every level has another")
@@ -230,7 +252,7 @@ class FasterRCNNConfig(DetectorConfig):
 
 
 class RFCNConfig(DetectorConfig):
-    kind: Literal["rfcn"]
+    kind: Literal["rfcn"] = "rfcn"
     rpn: RPNConfig = RPNConfig()
     head: RFCNHeadConfig = RFCNHeadConfig()
 
@@ -241,13 +263,5 @@ class RFCNConfig(DetectorConfig):
 
 
 class ClassAwareRPNConfig(DetectorConfig):
-    kind: Literal["class_aware_rpn"]
+    kind: Literal["class_aware_rpn"] = "class_aware_rpn"
     rpn: ClassAwareRPNHeadConfig = ClassAwareRPNHeadConfig()
-
-    @property
-    def pooling(self) -> str:
-        """How RoIs are pooled: there are none."""
-        return "none"
-
-
-ModelConfig = FasterRCNNConfig | RFCNConfig | ClassAwareRPNConfig

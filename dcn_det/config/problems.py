@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from dcn_det.config.registry import OneOf, Registry
 from dcn_det.config.schema import Config
 from dcn_det.config.section import Section
-from dcn_det.config.source import Item, KeyPath
+from dcn_det.config.source import Item, KeyPath, kind_of
+from dcn_det.config.upgrade import RENAMED
 from dcn_det.errors import UserError, did_you_mean
 
 _NOUNS: dict[Any, tuple[str, str]] = {
@@ -41,22 +43,23 @@ class _Place(NamedTuple):
     """The innermost block around it."""
 
 
-def user_error(error: ValidationError, root: Item) -> UserError:
-    """Says in one line each what pydantic found wrong with ``root``."""
-    lines = [_line(problem, root) for problem in error.errors(include_url=False)]
+def user_error(error: ValidationError, root: Item, hint: str = "") -> UserError:
+    """Says in one line each what pydantic found wrong with ``root``; ``hint`` follows an unregistered kind."""
+    lines = [_line(problem, root, hint) for problem in error.errors(include_url=False)]
     return UserError("\n".join(dict.fromkeys(lines)))
 
 
-def _line(problem: Any, root: Item) -> str:
+def _line(problem: Any, root: Item, hint: str) -> str:
     kind = str(problem["type"])
-    place = _locate(problem["loc"])
+    place = _locate(problem["loc"], root)
     path = place.path
+    hint = hint if kind == "union_tag_invalid" and _registry(place.form) else ""
     if _is_union(place.form):
         kind = "none of its types fits"
     elif kind == "union_tag_invalid":
         path, place = (*path, "kind"), place._replace(form=Literal[tuple(_choices(place.form))])
     elif kind == "missing" and isinstance(path[-1], int):
-        kind, place = "too_short", _locate(problem["loc"][:-1])
+        kind, place = "too_short", _locate(problem["loc"][:-1], root)
         path = place.path
     items = root.along(path)
     where = ": ".join([items[-1].origin, _dotted(path)] if path else [items[-1].origin])
@@ -68,11 +71,13 @@ def _line(problem: Any, root: Item) -> str:
         return f"{where}: missing; give {describe(place.form)}"
     value = items[-1].plain()
     what = _WHAT.get(kind, "wrong value")
-    return f"{where}: {what} (got {_show(value)}); allowed: {_allowed(value, place.form)}"
+    return f"{where}: {what} (got {_show(value)}); allowed: {_allowed(value, place.form)}{hint}"
 
 
 def _unknown_key(path: KeyPath, section: type[Section], items: list[Item]) -> str:
     key = str(path[-1])
+    if _dotted(path) in RENAMED:
+        return f"was renamed to '{RENAMED[_dotted(path)]}'"
     allowed = list(section.model_fields)
     hint = did_you_mean(key, allowed)
     if "." in key:
@@ -81,8 +86,7 @@ def _unknown_key(path: KeyPath, section: type[Section], items: list[Item]) -> st
         elsewhere = list(dict.fromkeys(p for p in _key_paths(Config) if p.rpartition(".")[2] == key))
         # Another kind of the same block may have the key; that is no other place for it.
         hint = f"; did you mean '{elsewhere[0]}'?" if len(elsewhere) == 1 and elsewhere[0] != _dotted(path) else ""
-    block = items[-2].value if len(items) > 1 else None
-    kind = block["kind"].value if isinstance(block, dict) and "kind" in block else None
+    kind = kind_of(items[-2]) if len(items) > 1 else None
     return f"unknown key{f' for kind {kind}' if kind else ''}; allowed: {', '.join(allowed)}{hint}"
 
 
@@ -93,7 +97,7 @@ def _dotted(path: KeyPath) -> str:
 def _key_paths(section: type[Section]) -> Iterator[str]:
     for key, field in section.model_fields.items():
         yield key
-        for inner in _sections(field.annotation):
+        for inner in dict.fromkeys(_sections(_form(field))):
             yield from (f"{key}.{path}" for path in _key_paths(inner))
 
 
@@ -106,13 +110,15 @@ def _allowed(value: object, form: Any) -> str:
     return text + did_you_mean(value, _choices(form))
 
 
-def _locate(loc: KeyPath) -> _Place:
-    """Follows a pydantic location, which also names the members of unions, through the schema."""
+def _locate(loc: KeyPath, root: Item) -> _Place:
+    """Follows a pydantic location through the schema; it also names the members of unions that are not registries."""
     path: KeyPath = ()
     section: type[Section] = Config
     form: Any = Config
     for part in loc:
         bare = _bare(form)
+        if registry := _registry(form):
+            bare = registry.sections.get(_kind_at(root, path, section))
         if isinstance(bare, type) and issubclass(bare, Section):
             section = bare
             path = (*path, part)
@@ -120,11 +126,18 @@ def _locate(loc: KeyPath) -> _Place:
         elif get_origin(bare) is tuple and isinstance(part, int):
             path = (*path, part)
             form = get_args(bare)[0]
-        elif members := [s for s in _sections(bare) if get_args(s.model_fields["kind"].annotation)[0] == part]:
+        elif members := [s for s in _sections(form) if get_args(s.model_fields["kind"].annotation)[0] == part]:
             form = members[0]
         else:
             break
     return _Place(path, form, section)
+
+
+def _kind_at(root: Item, path: KeyPath, section: type[Section]) -> str:
+    """The kind of the block at ``path``, a key of ``section``."""
+    items = root.along(path)
+    given = kind_of(items[-1]) if len(items) > len(path) else None
+    return str(given or section.default_kind(str(path[-1])))
 
 
 def _form(field: FieldInfo) -> Any:
@@ -140,8 +153,17 @@ def _is_union(form: Any) -> bool:
     return len(_members(_bare(form))) > 1 and not _sections(_bare(form))
 
 
+def _registry(form: Any) -> Registry[Any] | None:
+    marks = get_args(form)[1:] if get_origin(form) is Annotated else ()
+    return next((mark.registry for mark in marks if isinstance(mark, OneOf)), None)
+
+
 def _sections(form: Any) -> list[type[Section]]:
-    return [m for m in _members(form) if isinstance(m, type) and issubclass(m, Section)]
+    """The sections that a value can be."""
+    if registry := _registry(form):
+        return list(dict.fromkeys(registry.sections.values()))
+    members = _members(get_args(form)[0] if get_origin(form) is Annotated else form)
+    return [m for m in members if isinstance(m, type) and issubclass(m, Section)]
 
 
 def _bare(form: Any) -> Any:
@@ -155,6 +177,8 @@ def _bare(form: Any) -> Any:
 def _choices(form: Any) -> list[str]:
     if get_origin(form) is Literal:
         return [v for v in get_args(form) if isinstance(v, str)]
+    if registry := _registry(form):
+        return list(registry.sections)
     if get_origin(form) is Annotated:
         return _choices(get_args(form)[0])
     sections = _sections(form)
@@ -165,6 +189,8 @@ def _choices(form: Any) -> list[str]:
 
 def describe(form: Any, constraints: tuple[Any, ...] = (), plural: bool = False) -> str:
     """A type of the schema in words, such as ``a list of 3 numbers > 0``."""
+    if _registry(form):
+        return f"a block with kind: {' or '.join(_choices(form))}"
     if get_origin(form) is Annotated:
         inner, *metadata = get_args(form)
         flat = [c for m in metadata for c in (m.metadata if isinstance(m, FieldInfo) else [m])]

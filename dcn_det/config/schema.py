@@ -9,26 +9,38 @@ settings (names of residual blocks, categories of a data set) is checked where t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dcn_det.config.data import DataConfig
-from dcn_det.config.model import FasterRCNNConfig, ModelConfig
-from dcn_det.config.section import Section
+from dcn_det.config import kinds as kinds  # registers what the defaults below name
+from dcn_det.config.data import CocoDataConfig, DataConfig
+from dcn_det.config.model import DetectorConfig, FasterRCNNConfig
+from dcn_det.config.registry import DETECTORS, FORMATS, OneOf
+from dcn_det.config.section import Section, wrong
 from dcn_det.config.testing import EvaluationConfig, ExpectedConfig, TestConfig
 from dcn_det.config.train import TrainConfig
+from dcn_det.errors import did_you_mean
+
+VERSION = 2
+
+MODULE_NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
 class Config(Section):
-    version: Literal[1] = 1
+    version: Literal[2] = 2
+    """Version of the schema."""
+    imports: tuple[Annotated[str, Field(pattern=MODULE_NAME)], ...] = ()
+    """Modules that register backbones, detectors or data formats; searched on Python's path, in the folder of the
+    config and in the working directory. Imported before the other settings are read; adds to the imports of bases."""
     name: str = ""
     """Taken from the file name when empty."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern="^cuda:[0-9]+$")] = "auto"
     """``auto`` takes a CUDA device when there is one; ``cuda:N`` is the N-th, from 0."""
-    model: Annotated[ModelConfig, Field(discriminator="kind")] = FasterRCNNConfig()
-    data: DataConfig = DataConfig()
+    model: Annotated[DetectorConfig, OneOf(DETECTORS)] = FasterRCNNConfig()
+    data: Annotated[DataConfig, OneOf(FORMATS)] = CocoDataConfig()
     train: TrainConfig = TrainConfig()
     test: TestConfig = TestConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -36,11 +48,23 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        voc = self.data.kind == "voc"
-        if self.data.test is not None and self.train.best_metric.startswith("mAP") != voc:
-            measured = "mAP50 or mAP70" if voc else "COCO's metrics, such as AP"
-            raise ValueError(
-                f"train.best_metric {self.train.best_metric} is not measured on {self.data.kind} data; "
-                f"choose {measured}"
+        known = _known_metrics()
+        measured = self.data.metrics if self.data.test is not None else known
+        if self.train.best_metric not in measured:
+            raise wrong(
+                ("train", "best_metric"), _not_among(self.train.best_metric, measured, f"on {self.data.kind} data")
             )
+        # Numbers may be promised for other data than what overrides put in its place.
+        for index, item in enumerate(self.expected):
+            if item.metric not in known:
+                raise wrong(("expected", index, "metric"), _not_among(item.metric, known, "on any kind of data"))
         return self
+
+
+def _known_metrics() -> Sequence[str]:
+    """The metrics of all data formats."""
+    return list(dict.fromkeys(name for section in FORMATS.sections.values() for name in section.metrics))
+
+
+def _not_among(metric: str, names: Sequence[str], where: str) -> str:
+    return f"{metric} is not measured {where}; allowed: {', '.join(names)}{did_you_mean(metric, names)}"

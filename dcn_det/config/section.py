@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from inspect import get_annotations
 from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from dcn_det.config.registry import OneOf
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -35,20 +39,33 @@ class Section(BaseModel):
     """Groups of keys of which one is given; when files inherit, giving one takes the place of the others."""
 
     lasting: ClassVar[tuple[str, ...]] = ()
-    """Of a block with variants: keys that stay when files inherit and one names another ``kind``."""
+    """Keys that stay when files inherit and one names this ``kind`` for a block of another kind. Keys that both kinds
+    inherit from a common section stay as well."""
 
     @classmethod
     def variants(cls, key: str) -> dict[str, type[Section]]:
         """The classes that the block ``key`` can be, by ``kind``; empty unless ``kind`` decides its keys."""
         field = cls.model_fields.get(key)
-        if field is None or field.discriminator != "kind":
+        if field is None:
+            return {}
+        for mark in field.metadata:
+            if isinstance(mark, OneOf):
+                return mark.registry.sections
+        if field.discriminator != "kind":
             return {}
         return {get_args(c.model_fields["kind"].annotation)[0]: c for c in get_args(field.annotation)}
 
     @classmethod
-    def default_kind(cls, key: str) -> str:
-        """What the block ``key``, which has variants, is when it names no ``kind``."""
-        return str(cls.model_fields[key].default.kind)
+    def default_kind(cls, key: str) -> str | None:
+        """What the block ``key``, which has variants, is when it names no ``kind``; ``None`` if it must name one."""
+        kind: str | None = getattr(cls.model_fields[key].default, "kind", None)
+        return kind
+
+    @classmethod
+    def inherits(cls, key: str, other: type[Section]) -> bool:
+        """Whether this section and ``other`` have a key from one and the same section."""
+        owners = [next((c for c in s.__mro__ if key in get_annotations(c)), None) for s in (cls, other)]
+        return owners[0] is not None and owners[0] is owners[1]
 
     @model_validator(mode="before")
     @classmethod
@@ -57,6 +74,17 @@ class Section(BaseModel):
             return data
         read = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         for key, value in read.items():
-            if isinstance(value, dict) and "kind" not in value and cls.variants(key):
+            if isinstance(value, dict) and "kind" not in value and cls.variants(key) and cls.default_kind(key):
                 read[key] = {"kind": cls.default_kind(key), **value}
         return read
+
+
+def wrong(key: tuple[str | int, ...], message: str) -> ValidationError:
+    """The error for a validator of a whole section to raise when the value of one key does not fit the others.
+
+    Args:
+        key: path of the value below the section.
+        message: what is wrong with it, and what is allowed.
+    """
+    detail = PydanticCustomError("value_error", "{error}", {"error": message})
+    return ValidationError.from_exception_data("settings", [InitErrorDetails(type=detail, loc=key, input=None)])

@@ -199,10 +199,10 @@ def parse_overrides(overrides: Iterable[str]) -> Item:
 def merge(lower: Item, upper: Item, section: type[Section] | None) -> Item:
     """Lays ``upper`` over ``lower``: blocks merge by key, everything else is replaced.
 
-    Two rules keep what was replaced from leaking through. Where a block has variants with keys of their own
-    (as ``train.optimizer``), naming another ``kind`` starts it afresh, with the defaults of that kind and what
-    its class calls lasting. Where a block has alternatives (``train.iterations`` or ``train.epochs``), giving
-    one removes the inherited other.
+    Two rules keep what was replaced from leaking through. Where a block has kinds with keys of their own (as
+    ``train.optimizer``), naming another ``kind`` starts it afresh, with the defaults of that kind; only keys that both
+    kinds inherit from a common section, and those that the new one's class calls lasting, stay. Where a block has
+    alternatives (``train.iterations`` or ``train.epochs``), giving one removes the inherited other.
 
     Args:
         section: the class that the block will become; None where there is none to consult.
@@ -222,19 +222,23 @@ def merge(lower: Item, upper: Item, section: type[Section] | None) -> Item:
     return Item(merged, upper.origin)
 
 
-def _kind(item: Item) -> Scalar | dict[str, Item] | list[Item]:
+def kind_of(item: Item) -> Scalar | dict[str, Item] | list[Item]:
+    """The ``kind`` that a block names, or ``None``."""
     return item.value["kind"].value if isinstance(item.value, dict) and "kind" in item.value else None
 
 
 def _lasting(section: type[Section] | None, key: str, upper: Item, lower: Item) -> Item:
     """What of the block ``key`` below remains: all, unless the one above makes it another kind."""
     variants = section.variants(key) if section else {}
-    if section is None or not variants or _kind(upper) in (None, _kind(lower) or section.default_kind(key)):
+    if section is None or not variants or kind_of(upper) in (None, kind_of(lower) or section.default_kind(key)):
         return lower
-    kind = variants.get(str(_kind(upper)))
-    if kind is None or not isinstance(lower.value, dict):
+    old, new = (variants.get(str(kind_of(item) or section.default_kind(key))) for item in (lower, upper))
+    if new is None or not isinstance(lower.value, dict):
         return upper
-    return Item({name: value for name, value in lower.value.items() if name in kind.lasting}, lower.origin)
+    lasting = [name for name in new.lasting if name in new.model_fields]
+    if old is not None:
+        lasting += [name for name in new.model_fields if name != "kind" and new.inherits(name, old)]
+    return Item({name: value for name, value in lower.value.items() if name in lasting}, lower.origin)
 
 
 def _section_at(section: type[Section] | None, key: str, lower: Item, upper: Item) -> type[Section] | None:
@@ -242,7 +246,7 @@ def _section_at(section: type[Section] | None, key: str, lower: Item, upper: Ite
     if section is None or key not in section.model_fields:
         return None
     if variants := section.variants(key):
-        return variants.get(str(_kind(upper) or _kind(lower) or section.default_kind(key)))
+        return variants.get(str(kind_of(upper) or kind_of(lower) or section.default_kind(key)))
     annotation = section.model_fields[key].annotation
     members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return next((m for m in members if isinstance(m, type) and issubclass(m, Section)), None)

@@ -17,7 +17,6 @@ from dcn_det.config.section import (
     Section,
     Text,
 )
-from dcn_det.config.testing import Metric
 
 
 class SGDConfig(Section):
@@ -116,8 +115,8 @@ class TrainConfig(Section):
     keep_checkpoints: Positive = 2
     eval_every: NonNegative = 0
     """Iterations between evaluations during training; 0 evaluates only at the end."""
-    best_metric: Metric = "AP"
-    """Decides which checkpoint is kept as the best."""
+    best_metric: Text = "AP"
+    """Decides which checkpoint is kept as the best; one of the metrics that are measured on the kind of data."""
     wandb: Text | None = None
     """Weights & Biases project that the numbers and pictures also go to; needs the extra ``wandb``."""
 

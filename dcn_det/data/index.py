@@ -202,6 +202,7 @@ def build_index(
         name_bytes=torch.from_numpy(np.frombuffer(b"".join(names), dtype=np.uint8).copy()),
         name_offsets=_offsets(np.array([len(name) for name in names])),
         report="; ".join([f"{records.source}: {counts}", *(f"{what}: {count}" for what, count in notes if count)]),
+        annotated=len(records.owners) > 0,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dcn_det.config import Config, to_plain
+from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.loader import Loader
@@ -134,7 +135,8 @@ class Session:
         config, total = self.config, sum(p.numel() for p in self.model.parameters())
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         backbone = config.model.backbone
-        deformable = ", ".join(backbone.deform.blocks) or "none"
+        blocks = backbone.deform.blocks if isinstance(backbone, ResidualBackboneConfig) else ()
+        deformable = ", ".join(blocks) or "none"
         return "\n".join(
             [
                 f"config    {config.name} (seed {config.seed}, {self.device})",

@@ -12,15 +12,17 @@ from typing import Any
 from torch import Tensor
 
 from dcn_det.config.model import (
+    AlignedInceptionResNetConfig,
     AnchorsConfig,
-    BackboneConfig,
     ClassAwareRPNConfig,
     ClassAwareRPNHeadConfig,
     DeformConfig,
+    DetectorConfig,
     FasterRCNNConfig,
     FasterRCNNHeadConfig,
-    ModelConfig,
     PreprocessConfig,
+    ResidualBackboneConfig,
+    ResNetConfig,
     RFCNConfig,
     RFCNHeadConfig,
     RPNConfig,
@@ -50,7 +52,7 @@ Detector = TwoStageDetector | OneStageDetector
 
 
 def build_detector(
-    model: ModelConfig, num_classes: int, test: TestConfig, *, load_backbone_weights: bool = True
+    model: DetectorConfig, num_classes: int, test: TestConfig, *, load_backbone_weights: bool = True
 ) -> Detector:
     """Builds the detector that the settings describe, on the CPU.
 
@@ -211,14 +213,14 @@ def _anchor_sampling(settings: RPNConfig | ClassAwareRPNHeadConfig) -> AnchorSam
     )
 
 
-def _common_arguments(settings: BackboneConfig) -> dict[str, Any]:
+def _common_arguments(settings: ResidualBackboneConfig) -> dict[str, Any]:
     """What all backbones take; their arguments have the names of the settings."""
     names = ["width", "stem_width", "stride_on", "stem_pool", "norm", "norm_eps"]
     names += ["frozen_stages", "res5_stride", "res5_dilation"]
     return {name: getattr(settings, name) for name in names} | {"deformable": _deformable(settings.deform)}
 
 
-def _resnet(settings: BackboneConfig, load_weights: bool) -> ResNet:
+def _resnet(settings: ResNetConfig, load_weights: bool) -> ResNet:
     _check_resnet(settings)
     backbone = ResNet(settings.kind, **_common_arguments(settings))
     if load_weights:
@@ -226,7 +228,7 @@ def _resnet(settings: BackboneConfig, load_weights: bool) -> ResNet:
     return backbone
 
 
-def _aligned_inception_resnet(settings: BackboneConfig, load_weights: bool) -> air.AlignedInceptionResNet:
+def _aligned_inception_resnet(settings: AlignedInceptionResNetConfig, load_weights: bool) -> air.AlignedInceptionResNet:
     if settings.width % 2:
         raise UserError(f"model.backbone.width: {settings.width} is odd; {air.KIND} needs an even number")
     parts = air.deformable_names()
@@ -251,7 +253,7 @@ def _deformable(deform: DeformConfig) -> DeformableBlocks:
     )
 
 
-def _check_resnet(settings: BackboneConfig) -> None:
+def _check_resnet(settings: ResNetConfig) -> None:
     stages = stage_block_names(settings.kind)
     _check_deform(
         settings,
@@ -262,7 +264,7 @@ def _check_resnet(settings: BackboneConfig) -> None:
         raise UserError(f"model.backbone.res5_dilation: {len(dilation)} numbers for {depth} blocks of {settings.kind}")
 
 
-def _check_deform(settings: BackboneConfig, channels: dict[str, int]) -> None:
+def _check_deform(settings: ResidualBackboneConfig, channels: dict[str, int]) -> None:
     """Refuses names that are not in ``channels``, and offset groups that do not divide those channels."""
     groups = settings.deform.offset_groups
     for name in settings.deform.blocks:
@@ -276,7 +278,7 @@ def _check_deform(settings: BackboneConfig, channels: dict[str, int]) -> None:
             )
 
 
-def _load_backbone(backbone: ResidualBackbone, settings: BackboneConfig) -> None:
+def _load_backbone(backbone: ResidualBackbone, settings: ResidualBackboneConfig) -> None:
     if settings.weights == "none":
         if settings.norm == "frozen_bn" or settings.frozen_stages:
             raise UserError(
@@ -305,7 +307,7 @@ def _load_backbone(backbone: ResidualBackbone, settings: BackboneConfig) -> None
     load_into(backbone, state, source=source, ignored=("fc.",), optional=(".offset.weight", ".offset.bias"))
 
 
-def _check_recorded(settings: BackboneConfig, recorded: dict[str, Any]) -> None:
+def _check_recorded(settings: ResidualBackboneConfig, recorded: dict[str, Any]) -> None:
     """Refuses settings other than those that a file says its weights need."""
     plain = {"model": {"backbone": settings.model_dump(mode="json")}}
     wrong = {key: value for key, value in recorded.items() if get(plain, key) != value}
@@ -315,7 +317,7 @@ def _check_recorded(settings: BackboneConfig, recorded: dict[str, Any]) -> None:
         )
 
 
-def _warn_of_mismatch(settings: BackboneConfig) -> None:
+def _warn_of_mismatch(settings: ResidualBackboneConfig) -> None:
     given = {
         "stride_on": settings.stride_on,
         "stem_pool": settings.stem_pool,
@@ -339,7 +341,7 @@ def _warn_of_mismatch(settings: BackboneConfig) -> None:
         warnings.warn(f"model.backbone does not match torchvision's weights: {', '.join(differing)}", stacklevel=2)
 
 
-BACKBONES: dict[str, Callable[[BackboneConfig, bool], Backbone]] = {
+BACKBONES: dict[str, Callable[[Any, bool], Backbone]] = {
     **dict.fromkeys(DEPTHS, _resnet),
     air.KIND: _aligned_inception_resnet,
 }

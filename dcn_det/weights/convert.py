@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn_det.config import Config, to_plain
+from dcn_det.config.model import ResNetConfig
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import DEPTHS
 from dcn_det.models.build import BACKBONES, build_detector
@@ -160,6 +161,7 @@ def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belongi
     config = laid_over(config, belonging, "settings of the weights")
     # Offsets are learned in detection; no weights of a backbone have them.
     settings = config.model.backbone
+    assert isinstance(settings, ResNetConfig)
     plain = settings.model_copy(update={"deform": settings.deform.model_copy(update={"blocks": ()})})
     with torch.device("meta"):
         model = BACKBONES[settings.kind](plain, False)

@@ -175,7 +175,7 @@ def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     truth["annotations"] = [each for each in truth["annotations"] if each["image_id"] in kept]
     path = tmp_path_factory.mktemp("photos") / "four.json"
     path.write_text(json.dumps(truth))
-    split = f"{{images: train2017, annotations: {path}, sets: null}}"
+    split = f"{{images: train2017, annotations: {path}}}"
     return [f"data.root={source}", f"data.train={split}", f"data.test={split}", "data.classes=null", "data.kind=coco"]
 
 

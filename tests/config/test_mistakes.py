@@ -104,7 +104,7 @@ def test_yaml_errors_in_a_base_name_the_base(write):
             "model: {backbone: {res5_stride: 3}}\n",
             "a.yaml:1: model.backbone.res5_stride: unknown choice (got 3); allowed: 1, 2",
         ),
-        ("version: 2\n", "a.yaml:1: version: unknown choice (got 2); allowed: 1"),
+        ("version: 3\n", "a.yaml:1: version: unknown choice (got 3); allowed: 2"),
         ("train: {batch_size: 0}\n", "train.batch_size: out of range (got 0); allowed: an integer > 0"),
         ("test: {nms_iou: 1.5}\n", "test.nms_iou: out of range (got 1.5); allowed: a number from 0 to 1"),
         (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcn_det.config.data import CropConfig, DataConfig, JitterConfig, ResizeConfig, SplitConfig
+from dcn_det.config.data import CocoSplitConfig, CropConfig, DataConfig, JitterConfig, ResizeConfig, SampleDataConfig
 from dcn_det.data import build, sample
 from dcn_det.data.augment import Augmentation, ColorJitter, Plan, RandomCrop, crop_boxes
 from dcn_det.data.cache import ImageCache
@@ -28,12 +28,12 @@ def settings(root: Path, **changes: object) -> DataConfig:
     values: dict[str, object] = {
         "kind": "sample",
         "root": str(root),
-        "train": SplitConfig(images="train", annotations="annotations/train.json"),
-        "test": SplitConfig(images="val", annotations="annotations/val.json"),
+        "train": CocoSplitConfig(images="train", annotations="annotations/train.json"),
+        "test": CocoSplitConfig(images="val", annotations="annotations/val.json"),
         "resize": ResizeConfig(short_side=96, max_side=200),
         "workers": 0,
     }
-    return DataConfig.model_validate(values | changes)
+    return SampleDataConfig.model_validate(values | changes)
 
 
 def test_a_plan_is_a_function_of_the_seed() -> None:
@@ -153,7 +153,7 @@ def test_a_cache_changes_nothing_and_spares_decoding(
         found = list(islice(build.build_train_loader(dataset, cached, 2, seed=1), 40))
         for a, b in zip(expected, found):
             assert torch.equal(a.images, b.images) and a.infos == b.infos
-        monkeypatch.setattr("dcn_det.data.loader.read_image", lambda path: pytest.fail(f"{path} was decoded again"))
+        monkeypatch.setattr("dcn_det.data.dataset.read_image", lambda path: pytest.fail(f"{path} was decoded again"))
 
 
 def test_a_changed_file_is_decoded_anew_and_a_damaged_entry_too(tmp_path: Path) -> None:

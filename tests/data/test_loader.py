@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcn_det.config.data import DataConfig, ResizeConfig, SplitConfig
+from dcn_det.config.data import CocoDataConfig, CocoSplitConfig, DataConfig, ResizeConfig, SampleDataConfig
 from dcn_det.data import build, sample
 from dcn_det.data.dataset import DetectionDataset, collate
 from dcn_det.data.loader import Loader
@@ -32,12 +32,12 @@ def settings(root: Path, **changes: object) -> DataConfig:
     values: dict[str, object] = {
         "kind": "sample",
         "root": str(root),
-        "train": SplitConfig(images="train", annotations="annotations/train.json"),
-        "test": SplitConfig(images="val", annotations="annotations/val.json"),
+        "train": CocoSplitConfig(images="train", annotations="annotations/train.json"),
+        "test": CocoSplitConfig(images="val", annotations="annotations/val.json"),
         "resize": ResizeConfig(short_side=96, max_side=200),
         "workers": 0,
     }
-    return DataConfig.model_validate(values | changes)
+    return SampleDataConfig.model_validate(values | changes)
 
 
 def assert_same(a: Iterable[Batch], b: Iterable[Batch]) -> None:
@@ -105,8 +105,8 @@ def test_workers_can_be_spawned(root: Path) -> None:
 WITH_WORKERS = """
 import os, signal, sys, time
 from dcn_det.data import build
-from dcn_det.config.data import DataConfig
-data = DataConfig.model_validate_json(sys.argv[1])
+from dcn_det.config.data import SampleDataConfig
+data = SampleDataConfig.model_validate_json(sys.argv[1])
 dataset = build.build_dataset(data, "train")
 batches = iter(build.build_train_loader(dataset, data, 2, seed=3))
 next(batches)
@@ -175,7 +175,9 @@ def test_an_image_of_another_size_than_annotated_is_an_error(tmp_path: Path) -> 
 
 
 def test_the_sample_set_is_written_when_first_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "make_sample", partial(sample.make_sample, train_images=3, val_images=2))
+    monkeypatch.setattr(
+        "dcn_det.data.formats.sample.make_sample", partial(sample.make_sample, train_images=3, val_images=2)
+    )
     told: list[tuple[int, int]] = []
     data = settings(tmp_path / "new" / "set")
     dataset = build.build_dataset(data, "train", progress=lambda *args: told.append(args))
@@ -211,8 +213,8 @@ def test_policies_are_for_training_only(tmp_path: Path) -> None:
     document = json.loads((folder / "boxes.json").read_text())
     del document["annotations"][1]
     (folder / "boxes.json").write_text(json.dumps(document))
-    split = SplitConfig(images="images", annotations="boxes.json")
-    data = DataConfig(root=str(folder), train=split, test=split, empty_images="skip", bad_images="skip")
+    split = CocoSplitConfig(images="images", annotations="boxes.json")
+    data = CocoDataConfig(root=str(folder), train=split, test=split, empty_images="skip", bad_images="skip")
     assert len(build.build_dataset(data, "train")) == 2
     assert len(build.build_dataset(data, "test")) == 3
     (folder / "images" / "2.png").unlink()
@@ -227,20 +229,21 @@ def test_missing_paths_name_their_setting(root: Path, tmp_path: Path) -> None:
             build.build_dataset(data.model_copy(update=changes), "train" if split == "train" else "test")
         return str(error.value)
 
-    data = settings(root, kind="coco")
+    split = CocoSplitConfig(images="train", annotations="annotations/train.json")
+    data = CocoDataConfig(root=str(root), train=split, test=split)
     gone = tmp_path / "gone"
     assert message("train", root=str(gone)).startswith(f"data.root: folder {gone} does not exist")
-    wrong = SplitConfig(images="val", annotations="none.json")
+    wrong = CocoSplitConfig(images="val", annotations="none.json")
     assert message("test", test=wrong).startswith(f"data.test.annotations: no file {root / 'none.json'}")
-    wrong = SplitConfig(images="none", annotations="annotations/train.json")
+    wrong = CocoSplitConfig(images="none", annotations="annotations/train.json")
     assert message("train", train=wrong).startswith(f"data.train.images: no folder {root / 'none'}")
 
 
 @pytest.mark.shared
 def test_real_photos_load_with_their_boxes_inside(shared: Path) -> None:
     root = shared / "data" / "coco_subset"
-    split = SplitConfig(images="train2017", annotations="annotations/instances_train2017_subset.json")
-    data = DataConfig(root=str(root), train=split, test=split, workers=0)
+    split = CocoSplitConfig(images="train2017", annotations="annotations/instances_train2017_subset.json")
+    data = CocoDataConfig(root=str(root), train=split, test=split, workers=0)
     dataset = build.build_dataset(data, "train")
     seen = 0
     for batch in islice(build.build_train_loader(dataset, data, 4, seed=0), 6):

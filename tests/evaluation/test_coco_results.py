@@ -11,7 +11,6 @@ import torch
 from pycocotools import mask
 
 from dcn_det.errors import UserError
-from dcn_det.evaluation import results as results_module
 from dcn_det.evaluation.coco import evaluate, load_ground_truth, load_results, to_coco_results
 from dcn_det.evaluation.results import rle_length
 from dcn_det.files import write_json
@@ -167,7 +166,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results_module.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*x\.json'"):
         write_json(path, [2])
     assert json.loads(path.read_text()) == [1]

@@ -9,13 +9,13 @@ from torch import nn
 from dcn_det.config import testing
 from dcn_det.config.model import (
     AnchorsConfig,
-    BackboneConfig,
     ClassAwareRPNConfig,
     ClassAwareRPNHeadConfig,
     DeformConfig,
     FasterRCNNConfig,
     FasterRCNNHeadConfig,
     PreprocessConfig,
+    ResNetConfig,
     RFCNConfig,
     RFCNHeadConfig,
     RPNConfig,
@@ -39,7 +39,7 @@ TORCHVISION = {
 
 
 def build(backbone: dict[str, Any], num_classes: int = 3, **blocks: Any) -> TwoStageDetector:
-    model = FasterRCNNConfig(backbone=BackboneConfig(**backbone), **blocks)
+    model = FasterRCNNConfig(backbone=ResNetConfig(**backbone), **blocks)
     return build_detector(model, num_classes, testing.TestConfig())
 
 
@@ -54,7 +54,7 @@ def save_plain(path: Path, **options: Any) -> dict[str, torch.Tensor]:
 def test_settings_reach_the_parts() -> None:
     model = build_detector(
         FasterRCNNConfig(
-            backbone=BackboneConfig(
+            backbone=ResNetConfig(
                 **SMALL,
                 deform=DeformConfig(
                     blocks=("res5b",),
@@ -103,7 +103,7 @@ RFCN_SMALL = {"channels": 16, "reduce_lr_mult": 2, "offset_lr_mult": 0.5, "batch
 def test_settings_reach_rfcn() -> None:
     head = RFCNHeadConfig(**RFCN_SMALL, pooling="deformable", pooled_size=3, samples_per_bin=2)
     model = build_detector(
-        RFCNConfig(kind="rfcn", backbone=BackboneConfig(**SMALL), head=head),
+        RFCNConfig(kind="rfcn", backbone=ResNetConfig(**SMALL), head=head),
         5,
         testing.TestConfig(max_detections=7),
     )
@@ -115,7 +115,7 @@ def test_settings_reach_rfcn() -> None:
     assert (model.head.samples_per_bin, model.head.offset_std, model.head.spatial_scale) == (2, 0.2, 1 / 16)
     assert set(model.lr_multipliers().values()) == {2, 0.5}
     drawn = RFCNHeadConfig(**RFCN_SMALL, ohem=False, positive_fraction=0.5, class_agnostic=False)
-    detector = RFCNConfig(kind="rfcn", backbone=BackboneConfig(**SMALL), head=drawn)
+    detector = RFCNConfig(kind="rfcn", backbone=ResNetConfig(**SMALL), head=drawn)
     model = build_detector(detector, 5, testing.TestConfig())
     assert model.head.sampler == RoISampler(batch=9, positive_fraction=0.5, negative_iou=(0.0, 0.5))
     assert model.head.bbox_pred.weight.shape == (49 * 24, 16, 1, 1)
@@ -126,7 +126,7 @@ def test_settings_reach_the_class_aware_rpn() -> None:
         channels=16, conv_channels=8, pre_nms=50, positive_iou=0.5, negative_iou=0.4, sigma=1, batch_per_image=20
     )
     model = build_detector(
-        ClassAwareRPNConfig(kind="class_aware_rpn", backbone=BackboneConfig(**SMALL), rpn=settings),
+        ClassAwareRPNConfig(kind="class_aware_rpn", backbone=ResNetConfig(**SMALL), rpn=settings),
         5,
         testing.TestConfig(score_threshold=0.2, nms_iou=0.4, max_detections=7),
     )
@@ -141,7 +141,7 @@ def test_settings_reach_the_pyramid() -> None:
     model = build_detector(
         FasterRCNNConfig(
             fpn=True,
-            backbone=BackboneConfig(**SMALL, res5_stride=2, res5_dilation=1),
+            backbone=ResNetConfig(**SMALL, res5_stride=2, res5_dilation=1),
             rpn=RPNConfig(channels=16, anchors=AnchorsConfig(scales=(8,))),
             head=FasterRCNNHeadConfig(channels=12, hidden=16, pooling="align", ohem=True),
         ),
@@ -181,7 +181,7 @@ def test_parameters_of_the_paper_models(
 ) -> None:
     """For the 9 anchors of PASCAL VOC, plain or with both deformable modules."""
     blocks = ("res5a", "res5b", "res5c") if groups else ()
-    backbone = BackboneConfig(deform=DeformConfig(blocks=blocks, offset_groups=groups or 1))
+    backbone = ResNetConfig(deform=DeformConfig(blocks=blocks, offset_groups=groups or 1))
     rpn = RPNConfig(anchors=AnchorsConfig(scales=(8, 16, 32)))
     if kind == "rfcn":
         head = RFCNHeadConfig(pooling="deformable" if groups else "average")

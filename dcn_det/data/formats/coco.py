@@ -24,7 +24,7 @@ from dcn_det.files import kind_of, read_json
 from dcn_det.progress import Count
 
 if TYPE_CHECKING:
-    from dcn_det.config.data import CocoDataConfig, CocoSplitConfig
+    from dcn_det.config.data import CocoFilesConfig, CocoSplitConfig
 
 Rows = list[dict[str, Any]]
 
@@ -32,7 +32,7 @@ Rows = list[dict[str, Any]]
 class CocoFormat(DataFormat):
     """An annotation file and a folder of images, ``annotations`` and ``images`` of a split."""
 
-    data: CocoDataConfig
+    data: CocoFilesConfig
 
     @property
     def folder(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dcn_det.data.formats.coco import CocoFormat
+from dcn_det.data.sample import holds_sample, make_sample
 from dcn_det.progress import Count
 
 
@@ -10,7 +11,5 @@ class SampleFormat(CocoFormat):
     """The embedded data set, written to ``data.root`` when first used."""
 
     def prepare(self, progress: Count | None = None) -> None:
-        from dcn_det.data.sample import holds_sample, make_sample
-
         if not holds_sample(self.root):
             make_sample(self.root, progress=progress)

@@ -1,0 +1,27 @@
+"""The package's own backbones, detectors and data formats, registered as any module may register more."""
+
+from dcn_det.config.data import CocoDataConfig, SampleDataConfig, VocDataConfig
+from dcn_det.config.model import (
+    AlignedInceptionResNetConfig,
+    ClassAwareRPNConfig,
+    FasterRCNNConfig,
+    ResNetConfig,
+    RFCNConfig,
+)
+from dcn_det.config.registry import register_backbone, register_detector, register_format
+
+for _name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
+    register_backbone(_name, ResNetConfig, "dcn_det.models.build:build_resnet")
+register_backbone(
+    "aligned_inception_resnet",
+    AlignedInceptionResNetConfig,
+    "dcn_det.models.build:build_aligned_inception_resnet",
+)
+
+register_detector("faster_rcnn", FasterRCNNConfig, "dcn_det.models.build:build_faster_rcnn")
+register_detector("rfcn", RFCNConfig, "dcn_det.models.build:build_rfcn")
+register_detector("class_aware_rpn", ClassAwareRPNConfig, "dcn_det.models.build:build_class_aware_rpn")
+
+register_format("coco", CocoDataConfig, "dcn_det.data.formats.coco:CocoFormat")
+register_format("voc", VocDataConfig, "dcn_det.data.formats.voc:VocFormat")
+register_format("sample", SampleDataConfig, "dcn_det.data.formats.sample:SampleFormat")

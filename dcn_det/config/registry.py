@@ -1,0 +1,152 @@
+"""Open vocabularies: the kinds of backbones, detectors and data formats, which modules add to by name.
+
+A kind is a name, the section that holds its settings, and the builder that turns them into an object. The package
+registers its own kinds in :mod:`dcn_det.config.kinds`; a module that a config imports registers more in the same way.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
+
+if TYPE_CHECKING:
+    from dcn_det.config.data import DataConfig
+    from dcn_det.config.model import BackboneConfig, DetectorConfig
+    from dcn_det.config.section import Section
+
+S = TypeVar("S", bound="Section")
+Builder = Callable[..., Any]
+
+
+class Registry(Generic[S]):
+    """Kinds of one part of a config, by name.
+
+    Args:
+        title: what messages call a kind.
+        base: section that those of all kinds derive from, as ``package.module:Class``.
+    """
+
+    def __init__(self, title: str, base: str) -> None:
+        self.title = title
+        self._base = base
+        self._kinds: dict[str, tuple[type[S], str | Builder]] = {}
+
+    @property
+    def base(self) -> type[S]:
+        """Section that those of all kinds derive from."""
+        section: type[S] = resolve(self._base)
+        return section
+
+    @property
+    def sections(self) -> dict[str, type[S]]:
+        """Sections of all kinds, by name, in the order of registration."""
+        return {name: section for name, (section, _) in self._kinds.items()}
+
+    def register(self, name: str, section: type[S], builder: str | Builder) -> None:
+        """Add a kind; registering the same one again changes nothing.
+
+        Args:
+            name: value of ``kind`` in a config.
+            section: its settings, a subclass of ``base`` with a field ``kind`` that allows ``name``.
+            builder: what makes an object of the settings, or its place as ``package.module:function``, which is
+                imported when first needed.
+
+        Raises:
+            ValueError: the name is taken by another kind, or the section or the builder has the wrong form.
+        """
+        if not (isinstance(section, type) and issubclass(section, self.base)):
+            raise ValueError(f"{self.title} '{name}': its section must be a subclass of {self.base.__name__}")
+        form = section.model_fields["kind"].annotation
+        if get_origin(form) is not Literal or name not in get_args(form):
+            raise ValueError(
+                f'{self.title} \'{name}\': {section.__name__} needs a field kind: Literal["{name}"] = "{name}"'
+            )
+        if isinstance(builder, str) and not all(builder.partition(":")):
+            raise ValueError(f"{self.title} '{name}': builder '{builder}' is not 'package.module:function'")
+        if self._kinds.setdefault(name, (section, builder)) != (section, builder):
+            taken, by = self._kinds[name]
+            raise ValueError(
+                f"{self.title} '{name}' is already registered: section {taken.__module__}.{taken.__qualname__}, "
+                f"builder {by}"
+            )
+
+    def unregister(self, name: str) -> None:
+        """Remove a kind; raises a ``KeyError`` if there is none of this name."""
+        del self._kinds[name]
+
+    def builder(self, name: str) -> Builder:
+        """Return the builder of a kind, imported where it was given as a string.
+
+        Raises:
+            KeyError: there is no such kind.
+            ImportError, AttributeError: the builder's module or the builder in it does not exist.
+        """
+        builder = self._kinds[name][1]
+        found: Builder = resolve(builder) if isinstance(builder, str) else builder
+        return found
+
+
+def resolve(place: str) -> Any:
+    """Return what ``package.module:name`` names.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or nothing of this name in it.
+    """
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class OneOf:
+    """Marks a field whose value is a section of any kind in a registry: ``Annotated[Base, OneOf(registry)]``.
+
+    Kinds count that are registered when a value is validated.
+    """
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def _validate(self, value: Any) -> Section:
+        sections = self.registry.sections
+        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        section = sections.get(kind) if isinstance(kind, str) else None
+        if section is not None and isinstance(value, section):
+            return value
+        if not isinstance(value, dict):
+            raise PydanticKnownError("dict_type")
+        if section is None:
+            allowed = ", ".join(sections)
+            raise PydanticCustomError("union_tag_invalid", "kind must be one of {allowed}", {"allowed": allowed})
+        return section.model_validate(value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validate)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        sections = dict.fromkeys(self.registry.sections.values())
+        return handler(core_schema.union_schema([section.__pydantic_core_schema__ for section in sections]))
+
+
+BACKBONES: Registry[BackboneConfig] = Registry("backbone", "dcn_det.config.model:BackboneConfig")
+DETECTORS: Registry[DetectorConfig] = Registry("detector", "dcn_det.config.model:DetectorConfig")
+FORMATS: Registry[DataConfig] = Registry("data format", "dcn_det.config.data:DataConfig")
+
+
+def register_backbone(name: str, section: type[BackboneConfig], builder: str | Builder) -> None:
+    """Add a kind of ``model.backbone``; see :meth:`Registry.register`."""
+    BACKBONES.register(name, section, builder)
+
+
+def register_detector(name: str, section: type[DetectorConfig], builder: str | Builder) -> None:
+    """Add a kind of ``model``; see :meth:`Registry.register`."""
+    DETECTORS.register(name, section, builder)
+
+
+def register_format(name: str, section: type[DataConfig], builder: str | Builder) -> None:
+    """Add a kind of ``data``; see :meth:`Registry.register`."""
+    FORMATS.register(name, section, builder)
