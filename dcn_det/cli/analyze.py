@@ -12,7 +12,6 @@ from dcn_det.cli.evaluate import read_ground_truth
 from dcn_det.config import Config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.analysis import analyse
-from dcn_det.evaluation.coco import evaluate
 from dcn_det.evaluation.truth import Truth
 from dcn_det.files import write_bytes
 
@@ -54,9 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     from dcn_det.visualize.plots import plots
     from dcn_det.visualize.report import page
 
-    metrics = [evaluate(truth.coco, results, backend=config.evaluation.backend)]
-    if truth.voc is not None:
-        metrics.insert(0, truth.measure(results, voc_ap=config.evaluation.voc_ap))
+    metrics = truth.measures(results, config.evaluation)
     analysis = analyse(truth.coco, results, args.score, args.worst)
     drawn = plots(analysis)
     folder = args.images or truth.image_folder

@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from dcn_det.config import Config, load_config
-from dcn_det.config.data import CocoSplitConfig, VocSplitConfig
 from dcn_det.data.build import build_dataset
-from dcn_det.data.check import AnchorCheck, check_coco
-from dcn_det.data.check_voc import check_voc
+from dcn_det.data.check import AnchorCheck
 from dcn_det.data.dataset import DetectionDataset
-from dcn_det.data.sample import holds_sample, make_sample
+from dcn_det.data.formats import open_split
 from dcn_det.data.sampler import Draw, mix, permutation
-from dcn_det.data.voc import VOC_CLASSES
-from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.images import draw_boxes, read_image, sheet, write_image
 from dcn_det.models.anchor_head import AnchorHead
@@ -55,29 +51,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
     config = load_config(args.config, *args.overrides)
-    root = Path(config.data.root)
-    if config.data.kind == "sample" and not holds_sample(root):
-        make_sample(root, progress=Progress("sample image"))
-    part = config.data.train if args.split == "train" else config.data.test
-    if part is None:
-        raise UserError(f"data.{args.split} is null, so there are no annotations to check")
-    progress = Progress("image")
-    anchors = _anchors(config)
-    if isinstance(part, VocSplitConfig):
-        classes = config.data.classes or VOC_CLASSES
-        report = check_voc(root, part.sets, classes, args.split == "train", anchors, args.workers, progress)
-    else:
-        assert isinstance(part, CocoSplitConfig)
-        report = check_coco(root / part.annotations, root / part.images, anchors, args.workers, progress)
+    split = open_split(config.data, args.split, Progress("sample image"))
+    report = split.check(_anchors(config), args.workers, Progress("image"))
     print(report.text())
     if args.fix:
         write_json(args.fix, report.fixed)
         images, objects = len(report.fixed["images"]), len(report.fixed["annotations"])
         print(f"fixed: '{args.fix}' with {images} of {report.images} images, {objects} of {report.objects} objects")
-        if isinstance(part, VocSplitConfig):
-            split = f"data.{args.split}"
-            place = args.fix.absolute()
-            print(f"to use it: data.kind=coco {split}.images=. {split}.annotations={place}")
+        print(f"to use it: {' '.join(split.settings_of_fixed(args.fix))}")
     if args.browse:
         count = browse(config, args.browse, args.samples)
         print(f"drawn: {count} training images in '{args.browse}' (each unchanged and with {AUGMENTED} augmentations)")

@@ -22,14 +22,17 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
         prog="dcn-det evaluate",
-        description="Compute the metrics of results files: COCO's 12, or VOC's if the config is of VOC data. Exits "
+        description="Compute the metrics of results files: COCO's 12, or those of the config's data format. Exits "
         "with 1 if a metric misses its expected value.",
     )
     result.add_argument(
         "ground_truth", type=Path, help="annotations in COCO format (JSON), or a config (YAML) with a test split"
     )
     result.add_argument(
-        "results", type=Path, nargs="+", help="detections in COCO format (JSON), or folders of VOC result files"
+        "results",
+        type=Path,
+        nargs="+",
+        help="detections in COCO format (JSON), or folders of result files of the data format",
     )
     result.add_argument("--config", type=Path, help="config with expected values and evaluation settings")
     result.add_argument(
@@ -50,11 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     config, truth = read_ground_truth(args.ground_truth, args.config, args.set)
-    backend = args.backend or config.evaluation.backend
+    settings = config.evaluation.model_copy(update={"backend": args.backend} if args.backend else {})
     names = short_names(args.results)
     found: dict[str, Metrics] = {}
     for name, path in zip(names, args.results):
-        found[name] = truth.measure(truth.read(path, args.iou_type), args.iou_type, backend, config.evaluation.voc_ap)
+        found[name] = truth.measure(truth.read(path, args.iou_type), settings, args.iou_type)
     compared = {name: beside_expected(metrics, config.expected) for name, metrics in found.items()}
     if len(found) == 1:
         print(found[names[0]].table(per_class=args.per_class))

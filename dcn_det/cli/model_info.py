@@ -16,9 +16,6 @@ from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.models.info import ModelInfo, model_info
 
-CLASSES = {"coco": 80, "voc": 20, "sample": 10}
-"""Number of classes by data set, for configs that do not list them."""
-
 PAPER_PARAMETERS = {
     ("class_aware_rpn", "none", 0): 46.0,
     ("class_aware_rpn", "none", 3): 46.1,
@@ -68,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     for file in files:
         config = load_config(file, *overrides)
         height, width = size or (config.data.resize.short_side, config.data.resize.max_side)
-        classes = args.classes or len(config.data.classes or ()) or CLASSES.get(config.data.kind)
+        classes = args.classes or len(config.data.classes or ()) or config.data.class_count
         if classes is None:
             raise UserError(f"--classes: give the number of classes of '{config.data.kind}' data")
         rois = args.rois or getattr(getattr(config.model, "rpn", None), "post_nms", 0)
@@ -157,7 +154,7 @@ def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
 
 
 def _published(expected: Sequence[ExpectedConfig]) -> str:
-    """AP of COCO, or mAP at 0.5 and 0.7 of Pascal VOC, in percent."""
+    """AP, or mAP at 0.5 and 0.7, in percent."""
     values = {each.metric: f"{100 * each.value:.1f}" for each in expected}
     shown = [values[metric] for metric in ("AP", "mAP50", "mAP70") if metric in values]
     return " / ".join(shown) or NOTHING

@@ -72,6 +72,10 @@ class DataConfig(Section):
 
     metrics: ClassVar[tuple[str, ...]] = COCO_METRICS
     """Names of the metrics that are measured on data of this format."""
+    truth: ClassVar[str] = "dcn_det.evaluation.truth:Truth"
+    """What measures them, as ``package.module:Class``."""
+    class_count: ClassVar[int | None] = None
+    """Number of classes where ``classes`` is not given; None if only the annotations tell."""
 
     kind: str
     root: Text = "datasets/coco"
@@ -127,11 +131,15 @@ class CocoFilesConfig(DataConfig):
 
 
 class CocoDataConfig(CocoFilesConfig):
+    class_count = 80
+
     kind: Literal["coco"] = "coco"
 
 
 class SampleDataConfig(CocoFilesConfig):
     """The embedded set of digits over photographs, written to ``root`` when first used."""
+
+    class_count = 10
 
     kind: Literal["sample"] = "sample"
 
@@ -140,6 +148,8 @@ class VocDataConfig(DataConfig):
     """Pascal VOC; ``classes`` are its 20 unless given."""
 
     metrics = VOC_METRICS
+    truth = "dcn_det.evaluation.voc:VocTruth"
+    class_count = 20
 
     kind: Literal["voc"] = "voc"
     train: VocSplitConfig

@@ -22,6 +22,6 @@ register_detector("faster_rcnn", FasterRCNNConfig, "dcn_det.models.build:build_f
 register_detector("rfcn", RFCNConfig, "dcn_det.models.build:build_rfcn")
 register_detector("class_aware_rpn", ClassAwareRPNConfig, "dcn_det.models.build:build_class_aware_rpn")
 
-register_format("coco", CocoDataConfig, "dcn_det.data.formats.coco:build_coco")
-register_format("voc", VocDataConfig, "dcn_det.data.formats.voc:build_voc")
-register_format("sample", SampleDataConfig, "dcn_det.data.formats.sample:build_sample")
+register_format("coco", CocoDataConfig, "dcn_det.data.formats.coco:CocoFormat")
+register_format("voc", VocDataConfig, "dcn_det.data.formats.voc:VocFormat")
+register_format("sample", SampleDataConfig, "dcn_det.data.formats.sample:SampleFormat")

@@ -38,7 +38,7 @@ class Registry(Generic[S]):
     @property
     def base(self) -> type[S]:
         """Section that those of all kinds derive from."""
-        section: type[S] = _resolve(self._base)
+        section: type[S] = resolve(self._base)
         return section
 
     @property
@@ -86,11 +86,16 @@ class Registry(Generic[S]):
             ImportError, AttributeError: the builder's module or the builder in it does not exist.
         """
         builder = self._kinds[name][1]
-        found: Builder = _resolve(builder) if isinstance(builder, str) else builder
+        found: Builder = resolve(builder) if isinstance(builder, str) else builder
         return found
 
 
-def _resolve(place: str) -> Any:
+def resolve(place: str) -> Any:
+    """Return what ``package.module:name`` names.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or nothing of this name in it.
+    """
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 

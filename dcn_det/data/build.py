@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
-from dcn_det.config.data import CocoSplitConfig, DataConfig, ResizeConfig, VocSplitConfig
+from dcn_det.config.data import DataConfig, ResizeConfig
 from dcn_det.data.augment import Augmentation, ColorJitter, RandomCrop
 from dcn_det.data.cache import ImageCache
-from dcn_det.data.coco import load_coco
 from dcn_det.data.dataset import DetectionDataset
-from dcn_det.data.index import DatasetIndex
+from dcn_det.data.formats import open_split
+from dcn_det.data.formats.base import Split
 from dcn_det.data.loader import Loader
-from dcn_det.data.sample import holds_sample, make_sample
 from dcn_det.data.sampler import EvalSampler, TrainSampler, repeat_factors
-from dcn_det.data.voc import load_voc
-from dcn_det.errors import UserError
 from dcn_det.progress import Count
 
 
 def build_dataset(
     data: DataConfig,
-    split: Literal["train", "test"],
+    split: Split,
     resize: ResizeConfig | None = None,
     progress: Count | None = None,
 ) -> DetectionDataset:
@@ -38,36 +34,14 @@ def build_dataset(
         progress: told how writing the sample set advances.
 
     Raises:
-        UserError: files are missing or malformed; the message names the file and, for paths, the setting.
+        UserError: see ``open_split`` and ``DataFormat.index``.
     """
-    root = Path(data.root)
-    if data.kind == "sample" and not holds_sample(root):
-        make_sample(root, progress=progress)
-    if not root.is_dir():
-        raise UserError(f"data.root: folder {root} does not exist; datasets/README.md says what goes where")
-    part = data.train if split == "train" else data.test
-    if part is None:
-        raise UserError("data.test: is null, there is nothing to test on; name images and annotations")
-    training = split == "train"
-    policies: dict[str, Any] = {
-        "classes": data.classes,
-        "empty_images": data.empty_images if training else "keep",
-        "bad_images": data.bad_images if training else "error",
-        "labelled": training,
-    }
-    index: DatasetIndex
-    if isinstance(part, VocSplitConfig):
-        index = load_voc(root, part.sets, **policies)
-    else:
-        assert isinstance(part, CocoSplitConfig)
-        if not (root / part.annotations).is_file():
-            raise UserError(f"data.{split}.annotations: no file {root / part.annotations} (data.root is {root})")
-        if not (root / part.images).is_dir():
-            raise UserError(f"data.{split}.images: no folder {root / part.images} (data.root is {root})")
-        index = load_coco(root / part.annotations, root / part.images, **policies)
+    opened = open_split(data, split, progress)
     resize = resize or data.resize
-    if not training:
+    if split == "test":
+        index = opened.index(labelled=False)
         return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=False)
+    index = opened.index(data.empty_images, data.bad_images)
     augmentation = Augmentation(
         short_sides=data.short_sides,
         crop=RandomCrop(**data.crop.model_dump()),

@@ -7,7 +7,6 @@ they are checked as rows of COCO's; a row may say in ``_where`` how to name it t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcn_det.errors import UserError
-from dcn_det.files import read_json
 from dcn_det.images import read_image
+from dcn_det.progress import Count
 
 Row = dict[str, Any]
 EXAMPLES = 5
@@ -141,35 +140,13 @@ def _best_iou(
     return float((best_overlap / union).max())
 
 
-def check_coco(
-    annotations: Path,
-    images: Path,
-    anchors: AnchorCheck,
-    workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Checks one split in COCO's format.
-
-    Args:
-        annotations: the JSON file.
-        images: folder of the images.
-        anchors, workers, progress: see :func:`check_document`.
-
-    Raises:
-        UserError: the file cannot be read at all.
-    """
-    report = Report(str(annotations))
-    check_document(_read(annotations), images, report, anchors, workers, progress)
-    return report
-
-
 def check_document(
     document: dict[str, Any],
     folder: Path,
     report: Report,
     anchors: AnchorCheck,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> None:
     """Checks images and objects, and fills in the report.
 
@@ -207,16 +184,8 @@ def _public(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in ("_bad", "_unlabelled", "_where")}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    document = read_json(path)
-    for section in ("images", "annotations", "categories"):
-        if not isinstance(document, dict) or not isinstance(document.get(section), list):
-            raise UserError(f"annotation file {path} has no list '{section}'")
-    return document
-
-
 def _check_images(
-    rows: list[Row], folder: Path, report: Report, workers: int, progress: Callable[[int, int], None] | None
+    rows: list[Row], folder: Path, report: Report, workers: int, progress: Count | None
 ) -> dict[Any, Row]:
     """Rows by image id, the first of each; ``_bad`` marks those whose file cannot be used."""
     found: dict[Any, Row] = {}
@@ -234,7 +203,7 @@ def _check_images(
     return found
 
 
-def _judge(found: dict[Any, Row], sizes: Any, report: Report, progress: Callable[[int, int], None] | None) -> None:
+def _judge(found: dict[Any, Row], sizes: Any, report: Report, progress: Count | None) -> None:
     for number, (row, size) in enumerate(zip(found.values(), sizes), start=1):
         name = str(row.get("file_name"))
         if isinstance(size, str):

@@ -19,12 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcn_det.categories import Category
+from dcn_det.data.records import Records, first_few
 from dcn_det.errors import UserError
 from dcn_det.images import is_readable
-from dcn_det.structures import Category
-
-_NAMED = 5
-"""Offenders named in a message."""
 
 _TOLERANCE = 0.01
 """Pixels that mean nothing, such as the last decimals of a file. A shorter side is none, so that no box
@@ -80,7 +78,7 @@ class DatasetIndex:
     name_bytes: Tensor
     name_offsets: Tensor
     report: str
-    annotated: bool = True
+    annotated: bool
 
     def __len__(self) -> int:
         return self.image_ids.shape[0]
@@ -138,34 +136,9 @@ class DatasetIndex:
         return digest.hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class Records:
-    """What a reader of some annotation format found, before any policy.
-
-    Attributes:
-        image_ids: int64 (N,), unique.
-        names: N file names relative to the image folder.
-        sizes: int64 (N, 2), height and width.
-        owners: int64 (M,), row of the image each object is in.
-        boxes: float64 (M, 4), half-open xyxy; may be degenerate, infinite or partly outside.
-        labels: int64 (M,).
-        crowd: bool (M,).
-    """
-
-    image_ids: NDArray[np.int64]
-    names: list[str]
-    sizes: NDArray[np.int64]
-    owners: NDArray[np.int64]
-    boxes: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
-
-
 def build_index(
     records: Records,
-    source: Path,
     folder: Path,
-    categories: tuple[Category, ...],
     empty_images: Literal["keep", "skip"] = "keep",
     bad_images: Literal["error", "skip"] = "error",
 ) -> DatasetIndex:
@@ -174,10 +147,8 @@ def build_index(
     Boxes are clipped to their image; those that are not finite or have no area are left out.
 
     Args:
-        records: what the annotation file says.
-        source: the annotation file, for messages.
-        folder: where the images are.
-        categories: by label.
+        records: images and objects as annotated.
+        folder: what the file names are relative to.
         empty_images: whether to keep images without a box that is neither crowd nor left out.
         bad_images: ``error`` refuses missing files, found by listing the folder; ``skip`` leaves out missing
             files and, having decoded every image once, unreadable ones.
@@ -199,7 +170,7 @@ def build_index(
     kept: NDArray[np.bool_] = ~bad if empty_images == "keep" else ~bad & ~empty
     if not kept.any():
         raise UserError(
-            f"no image is left of {len(kept)} in {source}: {bad.sum()} missing or unreadable, "
+            f"no image is left of {len(kept)} in {records.source}: {bad.sum()} missing or unreadable, "
             f"{empty.sum()} without boxes (empty_images: {empty_images})"
         )
     order = np.flatnonzero(kept)
@@ -217,11 +188,11 @@ def build_index(
         ("images without boxes, " + ("kept" if empty_images == "keep" else "left out"), int(empty.sum())),
         ("images missing or unreadable, left out", int(bad.sum())),
     ]
-    report = f"{source}: {len(order)} of {len(kept)} images, {len(rows)} boxes, {len(categories)} classes"
+    counts = f"{len(order)} of {len(kept)} images, {len(rows)} boxes, {len(records.categories)} classes"
     return DatasetIndex(
-        source=source,
+        source=records.source,
         folder=folder,
-        categories=categories,
+        categories=records.categories,
         image_ids=torch.from_numpy(records.image_ids[order]),
         sizes=torch.from_numpy(records.sizes[order].astype(np.int32)),
         boxes=torch.from_numpy(clipped[rows].astype(np.float32)),
@@ -230,7 +201,8 @@ def build_index(
         offsets=_offsets(np.bincount(place[records.owners[rows]], minlength=len(order))),
         name_bytes=torch.from_numpy(np.frombuffer(b"".join(names), dtype=np.uint8).copy()),
         name_offsets=_offsets(np.array([len(name) for name in names])),
-        report="; ".join([report, *(f"{what}: {count}" for what, count in notes if count)]),
+        report="; ".join([f"{records.source}: {counts}", *(f"{what}: {count}" for what, count in notes if count)]),
+        annotated=len(records.owners) > 0,
     )
 
 
@@ -263,9 +235,3 @@ def _bad_files(folder: Path, names: list[str], policy: Literal["error", "skip"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         bad[present] = [not good for good in pool.map(lambda i: is_readable(folder / names[i]), present)]
     return bad
-
-
-def first_few(items: list[str]) -> str:
-    """Joins the first few of ``items`` and says how many more there are."""
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return ", ".join(items[:_NAMED]) + more

@@ -13,17 +13,14 @@ import numpy as np
 
 from dcn_det import distributed
 from dcn_det.config import Config, as_config, print_config
-from dcn_det.config.data import VocSplitConfig
 from dcn_det.data.build import build_dataset
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.index import DatasetIndex
-from dcn_det.data.voc import read_sets
 from dcn_det.distributed import Processes, resolve_device
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
 from dcn_det.evaluation.submission import write_submission
-from dcn_det.evaluation.truth import Truth
-from dcn_det.evaluation.voc import write_voc_results
+from dcn_det.evaluation.truth import Truth, truth_class
 from dcn_det.files import write_json, write_text
 from dcn_det.heap import keep_freed_memory
 from dcn_det.images import draw_boxes, read_image, sheet
@@ -115,12 +112,9 @@ def _run(
     write_text(output / "config.yaml", print_config(config))
     write_json(output / "detections.json", results)
     files = {"detections": output / "detections.json"}
-    split = config.data.test
-    if isinstance(split, VocSplitConfig):
-        names = [category.name for category in dataset.categories]
-        images = read_sets(Path(config.data.root), split.sets, names, labelled=False)
-        write_voc_results(output / "voc", results, images, names, Path(split.sets[0]).stem)
-        files["VOC result files"] = output / "voc"
+    written = truth_class(config.data).write_results(output, results, dataset.index, config.data)
+    if written is not None:
+        files["result files"] = written
     if submission:
         files["submission"] = write_submission(output, submission, results, dataset.index)
     if metrics is not None:
@@ -152,8 +146,7 @@ def run_test(
     results = detect_dataset(predictor, dataset, config.data, config.test.batch_size, folder, say, processes)
     if (processes is not None and not processes.main) or not dataset.index.annotated:
         return results, None
-    evaluation = config.evaluation
-    return results, Truth.of_config(config).measure(results, "bbox", evaluation.backend, evaluation.voc_ap)
+    return results, Truth.of_config(config).measure(results, config.evaluation)
 
 
 def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tuple[str, np.ndarray]]:

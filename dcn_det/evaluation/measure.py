@@ -43,7 +43,8 @@ def evaluate(
     if not isinstance(truth, Truth):
         config, truth = read_truth(truth, **overrides)
     entries = truth.read(Path(results), iou_type) if isinstance(results, str | Path) else list(results)
-    return truth.measure(entries, iou_type, backend or config.evaluation.backend, config.evaluation.voc_ap)
+    settings = config.evaluation.model_copy(update={"backend": backend} if backend else {})
+    return truth.measure(entries, settings, iou_type)
 
 
 def read_truth(truth: Config | str | Path, **overrides: Any) -> tuple[Config, Truth]:

@@ -1,97 +1,118 @@
-"""Ground truth of either kind, from an annotation file or from a config's test split, and results for it."""
+"""Ground truth of an annotation file or of a config's test split, results for it, and their metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcn_det.config import Config
-from dcn_det.config.data import CocoSplitConfig, VocSplitConfig
+from dcn_det.config.data import DataConfig
+from dcn_det.config.registry import resolve
+from dcn_det.config.testing import EvaluationConfig
+from dcn_det.data.formats import open_split
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import Backend, IouType, evaluate, load_ground_truth, load_results
+from dcn_det.evaluation.coco import IouType, evaluate, load_ground_truth
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result, ResultTable, check_results
 from dcn_det.files import iterate_json
 
 if TYPE_CHECKING:
-    from dcn_det.data.voc import VocImage
+    from dcn_det.data.index import DatasetIndex
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground truth that results can be read for and measured against.
+    """Ground truth that results are read for and measured against, by COCO's rules unless a subclass has others.
+
+    A data format with metrics or result files of its own names a subclass in ``DataConfig.truth``.
 
     Attributes:
-        coco: in COCO's form; of VOC data, difficult objects are crowds.
-        voc: in VOC's form, for VOC data.
-        classes: names, in the order of the categories.
-        image_folder: what the images' file names are relative to, when a config says so.
+        coco: the objects, in COCO's form.
+        image_folder: what file names of images are relative to; None when only annotations are given.
     """
 
     coco: GroundTruth
-    classes: tuple[str, ...]
-    voc: Sequence[VocImage] | None = None
     image_folder: Path | None = None
 
-    @classmethod
-    def of_file(cls, path: Path) -> Truth:
-        """From COCO annotations."""
-        truth = load_ground_truth(path)
-        return cls(truth, tuple(category.name for category in truth.categories))
-
-    @classmethod
-    def of_config(cls, config: Config) -> Truth:
-        """From the test split of a config.
+    @staticmethod
+    def of_file(path: Path) -> Truth:
+        """Reads a COCO annotation file.
 
         Raises:
-            UserError: there is none, or its files are missing or malformed.
+            UserError: see ``load_ground_truth``.
         """
-        split, root = config.data.test, Path(config.data.root)
-        if split is None:
-            raise UserError("data.test: is null, there is nothing to evaluate against")
-        if isinstance(split, CocoSplitConfig):
-            if not (root / split.annotations).is_file():
-                raise UserError(f"data.test.annotations: no file {root / split.annotations} (data.root is {root})")
-            truth = cls.of_file(root / split.annotations)
-            return cls(truth.coco, truth.classes, image_folder=root / split.images)
-        from dcn_det.data.voc import VOC_CLASSES, as_coco, read_sets
+        return Truth(load_ground_truth(path))
 
-        assert isinstance(split, VocSplitConfig)
-        classes = config.data.classes or VOC_CLASSES
-        images = read_sets(root, split.sets, classes)
-        return cls(load_ground_truth(as_coco(images, classes)), classes, images, root)
+    @staticmethod
+    def of_config(config: Config) -> Truth:
+        """Reads the test split of a config.
+
+        Raises:
+            UserError: see ``open_split``, ``DataFormat.ground_truth`` and ``load_ground_truth``.
+        """
+        split = open_split(config.data, "test")
+        return truth_class(config.data)(load_ground_truth(split.ground_truth()), split.folder)
 
     def read(self, path: Path, iou_type: IouType = "bbox") -> ResultTable:
-        """Reads a results file; of VOC data, a folder of VOC result files will do.
+        """Reads results: a JSON file in COCO's format, or a folder of result files of the data format.
 
         Raises:
-            UserError: see ``load_results``, ``read_voc_results``.
+            UserError: the results cannot be read, or cannot be evaluated; see ``check_results``.
         """
-        if path.is_dir() and self.voc is not None:
-            from dcn_det.evaluation.voc import read_voc_results
-
-            entries: Any = iter(read_voc_results(path, self.voc, self.classes))
-        elif path.is_dir():
-            raise UserError(f"'{path}' is a folder; expected a results file (JSON)")
-        elif self.voc is None:
-            return load_results(path, self.coco, iou_type)
-        else:
-            entries = iterate_json(path)
+        entries = self.read_folder(path) if path.is_dir() else iterate_json(path)
         return check_results(entries, self.coco.images, self.coco.category_ids, iou_type, str(path))
+
+    def read_folder(self, folder: Path) -> Iterable[Result]:
+        """Reads the result files that :meth:`write_results` writes.
+
+        Raises:
+            UserError: the files are malformed, or the data format has none.
+        """
+        raise UserError(f"'{folder}' is a folder; expected a results file (JSON)")
+
+    @staticmethod
+    def write_results(folder: Path, results: Sequence[Result], index: DatasetIndex, data: DataConfig) -> Path | None:
+        """Writes result files of the data format, in addition to ``detections.json``.
+
+        Args:
+            folder: output of the test.
+            results: in COCO's format.
+            index: the images tested; annotations may be absent.
+            data: the settings.
+
+        Returns:
+            The file or folder written; None if the format has no result files of its own.
+        """
+        return None
 
     def measure(
         self,
         results: ResultTable | Sequence[Result],
+        settings: EvaluationConfig | None = None,
         iou_type: IouType = "bbox",
-        backend: Backend = "auto",
-        voc_ap: Any = "11-point",
     ) -> Metrics:
-        """VOC's metrics of VOC data, else COCO's."""
-        if self.voc is None:
-            return evaluate(self.coco, results, iou_type, backend)
-        from dcn_det.evaluation.voc import evaluate_voc
+        """Computes the metrics of the data format.
 
-        return evaluate_voc(self.voc, results, self.classes, voc_ap)
+        Args:
+            results: in COCO's format, or as read.
+            settings: default unless given.
+            iou_type: overlap of boxes or of masks.
+
+        Raises:
+            UserError: results that cannot be evaluated; see ``check_results``.
+        """
+        return evaluate(self.coco, results, iou_type, (settings or EvaluationConfig()).backend)
+
+    def measures(self, results: ResultTable, settings: EvaluationConfig) -> list[Metrics]:
+        """Computes all metrics that a report shows: those of the data format first, COCO's last."""
+        return [self.measure(results, settings)]
+
+
+def truth_class(data: DataConfig) -> type[Truth]:
+    """Returns what measures detections on data of this format."""
+    found: Any = resolve(data.truth)
+    assert issubclass(found, Truth)
+    return found

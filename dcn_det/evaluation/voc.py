@@ -1,31 +1,66 @@
 """Pascal VOC's average precision and result files.
 
 Rules of the development kits and of the authors' released code: a detection is right when it overlaps an object of its
-class by more than the threshold and no better one took that object; overlaps count pixels (a box from 1 to 2 is two
-wide); objects marked difficult are neither to be found nor wrong to find.
+class by more than the threshold and no better detection took that object; overlaps count pixels (a box from 1 to 2 is
+two wide); objects marked as difficult are neither to be found nor wrong to find.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcn_det.data.voc import VocImage
+from dcn_det.categories import Category
+from dcn_det.config.data import DataConfig, VocDataConfig
+from dcn_det.config.testing import EvaluationConfig
 from dcn_det.errors import UserError, did_you_mean
+from dcn_det.evaluation.coco import IouType, evaluate
+from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result, ResultTable, check_results
+from dcn_det.evaluation.truth import Truth
 from dcn_det.files import read_text, write_text
 
+if TYPE_CHECKING:
+    from dcn_det.data.index import DatasetIndex
+
 Rule = Literal["11-point", "area"]
-VOC_METRICS = ("mAP50", "mAP70")
+
+
+class VocTruth(Truth):
+    """Ground truth measured by Pascal VOC's rules. Difficult objects are crowds; images are called by file stem."""
+
+    def measure(
+        self,
+        results: ResultTable | Sequence[Result],
+        settings: EvaluationConfig | None = None,
+        iou_type: IouType = "bbox",
+    ) -> Metrics:
+        if iou_type != "bbox":
+            raise UserError(f"iou_type {iou_type}: Pascal VOC's metrics are for boxes; choose bbox")
+        return evaluate_voc(self.coco, results, (settings or EvaluationConfig()).voc_ap)
+
+    def measures(self, results: ResultTable, settings: EvaluationConfig) -> list[Metrics]:
+        return [self.measure(results, settings), evaluate(self.coco, results, backend=settings.backend)]
+
+    def read_folder(self, folder: Path) -> list[Result]:
+        return read_voc_results(folder, self.coco)
+
+    @staticmethod
+    def write_results(folder: Path, results: Sequence[Result], index: DatasetIndex, data: DataConfig) -> Path:
+        assert isinstance(data, VocDataConfig) and data.test is not None
+        names = {index.image_id(i): Path(index.file_name(i)).stem for i in range(len(index))}
+        write_voc_results(folder / "voc", results, names, index.categories, Path(data.test.sets[0]).stem)
+        return folder / "voc"
 
 
 def average_precision(precision: NDArray[np.float64], recall: NDArray[np.float64], rule: Rule) -> float:
-    """Area under the curve of precision over recall, precision made monotonic.
+    """Returns the area under the curve of precision over recall, with precision made monotonic.
 
     Args:
         precision, recall: (N,), after each detection, best score first.
@@ -42,73 +77,93 @@ def average_precision(precision: NDArray[np.float64], recall: NDArray[np.float64
 
 
 def evaluate_voc(
-    images: Sequence[VocImage],
+    truth: GroundTruth,
     results: Sequence[Result] | ResultTable,
-    classes: Sequence[str],
     rule: Rule = "11-point",
     ious: Sequence[float] = (0.5, 0.7),
 ) -> Metrics:
     """Computes VOC's mean average precision.
 
     Args:
-        images: the ground truth.
-        results: COCO results whose category ids count from 1 in the order of ``classes``.
-        classes: names.
+        truth: the objects; crowds are difficult ones.
+        results: in COCO's format.
         rule: see :func:`average_precision`.
-        ious: overlap a detection has to exceed; each gives a metric ``mAP50``, ``mAP70`` and so on.
+        ious: overlaps that a detection has to exceed; each gives a metric, ``mAP50`` and ``mAP70`` for the default.
 
     Returns:
         Metrics; ``per_class`` is the average precision at the first of ``ious``, nan for a class without objects.
 
     Raises:
-        UserError: results that cannot be evaluated, see ``check_results``; or there is nothing to find.
+        UserError: results that cannot be evaluated; see ``check_results``.
     """
-    sizes = {image.image_id: (image.height, image.width) for image in images}
     table = (
         results
         if isinstance(results, ResultTable)
-        else check_results(list(results), sizes, range(1, len(classes) + 1), "bbox")
+        else check_results(list(results), truth.images, truth.category_ids, "bbox")
     )
-    objects = sum(not each.difficult for image in images for each in image.objects)
-    if not objects:
-        raise UserError("ground truth: has no object to find (difficult ones do not count): no metric is defined")
+    objects = _objects_by_class(truth)
     values: dict[str, float] = {}
     per_class: dict[str, float] = {}
     for iou in ious:
-        found = {name: _class_ap(images, table, i, name, iou, rule) for i, name in enumerate(classes, start=1)}
+        found = {each.name: _class_ap(objects[each.id], table, each.id, iou, rule) for each in truth.categories}
         values[f"mAP{round(100 * iou)}"] = float(np.nanmean(list(found.values())))
         per_class = per_class or found
     notes = list(table.notes)
     if not len(table):
         notes.append("there are no results: nothing was detected in any image")
-    return Metrics("voc", f"dcn_det, {rule}", values, per_class, len(images), objects, len(table), tuple(notes))
+    count = sum(not each["iscrowd"] for each in truth.annotations)
+    return Metrics("voc", f"dcn_det, {rule}", values, per_class, len(truth.images), count, len(table), tuple(notes))
 
 
-def _class_ap(
-    images: Sequence[VocImage], table: ResultTable, category: int, name: str, iou: float, rule: Rule
-) -> float:
-    boxes = {
-        image.image_id: np.array([each.box for each in image.objects if each.name == name]).reshape(-1, 4)
-        for image in images
-    }
-    difficult = {image.image_id: [each.difficult for each in image.objects if each.name == name] for image in images}
-    count = sum(not hard for hards in difficult.values() for hard in hards)
+@dataclass(frozen=True)
+class _Objects:
+    """Objects of a class in an image: boxes (N, 4), inclusive corners counted from 1, and which are difficult."""
+
+    boxes: NDArray[np.float64]
+    difficult: list[bool]
+
+
+_NONE = _Objects(np.zeros((0, 4)), [])
+
+
+def _objects_by_class(truth: GroundTruth) -> dict[int, dict[int, _Objects]]:
+    """Returns the objects by category id and image id."""
+    rows: dict[int, dict[int, list[Mapping[str, Any]]]] = {category.id: {} for category in truth.categories}
+    for each in truth.annotations:
+        rows[each["category_id"]].setdefault(each["image_id"], []).append(each)
+    return {
+        category: {
+            image_id: _Objects(_corners(np.array([each["bbox"] for each in here], np.float64)),
+                               [bool(each["iscrowd"]) for each in here])
+            for image_id, here in images.items()
+        }
+        for category, images in rows.items()
+    }  # fmt: skip
+
+
+def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From x, y, width, height counted from 0 to inclusive corners counted from 1."""
+    corners = boxes.copy()
+    corners[:, 2:] += corners[:, :2]
+    corners[:, :2] += 1
+    return corners
+
+
+def _class_ap(objects: Mapping[int, _Objects], table: ResultTable, category: int, iou: float, rule: Rule) -> float:
+    count = sum(not hard for each in objects.values() for hard in each.difficult)
     if not count:
         return float("nan")
     rows = np.flatnonzero(table.category_ids == category)
     rows = rows[np.argsort(-table.scores[rows], kind="stable")]
-    # From x, y, width, height counted from 0 to inclusive corners counted from 1.
-    corners = table.boxes[rows].copy()
-    corners[:, 2:] += corners[:, :2]
-    corners[:, :2] += 1
-    taken = {image_id: [False] * len(hards) for image_id, hards in difficult.items()}
+    taken = {image_id: [False] * len(each.difficult) for image_id, each in objects.items()}
     right, wrong = np.zeros(len(rows)), np.zeros(len(rows))
-    for index, (image_id, box) in enumerate(zip(table.image_ids[rows].tolist(), corners)):
-        overlaps = _overlaps(box, boxes[image_id])
+    for index, (image_id, box) in enumerate(zip(table.image_ids[rows].tolist(), _corners(table.boxes[rows]))):
+        here = objects.get(image_id, _NONE)
+        overlaps = _overlaps(box, here.boxes)
         best = int(overlaps.argmax()) if len(overlaps) else -1
         if best < 0 or not overlaps[best] > iou:
             wrong[index] = 1
-        elif not difficult[image_id][best]:
+        elif not here.difficult[best]:
             right[index] = not taken[image_id][best]
             wrong[index] = taken[image_id][best]
             taken[image_id][best] = True
@@ -117,7 +172,7 @@ def _class_ap(
 
 
 def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of boxes with inclusive corners: (4,) and (N, 4) -> (N,)."""
+    """Returns the intersection over union of boxes with inclusive corners: (4,) and (N, 4) -> (N,)."""
     size = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + 1).clip(min=0)
     shared = size[:, 0] * size[:, 1]
     areas = (others[:, 2:] - others[:, :2] + 1).prod(axis=1) + (box[2:] - box[:2] + 1).prod()
@@ -125,59 +180,53 @@ def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[
 
 
 def write_voc_results(
-    folder: Path, results: Sequence[Result], images: Sequence[VocImage], classes: Sequence[str], image_set: str
-) -> list[Path]:
-    """Writes a result file for each class, ``comp4_det_<image set>_<class>.txt``.
+    folder: Path, results: Sequence[Result], images: Mapping[int, str], categories: Sequence[Category], image_set: str
+) -> None:
+    """Writes a result file per class, ``comp4_det_<image set>_<class>.txt``.
 
     A line is image name, score to 3 decimals, and the corners to 1 decimal, inclusive and counted from 1, as in the
     authors' released code.
 
     Args:
-        folder: made if absent.
-        results: COCO results, category ids counted from 1.
-        images: the images tested.
-        classes: names.
+        folder: created if absent.
+        results: in COCO's format.
+        images: names by id, without suffix.
+        categories: each gets a file.
         image_set: such as ``test``.
     """
-    names = {image.image_id: image.name for image in images}
-    paths = []
-    for category, name in enumerate(classes, start=1):
-        lines = []
-        for entry in results:
-            if entry["category_id"] == category:
-                x, y, width, height = entry["bbox"]
-                corners = f"{x + 1:.1f} {y + 1:.1f} {x + width:.1f} {y + height:.1f}"
-                lines.append(f"{names[entry['image_id']]} {entry['score']:.3f} {corners}\n")
-        path = folder / f"comp4_det_{image_set}_{name}.txt"
-        write_text(path, "".join(lines))
-        paths.append(path)
-    return paths
+    lines: dict[int, list[str]] = {category.id: [] for category in categories}
+    for entry in results:
+        x, y, width, height = entry["bbox"]
+        corners = f"{x + 1:.1f} {y + 1:.1f} {x + width:.1f} {y + height:.1f}"
+        lines[entry["category_id"]].append(f"{images[entry['image_id']]} {entry['score']:.3f} {corners}\n")
+    for category in categories:
+        write_text(folder / f"comp4_det_{image_set}_{category.name}.txt", "".join(lines[category.id]))
 
 
-def read_voc_results(folder: Path, images: Sequence[VocImage], classes: Sequence[str]) -> list[Result]:
+def read_voc_results(folder: Path, truth: GroundTruth) -> list[Result]:
     """Reads the result files of a folder, see :func:`write_voc_results`; a class without a file has no detections.
 
     Raises:
         UserError: there is no file, one is of an unknown class, or a line is malformed.
     """
-    ids = {image.name: image.image_id for image in images}
+    images = {Path(name).stem: image_id for image_id, name in truth.file_names.items()}
+    categories = {category.name: category.id for category in truth.categories}
     results: list[Result] = []
     files = sorted(folder.glob("comp[34]_det_*_*.txt"))
     if not files:
         raise UserError(f"'{folder}' holds no VOC result file (comp4_det_<image set>_<class>.txt)")
     for path in files:
         name = path.stem.rsplit("_", 1)[1]
-        if name not in classes:
-            raise UserError(f"{path}: '{name}' is none of the classes{did_you_mean(name, classes)}")
+        if name not in categories:
+            raise UserError(f"{path}: '{name}' is none of the classes{did_you_mean(name, categories)}")
         for number, line in enumerate(read_text(path).splitlines(), start=1):
             words = line.split()
             try:
-                image_id, (score, x1, y1, x2, y2) = ids[words[0]], map(float, words[1:])
+                image_id, (score, x1, y1, x2, y2) = images[words[0]], map(float, words[1:])
             except (KeyError, ValueError, IndexError):
                 raise UserError(
                     f"{path}:{number}: expected 'image score xmin ymin xmax ymax' of a listed image, got '{line[:60]}'"
                 ) from None
             box = [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
-            entry = {"image_id": image_id, "category_id": classes.index(name) + 1, "bbox": box, "score": score}
-            results.append(entry)
+            results.append({"image_id": image_id, "category_id": categories[name], "bbox": box, "score": score})
     return results

@@ -134,7 +134,7 @@ def test_the_ground_truth_may_be_a_config(capsys: pytest.CaptureFixture[str]) ->
     place = ["--set", "data.root=.", "--set", "data.test={images: ., annotations: gt.json}"]
     assert main(["config.yaml", "results.json", *place, "--backend", "pycocotools"]) == 0
     assert "(pycocotools " in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"data\.test\.annotations: no file"):
+    with pytest.raises(UserError, match=r"data\.root: folder datasets/coco does not exist"):
         main(["config.yaml", "results.json"])
     with pytest.raises(UserError, match=r"^--set: "):
         main(["gt.json", "results.json", "--set", "seed=1"])

@@ -1,10 +1,15 @@
 """Data sets small enough to be checked by looking."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from dcn_det.data.formats.coco import read_coco
+from dcn_det.data.formats.voc import VOC_CLASSES, read_voc
+from dcn_det.data.index import DatasetIndex, build_index
 
 
 def write_set(folder: Path, sizes: list[tuple[int, int]]) -> Path:
@@ -21,3 +26,15 @@ def write_set(folder: Path, sizes: list[tuple[int, int]]) -> Path:
         document["annotations"].append({"image_id": number, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]})
     (folder / "boxes.json").write_text(json.dumps(document))
     return folder
+
+
+def load_coco(
+    annotations: str | Path, images: str | Path, classes: Sequence[str] | None = None, labelled: bool = True, **policies
+) -> DatasetIndex:
+    return build_index(read_coco(Path(annotations), classes, labelled), Path(images), **policies)
+
+
+def load_voc(
+    root: Path, sets: Sequence[str], classes: Sequence[str] = VOC_CLASSES, labelled: bool = True, **policies
+) -> DatasetIndex:
+    return build_index(read_voc(root, sets, classes, labelled), root, **policies)

@@ -11,11 +11,10 @@ from dcn_det.config.data import CocoSplitConfig, CropConfig, DataConfig, JitterC
 from dcn_det.data import build, sample
 from dcn_det.data.augment import Augmentation, ColorJitter, Plan, RandomCrop, crop_boxes
 from dcn_det.data.cache import ImageCache
-from dcn_det.data.coco import load_coco
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sampler import Draw, TrainSampler, repeat_factors
 from dcn_det.errors import UserError
-from tests.data.helpers import write_set
+from tests.data.helpers import load_coco, write_set
 
 BOXES = np.array([[10, 10, 40, 30], [60, 50, 90, 75]], np.float32)
 
@@ -154,7 +153,7 @@ def test_a_cache_changes_nothing_and_spares_decoding(
         found = list(islice(build.build_train_loader(dataset, cached, 2, seed=1), 40))
         for a, b in zip(expected, found):
             assert torch.equal(a.images, b.images) and a.infos == b.infos
-        monkeypatch.setattr("dcn_det.data.loader.read_image", lambda path: pytest.fail(f"{path} was decoded again"))
+        monkeypatch.setattr("dcn_det.data.dataset.read_image", lambda path: pytest.fail(f"{path} was decoded again"))
 
 
 def test_a_changed_file_is_decoded_anew_and_a_damaged_entry_too(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import torch
 import yaml
 
 from dcn_det.cli import check_dataset
-from dcn_det.data.check import AnchorCheck, check_coco
-from dcn_det.data.coco import load_coco
+from dcn_det.data.check import AnchorCheck
+from dcn_det.data.formats.coco import check_coco
 from dcn_det.data.sample import make_sample
 from dcn_det.errors import UserError
 from dcn_det.models import boxes as box_ops
 from dcn_det.models.anchors import cell_anchors, grid_anchors
+from tests.data.helpers import load_coco
 
 
 def anchors(ratios: tuple[float, ...], scales: tuple[float, ...]) -> AnchorCheck:
@@ -140,5 +141,5 @@ def test_the_command_reports_fixes_and_draws(tmp_path: Path, capsys: pytest.Capt
     image(root / "train" / first["file_name"], 9, 9)
     assert check_dataset.main([str(path), "--workers", "0"]) == 1
     assert "image of another size than stated" in capsys.readouterr().out
-    with pytest.raises(UserError, match="cannot read annotation file"):
+    with pytest.raises(UserError, match=r"data\.train\.annotations: no file .*none\.json"):
         check_dataset.main([str(path), "data.train.annotations=none.json"])

@@ -12,11 +12,10 @@ from dcn_det.cli import check_dataset
 from dcn_det.config import load_config
 from dcn_det.data.build import build_dataset
 from dcn_det.data.check import AnchorCheck
-from dcn_det.data.check_voc import check_voc
-from dcn_det.data.coco import load_coco
-from dcn_det.data.voc import load_voc
+from dcn_det.data.formats.voc_check import check_voc
 from dcn_det.errors import UserError
 from dcn_det.models.anchors import cell_anchors
+from tests.data.helpers import load_coco, load_voc
 
 ANCHORS = AnchorCheck(cell_anchors(16, (1,), (4,))[None].double().numpy(), (16,), 128, 256)
 CLASSES = ("cat", "dog", "emu")
@@ -146,5 +145,5 @@ def test_the_command_says_what_is_wrong(broken: Path, capsys: pytest.CaptureFixt
     assert index.image_ids.tolist() == [5, 6, 7, 8, 2008000002]
     assert check_dataset.main([str(path), "data.classes=[cat,dog,emu,wolf]", "--workers", "0"]) == 1
     assert "unknown category" not in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"data\.test is null"):
+    with pytest.raises(UserError, match=r"data\.test: is null"):
         check_dataset.main([str(path), "--split", "test"])

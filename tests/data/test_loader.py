@@ -15,13 +15,12 @@ import torch
 
 from dcn_det.config.data import CocoDataConfig, CocoSplitConfig, DataConfig, ResizeConfig, SampleDataConfig
 from dcn_det.data import build, sample
-from dcn_det.data.coco import load_coco
 from dcn_det.data.dataset import DetectionDataset, collate
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import Draw, EvalSampler, TrainSampler
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch, ImageInfo, Target
-from tests.data.helpers import write_set
+from tests.data.helpers import load_coco, write_set
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +175,9 @@ def test_an_image_of_another_size_than_annotated_is_an_error(tmp_path: Path) -> 
 
 
 def test_the_sample_set_is_written_when_first_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "make_sample", partial(sample.make_sample, train_images=3, val_images=2))
+    monkeypatch.setattr(
+        "dcn_det.data.formats.sample.make_sample", partial(sample.make_sample, train_images=3, val_images=2)
+    )
     told: list[tuple[int, int]] = []
     data = settings(tmp_path / "new" / "set")
     dataset = build.build_dataset(data, "train", progress=lambda *args: told.append(args))

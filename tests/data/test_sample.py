@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dcn_det.data import sample
+from dcn_det.data.sample import make
 from dcn_det.data.sample.compose import IMAGE_SIZE, draw_ink, load_material
 from dcn_det.errors import UserError
 
@@ -100,7 +101,7 @@ def test_an_existing_set_is_left_alone_and_an_outdated_one_replaced(
     sample.make_sample(root, train_images=2, val_images=1, progress=lambda *args: calls.append(args))
     assert calls == [] and sample.holds_sample(root)
 
-    monkeypatch.setattr(sample, "VERSION", sample.VERSION + 1)
+    monkeypatch.setattr(make, "VERSION", make.VERSION + 1)
     assert not sample.holds_sample(root)
     sample.make_sample(root, train_images=2, val_images=1, progress=lambda *args: calls.append(args))
     assert calls == [(1, 3), (2, 3), (3, 3)] and sample.holds_sample(root)

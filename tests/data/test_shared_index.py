@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dcn_det.data.dataset import DetectionDataset
-from dcn_det.data.index import DatasetIndex, Records, build_index
+from dcn_det.data.index import DatasetIndex, build_index
 from dcn_det.data.loader import Loader
+from dcn_det.data.records import Records
 from dcn_det.data.sampler import TrainSampler
 from dcn_det.structures import Category
 
@@ -24,6 +25,8 @@ def index_of(folder: Path, images: int, boxes: int) -> DatasetIndex:
     rng = np.random.default_rng(0)
     corners = np.sort(rng.uniform(0, 16, (boxes, 2, 2)), axis=1).reshape(boxes, 4) + [0, 0, 1, 1]
     records = Records(
+        source=folder / "x.json",
+        categories=tuple(Category(i, str(i)) for i in range(80)),
         image_ids=np.arange(images),
         names=["a.png"] * images,
         sizes=np.full((images, 2), 16),
@@ -32,7 +35,7 @@ def index_of(folder: Path, images: int, boxes: int) -> DatasetIndex:
         labels=rng.integers(0, 80, boxes),
         crowd=np.zeros(boxes, dtype=np.bool_),
     )
-    return build_index(records, folder / "x.json", folder, tuple(Category(i, str(i)) for i in range(80)))
+    return build_index(records, folder)
 
 
 def private_mib(index: DatasetIndex) -> float:

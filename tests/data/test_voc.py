@@ -9,9 +9,10 @@ import torch
 
 from dcn_det.config import Config
 from dcn_det.data.build import build_dataset
+from dcn_det.data.formats.voc import VOC_CLASSES, read_voc
 from dcn_det.data.sampler import Draw
-from dcn_det.data.voc import VOC_CLASSES, load_voc, read_sets
 from dcn_det.errors import UserError
+from tests.data.helpers import load_voc
 
 OBJECT = (
     "<object><name>{}</name><difficult>{}</difficult>"
@@ -87,7 +88,10 @@ def test_images_without_annotations_can_be_tested(root: Path) -> None:
         (lambda r: (r / SETS[0]).unlink(), r"no image set .*trainval\.txt; expected a file such as VOC2007"),
         (lambda r: (r / SETS[0]).write_text("\n"), r"is empty"),
         (lambda r: (r / SETS[0]).write_text("abc\n"), r"image name 'abc' .* is not made of digits"),
-        (lambda r: (r / SETS[0]).write_text("000005\n000005\n"), r"images '000005' and '000005' .* are the same"),
+        (
+            lambda r: (r / SETS[0]).write_text("000005\n000005\n"),
+            r"000005\.jpg' .* have the same id 5;",
+        ),
         (lambda r: (r / "VOC2007/Annotations/000005.xml").write_text("<a>"), r"000005\.xml is not XML"),
         (
             lambda r: write(r / "VOC2007", "000005", ("wolf", 0, 1, 1, 5, 5)),
@@ -102,7 +106,7 @@ def test_images_without_annotations_can_be_tested(root: Path) -> None:
 def test_malformed_sets_are_refused(root: Path, change, message: str) -> None:
     change(root)
     with pytest.raises(UserError, match=message):
-        read_sets(root, SETS[:1], VOC_CLASSES)
+        read_voc(root, SETS[:1])
 
 
 def test_the_best_checkpoint_is_chosen_by_a_metric_that_is_measured() -> None:

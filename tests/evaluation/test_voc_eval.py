@@ -1,20 +1,49 @@
 """Pascal VOC's metrics against an implementation of their definition that shares nothing with ours."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dcn_det.data.voc import VocImage, VocObject
+from dcn_det.data.records import ImageRecord, ObjectRecord, pack, to_coco
 from dcn_det.errors import UserError
+from dcn_det.evaluation.ground_truth import GroundTruth, load_ground_truth
 from dcn_det.evaluation.voc import average_precision, evaluate_voc, read_voc_results, write_voc_results
 
 CLASSES = ("cat", "dog", "owl")
 
 
-def image(image_id: int, *objects: tuple[str, tuple[float, float, float, float], bool]) -> VocImage:
-    return VocImage(image_id, f"{image_id:06d}", "", 200, 300, tuple(VocObject(*each) for each in objects))
+@dataclass(frozen=True)
+class Thing:
+    """An object with inclusive corners, counted from 1."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    image_id: int
+    objects: tuple[Thing, ...]
+
+
+def image(image_id: int, *objects: tuple[str, tuple[float, float, float, float], bool]) -> Picture:
+    return Picture(image_id, tuple(Thing(*each) for each in objects))
+
+
+def truth(images: list[Picture]) -> GroundTruth:
+    def record(each: Thing) -> ObjectRecord:
+        x1, y1, x2, y2 = each.box
+        return ObjectRecord(CLASSES.index(each.name), (x1 - 1, y1 - 1, x2, y2), each.difficult)
+
+    rows = [
+        ImageRecord(each.image_id, f"JPEGImages/{each.image_id:06d}.jpg", 200, 300, tuple(map(record, each.objects)))
+        for each in images
+    ]
+    return load_ground_truth(to_coco(pack(rows, CLASSES, Path())))
 
 
 def result(image_id: int, name: str, corners: tuple[float, float, float, float], score: float) -> dict:
@@ -25,7 +54,7 @@ def result(image_id: int, name: str, corners: tuple[float, float, float, float],
     return {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
 
 
-def random_case(seed: int) -> tuple[list[VocImage], list[dict]]:
+def random_case(seed: int) -> tuple[list[Picture], list[dict]]:
     random = np.random.default_rng(seed)
     images, results = [], []
     for image_id in range(1, 16):
@@ -53,7 +82,7 @@ def pixels(box: tuple[float, ...]) -> float:
     return max(box[2] - box[0] + 1, 0) * max(box[3] - box[1] + 1, 0)
 
 
-def slow_ap(images: list[VocImage], results: list[dict], name: str, iou: float, rule: str) -> float:
+def slow_ap(images: list[Picture], results: list[dict], name: str, iou: float, rule: str) -> float:
     """By definition: for every recall the greatest precision of any score threshold that reaches it."""
     total = sum(o.name == name and not o.difficult for i in images for o in i.objects)
     if total == 0:
@@ -99,7 +128,7 @@ def slow_ap(images: list[VocImage], results: list[dict], name: str, iou: float, 
 @pytest.mark.parametrize("seed", range(6))
 def test_average_precision_is_that_of_the_definition(seed: int, rule: str) -> None:
     images, results = random_case(seed)
-    metrics = evaluate_voc(images, results, CLASSES, rule, (0.5, 0.7))
+    metrics = evaluate_voc(truth(images), results, rule, (0.5, 0.7))
     for iou in (0.5, 0.7):
         expected = [slow_ap(images, results, name, iou, rule) for name in CLASSES]
         assert metrics[f"mAP{round(100 * iou)}"] == pytest.approx(np.nanmean(expected), abs=1e-9)
@@ -112,18 +141,18 @@ def test_average_precision_is_that_of_the_definition(seed: int, rule: str) -> No
 def test_difficult_objects_are_neither_found_nor_missed() -> None:
     images = [image(1, ("cat", (1, 1, 50, 50), False), ("cat", (101, 1, 150, 50), True))]
     both = [result(1, "cat", (1, 1, 50, 50), 0.5), result(1, "cat", (101, 1, 150, 50), 0.9)]
-    metrics = evaluate_voc(images, both, CLASSES)
+    metrics = evaluate_voc(truth(images), both)
     assert metrics["mAP50"] == pytest.approx(1)
     assert metrics.objects == 1
     with pytest.raises(UserError, match="no object to find"):
-        evaluate_voc([image(1, ("cat", (1, 1, 5, 5), True))], [], CLASSES)
+        truth([image(1, ("cat", (1, 1, 5, 5), True))])
 
 
 def test_overlap_has_to_exceed_the_threshold_and_counts_pixels() -> None:
     images = [image(1, ("cat", (1, 1, 10, 10), False))]
     half = [result(1, "cat", (1, 1, 10, 5), 0.5)]  # 50 of 100 pixels: an overlap of 0.5
-    assert evaluate_voc(images, half, CLASSES, ious=(0.5,))["mAP50"] == 0
-    assert evaluate_voc(images, half, CLASSES, ious=(0.49,))["mAP49"] == pytest.approx(1)
+    assert evaluate_voc(truth(images), half, ious=(0.5,))["mAP50"] == 0
+    assert evaluate_voc(truth(images), half, ious=(0.49,))["mAP49"] == pytest.approx(1)
 
 
 def test_a_second_detection_of_an_object_is_wrong() -> None:
@@ -131,26 +160,28 @@ def test_a_second_detection_of_an_object_is_wrong() -> None:
     results = [result(1, "cat", (1, 1, 50, 50), 0.9), result(1, "cat", (1, 1, 50, 49), 0.8)]
     results.append(result(2, "cat", (1, 1, 50, 50), 0.7))
     # Precision 1 up to recall 0.5, then 2/3.
-    assert evaluate_voc(images, results, CLASSES, "area")["mAP50"] == pytest.approx(0.5 + 0.5 * 2 / 3)
-    assert evaluate_voc(images, results, CLASSES)["mAP50"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+    assert evaluate_voc(truth(images), results, "area")["mAP50"] == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert evaluate_voc(truth(images), results)["mAP50"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
 
 
 def test_average_precision_of_no_detections_is_zero() -> None:
     assert average_precision(np.zeros(0), np.zeros(0), "area") == 0
-    metrics = evaluate_voc([image(1, ("cat", (1, 1, 50, 50), False))], [], CLASSES)
+    metrics = evaluate_voc(truth([image(1, ("cat", (1, 1, 50, 50), False))]), [])
     assert metrics["mAP50"] == 0
     assert "there are no results: nothing was detected in any image" in metrics.table()
 
 
 def test_result_files_are_those_of_the_authors_and_can_be_read_back(tmp_path: Path) -> None:
     images, results = random_case(0)
-    files = write_voc_results(tmp_path, results, images, CLASSES, "test")
-    assert [path.name for path in files] == [f"comp4_det_test_{name}.txt" for name in CLASSES]
+    objects = truth(images)
+    names = {each.image_id: f"{each.image_id:06d}" for each in images}
+    write_voc_results(tmp_path, results, names, objects.categories, "test")
+    assert {path.name for path in tmp_path.iterdir()} == {f"comp4_det_test_{name}.txt" for name in CLASSES}
     one = [result(3, "dog", (11.24, 12, 60, 70.06), 0.12345)]
-    write_voc_results(tmp_path / "one", one, images, CLASSES, "test")
+    write_voc_results(tmp_path / "one", one, names, objects.categories, "test")
     assert (tmp_path / "one" / "comp4_det_test_dog.txt").read_text() == "000003 0.123 11.2 12.0 60.0 70.1\n"
-    again = evaluate_voc(images, read_voc_results(tmp_path, images, CLASSES), CLASSES)
-    assert again["mAP50"] == pytest.approx(evaluate_voc(images, results, CLASSES)["mAP50"], abs=0.05)
+    again = evaluate_voc(objects, read_voc_results(tmp_path, objects))
+    assert again["mAP50"] == pytest.approx(evaluate_voc(objects, results)["mAP50"], abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -165,4 +196,4 @@ def test_result_files_are_those_of_the_authors_and_can_be_read_back(tmp_path: Pa
 def test_wrong_result_files_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        read_voc_results(tmp_path, [image(1)], CLASSES)
+        read_voc_results(tmp_path, truth([image(1, ("cat", (1, 1, 5, 5), False))]))

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from dcn_det.config import Config
-from dcn_det.data.coco import load_coco
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sample import make_sample
 from dcn_det.distributed import Processes
@@ -16,6 +15,7 @@ from dcn_det.evaluation.results import Result
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
+from tests.data.helpers import load_coco
 from tests.inference.detectors import CATEGORIES, tiny_detector
 
 IMAGES = 7

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from dcn_det.data.check import AnchorCheck, Report, Row, check_document
-from dcn_det.data.voc import list_images, number, whole
+from dcn_det.data.formats.voc import is_difficult, list_images, read_box, whole
 from dcn_det.errors import UserError
+from dcn_det.progress import Count
 
 
 def check_voc(
@@ -21,12 +22,12 @@ def check_voc(
     labelled: bool,
     anchors: AnchorCheck,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Report:
     """Checks the images of some sets, taken together.
 
     Args:
-        root, sets, classes, labelled: see ``voc.read_sets``.
+        root, sets, classes, labelled: see ``voc.read_voc``.
         anchors, workers, progress: see ``check.check_document``.
 
     Returns:
@@ -88,16 +89,16 @@ def _object(node: ElementTree.Element, classes: Sequence[str], where: str, place
     """An object as COCO has it; without what cannot be read."""
     name = (node.findtext("name") or "").strip()
     row: dict[str, Any] = {
-        "iscrowd": int((node.findtext("difficult") or "0").strip() == "1"),
+        "iscrowd": int(is_difficult(node)),
         "_where": f"{where} object {place}" + (f" '{name}'" if name not in classes else ""),
     }
     if name in classes:
         row["category_id"] = classes.index(name) + 1
     try:
-        x1, y1, x2, y2 = (number(node, f"bndbox/{key}", Path(where)) for key in ("xmin", "ymin", "xmax", "ymax"))
+        x1, y1, x2, y2 = read_box(node, Path(where))
     except UserError:
         return row
-    return row | {"bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]}
+    return row | {"bbox": [x1, y1, x2 - x1, y2 - y1]}
 
 
 def _side(tree: ElementTree.Element, key: str, path: Path) -> int | None:

@@ -9,48 +9,76 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcn_det.data.index import DatasetIndex, Records, build_index, first_few
+from dcn_det.categories import Category
+from dcn_det.data.check import AnchorCheck, Report, check_document
+from dcn_det.data.formats.base import DataFormat
+from dcn_det.data.records import Records, first_few
 from dcn_det.errors import UserError
 from dcn_det.files import kind_of, read_json
-from dcn_det.structures import Category
+from dcn_det.progress import Count
+
+if TYPE_CHECKING:
+    from dcn_det.config.data import CocoFilesConfig, CocoSplitConfig
 
 Rows = list[dict[str, Any]]
 
 
-def load_coco(
-    annotations: str | Path,
-    images: str | Path,
-    classes: Sequence[str] | None = None,
-    empty_images: Literal["keep", "skip"] = "keep",
-    bad_images: Literal["error", "skip"] = "error",
-    labelled: bool = True,
-) -> DatasetIndex:
+class CocoFormat(DataFormat):
+    """An annotation file and a folder of images, ``annotations`` and ``images`` of a split."""
+
+    data: CocoFilesConfig
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self._paths.images
+
+    @property
+    def _paths(self) -> CocoSplitConfig:
+        paths = self.data.train if self.split == "train" else self.data.test
+        assert paths is not None
+        return paths
+
+    def _file(self) -> Path:
+        path = self.root / self._paths.annotations
+        if not path.is_file():
+            raise UserError(f"data.{self.split}.annotations: no file {path} (data.root is {self.root})")
+        return path
+
+    def read(self, labelled: bool = True) -> Records:
+        path = self._file()
+        if not self.folder.is_dir():
+            raise UserError(f"data.{self.split}.images: no folder {self.folder} (data.root is {self.root})")
+        return read_coco(path, self.data.classes, labelled)
+
+    def ground_truth(self) -> Path:
+        return self._file()
+
+    def check(self, anchors: AnchorCheck, workers: int = 0, progress: Count | None = None) -> Report:
+        return check_coco(self._file(), self.folder, anchors, workers, progress)
+
+    def settings_of_fixed(self, path: Path) -> list[str]:
+        return [f"data.{self.split}.annotations={path.absolute()}"]
+
+
+def read_coco(path: Path, classes: Sequence[str] | None = None, labelled: bool = True) -> Records:
     """Reads a COCO annotation file.
 
-    Labels number the categories in ascending order of id. ``area`` and ``segmentation`` are not looked at.
+    Labels number the categories in ascending order of id. ``area`` and ``segmentation`` are ignored.
 
     Args:
-        annotations: the JSON file.
-        images: folder that the file names are relative to.
+        path: the JSON file.
         classes: names the categories must have, in ascending order of id.
-        empty_images, bad_images: see ``build_index``.
         labelled: whether a file without ``annotations``, such as COCO's test-dev list, is an error.
 
-    Returns:
-        The images in ascending order of id, with their objects.
-
     Raises:
-        UserError: the file or folder is missing or malformed, ids repeat or refer to nothing, ``classes``
-            differ, images are missing (see ``build_index``) or none is left.
+        UserError: the file is missing or malformed, ids repeat or refer to nothing, or ``classes`` differ.
     """
-    path = Path(annotations)
     document = _read(path)
     image_rows = _rows(document, "images", path)
     annotation_rows = _rows(document, "annotations", path) if labelled or "annotations" in document else []
@@ -65,7 +93,9 @@ def load_coco(
     widths = _integers(image_rows, "width", "images", path, least=1)
     corners = _boxes(annotation_rows, path)
     corners[:, 2:] += corners[:, :2]
-    records = Records(
+    return Records(
+        source=path,
+        categories=categories,
         image_ids=image_ids,
         names=_strings(image_rows, "file_name", "images", path),
         sizes=np.stack([heights, widths], axis=1),
@@ -74,8 +104,28 @@ def load_coco(
         labels=_positions(annotation_rows, "category_id", np.array([c.id for c in categories]), "category id(s)", path),
         crowd=np.array([bool(row.get("iscrowd", 0)) for row in annotation_rows], dtype=np.bool_),
     )
-    index = build_index(records, path, Path(images), categories, empty_images, bad_images)
-    return replace(index, annotated=bool(annotation_rows))
+
+
+def check_coco(
+    annotations: Path, images: Path, anchors: AnchorCheck, workers: int = 0, progress: Count | None = None
+) -> Report:
+    """Checks one split in COCO's format.
+
+    Args:
+        annotations: the JSON file.
+        images: folder of the images.
+        anchors, workers, progress: see ``dcn_det.data.check.check_document``.
+
+    Raises:
+        UserError: the file cannot be read, or lacks one of its lists.
+    """
+    document = _read(annotations)
+    for section in ("images", "annotations", "categories"):
+        if not isinstance(document.get(section), list):
+            raise UserError(f"annotation file {annotations} has no list '{section}'")
+    report = Report(str(annotations))
+    check_document(document, images, report, anchors, workers, progress)
+    return report
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -138,17 +188,14 @@ def _positions(rows: Rows, key: str, known: NDArray[np.int64], what: str, path: 
     place = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
     unknown = np.unique(ids[known[place] != ids])
     if len(unknown):
-        raise UserError(
-            f"{path}: annotations refer to {len(unknown)} {what} that are not listed: "
-            f"{first_few([str(i) for i in unknown])}"
-        )
+        raise UserError(f"{path}: annotations refer to {len(unknown)} {what} that are not listed: {first_few(unknown)}")
     return place
 
 
 def _refuse_duplicates(ids: NDArray[np.int64], what: str, path: Path) -> None:
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
-        raise UserError(f"{path}: {what} id(s) used more than once: {first_few([str(i) for i in values[counts > 1]])}")
+        raise UserError(f"{path}: {what} id(s) used more than once: {first_few(values[counts > 1])}")
 
 
 def _categories(rows: Rows, path: Path) -> tuple[Category, ...]:

@@ -1,0 +1,15 @@
+"""The embedded data set, in COCO's format."""
+
+from __future__ import annotations
+
+from dcn_det.data.formats.coco import CocoFormat
+from dcn_det.data.sample import holds_sample, make_sample
+from dcn_det.progress import Count
+
+
+class SampleFormat(CocoFormat):
+    """The embedded data set, written to ``data.root`` when first used."""
+
+    def prepare(self, progress: Count | None = None) -> None:
+        if not holds_sample(self.root):
+            make_sample(self.root, progress=progress)
