@@ -8,9 +8,11 @@ Losses equal those of ``tools/train.py``. This is the place to start reading.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dcn_det.config import load_config, to_plain
 from dcn_det.config.train import TrainConfig
@@ -40,6 +42,24 @@ def learning_rate_factor(train: TrainConfig, iteration: int, length: int, epoch_
     return factor * (warmup.factor + (1 - warmup.factor) * iteration / warmup.iterations)
 
 
+def build_optimizer(train: TrainConfig, model: nn.Module, multipliers: Mapping[str, float]) -> torch.optim.Optimizer:
+    """Returns an optimizer with one group per parameter, with its own learning rate and decay.
+
+    One-dimensional parameters (biases and those of normalization layers) are decayed only with
+    ``train.optimizer.decay_bias``.
+    """
+    settings = train.optimizer
+    rate = settings.lr * (train.batch_size / train.reference_batch if train.scale_lr else 1)
+    groups = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = settings.weight_decay if parameter.ndim > 1 or settings.decay_bias else 0.0
+            groups.append({"params": [parameter], "base": rate * multipliers.get(name, 1.0), "weight_decay": decay})
+    if settings.kind == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=rate, betas=settings.betas)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Trains, tests and saves; prints the losses of every iteration."""
     parser = argparse.ArgumentParser(prog="plain_train.py", description=(__doc__ or "").splitlines()[0])
@@ -57,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     epoch_length = max(copies * len(train_set) // train.batch_size, 1)
     length = train.iterations or max(1, round((train.epochs or 0) * epoch_length))
 
-    # Model.
+    # Model and optimizer.
     torch.manual_seed(config.seed)
     model = build_detector(config, len(train_set.categories))
     load_backbone_weights(model.backbone, config.model.backbone)
@@ -65,22 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     if train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()
-
-    # Optimizer: one group per parameter, with its learning rate and decay; one-dimensional parameters (biases and
-    # those of normalization layers) are decayed only with train.optimizer.decay_bias.
-    settings = train.optimizer
-    rate = settings.lr * (train.batch_size / train.reference_batch if train.scale_lr else 1)
-    multipliers = model.lr_multipliers()
-    groups = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decay = settings.weight_decay if parameter.ndim > 1 or settings.decay_bias else 0.0
-            groups.append({"params": [parameter], "base": rate * multipliers.get(name, 1.0), "weight_decay": decay})
-    optimizer: torch.optim.Optimizer
-    if settings.kind == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum)
-    else:
-        optimizer = torch.optim.AdamW(groups, lr=rate, betas=settings.betas)
+    optimizer = build_optimizer(train, model, model.lr_multipliers())
 
     # Training.
     for iteration, batch in zip(range(length), loader):

@@ -22,7 +22,7 @@ CLASSES = 80
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
     result = argparse.ArgumentParser(
-        prog="benchmark eval", description="Measures the evaluation command on synthetic results."
+        prog="dcn-det benchmark eval", description="Measures the evaluation command on synthetic results."
     )
     result.add_argument("--images", type=int, default=5000, help="number of images (default %(default)s)")
     result.add_argument("--detections", type=int, default=500_000, help="number of detections (default %(default)s)")

@@ -155,7 +155,7 @@ def markdown(rows: list[Row]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    result = argparse.ArgumentParser(prog="benchmark ops", description=__doc__)
+    result = argparse.ArgumentParser(prog="dcn-det benchmark ops", description=__doc__)
     result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     result.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of CPU threads (default 1 2)")
     result.add_argument("--tf32", action="store_true", help="allow TF32 products for all contestants on a GPU")

@@ -27,7 +27,7 @@ ROIS = 300
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
     result = argparse.ArgumentParser(
-        prog="benchmark postprocess",
+        prog="dcn-det benchmark postprocess",
         description="Compares post-processing with torchvision's operators, and three scales with each of them alone.",
     )
     result.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default %(default)s)")

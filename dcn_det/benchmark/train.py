@@ -28,7 +28,7 @@ PHASES = ("data", "forward", "backward", "optimizer")
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
     result = argparse.ArgumentParser(
-        prog="benchmark train",
+        prog="dcn-det benchmark train",
         description="Measures images per second of a config's training, and the share of each phase.",
     )
     result.add_argument("config", type=Path, help="YAML file")
