@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def test_every_name_is_there_documented_and_typed() -> None:
         value = getattr(dcn_det, name)
         assert value.__doc__, name
         if not isinstance(value, type):
-            assert "return" in typing.get_type_hints(value), name
+            assert "return" in value.__annotations__, name
     with pytest.raises(AttributeError, match="nothing"):
         dcn_det.nothing  # noqa: B018
 

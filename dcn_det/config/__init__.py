@@ -11,6 +11,7 @@ from dcn_det.config.registry import (
 )
 from dcn_det.config.schema import Config
 from dcn_det.config.show import json_schema, print_config
+from dcn_det.config.upgrade import upgrade_plain
 
 __all__ = [
     "BACKBONES",
@@ -26,5 +27,6 @@ __all__ = [
     "register_detector",
     "register_format",
     "to_plain",
+    "upgrade_plain",
     "with_values",
 ]

@@ -204,7 +204,7 @@ def from_plain(plain: object, source: str = "settings") -> Config:
     root = with_origin(plain, source)
     if not isinstance(root.value, dict):
         raise UserError(f"{source}: no settings: expected a mapping")
-    root = upgrade(root)
+    root = upgrade(root, stored=True)
     return _validate(root, _hint(root))
 
 

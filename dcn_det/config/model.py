@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from dcn_det.config.layouts import contradictions, layout_of
 from dcn_det.config.registry import BACKBONES, OneOf
 from dcn_det.config.section import (
     Fraction,
@@ -16,6 +17,7 @@ from dcn_det.config.section import (
     Section,
     Text,
     Triple,
+    wrong,
 )
 
 
@@ -57,7 +59,11 @@ class BackboneConfig(Section):
 
 
 class ResidualBackboneConfig(BackboneConfig):
-    """What residual networks share."""
+    """What residual networks share.
+
+    ``weights: torchvision`` fixes ``stride_on``, ``stem_pool``, ``norm_eps`` and ``preprocess``, see
+    :mod:`dcn_det.config.layouts`; keys that are left out then have its values.
+    """
 
     weights: Text = "torchvision"
     """``none``, ``torchvision`` (ImageNet weights by name, downloaded once), or a local file."""
@@ -66,7 +72,7 @@ class ResidualBackboneConfig(BackboneConfig):
     stem_width: Positive = 64
     """Channels of the first convolution."""
     stride_on: Literal["first_1x1", "3x3"] = "first_1x1"
-    """Which convolution of a bottleneck or branch carries the stride: the first 1x1 (Caffe) or 3x3 (PyTorch)."""
+    """Convolution of a bottleneck or branch with the stride: the first 1x1 (Caffe) or the 3x3 (torchvision)."""
     stem_pool: Literal["ceil", "pad"] = "ceil"
     """3x3 stride-2 max pooling: unpadded, rounding up (Caffe), or padded by one, rounding down (PyTorch)."""
     norm: Literal["frozen_bn", "bn", "sync_bn", "gn"] = "frozen_bn"
@@ -79,6 +85,30 @@ class ResidualBackboneConfig(BackboneConfig):
     """Dilation of the 3x3 convolutions of res5, one number or one per block."""
     deform: DeformConfig = DeformConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_layout(cls, data: Any) -> Any:
+        """Fills in what the weights decide and nothing else does."""
+        if not isinstance(data, dict):
+            return data
+        filled, preprocess = dict(data), data.get("preprocess", {})
+        for key, value in layout_of(data.get("weights", cls.model_fields["weights"].default)).items():
+            block, _, inner = key.rpartition(".")
+            if not block:
+                filled.setdefault(key, value)
+            elif isinstance(preprocess, dict):
+                preprocess = {inner: value, **preprocess}
+        return {**filled, "preprocess": preprocess}
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> ResidualBackboneConfig:
+        given = {"stride_on": self.stride_on, "stem_pool": self.stem_pool, "norm_eps": self.norm_eps}
+        given |= {f"preprocess.{key}": value for key, value in self.preprocess}
+        needed = contradictions(self.weights, self.kind, given)
+        if needed:
+            raise wrong({tuple(key.split(".")): _unfit(given[key], value) for key, value in needed.items()})
+        return self
+
     @model_validator(mode="after")
     def _check(self) -> ResidualBackboneConfig:
         if self.res5_stride == 2 and "res5_dilation" not in self.model_fields_set:
@@ -87,6 +117,11 @@ class ResidualBackboneConfig(BackboneConfig):
                 f"{self.res5_dilation} makes up for a stride of 1"
             )
         return self
+
+
+def _unfit(given: object, needed: object) -> str:
+    given, needed = (list(each) if isinstance(each, tuple) else each for each in (given, needed))
+    return f"{given} does not fit weights: torchvision; allowed: {needed}"
 
 
 class ResNetConfig(ResidualBackboneConfig):

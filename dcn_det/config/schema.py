@@ -72,14 +72,16 @@ class Config(Section):
     def _check(self) -> Config:
         known = _known_metrics()
         measured = self.data.metrics if self.data.test is not None else known
+        problems: dict[tuple[str | int, ...], str] = {}
         if self.train.best_metric not in measured:
-            raise wrong(
-                ("train", "best_metric"), _not_among(self.train.best_metric, measured, f"on {self.data.kind} data")
-            )
-        # Numbers may be promised for other data than what overrides put in its place.
+            where = f"on {self.data.kind} data" if measured is not known else "on any data"
+            problems["train", "best_metric"] = _not_among(self.train.best_metric, measured, where)
         for index, item in enumerate(self.expected):
+            # Numbers may be promised for other data than what overrides put in its place.
             if item.metric not in known:
-                raise wrong(("expected", index, "metric"), _not_among(item.metric, known, "on any kind of data"))
+                problems["expected", index, "metric"] = _not_among(item.metric, known, "on any data")
+        if problems:
+            raise wrong(problems)
         return self
 
 

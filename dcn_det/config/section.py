@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import get_annotations
 from typing import Annotated, Any, ClassVar, get_args
 
@@ -79,12 +80,14 @@ class Section(BaseModel):
         return read
 
 
-def wrong(key: tuple[str | int, ...], message: str) -> ValidationError:
-    """The error for a validator of a whole section to raise when the value of one key does not fit the others.
+def wrong(messages: Mapping[tuple[str | int, ...], str]) -> ValidationError:
+    """Return the error that a validator of a whole section raises when values of some keys do not fit others.
 
     Args:
-        key: path of the value below the section.
-        message: what is wrong with it, and what is allowed.
+        messages: what is wrong and what is allowed, by the path of a value below the section.
     """
-    detail = PydanticCustomError("value_error", "{error}", {"error": message})
-    return ValidationError.from_exception_data("settings", [InitErrorDetails(type=detail, loc=key, input=None)])
+    details = [
+        InitErrorDetails(type=PydanticCustomError("value_error", "{error}", {"error": message}), loc=key, input=None)
+        for key, message in messages.items()
+    ]
+    return ValidationError.from_exception_data("settings", details)

@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from dcn_det.config.layouts import TORCHVISION, contradictions
 from dcn_det.config.schema import VERSION
-from dcn_det.config.source import Item, KeyPath
+from dcn_det.config.source import Item, KeyPath, with_origin
 
 RENAMED: dict[str, str] = {}
 """Keys of version 1 by their dotted path, with their path in version 2."""
 
 
-def upgrade(root: Item) -> Item:
-    """Return the settings of a file or a checkpoint as the present version writes them.
+def upgrade(root: Item, *, stored: bool = False) -> Item:
+    """Return settings in the form of the present version.
 
-    Settings of the present version, and those that state none, are returned as they are.
+    Args:
+        root: settings of a file or a checkpoint. Those of the present version, or of none, are returned as they are.
+        stored: whether a network was made from these very settings. Version 1 only warned of a layout that did not fit
+            ``weights: torchvision``; such a network keeps its layout, and its ``weights`` become ``none``.
     """
     if not isinstance(root.value, dict) or "version" not in root.value or root.value["version"].value != 1:
         return root
     root = Item({**root.value, "version": Item(VERSION, root.value["version"].origin)}, root.origin)
     for old, new in RENAMED.items():
         root = _moved(root, tuple(old.split(".")), tuple(new.split(".")))
-    for split in ("train", "test"):
-        # One block had the keys of all data formats; those of others were null.
-        for key in ("images", "annotations", "sets"):
-            path = ("data", split, key)
-            if _get(root, path) is not None and root.along(path)[-1].value is None:
-                root = _without(root, path)
+    # One block had the keys of all data formats; those of the others were null.
+    for path in itertools.product(("data",), ("train", "test"), ("images", "annotations", "sets")):
+        if _plain(root, path) is None and _get(root, path) is not None:
+            root = _without(root, path)
+    if stored:
+        root = _without_claim(root)
     return root
+
+
+def upgrade_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings stored with weights, as ``to_plain`` wrote them, in the form of the present version."""
+    upgraded: Any = upgrade(with_origin(plain, ""), stored=True).plain()
+    return {**upgraded}
+
+
+def _without_claim(root: Item) -> Item:
+    weights, kind = (_plain(root, ("model", "backbone", key)) for key in ("weights", "kind"))
+    given = {key: _plain(root, ("model", "backbone", *key.split("."))) for key in TORCHVISION}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    if not contradictions(weights, kind, {key: value for key, value in given.items() if value is not None}):
+        return root
+    return _with(root, ("model", "backbone", "weights"), Item("none", root.origin))
 
 
 def _get(root: Item, path: KeyPath) -> Item | None:
     found = root.along(path)
     return found[-1] if len(found) > len(path) else None
+
+
+def _plain(root: Item, path: KeyPath) -> object:
+    item = _get(root, path)
+    return None if item is None else item.plain()
 
 
 def _moved(root: Item, old: KeyPath, new: KeyPath) -> Item:

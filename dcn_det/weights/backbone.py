@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torch import nn
@@ -10,7 +9,6 @@ from torch import nn
 from dcn_det.config.model import BackboneConfig, ResidualBackboneConfig, ResNetConfig
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.fpn import FeaturePyramid
-from dcn_det.models.backbones.resnet import BASIC
 from dcn_det.models.detector import Backbone
 from dcn_det.weights import torchvision as torchvision_weights
 from dcn_det.weights.files import load_into, read_backbone
@@ -45,7 +43,6 @@ def load_backbone_weights(backbone: Backbone, settings: BackboneConfig) -> None:
                 "model.backbone.weights: torchvision's have width 64 and stem_width 64, "
                 f"not {settings.width} and {settings.stem_width}"
             )
-        _warn_of_mismatch(settings)
         source, state = f"torchvision ({settings.kind})", torchvision_weights.imagenet_weights(settings.kind)
     else:
         source = settings.weights
@@ -65,27 +62,3 @@ def _check_recorded(settings: BackboneConfig, recorded: dict[str, Any]) -> None:
         raise UserError(
             f"model.backbone.weights: '{settings.weights}' was made for other settings; add {as_overrides(wrong)}"
         )
-
-
-def _warn_of_mismatch(settings: ResNetConfig) -> None:
-    given = {
-        "stride_on": settings.stride_on,
-        "stem_pool": settings.stem_pool,
-        "norm_eps": settings.norm_eps,
-        "preprocess.channel_order": settings.preprocess.channel_order,
-        "preprocess.mean": settings.preprocess.mean,
-        "preprocess.std": settings.preprocess.std,
-    }
-    trained = {
-        "stride_on": "3x3",
-        "stem_pool": "pad",
-        "norm_eps": 1e-5,
-        "preprocess.channel_order": "rgb",
-        "preprocess.mean": torchvision_weights.MEAN,
-        "preprocess.std": torchvision_weights.STD,
-    }
-    if settings.kind in BASIC:
-        del given["stride_on"]  # Basic blocks have no choice.
-    differing = [f"{key} {given[key]} (trained with {trained[key]})" for key in given if given[key] != trained[key]]
-    if differing:
-        warnings.warn(f"model.backbone does not match torchvision's weights: {', '.join(differing)}", stacklevel=2)

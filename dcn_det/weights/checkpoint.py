@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from dcn_det.config import upgrade_plain
 from dcn_det.errors import UserError
 from dcn_det.files import replacing
 from dcn_det.structures import Category
@@ -61,6 +62,8 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"'{path}' holds a backbone alone, to train from; give it as model.backbone.weights")
     if state.get("format_version", 0) > VERSION:
         raise UserError(f"checkpoint '{path}' was written by a newer dcn_det (format {state['format_version']})")
+    if isinstance(state.get("config"), dict):
+        state["config"] = upgrade_plain(state["config"])
     return state
 
 

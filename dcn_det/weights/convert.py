@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dcn_det.config import Config, to_plain
+from dcn_det.config.layouts import TORCHVISION, of_backbone
 from dcn_det.config.model import ResNetConfig
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import DEPTHS
 from dcn_det.models.build import build_backbone, build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import caffe, checkpoint, mxnet, released
-from dcn_det.weights import torchvision as torchvision_weights
 from dcn_det.weights.coco_classes import COCO_CATEGORIES
 from dcn_det.weights.files import COUNTER, differences_of, refuse
 from dcn_det.weights.resnet_names import renamed
@@ -27,15 +27,6 @@ from dcn_det.weights.settings import as_overrides, differences, get, laid_over
 Format = Literal["mxnet", "caffe", "torchvision"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _LISTED = 20
-
-_TORCHVISION_SETTINGS: dict[str, Any] = {
-    "model.backbone.stride_on": "3x3",
-    "model.backbone.stem_pool": "pad",
-    "model.backbone.norm_eps": 1e-5,
-    "model.backbone.preprocess.channel_order": "rgb",
-    "model.backbone.preprocess.mean": torchvision_weights.MEAN,
-    "model.backbone.preprocess.std": torchvision_weights.STD,
-}
 
 
 @dataclass(frozen=True)
@@ -103,7 +94,7 @@ def _from_torch(source: Path, config: Config, kind: Format) -> Converted:
         raise UserError(f"weights of this format are for a ResNet, the config has {backbone}")
     tensors = caffe.read_weights(source)
     if kind == "torchvision":
-        return _backbone(f"{backbone} of torchvision", tensors, config, _TORCHVISION_SETTINGS)
+        return _backbone(f"{backbone} of torchvision", tensors, config, of_backbone(TORCHVISION))
     tensors = caffe.to_our_names(tensors, backbone, released.BACKBONE_SETTINGS["model.backbone.norm_eps"])
     title = f"{backbone} of the original Caffe release"
     return _backbone(title, caffe.bgr_to_rgb(tensors), config, released.BACKBONE_SETTINGS)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dcn_det.config.layouts import CONVERTED, of_backbone
 from dcn_det.errors import UserError
 from dcn_det.weights.mxnet import Array
 from dcn_det.weights.resnet_names import block_modules, caffe_layer
@@ -28,14 +29,7 @@ PARAMETERS = {
 }
 """Group and parameter of a layer -> our parameter."""
 
-BACKBONE_SETTINGS: dict[str, Any] = {
-    "model.backbone.stride_on": "first_1x1",
-    "model.backbone.stem_pool": "ceil",
-    "model.backbone.norm_eps": 1e-5,
-    "model.backbone.preprocess.channel_order": "rgb",
-    "model.backbone.preprocess.mean": (123.15, 115.90, 103.06),
-    "model.backbone.preprocess.std": (1.0, 1.0, 1.0),
-}
+BACKBONE_SETTINGS = of_backbone(CONVERTED)
 """Of the ImageNet network they all start from: the original Caffe release, its first convolution turned to RGB."""
 
 _DETECTOR: dict[str, Any] = {

@@ -70,13 +70,18 @@ def differences(config: Config, belonging: Mapping[str, Any]) -> dict[str, tuple
 def laid_over(config: Config, belonging: Mapping[str, Any], source: str) -> Config:
     """The config with these values for these dotted keys, where it has them.
 
+    A layout that is not that of torchvision's weights takes the place of ``weights: torchvision``, too.
+
     Args:
         source: what messages call the origin of the values.
 
     Raises:
         UserError: the values do not fit the rest.
     """
-    return with_values(config, {key: value for key, (_, value) in differences(config, belonging).items()}, source)
+    values = {key: value for key, (_, value) in differences(config, belonging).items()}
+    if config.model.backbone.weights == "torchvision" and not values.keys().isdisjoint(OF_BACKBONE):
+        values["model.backbone.weights"] = "none"
+    return with_values(config, values, source)
 
 
 def of_checkpoint(saved: Mapping[str, Any], keys: Iterable[str] = OF_DETECTOR) -> dict[str, Any]:

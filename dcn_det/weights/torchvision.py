@@ -11,10 +11,6 @@ from torch import Tensor
 
 from dcn_det.errors import UserError
 
-# What torchvision trained its weights with, on the scale 0-255, red first.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-
 
 def imagenet_weights(kind: str) -> dict[str, Tensor]:
     """Downloads the ``IMAGENET1K_V1`` weights of a network, once, into ``torch.hub``'s folder.

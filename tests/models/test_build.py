@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcn_det.config import Config, testing
+from dcn_det.config import Config, from_plain, testing
 from dcn_det.config.model import (
     AnchorsConfig,
     ClassAwareRPNConfig,
@@ -33,11 +33,6 @@ from dcn_det.weights import torchvision as torchvision_weights
 from dcn_det.weights.backbone import load_backbone_weights
 
 SMALL = {"kind": "resnet50", "width": 8, "stem_width": 8, "norm": "bn", "frozen_stages": 0, "weights": "none"}
-TORCHVISION = {
-    "stride_on": "3x3",
-    "stem_pool": "pad",
-    "preprocess": {"mean": torchvision_weights.MEAN, "std": torchvision_weights.STD},
-}
 
 
 def build(model: DetectorConfig, num_classes: int, test: testing.TestConfig | None = None) -> Any:
@@ -270,29 +265,30 @@ def torchvision_like(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision_weights, "imagenet_weights", weights)
 
 
-def test_torchvision_weights_as_trained_load_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_weights_bring_their_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     torchvision_like(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build_with_weights({"kind": "resnet18", "weights": "torchvision", **TORCHVISION, "stride_on": "first_1x1"})
-        build_with_weights({"kind": "resnet50", "weights": "torchvision", **TORCHVISION})
+        build_with_weights({"kind": "resnet18", "weights": "torchvision", "stride_on": "first_1x1"})
+        build_with_weights({"kind": "resnet50", "weights": "torchvision"})
+    settings = ResNetConfig(kind="resnet50")
+    assert (settings.weights, settings.stride_on, settings.stem_pool) == ("torchvision", "3x3", "pad")
+    assert settings.preprocess.mean == (123.675, 116.28, 103.53)
+    other = ResNetConfig(kind="resnet50", weights="some.pth")
+    assert (other.stride_on, other.stem_pool, other.preprocess.std) == ("first_1x1", "ceil", (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(
-    "changes, named",
+    ("changes", "key"),
     [
-        ({"stride_on": "first_1x1"}, "stride_on first_1x1 (trained with 3x3)"),
-        ({"preprocess": PreprocessConfig()}, "preprocess.std (1.0, 1.0, 1.0)"),
-        ({"stem_pool": "ceil"}, "stem_pool ceil (trained with pad)"),
+        ({"stride_on": "first_1x1"}, r"stride_on: .*3x3"),
+        ({"preprocess": {"std": [1, 1, 1]}}, r"preprocess\.std: .*58\.395"),
+        ({"stem_pool": "ceil"}, r"stem_pool: .*pad"),
     ],
 )
-def test_torchvision_weights_used_otherwise_warn(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
-) -> None:
-    torchvision_like(monkeypatch)
-    with pytest.warns(UserWarning, match="does not match torchvision's weights") as caught:
-        build_with_weights({"kind": "resnet50", "weights": "torchvision", **TORCHVISION, **changes})
-    assert len(caught) == 1 and named in str(caught[0].message)
+def test_a_layout_that_contradicts_torchvisions_weights_is_refused(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=r"model\.backbone\." + key):
+        from_plain({"version": 2, "model": {"backbone": {"kind": "resnet50", **changes}}})
 
 
 @pytest.mark.shared

@@ -1,0 +1,60 @@
+"""Layout and preprocessing of residual networks, by the source of their ImageNet weights.
+
+With others than those it was trained with, the same weights are another network, and no shape tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TORCHVISION: dict[str, Any] = {
+    "stride_on": "3x3",
+    "stem_pool": "pad",
+    "norm_eps": 1e-5,
+    "preprocess.channel_order": "rgb",
+    "preprocess.mean": (123.675, 116.28, 103.53),
+    "preprocess.std": (58.395, 57.12, 57.375),
+}
+"""torchvision's weights."""
+
+CAFFE: dict[str, Any] = {
+    "stride_on": "first_1x1",
+    "stem_pool": "ceil",
+    "norm_eps": 1e-5,
+    "preprocess.channel_order": "bgr",
+    "preprocess.mean": (123.15, 115.90, 103.06),
+    "preprocess.std": (1.0, 1.0, 1.0),
+}
+"""The original Caffe release (He et al., CVPR 2016), with the mean that the authors' released code subtracts."""
+
+CONVERTED: dict[str, Any] = {**CAFFE, "preprocess.channel_order": "rgb"}
+"""The Caffe release with its first convolution turned to RGB, as in the authors' networks and after
+``tools/convert_weights.py``. Also the default without weights."""
+
+
+def layout_of(weights: object) -> dict[str, Any]:
+    """Return the values of ``model.backbone.*`` that are the defaults for a value of ``model.backbone.weights``."""
+    return TORCHVISION if weights == "torchvision" else CONVERTED
+
+
+def of_backbone(layout: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a layout under the keys of a whole config."""
+    return {f"model.backbone.{key}": value for key, value in layout.items()}
+
+
+def contradictions(weights: object, kind: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that torchvision's weights need, by key, where others are given.
+
+    Args:
+        weights: ``model.backbone.weights``; only ``torchvision`` prescribes a layout.
+        kind: ``model.backbone.kind``; the stride of basic blocks has one place only, so ``stride_on`` is free for them.
+        given: values by key, those of a layout.
+    """
+    if weights != "torchvision":
+        return {}
+    return {
+        key: value
+        for key, value in TORCHVISION.items()
+        if key in given and given[key] != value and not (key == "stride_on" and kind in ("resnet18", "resnet34"))
+    }
