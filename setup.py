@@ -1,9 +1,9 @@
-"""Builds the compiled operators: ``dcn_det.ops._C`` and, where a fitting nvcc is found, ``_C_cuda``.
+"""Builds the compiled operators: ``dcn_det.ops._C`` and, if a compatible nvcc is found, ``dcn_det.ops._C_cuda``.
 
-Two libraries, because one that refers to CUDA cannot be loaded beside a CPU build of torch. Both use
-LibTorch's stable ABI, so that one build serves every torch from 2.11 on.
+There are two libraries because a library linked against CUDA cannot be loaded with a CPU build of torch. Both use
+LibTorch's stable ABI, so one build works with every torch from 2.11 on.
 
-Environment: ``DCN_DET_CUDA=0`` leaves CUDA out, ``DCN_DET_CUDA=1`` fails when it cannot be built;
+Environment variables: ``DCN_DET_CUDA=0`` disables CUDA, ``DCN_DET_CUDA=1`` fails if CUDA cannot be built;
 ``TORCH_CUDA_ARCH_LIST`` names the GPU architectures (default ``8.0;9.0+PTX``).
 """
 
@@ -20,13 +20,13 @@ from setuptools import setup
 CSRC = Path("dcn_det/ops/csrc")
 # torch adds -DPy_LIMITED_API itself, for py_limited_api below.
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
-OPTIMISE = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-g0"]
+OPTIMIZE = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-g0"]
 NVCC_WARNINGS = ["-Werror", "all-warnings", "-Xcompiler", "-Wall"]
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def find_cuda_home() -> Path | None:
-    """The toolkit's root: CUDA_HOME, else the usual place, else beside the nvcc on PATH."""
+    """Returns the CUDA toolkit's root: ``CUDA_HOME``, ``CUDA_PATH``, the default location, or that of nvcc on PATH."""
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     nvcc = shutil.which("nvcc")
     if nvcc:
@@ -38,7 +38,7 @@ def find_cuda_home() -> Path | None:
 
 
 def cuda_refusal() -> tuple[Path | None, str]:
-    """The toolkit to build with, or the reason why CUDA is left out."""
+    """Returns the root of the CUDA toolkit to build with, or None and the reason for a CPU-only build."""
     if os.environ.get("DCN_DET_CUDA") == "0":
         return None, "DCN_DET_CUDA=0"
     home = find_cuda_home()
@@ -49,7 +49,7 @@ def cuda_refusal() -> tuple[Path | None, str]:
     text = subprocess.run([str(home / "bin" / "nvcc"), "--version"], capture_output=True, text=True).stdout
     found = re.search(r"release (\d+)\.(\d+)", text)
     if found is None:
-        return None, f"{home}/bin/nvcc does not tell its version"
+        return None, f"cannot read the version of {home}/bin/nvcc"
     if found.group(1) != torch.version.cuda.split(".")[0]:
         return None, f"nvcc is {found.group(0).split()[1]}, torch was built for CUDA {torch.version.cuda}"
     return home, ""
@@ -62,7 +62,7 @@ def sources(folder: str, pattern: str) -> list[str]:
 def extensions() -> list:
     home, refusal = cuda_refusal()
     if home is not None:
-        # Both must be set before torch's build helpers are imported: they read them once.
+        # torch's build helpers read both when they are imported.
         os.environ["CUDA_HOME"] = str(home)
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
@@ -72,7 +72,7 @@ def extensions() -> list:
         "dcn_det.ops._C",
         [str(CSRC / "schema.cpp"), *sources("cpu", "*.cpp")],
         include_dirs=include,
-        extra_compile_args={"cxx": [*OPTIMISE, "-fopenmp-simd", "-fvisibility=hidden", *DEFINES]},
+        extra_compile_args={"cxx": [*OPTIMIZE, "-fopenmp-simd", "-fvisibility=hidden", *DEFINES]},
         py_limited_api=True,
     )
     if home is None:
@@ -80,13 +80,13 @@ def extensions() -> list:
             raise SystemExit(f"error: DCN_DET_CUDA=1, but CUDA cannot be built: {refusal}")
         print(f"dcn_det: building for the CPU only: {refusal}")
         return [cpu]
-    print(f"dcn_det: building for the CPU and for CUDA {os.environ['TORCH_CUDA_ARCH_LIST']} with {home}")
+    print(f"dcn_det: building for the CPU and CUDA {os.environ['TORCH_CUDA_ARCH_LIST']} with {home}")
     cuda = CUDAExtension(
         "dcn_det.ops._C_cuda",
         [str(CSRC / "cuda" / "schema.cpp"), *sources("cuda", "*.cu")],
         include_dirs=include,
         extra_compile_args={
-            "cxx": [*OPTIMISE, *DEFINES],
+            "cxx": [*OPTIMIZE, *DEFINES],
             "nvcc": ["-O3", "-std=c++20", "-DUSE_CUDA", "--threads", "2", *NVCC_WARNINGS, *DEFINES],
         },
         py_limited_api=True,
@@ -99,7 +99,7 @@ if platform.system() == "Windows":
 
 ext_modules = extensions()
 
-from torch.utils.cpp_extension import BuildExtension  # noqa: E402  (after CUDA_HOME is settled)
+from torch.utils.cpp_extension import BuildExtension  # noqa: E402  (after CUDA_HOME is set)
 
 setup(
     ext_modules=ext_modules,

@@ -1,4 +1,4 @@
-"""The classes of a data set; apart from the other records, so that evaluation does not have to load torch."""
+"""Classes of a data set, in a module of their own so that evaluation does not import torch."""
 
 from __future__ import annotations
 

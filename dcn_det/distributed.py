@@ -1,8 +1,8 @@
-"""The processes of a run: who they are, and the little they tell one another besides gradients.
+"""The processes of a run: ranks, devices, and exchange of small values.
 
-``torchrun`` (or anything else that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT) starts one
-process per GPU. Gradients travel by NCCL between GPUs and by gloo between CPUs; the numbers here are few and travel
-by gloo always, so that they need neither a GPU's memory nor its attention.
+``torchrun``, or another launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, starts one
+process per GPU. Gradients are exchanged with NCCL between GPUs and with gloo between CPUs. The few values exchanged
+here always use gloo, which needs neither GPU memory nor GPU synchronization.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from torch import nn
 from dcn_det.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)
-"""The longest wait for another process; an evaluation by one of them has to fit into it."""
+"""Maximum time to wait for another process; must be longer than an evaluation by one of them."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run. Alone by default, and then everything below does nothing.
+    """This process and its rank among the processes of the run. By default, it is the only one.
 
-    Every method has to be called by all processes, in the same order.
+    All processes must call the same methods in the same order; a single process exchanges nothing.
 
     Attributes:
-        rank: number of this process.
-        world_size: how many there are.
-        local_rank: number of this process on its machine.
-        restarts: how often the launcher has restarted the run.
+        rank: index of this process.
+        world_size: number of processes.
+        local_rank: index of this process on its machine.
+        restarts: number of times the launcher has restarted the run.
     """
 
     rank: int = 0
@@ -45,19 +45,20 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     @property
     def many(self) -> bool:
+        """Whether there is more than one process."""
         return self.world_size > 1
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """Means over the processes; not finite where one process has a number that is not."""
+        """Returns the means over the processes; non-finite where the value of any process is."""
         return [value / self.world_size for value in self._reduce(values, dist.ReduceOp.SUM)]
 
     def maximum(self, values: Sequence[float]) -> list[float]:
-        """Maxima over the processes."""
+        """Returns the maxima over the processes."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
     def _reduce(self, values: Sequence[float], operation: Any) -> list[float]:
@@ -68,7 +69,7 @@ class Processes:
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in order of rank, in all of them."""
+        """Returns the values of all processes, in order of rank, in every process."""
         if not self.many:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -76,7 +77,7 @@ class Processes:
         return values
 
     def collect(self, value: Any) -> list[Any]:
-        """The values of all processes, in order of rank, in the main one; the others get an empty list."""
+        """Returns the values of all processes, in order of rank, in the main process; an empty list in the others."""
         if not self.many:
             return [value]
         values: list[Any] | None = [None] * self.world_size if self.main else None
@@ -84,7 +85,7 @@ class Processes:
         return values or []
 
     def share(self, value: Any) -> Any:
-        """The main process's value, in all of them."""
+        """Returns the main process's value in every process."""
         if not self.many:
             return value
         values = [value]
@@ -92,12 +93,12 @@ class Processes:
         return values[0]
 
     def wait(self) -> None:
-        """Returns when all have come here."""
+        """Blocks until all processes have called it."""
         self.maximum([0.0])
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Lets the main process go through the block before the others: it downloads and writes what they read."""
+        """Runs the block in the main process first, so that the others find the files it downloads and writes."""
         if not self.main:
             self.wait()
         yield
@@ -105,17 +106,17 @@ class Processes:
             self.wait()
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Gives all processes the main one's buffers, such as running statistics of batch norm."""
+        """Copies the main process's buffers, such as running statistics of batch norm, to all processes."""
         if self.many:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """A module whose call is ``model``'s and whose backward pass averages gradients over the processes.
+        """Returns a module that calls ``model`` and whose backward pass averages gradients over the processes.
 
-        Buffers are left alone: frozen batch norm has nothing to share, and running statistics are not read while
-        training. Parameters that take no part in a step are looked for, which costs a walk over the graph, so that
-        no model can make the others wait for ever.
+        Buffers are not synchronized: frozen batch norm has nothing to share, and running statistics are not used in
+        training. Unused parameters are searched for in every step, which costs a walk over the graph, so that a step
+        without them cannot cause a deadlock.
         """
         if not self.many:
             return model
@@ -131,12 +132,12 @@ class Processes:
         )
 
     def apart(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Inside, backward passes of what ``wrap`` returned keep their gradients to themselves."""
+        """Returns a context in which backward passes of a wrapped model do not exchange gradients."""
         return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 class _WithUnused(nn.Module):
-    """A model and a parameter that takes no part: where all do, torch would warn that it looked for nothing."""
+    """A model and an unused parameter; without one, torch warns that the search for them was unnecessary."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         super().__init__()
@@ -147,19 +148,36 @@ class _WithUnused(nn.Module):
         return self.model(*args)
 
 
-def start(device: torch.device, asked: str, timeout: timedelta = TIMEOUT) -> tuple[Processes, torch.device]:
-    """Joins the other processes that the environment speaks of, if any.
-
-    Args:
-        device: what this process would use if it were alone.
-        asked: the setting ``device``, for messages.
-        timeout: the longest wait for another process.
-
-    Returns:
-        Who this process is, and its device: each process of a machine takes the GPU of its local rank.
+def resolve_device(name: str) -> torch.device:
+    """Turns ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
 
     Raises:
-        UserError: the environment is incomplete, or there are fewer GPUs than processes.
+        UserError: the name is unknown, or the device is not available.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device '{name}' is unknown; allowed: auto, cpu, cuda, cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device '{name}' is not available: torch finds {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def start(device: torch.device, setting: str, timeout: timedelta = TIMEOUT) -> tuple[Processes, torch.device]:
+    """Joins the process group that the environment variables describe, if any.
+
+    Args:
+        device: device of a single process.
+        setting: value of the setting ``device``.
+        timeout: maximum time to wait for another process.
+
+    Returns:
+        This process and its device: of several GPUs, the one of its local rank.
+
+    Raises:
+        UserError: environment variables are missing or invalid, or there are fewer GPUs than processes.
     """
     world_size = _number("WORLD_SIZE", 1)
     restarts = _number("TORCHELASTIC_RESTART_COUNT", 0)
@@ -167,37 +185,37 @@ def start(device: torch.device, asked: str, timeout: timedelta = TIMEOUT) -> tup
         return Processes(restarts=restarts), device
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
-        raise UserError(f"WORLD_SIZE is {world_size} but {', '.join(missing)} not set; start with torchrun")
+        raise UserError(f"WORLD_SIZE is {world_size} but {', '.join(missing)} not set; use torchrun")
     rank = _number("RANK", 0)
     if not 0 <= rank < world_size:
         raise UserError(f"environment variable RANK is {rank}, expected 0 to {world_size - 1} (WORLD_SIZE - 1)")
     local_rank = _number("LOCAL_RANK", rank)
     if device.type == "cuda":
-        if asked not in ("auto", "cuda"):
-            raise UserError(f"device: {asked} is one GPU; with {world_size} processes say cuda, each takes its own")
+        if setting not in ("auto", "cuda"):
+            raise UserError(f"device: {setting} is a single GPU; use device=cuda with {world_size} processes")
         if local_rank >= torch.cuda.device_count():
             raise UserError(
-                f"process {local_rank} of this machine has no GPU: torch sees {torch.cuda.device_count()}; start as "
-                "many processes as there are GPUs, or set device=cpu"
+                f"process {local_rank} of this machine has no GPU: torch finds {torch.cuda.device_count()}; start one "
+                "process per GPU, or set device=cpu"
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=timeout))
-    # A launcher that restarts the run keeps its store, in which the addresses of the dead would still be found.
+    # A launcher keeps its store when it restarts the run; the prefix hides the addresses of earlier processes.
     store = dist.PrefixStore(f"attempt {restarts}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return Processes(rank, world_size, local_rank, restarts), device
 
 
 def stop() -> None:
-    """Leaves the other processes; all have to do so, after their last message."""
+    """Leaves the process group. Must be called by all processes, after their last exchange."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def launched() -> bool:
-    """Whether a launcher started this process; it repeats signals, which then count once."""
+    """Returns whether a launcher started this process; launchers may deliver a signal twice."""
     return any(os.environ.get(name) for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")) or _number("WORLD_SIZE", 1) > 1
 
 

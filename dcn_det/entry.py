@@ -1,4 +1,4 @@
-"""How every command ends: exit codes, and one line instead of a traceback for what a user can mend."""
+"""Exit codes of commands, and one-line messages instead of tracebacks for errors that users can fix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
-_OF_THE_USER = {
+_USER_ERRNOS = {
     errno.ENOENT,
     errno.EACCES,
     errno.EPERM,
@@ -28,15 +28,15 @@ _OF_THE_USER = {
     errno.EFBIG,
     errno.ENAMETOOLONG,
 }
-"""Missing or misplaced files, missing permissions, no room; other errors keep their traceback."""
+"""Missing or misplaced files, missing permissions, full disks; other errors keep their traceback."""
 
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Runs a command and exits with its code.
 
-    A ``UserError`` or an error of the file system prints ``error: ...`` and exits with 2, Ctrl-C exits with
-    130, a reader that closed its pipe (``... | head``) with 141. Anything else is a defect and keeps its
-    traceback. Warnings take one line.
+    A ``UserError`` or an error of the file system prints ``error: ...`` and exits with 2, Ctrl-C exits with 130, and a
+    closed pipe (``... | head``) with 141. All other errors are defects and keep their traceback. Warnings are printed
+    on one line.
     """
     warnings.formatwarning = _one_line
     sys.exit(exit_code(main))
@@ -45,22 +45,22 @@ def run(main: Callable[[], int]) -> NoReturn:
 def _one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning without the place in our code that gave it."""
+    """Formats a warning without its source location."""
     return f"warning: {message}\n"
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """As ``run``, but returns the code."""
+    """Like ``run``, but returns the code."""
     try:
         code = main()
-        sys.stdout.flush()  # so that a closed pipe is noticed here
+        sys.stdout.flush()  # detects a closed pipe here
     except UserError as error:
         return _report(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at exit
         return BROKEN_PIPE
     except OSError as error:
-        if error.errno not in _OF_THE_USER:
+        if error.errno not in _USER_ERRNOS:
             raise
         name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return _report(f"{name}{error.strerror}")

@@ -1,6 +1,6 @@
-"""Versions, devices and compiled operators of this machine, as a bug report needs them.
+"""Report of versions, devices and compiled operators of this machine, for bug reports.
 
-Nothing that is missing or broken stops the report: it becomes a line of it.
+Missing or broken parts do not stop the report; they are listed in it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGES = {
     "pyyaml": "yaml",
     "tensorboard": "tensorboard",
 }
-"""What is shown, and the module it is imported as."""
+"""Displayed name -> module."""
 VARIABLES = (
     "DCN_DET_TIER",
     "DCN_DET_CPU",
@@ -43,7 +43,7 @@ Lines = Iterator[tuple[str, str]]
 
 
 def report() -> str:
-    """The report, one ``what  value`` a line."""
+    """Returns the report, one ``name  value`` per line."""
     lines: list[tuple[str, str]] = []
     for part in (_versions, _machine, _cuda, _compilers, _variables, _operators):
         lines += _guarded(part)
@@ -54,7 +54,7 @@ def report() -> str:
 def _guarded(part: Callable[[], Lines]) -> Lines:
     try:
         yield from part()
-    except Exception as error:  # whatever is broken, the rest of the report is wanted
+    except Exception as error:  # a broken part must not prevent the rest of the report
         yield part.__name__.strip("_"), f"not available: {_reason(error)}"
 
 
@@ -74,7 +74,7 @@ def _version(module: str) -> str:
     try:
         found = importlib.import_module(module)
         return str(getattr(found, "__version__", None) or importlib.metadata.version(module))
-    except Exception as error:  # a broken installation raises anything
+    except Exception as error:  # a broken installation may raise any error
         return f"cannot be imported: {_reason(error)}"
 
 
@@ -107,7 +107,7 @@ def _cuda() -> Lines:
 
 
 def _cuda_refusal() -> str:
-    """Why torch cannot use a CUDA device."""
+    """Returns the reason why torch cannot use a CUDA device."""
     import torch
 
     try:
@@ -128,7 +128,7 @@ def _compilers() -> Lines:
 
 
 def _output(command: str, *args: str, containing: str = "") -> str:
-    """The first line that a command prints and that contains the text; empty when it cannot be run."""
+    """Returns the first output line of a command that contains the text; empty if there is none."""
     try:
         done = subprocess.run([*command.split(), *args], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
@@ -146,7 +146,7 @@ def _variables() -> Lines:
 
 def _operators() -> Lines:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the states below say the same
+        warnings.simplefilter("ignore")  # the states below contain the same information
         from dcn_det.ops import library
         from dcn_det.ops.schemas import SCHEMAS
     for device, state in library.status().items():

@@ -1,4 +1,4 @@
-"""Reading and writing files: text and JSON with clear errors, and writers that never leave half a file."""
+"""Reading and writing of text and JSON files, with clear errors and atomic writes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dcn_det.errors import UserError
+from dcn_det.errors import UserError, did_you_mean
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """Opens a temporary file that takes the place of ``path`` when the block ends without an error.
+    """Opens a temporary file that replaces ``path`` when the block ends without an error.
 
     The content is flushed to the disk before the rename, so a crash, a kill or a full disk at any moment leaves either
-    the old file or the new one. Missing folders are made.
+    the old file or the new one. Missing folders are created.
 
     Args:
         path: the file to write.
@@ -28,7 +28,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         A binary, seekable file.
 
     Raises:
-        OSError: with the name of ``path``, also where a library hides what the operating system said.
+        OSError: the file cannot be written. The error names ``path``, even if a library hides the system's error.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -42,15 +42,15 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        said = _said_by_system(error) if isinstance(error, Exception) else None
-        if said is not None:
-            raise OSError(said.errno, said.strerror, str(path)) from error
+        cause = _system_error(error) if isinstance(error, Exception) else None
+        if cause is not None:
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
 
 
-def _said_by_system(error: BaseException | None) -> OSError | None:
-    """The ``OSError`` behind an error; torch's writer replaces it with one of its own."""
+def _system_error(error: BaseException | None) -> OSError | None:
+    """Returns the ``OSError`` behind an error, which torch's writer replaces with its own."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
@@ -66,18 +66,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file whole or not at all; see :func:`replacing`."""
+    """Writes a file atomically; see :func:`replacing`."""
     with replacing(path) as file:
         file.write(content)
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Writes UTF-8 text whole or not at all; see :func:`replacing`."""
+    """Writes UTF-8 text atomically; see :func:`replacing`."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Writes a JSON file whole or not at all; see :func:`replacing`.
+    """Writes a JSON file atomically; see :func:`replacing`.
 
     Raises:
         ValueError: a number is not finite, which JSON cannot hold.
@@ -93,10 +93,19 @@ def read_text(path: str | Path) -> str:
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise missing_file(path) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def missing_file(path: str | Path) -> UserError:
+    """Returns the error for a file that does not exist, with the nearest name in its folder."""
+    path = Path(path)
+    siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return UserError(f"{path}: no such file{did_you_mean(path.name, siblings)}")
 
 
 def read_json(path: str | Path) -> Any:
@@ -106,7 +115,7 @@ def read_json(path: str | Path) -> Any:
         UserError: the file cannot be read, or is not JSON.
     """
     text = read_text(path)
-    # Parsing makes millions of objects and no garbage; looking for some takes two fifths of the time.
+    # Parsing creates millions of objects and no garbage; collection would take two fifths of the time.
     with without_collecting():
         try:
             return json.loads(text)
@@ -117,10 +126,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def iterate_json(path: str | Path) -> Iterator[Any]:
-    """Yields the elements of a JSON list one after the other, never all at once.
+    """Yields the elements of a JSON list one at a time, without building the whole list.
 
     Raises:
-        UserError: the file cannot be read, is not JSON, or holds something other than a list.
+        UserError: the file cannot be read, is not JSON, or is not a list.
     """
     text = read_text(path)
     decoder = json.JSONDecoder()
@@ -133,7 +142,7 @@ def iterate_json(path: str | Path) -> Iterator[Any]:
 
     position = skip(0)
     if text[position : position + 1] != "[":
-        whole = read_json(path)  # for its errors, and for the name of what is there
+        whole = read_json(path)  # for its errors, and for the type of its content
         hint = "; this looks like a ground-truth file" if isinstance(whole, dict) and "images" in whole else ""
         raise UserError(f"{path}: expected a list of results, got {kind_of(whole)}{hint}")
     position = skip(position + 1)
@@ -161,14 +170,14 @@ def _not_json(path: str | Path, error: json.JSONDecodeError) -> UserError:
 
 
 def kind_of(value: object) -> str:
-    """Names the JSON type of a value, for messages."""
+    """Returns the JSON type of a value, for messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 
 @contextlib.contextmanager
 def without_collecting() -> Iterator[None]:
-    """Switches garbage collection off inside the block, for work that makes many objects and no cycles."""
+    """Disables garbage collection inside the block, for code that creates many objects and no cycles."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Dtype by the name that settings give it."""
+"""Dtypes by their names in settings."""
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

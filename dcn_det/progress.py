@@ -1,4 +1,4 @@
-"""Progress of long work: durations, rates and the time that is left."""
+"""Progress lines with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 
 Say = Callable[[str], None]
-"""Takes a line for people."""
+"""Receives one line of text."""
 Count = Callable[[int, int], None]
-"""Takes how many items are done and how many there are."""
+"""Receives the number of finished items and the total."""
 
 
 def duration(seconds: float) -> str:
-    """Formats seconds as ``h:mm:ss``, with days in front when there are any."""
+    """Formats seconds as ``h:mm:ss``, preceded by days if there are any."""
     return str(datetime.timedelta(seconds=max(0, round(seconds))))
 
 
@@ -27,7 +27,7 @@ def progress_line(done: int, total: int, started: float, what: str) -> str:
 
 
 def say_on_stderr(text: str) -> None:
-    """Prints a line on the standard error at once."""
+    """Prints a line to standard error and flushes it."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -36,8 +36,8 @@ class Progress:
 
     Args:
         what: name of the items, such as ``image``.
-        say: takes the lines.
-        every: least number of seconds between two lines.
+        say: receives the lines.
+        every: minimum number of seconds between two lines.
     """
 
     def __init__(self, what: str, say: Say = say_on_stderr, every: float = 2.0) -> None:

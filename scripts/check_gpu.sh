@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go: builds the CUDA kernels, runs the tests marked cuda (parity with the reference,
-# gradcheck, determinism, streams), the same under compute-sanitizer where it is installed, the benchmark of the
-# operators, and short trainings in every precision. A step that fails does not keep the others from running; the last
-# lines say which did, and the exit code is 1 then. Uses the python on PATH (or $PYTHON) and installs nothing.
+# Runs all checks that need a GPU: builds the CUDA kernels, then runs the tests marked cuda (parity with the reference,
+# gradcheck, determinism, streams), a subset of them under compute-sanitizer if it is installed, the operator benchmark,
+# and short trainings in every precision. A failing step does not stop the others; the summary at the end lists the
+# result of each step, and the exit code is 1 if any failed. Uses python3 on PATH (or $PYTHON) and installs nothing.
 #
-#   bash scripts/check_gpu.sh                    the embedded data set only
+#   bash scripts/check_gpu.sh                    on the embedded data set only
 #   COCO=/data/coco bash scripts/check_gpu.sh    also a few iterations of the COCO configs at full size
 #   STEPS="build tests" bash scripts/check_gpu.sh
 #
-# OUT names the folder of the report (default runs/gpu-<time>); checkpoints go to RUNS (default a temporary folder).
+# OUT names the folder of the report (default runs/gpu-<time>), RUNS that of the checkpoints (default temporary).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python3}
@@ -17,13 +17,13 @@ runs=${RUNS:-$(mktemp -d)}
 steps=" ${STEPS:-build environment tests memcheck racecheck benchmark train coco} "
 mkdir -p "$out" "$runs"
 exec > >(tee "$out/report.txt") 2>&1
-export CUBLAS_WORKSPACE_CONFIG=:4096:8 # without it cuBLAS refuses torch.use_deterministic_algorithms
+export CUBLAS_WORKSPACE_CONFIG=:4096:8 # required by torch.use_deterministic_algorithms
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 summary=()
 failed=0
 
-# step NAME COMMAND...: runs a command, unless STEPS leaves it out, and remembers how it ended.
+# step NAME COMMAND...: runs a command if STEPS includes it, and records the result.
 step() {
   local name=$1 start=$SECONDS
   shift
@@ -37,7 +37,7 @@ step() {
   fi
 }
 
-# Every allocation on its own, so that an access beyond one is seen; the smaller cases, because this is slow.
+# Without torch's caching allocator, so that accesses beyond an allocation are detected. Only small cases: this is slow.
 sanitize() {
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 1 --print-limit 20 \
     "$python" -m pytest -q -x -m cuda -p no:cacheprovider \
@@ -51,7 +51,7 @@ train() {
 }
 
 coco() {
-  # COCO_OVERRIDES is a list of key=value.
+  # COCO_OVERRIDES is a space-separated list of key=value.
   # shellcheck disable=SC2086
   "$python" tools/train.py "configs/coco/$1.yaml" "data.root=$COCO" device=cuda train.precision=bfloat16 \
     model.backbone.weights=none model.backbone.norm=gn model.backbone.frozen_stages=0 \
@@ -66,7 +66,7 @@ for tool in memcheck racecheck; do
   if command -v compute-sanitizer > /dev/null; then
     step "$tool" sanitize "$tool"
   elif [[ $steps == *" $tool "* ]]; then
-    summary+=("left out $tool: compute-sanitizer is not installed")
+    summary+=("skipped $tool: compute-sanitizer is not installed")
   fi
 done
 step benchmark "$python" tools/benchmark.py ops --save "$out/ops.json"

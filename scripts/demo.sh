@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Sets up, trains a small deformable Faster R-CNN on the embedded data set, tests it and draws what it finds.
+# Sets up the environment, trains a small deformable Faster R-CNN on the embedded data set, tests it and draws its
+# detections.
 #
 #   bash scripts/demo.sh                      about five minutes on two cores
-#   bash scripts/demo.sh train.iterations=20  any setting of the config can be changed
+#   bash scripts/demo.sh train.iterations=20  overrides a setting of the config
 #
-# OUTPUT names the folder of the run (default runs/demo-<time>), CONFIG another config.
+# OUTPUT names the folder of the run (default runs/demo-<time>), CONFIG the config (default
+# configs/sample/faster_rcnn_dcn.yaml).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
@@ -24,7 +26,7 @@ echo "run          $output  (log.txt, metrics.jsonl, config.yaml; tensorboard --
 echo "weights      $output/last.pth"
 echo "detections   $output/test/detections.json"
 echo "metrics      $output/test/metrics.json"
-echo "pictures     $output/pictures  (sheet.jpg shows twelve at once)"
+echo "pictures     $output/pictures  (sheet.jpg shows twelve of them)"
 "$python" - "$output/test/metrics.json" "$seconds" <<'END'
 import json
 import sys

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the operators' tests on CPU kernels built with AddressSanitizer and UndefinedBehaviorSanitizer: an access out of
-# bounds, an overflow or a bad conversion ends the run. Everything lies in a temporary folder; the installed library
-# stays as it is. Needs GCC, and Python with the package's dependencies: that of $VENV (default .venv), else $PYTHON.
+# Runs the operator tests on CPU kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, which end the run
+# at the first out-of-bounds access, overflow or invalid conversion. Builds in a temporary folder; the installed library
+# is not changed. Requires GCC and Python with the package's dependencies: that of $VENV (default .venv) or $PYTHON.
 #
-#   bash scripts/sanitize.sh                     all tests of the operators that need no compiler
-#   bash scripts/sanitize.sh tests/ops -k nms    a part: arguments go to pytest
+#   bash scripts/sanitize.sh                     all operator tests that need no compiler
+#   bash scripts/sanitize.sh tests/ops -k nms    a subset: arguments are passed to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${VENV:-.venv}/bin/python
@@ -23,8 +23,8 @@ cp -r dcn_det tests setup.py pyproject.toml README.md LICENSE "$folder"
 rm -f "$folder"/dcn_det/ops/_C*.so
 cd "$folder"
 
-# A compiler of our own adds the flags last, where they count. Little is optimised, which takes less time to build; vptr
-# is left out, because it needs type information that libtorch does not export.
+# A compiler wrapper appends the flags, so that they take precedence. -O1 shortens the build. vptr is excluded because
+# it needs type information that libtorch does not export.
 cat > sanitizing-c++ <<END
 #!/usr/bin/env bash
 exec "$compiler" "\$@" -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all
@@ -35,13 +35,13 @@ DCN_DET_CUDA=0 CXX="$folder/sanitizing-c++" "$python" setup.py -q build_ext --in
   { tail -n 40 build.log >&2; exit 1; }
 echo "sanitize: built in $((SECONDS - start)) s"
 
-# Tests that start compilers or other processes prove nothing more here.
+# Tests that start compilers or other processes add no coverage here.
 if [ $# -eq 0 ]; then
   set -- tests/ops -m "not slow and not cuda" -k "not compile and not export and not host" \
     --ignore tests/ops/test_library.py --ignore tests/ops/test_network.py
 fi
-# Reports go to files, because pytest holds back what a test that ends the process has printed.
-# libstdc++ is preloaded so that exceptions thrown by libtorch are seen. Leaks are not looked for: Python has many.
+# Reports go to files because pytest loses the captured output of a test that ends the process.
+# libstdc++ is preloaded so that exceptions thrown by libtorch are intercepted. Leaks are ignored: Python leaks at exit.
 start=$SECONDS
 env LD_PRELOAD="$asan $("$compiler" -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1:log_path=$folder/report" \

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes a virtual environment, installs the project with its tools and builds the operators.
+# Creates a virtual environment, installs the project with its development tools and builds the operators.
 #
-#   bash scripts/setup.sh              into .venv
-#   VENV=/path bash scripts/setup.sh   into (or using) another environment
+#   bash scripts/setup.sh              in .venv
+#   VENV=/path bash scripts/setup.sh   in another environment, which is created if it does not exist
 #
-# Run again, it does nothing unless the build's inputs changed. PYTHON names the interpreter (default python3).
+# Does nothing if the build inputs are unchanged since the last run. PYTHON names the interpreter (default python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ inputs=$(
   {
     pwd
     cat pyproject.toml setup.py
-    find dcn_det/ops/csrc -type f | LC_ALL=C sort | xargs cat
+    find dcn_det/ops/csrc -type f ! -name '*.md' | LC_ALL=C sort | xargs cat
     echo "${DCN_DET_CUDA:-} ${TORCH_CUDA_ARCH_LIST:-}"
   } | sha256sum | cut -d' ' -f1
 )
@@ -29,11 +29,11 @@ if [ ! -x "$venv/bin/python" ]; then
     echo "error: $python is older than Python 3.10; set PYTHON to a newer one" >&2
     exit 2
   }
-  echo "setup: making a virtual environment in $venv"
+  echo "setup: creating a virtual environment in $venv"
   "$python" -m venv "$venv"
 fi
 command -v "${CXX:-g++}" >/dev/null || {
-  echo "error: no C++ compiler found (${CXX:-g++}); install one, such as Debian's package g++, or set CXX" >&2
+  echo "error: no C++ compiler found (${CXX:-g++}); install one (Debian: apt install g++) or set CXX" >&2
   exit 2
 }
 
@@ -44,12 +44,12 @@ step() {
   shift
   "$@" >"$log" 2>&1 || {
     cat "$log" >&2
-    echo "error: the step above failed; its output is printed before this line" >&2
+    echo "error: this step failed; see its output above" >&2
     exit 1
   }
 }
-# torch first: building against the one that will run avoids a second download in an isolated build.
-step "installing torch and the build tools (minutes when they have to be downloaded)" \
+# torch first: the operators are built against the installed torch, without downloading it again for an isolated build.
+step "installing torch and the build tools (downloading them takes minutes)" \
   "$venv/bin/python" -m pip install --disable-pip-version-check "torch>=2.11" "torchvision>=0.26" "setuptools>=77" wheel ninja
 step "building the operators, installing the project" \
   "$venv/bin/python" -m pip install --disable-pip-version-check --no-build-isolation -v -e ".[dev,sample]"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up, then checks style and types and runs the tests. Arguments go to pytest.
+# Sets up the environment, checks style and types, and runs the tests. Arguments are passed to pytest.
 #
-#   bash scripts/test.sh                    everything
-#   bash scripts/test.sh tests/ops -k nms   a part
+#   bash scripts/test.sh                    all tests
+#   bash scripts/test.sh tests/ops -k nms   a subset
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
@@ -13,6 +13,6 @@ bin=$(cd "$VENV/bin" && pwd)
 "$bin/ruff" format --check --quiet .
 find dcn_det tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs "$bin/clang-format" --dry-run --Werror
 "$bin/mypy"
-# One thread a process: two processes of two threads each on two cores only get in each other's way.
+# One thread per process by default, so that the processes do not compete for the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 "$bin/python" -m pytest -n "${TEST_PROCESSES:-2}" "$@"

@@ -47,7 +47,7 @@ TINY = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what takes too long for every run, whatever else ``-m`` selects, unless it asks for that."""
+    """Deselects the tests marked ``overfit``, which take minutes, unless ``-m`` names that marker."""
     if "overfit" in config.getoption("-m"):
         return
     long = [item for item in items if item.get_closest_marker("overfit")]
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of large fixtures that are not part of the project."""
+    """Folder of the large fixtures that are not in the repository; skips the test if it does not exist."""
     folder = Path(os.environ.get("DCN_DET_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"shared data '{folder}' not found; set DCN_DET_SHARED")
@@ -66,19 +66,19 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sample set of a few images."""
+    """Small version of the embedded data set: 12 training and 4 validation images."""
     return make_sample(tmp_path_factory.mktemp("data") / "sample", train_images=12, val_images=4)
 
 
 @pytest.fixture(scope="session")
 def tiny_settings(sample_root: Path) -> dict:
-    """A config that trains in a second."""
+    """Settings of a config that trains in a second."""
     return TINY | {"data": TINY["data"] | {"root": str(sample_root)}}
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, tiny_settings: dict) -> Path:
-    """A config that trains in a second."""
+    """Config file that trains in a second."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_settings))
     return path

@@ -1,4 +1,4 @@
-"""The environment report says what a bug report needs, whatever is missing."""
+"""The environment report is complete even if packages are missing or broken."""
 
 import importlib
 import os
@@ -14,6 +14,7 @@ import torch
 
 import dcn_det
 from dcn_det import env
+from dcn_det.cli import dispatch
 from dcn_det.ops import library
 from dcn_det.ops.schemas import SCHEMAS
 
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def lines() -> dict[str, str]:
-    """The report by its first column."""
+    """Returns the report by its first column."""
     return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in env.report().splitlines())
 
 
@@ -103,5 +104,5 @@ def test_without_compilers_and_torch_it_still_reports(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_the_report(capsys: pytest.CaptureFixture[str]) -> None:
-    assert env.main([]) == 0
+    assert dispatch(["env"]) == 0
     assert capsys.readouterr().out.startswith("dcn_det")

@@ -1,4 +1,4 @@
-"""Images that come one after the other take the same memory."""
+"""Consecutive images reuse the same memory."""
 
 import os
 import subprocess
@@ -13,11 +13,11 @@ from dcn_det.heap import keep_freed_memory
 if "keep" in sys.argv:
     kept = keep_freed_memory()
     if kept is not hasattr(ctypes.CDLL(None), "mallopt"):
-        raise SystemExit("says something else than there is")
+        raise SystemExit("the result does not tell whether mallopt exists")
     if not kept:
         raise SystemExit(99)
 def image():
-    # what a decoder takes, twice, and the resized image
+    # the two buffers of a decoder, and the resized image
     buffers = [np.empty(size, np.uint8) for size in (900_000, 900_000, 1_400_000)]
     for each in buffers:
         each[:] = 1
@@ -31,7 +31,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 100)
 
 
 def faults(*arguments: str, **environment: str) -> float:
-    """Page faults for each of 100 images, in a process of its own."""
+    """Returns the page faults per image, over 100 images in a separate process."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     command = [sys.executable, "-c", SCRIPT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=known | environment)
@@ -43,7 +43,7 @@ def faults(*arguments: str, **environment: str) -> float:
 
 def test_freed_memory_is_used_again() -> None:
     assert faults("keep") < 5
-    assert faults() > 300, "or the C library does so by itself, and the setting is not needed any more"
+    assert faults() > 300, "otherwise the C library keeps memory by default, and the setting is not needed"
 
 
 def test_the_environment_goes_first() -> None:

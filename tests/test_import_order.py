@@ -1,4 +1,4 @@
-"""Parts of the package import only what stands below them."""
+"""Parts of the package import only from parts below them."""
 
 import ast
 from collections.abc import Iterator
@@ -8,14 +8,34 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "dcn_det"
 ORDER = (
-    "errors", "entry", "heap", "categories", "files", "config", "ops", "env", "structures", "precision", "distributed",
-    "progress", "models", "data", "weights", "evaluation", "inference", "visualize", "engine", "cli", "benchmark",
-)  # fmt: skip
-"""Lowest first. The front door, ``__init__`` and ``__main__``, stands above all."""
+    "errors",
+    "entry",
+    "heap",
+    "categories",
+    "files",
+    "config",
+    "ops",
+    "env",
+    "images",
+    "structures",
+    "precision",
+    "distributed",
+    "progress",
+    "models",
+    "data",
+    "weights",
+    "evaluation",
+    "inference",
+    "visualize",
+    "engine",
+    "cli",
+    "benchmark",
+)
+"""Lowest first. ``__init__`` and ``__main__`` are above all of them."""
 
 
 def imported(source: str) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything a module imports from the package, inside functions as well."""
+    """Yields line and full name of every import from the package, including those inside functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names if alias.name.startswith("dcn_det."))
@@ -33,7 +53,7 @@ def part(name: str) -> str:
 
 
 def upward(of: str, source: str) -> list[str]:
-    """Imports of a module of part ``of`` that reach above it."""
+    """Returns the imports in a module of part ``of`` from parts above it."""
     return [
         f"line {line}: {of} imports {name}"
         for line, name in imported(source)

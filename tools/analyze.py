@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/analyze.py`` and ``python tools/analyze.py --help``."""
+"""Runs ``dcn-det analyze``, see ``dcn_det/cli/analyze.py``."""
 
 from dcn_det.cli.analyze import main
 from dcn_det.entry import run

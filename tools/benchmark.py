@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/benchmark.py`` and ``python tools/benchmark.py --help``."""
+"""Runs ``dcn-det benchmark``, see ``dcn_det/cli/benchmark.py``."""
 
 from dcn_det.cli.benchmark import main
 from dcn_det.entry import run

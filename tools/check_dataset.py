@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/check_dataset.py`` and ``python tools/check_dataset.py --help``."""
+"""Runs ``dcn-det check-dataset``, see ``dcn_det/cli/check_dataset.py``."""
 
 from dcn_det.cli.check_dataset import main
 from dcn_det.entry import run

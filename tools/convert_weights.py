@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/convert_weights.py`` and ``python tools/convert_weights.py --help``."""
+"""Runs ``dcn-det convert-weights``, see ``dcn_det/cli/convert_weights.py``."""
 
 from dcn_det.cli.convert_weights import main
 from dcn_det.entry import run

@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/evaluate.py`` and ``python tools/evaluate.py --help``."""
+"""Runs ``dcn-det evaluate``, see ``dcn_det/cli/evaluate.py``."""
 
 from dcn_det.cli.evaluate import main
 from dcn_det.entry import run

@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/infer.py`` and ``python tools/infer.py --help``."""
+"""Runs ``dcn-det infer``, see ``dcn_det/cli/infer.py``."""
 
 from dcn_det.cli.infer import main
 from dcn_det.entry import run

@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/model_info.py`` and ``python tools/model_info.py --help``."""
+"""Runs ``dcn-det model-info``, see ``dcn_det/cli/model_info.py``."""
 
 from dcn_det.cli.model_info import main
 from dcn_det.entry import run

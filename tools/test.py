@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/test.py`` and ``python tools/test.py --help``."""
+"""Runs ``dcn-det test``, see ``dcn_det/cli/test.py``."""
 
 from dcn_det.cli.test import main
 from dcn_det.entry import run

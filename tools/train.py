@@ -1,4 +1,4 @@
-"""Thin wrapper: see ``dcn_det/cli/train.py`` and ``python tools/train.py --help``."""
+"""Runs ``dcn-det train``, see ``dcn_det/cli/train.py``."""
 
 from dcn_det.cli.train import main
 from dcn_det.entry import run

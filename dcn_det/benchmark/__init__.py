@@ -1,1 +1,1 @@
-"""What ``tools/benchmark.py`` measures: one module for each command, with ``main(argv) -> exit code``."""
+"""Benchmarks of ``tools/benchmark.py``: one module per command, with ``main(argv) -> exit code``."""

@@ -1,4 +1,4 @@
-"""``tools/benchmark.py data``: how fast images come, stage by stage, beside bare decoding and resizing."""
+"""``tools/benchmark.py data``: speed of image loading by stage, compared with bare decoding and resizing."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from dcn_det.config import load_config
 from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import collate
 from dcn_det.data.sampler import TrainSampler
-from dcn_det.data.transforms import decode, flip_image, resize_short_side, resized_size
+from dcn_det.data.transforms import flip_image, resize_short_side, resized_size
 from dcn_det.files import write_json
 from dcn_det.heap import keep_freed_memory
+from dcn_det.images import decode
 
 ROUNDS = 9
 LIMIT = 1.1
-"""What loading may take of the time of bare decoding and resizing."""
+"""Maximum time of loading, relative to bare decoding and resizing."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Returns the command's argument parser."""
     result = argparse.ArgumentParser(
-        prog="benchmark data",
-        description="Images a second of a config's training data: on one core by stage, then loaded.",
+        prog="dcn-det benchmark data",
+        description="Measures images per second of loading a config's data: by stage on one core, then with workers.",
     )
     result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
-    result.add_argument("--images", type=int, default=64, help="how many to take (default %(default)s)")
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    result.add_argument("--images", type=int, default=64, help="number of images (default %(default)s)")
     add_output(result)
     return result
 
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     data = config.data
     dataset = build_dataset(data, "train")
     cv2.setNumThreads(0)
@@ -70,13 +71,13 @@ def main(argv: list[str] | None = None) -> int:
         "decode": lambda i: decode(contents[i]),
         "resize": lambda i: resize(images[i]),
         "flip": lambda i: flip_image(resized[i]),
-        "example (all of it, and boxes)": lambda i: dataset[draws[i]],
+        "example (all of these, and boxes)": lambda i: dataset[draws[i]],
         "example and batch": lambda i: collate([dataset[draws[i]]]),
     }
     seconds = measure(works, len(draws))
     records = {name: value * 1e3 for name, value in seconds.items()}
     print(f"{dataset.index.report}")
-    print(f"{len(draws)} images, short side {dataset.short_side}, CPU time on one core, median of {ROUNDS} turns")
+    print(f"{len(draws)} images, short side {dataset.short_side}, CPU time on one core, median of {ROUNDS} rounds")
     for name, milliseconds in records.items():
         print(f"  {name:<32} {milliseconds:8.2f} ms {1e3 / milliseconds:8.1f} images/s")
     ratio = records["example and batch"] / records["bare cv2 decode + resize"]
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
     loader = build_train_loader(dataset, data, config.train.batch_size, config.seed)
     batches = iter(loader)
-    next(batches)  # workers have started
+    next(batches)  # the workers have started
     count = max(args.images // config.train.batch_size, 2)
     start = time.perf_counter()
     loaded = sum(len(batch) for batch in islice(batches, count))
@@ -96,16 +97,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(works: dict[str, Callable[[int], Any]], count: int) -> dict[str, float]:
-    """CPU seconds of each job for an image: medians over a few turns, averaged over ``count`` images.
+    """Returns the CPU seconds per image of each job: medians over the rounds, averaged over ``count`` images.
 
-    On every image the jobs take turns, so that all meet the same disturbances: within seconds the speed of a core
-    changes by more than what is to be told apart.
+    The jobs take turns on every image, so that all run under the same conditions: within seconds, the speed of a core
+    drifts by more than the differences to be measured.
+
+    Args:
+        works: callables by job name; each takes the index of an image.
+        count: number of images.
     """
     times = np.zeros((len(works), ROUNDS, count))
     for turn in range(ROUNDS):
         for i in range(count):
             for job, work in enumerate(works.values()):
-                start = time.thread_time()  # unlike the clock on the wall, it does not count other programs' time
+                start = time.thread_time()  # unlike wall-clock time, excludes other processes
                 work(i)
                 times[job, turn, i] = time.thread_time() - start
     return dict(zip(works, np.median(times, axis=1).mean(axis=1).tolist()))

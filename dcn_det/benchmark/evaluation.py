@@ -1,4 +1,4 @@
-"""``tools/benchmark.py eval``: the evaluation command with either back end."""
+"""``tools/benchmark.py eval``: time and memory of the evaluation command with each backend."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CLASSES = 80
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Returns the command's argument parser."""
     result = argparse.ArgumentParser(
-        prog="benchmark eval", description="Times the evaluation command on made-up results."
+        prog="dcn-det benchmark eval", description="Measures the evaluation command on synthetic results."
     )
-    result.add_argument("--images", type=int, default=5000, help="images to evaluate (default %(default)s)")
-    result.add_argument("--detections", type=int, default=500_000, help="detections to evaluate (default %(default)s)")
+    result.add_argument("--images", type=int, default=5000, help="number of images (default %(default)s)")
+    result.add_argument("--detections", type=int, default=500_000, help="number of detections (default %(default)s)")
     add_output(result)
     return result
 
@@ -37,7 +37,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluation(images: int, detections: int) -> tuple[dict[str, float], Bars]:
-    """The whole ``tools/evaluate.py`` command on synthetic results of COCO's size, in a process of its own."""
+    """Measures the ``tools/evaluate.py`` command on synthetic results, in a separate process per backend.
+
+    Args:
+        images: number of images; COCO val2017 has 5,000.
+        detections: number of detections.
+
+    Returns:
+        CPU seconds and peak memory (MiB) by name, and the bars.
+    """
     numbers: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="dcn_det-benchmark-") as folder:
         write_synthetic(Path(folder), images, detections)
@@ -47,7 +55,7 @@ def evaluation(images: int, detections: int) -> tuple[dict[str, float], Bars]:
             numbers[f"evaluate with {backend}: seconds"] = seconds
             numbers[f"evaluate with {backend}: MiB"] = memory
             printed.add(text.split("\n", 1)[1])
-    assert len(printed) == 1, "the back ends disagree"
+    assert len(printed) == 1, "the backends disagree"
     fast, slow = "evaluate with hotcoco: ", "evaluate with pycocotools: "
     return numbers, {
         "evaluate: pycocotools / hotcoco, seconds": (numbers[f"{slow}seconds"] / numbers[f"{fast}seconds"], ">=", 10),
@@ -56,8 +64,8 @@ def evaluation(images: int, detections: int) -> tuple[dict[str, float], Bars]:
 
 
 def _run_evaluate(folder: Path, backend: str) -> tuple[float, float, str]:
-    """Processor seconds, peak memory in MiB, and what is printed."""
-    # getrusage would tell the parent's peak where that is higher; VmHWM starts anew with the program.
+    """Returns the CPU seconds, the peak memory in MiB, and the printed text."""
+    # getrusage reports the parent's peak if it is higher; VmHWM starts from zero in the new program.
     program = (
         "import re, sys\nfrom dcn_det.cli.evaluate import main\ncode = main(sys.argv[1:])\n"
         "status = open('/proc/self/status').read()\n"
@@ -78,7 +86,7 @@ def _run_evaluate(folder: Path, backend: str) -> tuple[float, float, str]:
 
 
 def write_synthetic(folder: Path, images: int, detections: int) -> None:
-    """truth.json and results.json: about 7 objects an image, a quarter of the detections near one."""
+    """Writes truth.json and results.json: about 7 objects per image, and a quarter of the detections near an object."""
     random = np.random.default_rng(0)
     objects = 36 * images // 5
     owner, category = random.integers(1, images + 1, objects), random.integers(1, CLASSES + 1, objects)

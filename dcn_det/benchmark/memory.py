@@ -1,9 +1,9 @@
-"""The memory that one call of a deformable convolution adds to a process, measured in a process of its own.
+"""Memory that one call of a deformable convolution adds to a process, measured in a separate process.
 
-PyTorch's profiler sees its own allocator only, not what oneDNN, MKL or a kernel's vectors take. The operating
-system sees everything: the most the process ever held (VmHWM), reset before the call, less what it held before
-(VmRSS). The call follows one on a map of 4x4 cells, so that code which is loaded once does not count, and large
-blocks are returned to the system when freed, so that none lie ready. The output counts.
+PyTorch's profiler sees only PyTorch's own allocator, not the memory of oneDNN, MKL or a kernel's vectors. The operating
+system sees everything: the result is the peak resident memory (VmHWM), reset before the call, minus the resident memory
+before the call (VmRSS). A first call on a 4x4 map loads the code, and freed large blocks are returned to the system, so
+neither changes the result. The output is included.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from pathlib import Path
 
 CONTESTANTS = ("ours", "torchvision", "plain")
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-# glibc: blocks from 64 KiB on are mapped, and unmapped when freed. MKL keeps no buffers.
+# glibc maps blocks of 64 KiB and more, and unmaps them when freed; MKL keeps no buffers.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MKL_DISABLE_FAST_MM": "1"}
 SIZE = (38, 63)
 OUTPUT_MEGABYTES = 512 * SIZE[0] * SIZE[1] * 4 / 1e6
 
 
 def extra_megabytes(contestant: str, threads: int = 2, processes: int = 3) -> float | None:
-    """What a forward pass at 38x63 adds, in 10^6 bytes; None where the system does not tell.
+    """Returns the memory that a forward pass at 38x63 adds, in 10^6 bytes, or None if the system does not report it.
 
-    The most of some processes: now and then one thread is done before the other begins.
+    Args:
+        contestant: one of :data:`CONTESTANTS`.
+        threads: number of CPU threads.
+        processes: number of measurements. The maximum is returned, because sometimes one thread finishes before the
+            other starts.
     """
     if not (STATUS.exists() and os.access(RESET, os.W_OK)):
         return None

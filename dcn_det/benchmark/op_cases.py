@@ -1,6 +1,7 @@
-"""The jobs that the operators are measured by, at the sizes of a 600x1000 image on a map of stride 16.
+"""Benchmark cases of the operators, at the sizes of a 600x1000 image and a feature map of stride 16.
 
-Every function takes a device and yields cases; the CPU's have one image, a GPU's one, two and eight.
+Every function takes a device and yields cases. Cases have one image on a CPU; convolutions have one, two and
+eight on a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Forward = Callable[..., Tensor]
 
 
 def conv_cases(device: str) -> Iterator[Case]:
-    """512 -> 512 channels, 3x3, dilation 2, offsets N(0, 2 cells), as in res5."""
+    """Yields convolutions as in res5: 512 -> 512 channels, 3x3, dilation 2, offsets N(0, 2 cells)."""
     sizes = ((38, 63), (50, 84)) if device == "cpu" else ((38, 63),)
     for batch in (1,) if device == "cpu" else (1, 2, 8):
         for size in sizes:
@@ -59,7 +60,7 @@ def _convolutions(device: str, batch: int, size: tuple[int, int], offset_groups:
 
 
 def conv_arguments(batch: int, size: tuple[int, int], offset_groups: int, device: str) -> list[Tensor]:
-    """Input, offset and weight; gradients are wanted of all."""
+    """Returns input, offset and weight, all of which require gradients."""
     x = torch.randn(batch, CHANNELS, *size, device=device).to(memory_format=torch.channels_last)
     offset = 2 * torch.randn(batch, 18 * offset_groups, *size, device=device)
     weight = torch.randn(CHANNELS, CHANNELS, 3, 3, device=device) / 70
@@ -67,7 +68,7 @@ def conv_arguments(batch: int, size: tuple[int, int], offset_groups: int, device
 
 
 def _bfloat16_convolutions(name: str, device: str, arguments: tuple[Tensor, ...], flops: float) -> Iterator[Case]:
-    """Beside our own float32; on a GPU also beside torchvision under autocast and the plain convolution."""
+    """Compares with our float32; on a GPU also with torchvision under autocast and the plain convolution."""
     x, offset, weight = arguments
     x16, weight16 = (tensor.detach().bfloat16().requires_grad_() for tensor in (x, weight))
     forwards: dict[str, Forward] = {
@@ -94,7 +95,7 @@ def _bfloat16_convolutions(name: str, device: str, arguments: tuple[Tensor, ...]
 
 
 def random_rois(count: int, device: str) -> Tensor:
-    """(count, 5) of batch index 0 and inclusive corners, about 185x163 pixels on average."""
+    """Returns (count, 5) rows of batch index 0 and inclusive corners, 185x163 pixels on average."""
     size = torch.rand(count, 2) * torch.tensor([320.0, 280.0]) + torch.tensor([25.0, 23.0])
     start = torch.rand(count, 2) * (torch.tensor([1000.0, 600.0]) - size).clamp(min=1)
     return torch.cat([torch.zeros(count, 1), start, start + size], dim=1).round().to(device)
@@ -108,7 +109,7 @@ def _pool_cases(
     limits: dict[str, float],
     gpu_limits: dict[str, float] | None = None,
 ) -> Iterator[Case]:
-    """Forward, backward and both, with a bar for each that ``limits`` names."""
+    """Yields forward, backward and both, with bars for those named in ``limits``."""
     forwards = {"ours": ours, "torchvision": theirs}
     kinds: dict[str, dict[str, Work]] = {"forward": dict(forwards)}
     for kind, make in (("backward", backward_only), ("forward+backward", with_backward)):
@@ -124,21 +125,21 @@ def _pool_cases(
 
 
 def pool_cases(device: str) -> Iterator[Case]:
-    """300 RoIs, 7x7 bins, 4x4 samples, 38x63 map."""
+    """Yields pooling of 300 RoIs: 7x7 bins, 4x4 samples, 38x63 map."""
     rois = random_rois(300, device)
     deformable = partial(
-        deform_psroi_pool, spatial_scale=SCALE, pooled_size=7, part_size=7, sample_per_part=4, trans_std=0.1
+        deform_psroi_pool, spatial_scale=SCALE, pooled_size=7, part_size=7, samples_per_bin=4, offset_std=0.1
     )
     scores = torch.randn(1, 81 * 49, 38, 63, device=device, requires_grad=True)
     per_class = torch.randn(300, 2 * 81, 7, 7, device=device, requires_grad=True)
     shared = torch.randn(300, 2, 7, 7, device=device, requires_grad=True)
     ps_roi_align = partial(torchvision.ops.ps_roi_align, scores, rois, 7, SCALE, 4)
-    for label, trans, limits, gpu_limits in (
+    for label, offset, limits, gpu_limits in (
         ("per class", per_class, {"forward": 12.0, "forward+backward": 10.0}, {"forward+backward": 5.0}),
         ("shared", shared, {"forward": 60.0}, None),
     ):
-        ours = partial(deformable, scores, rois, trans, output_dim=81, group_size=7)
-        leaves = ([scores, trans], [scores])
+        ours = partial(deformable, scores, rois, offset, output_dim=81, group_size=7)
+        leaves = ([scores, offset], [scores])
         yield from _pool_cases(f"deform_psroi_pool 81x49 {label}", ours, ps_roi_align, leaves, limits, gpu_limits)
 
     features = _features(device)
@@ -163,7 +164,7 @@ def _features(device: str) -> Tensor:
 
 
 def align_cases(device: str) -> Iterator[Case]:
-    """RoIAlign of the same regions, two samples along an axis of a bin."""
+    """Yields RoIAlign of the same regions, with two samples along each axis of a bin."""
     if not hasattr(dcn_det.ops, "roi_align"):
         return
     rois, features = random_rois(300, device), _features(device)
@@ -173,7 +174,7 @@ def align_cases(device: str) -> Iterator[Case]:
 
 
 def nms_cases(device: str) -> Iterator[Case]:
-    """Boxes that hardly overlap, so that all are kept, and 300 boxes of each of 80 classes."""
+    """Yields suppression of boxes that hardly overlap, so that all are kept, and of 300 boxes in each of 80 classes."""
     for count, limit in ((6000, 20.0), (12000, 35.0)):
         corners = torch.rand(count, 2, device=device) * 10_000
         boxes, scores = torch.cat([corners, corners + 30], dim=1), torch.rand(count, device=device)

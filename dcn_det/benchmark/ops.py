@@ -1,4 +1,4 @@
-"""``tools/benchmark.py ops``: our operators beside torchvision's and the plain convolution, in one process."""
+"""``tools/benchmark.py ops``: compares our operators with torchvision's and the plain convolution in one process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEMORY_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """A number that was measured, and what it has to reach, if anything."""
+    """A measured number and the bar it must reach, if any."""
 
     label: str
     value: float
@@ -46,7 +46,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table; ``values`` are medians of the contestants in ``unit``."""
+    """A row of the table; ``values`` are medians of the contestants, in ``unit``."""
 
     case: str
     threads: int
@@ -71,7 +71,7 @@ HEAD = ["case", "threads", "ours", "others", "ratio of medians (bar)"]
 
 
 def verdicts_of(case: Case, threads: int, medians: dict[str, float], peaks: dict[str, float]) -> list[Verdict]:
-    """The ratios with bars first, then those to the other contestants, then parts of the machine's peaks."""
+    """Returns ratios with bars, then ratios to the other contestants, then fractions of the machine's peaks."""
     bars = case.bars.get(threads, ())
     verdicts = [Verdict(f"{bar.of}/{bar.over}", bar.ratio(medians), bar.relation, bar.limit) for bar in bars]
     compared = {name for bar in bars for name in (bar.of, bar.over)}
@@ -81,14 +81,14 @@ def verdicts_of(case: Case, threads: int, medians: dict[str, float], peaks: dict
     seconds = medians["ours"] / 1e3
     if peaks and case.flops:
         peak = peaks["bfloat16" if "bfloat16" in case.name else "float32"]
-        verdicts.append(Verdict("part of the matrix peak", case.flops / seconds / peak))
+        verdicts.append(Verdict("fraction of the matrix peak", case.flops / seconds / peak))
     if peaks and case.bytes:
-        verdicts.append(Verdict("part of the copy bandwidth", case.bytes / seconds / peaks["copy"]))
+        verdicts.append(Verdict("fraction of the copy bandwidth", case.bytes / seconds / peaks["copy"]))
     return verdicts
 
 
 def timed_rows(args: argparse.Namespace, peaks: dict[str, float]) -> Iterator[Row]:
-    """Measures every case that is asked for, with every number of threads."""
+    """Measures every selected case with every number of threads."""
     before = torch.get_num_threads()
     try:
         for cases in GROUPS:
@@ -105,7 +105,7 @@ def timed_rows(args: argparse.Namespace, peaks: dict[str, float]) -> Iterator[Ro
 
 
 def memory_rows(args: argparse.Namespace) -> Iterator[Row]:
-    """What a forward pass adds to a process; nothing where the system does not tell."""
+    """Measures the memory that a forward pass adds to a process; yields nothing where it cannot be measured."""
     if args.device != "cpu" or args.only not in MEMORY_CASE:
         return
     measured = {name: extra_megabytes(name) for name in CONTESTANTS}
@@ -119,7 +119,7 @@ def memory_rows(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the numbers belong to."""
+    """Describes the machine and the versions measured."""
     facts: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
@@ -148,23 +148,23 @@ def _cpu_model() -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The table for a text."""
+    """Returns the table in Markdown."""
     lines = [HEAD, ["---"] * len(HEAD), *(row.cells() for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    result = argparse.ArgumentParser(prog="benchmark ops", description=__doc__)
+    """Returns the command's parser."""
+    result = argparse.ArgumentParser(prog="dcn-det benchmark ops", description=__doc__)
     result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    result.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="on the CPU (default 1 2)")
-    result.add_argument("--tf32", action="store_true", help="allow TF32 products to all contestants on a GPU")
-    result.add_argument("--only", default="", help="only cases whose name holds this")
-    result.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default %(default)s)")
+    result.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of CPU threads (default 1 2)")
+    result.add_argument("--tf32", action="store_true", help="allow TF32 products for all contestants on a GPU")
+    result.add_argument("--only", default="", help="measure only cases whose name contains this")
+    result.add_argument("--rounds", type=int, default=7, help="turns per contestant (default %(default)s)")
     result.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default %(default)s)")
     result.add_argument("--markdown", type=Path, help="write the table as Markdown")
     result.add_argument("--save", type=Path, help="write the numbers as JSON")
-    result.add_argument("--check", action="store_true", help="exit with 1 when a bar is missed")
+    result.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     return result
 
 
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda; expected cpu, as no CUDA device can be used")
+        raise UserError("--device is cuda; expected cpu, as no CUDA device is available")
     if min(*args.threads, args.rounds, 1) < 1 or not 0 < args.seconds < 3600:
         raise UserError("--threads and --rounds must be at least 1, --seconds positive")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What benchmarks of one ratio after another share: their output, and contestants that take turns."""
+"""Output and timing of the benchmarks that compare single ratios with bars."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ Bars = dict[str, tuple[float, str, float]]
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """The arguments that :func:`report` reads."""
+    """Adds the arguments that :func:`report` reads."""
     parser.add_argument("--save", type=Path, help="write the numbers as JSON")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a bar is missed")
+    parser.add_argument("--check", action="store_true", help="exit with code 1 if a bar is missed")
 
 
 def report(args: argparse.Namespace, numbers: dict[str, float], bars: Bars) -> int:
-    """Prints and saves what was measured; returns the exit code."""
+    """Prints and saves measurements.
+
+    Args:
+        args: parsed arguments of :func:`add_output`.
+        numbers: measured values by name; the name states the unit.
+        bars: ratios with their limits.
+
+    Returns:
+        The exit code: 1 with ``--check`` if a bar is missed, else 0.
+    """
     for name, value in numbers.items():
         print(f"{name:<44} {value:>10.3f}")
     missed = print_bars(bars)
@@ -32,7 +41,7 @@ def report(args: argparse.Namespace, numbers: dict[str, float], bars: Bars) -> i
 
 
 def print_bars(bars: Bars) -> int:
-    """A line for each; returns how many are missed."""
+    """Prints one line per bar and returns the number of missed bars."""
     missed = 0
     for name, (ratio, relation, limit) in bars.items():
         good = ratio >= limit if relation == ">=" else ratio <= limit
@@ -42,7 +51,15 @@ def print_bars(bars: Bars) -> int:
 
 
 def take_turns(works: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, float]:
-    """Median seconds of each contestant; they take turns, so that all meet the same disturbances."""
+    """Returns the median seconds per call of each contestant.
+
+    The contestants take turns, so that all run under the same conditions.
+
+    Args:
+        works: callables by contestant, each called once before timing.
+        rounds: number of turns of each contestant.
+        repeats: number of calls per turn.
+    """
     for work in works.values():
         work()
     times: dict[str, list[float]] = {name: [] for name in works}

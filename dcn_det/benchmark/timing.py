@@ -1,4 +1,4 @@
-"""Contestants that do the same job, timed in turns, so that all meet the same disturbances of a busy machine."""
+"""Timing of contestants that do the same job. They take turns, so that all run under the same conditions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COMPARE = {">=": operator.ge, "<=": operator.le}
 
 @dataclass(frozen=True)
 class Bar:
-    """A ratio of medians that has to hold.
+    """Limit on the ratio of two medians.
 
     Attributes:
         of, over: names of contestants; the ratio is ``time(of) / time(over)``.
         relation: ``>=`` or ``<=``.
-        limit: what the ratio is compared with.
+        limit: limit of the ratio.
     """
 
     of: str
@@ -33,9 +33,11 @@ class Bar:
     limit: float
 
     def holds(self, medians: Mapping[str, float]) -> bool:
+        """Returns whether the ratio of these medians is within the limit."""
         return bool(COMPARE[self.relation](self.ratio(medians), self.limit))
 
     def ratio(self, medians: Mapping[str, float]) -> float:
+        """Returns ``time(of) / time(over)``."""
         return medians[self.of] / medians[self.over]
 
 
@@ -44,11 +46,11 @@ class Case:
     """Contestants that do the same job.
 
     Attributes:
-        name: of the job.
-        works: name -> a call that does the job once; ``ours`` is among them.
-        bars: number of CPU threads -> what has to hold with so many; :data:`ON_GPU` -> what has to hold there.
-        flops: multiplications and additions of matrix products in the job; 0 where it has none.
-        bytes: the least that the job can read and write; 0 where nobody asks.
+        name: name of the job.
+        works: callables by contestant; each does the job once. ``ours`` is one of them.
+        bars: bars by number of CPU threads, or by :data:`ON_GPU` for a GPU.
+        flops: multiplications and additions in the matrix products of the job; 0 if it has none.
+        bytes: minimum number of bytes that the job reads and writes; 0 if unknown.
     """
 
     name: str
@@ -59,26 +61,26 @@ class Case:
 
 
 ON_GPU = 0
-"""The number of CPU threads, where a GPU works."""
+"""Stands for the number of CPU threads when a GPU does the job."""
 
 
 def faster(than: str, limit: float) -> Bar:
-    """Ours takes at most ``1 / limit`` of the time of ``than``."""
+    """Returns the bar that ours takes at most ``1 / limit`` of the time of ``than``."""
     return Bar(than, "ours", ">=", limit)
 
 
 def at_most(over: str, limit: float) -> Bar:
-    """Ours takes at most ``limit`` times the time of ``over``."""
+    """Returns the bar that ours takes at most ``limit`` times the time of ``over``."""
     return Bar("ours", over, "<=", limit)
 
 
 def with_backward(forward: Callable[..., Tensor], leaves: list[Tensor]) -> Work:
-    """Forward and the gradients of ``leaves``."""
+    """Returns a callable that runs ``forward`` and computes the gradients of ``leaves``."""
     grad: list[Tensor] = []
 
     def work() -> None:
         output = forward()
-        if not grad:  # made by the warm-up, so that a case that is left out costs nothing
+        if not grad:  # created by the warm-up, so that skipped cases cost nothing
             grad.append(torch.randn_like(output))
         torch.autograd.grad(output, leaves, grad[0])
 
@@ -86,7 +88,7 @@ def with_backward(forward: Callable[..., Tensor], leaves: list[Tensor]) -> Work:
 
 
 def backward_only(forward: Callable[..., Tensor], leaves: list[Tensor]) -> Work:
-    """The gradients of ``leaves``, from a forward pass made once."""
+    """Returns a callable that computes the gradients of ``leaves``; ``forward`` runs only in the first call."""
     kept: list[Tensor] = []
 
     def work() -> None:
@@ -99,7 +101,7 @@ def backward_only(forward: Callable[..., Tensor], leaves: list[Tensor]) -> Work:
 
 
 def milliseconds(work: Work, repeats: int, device: str) -> float:
-    """One turn: the mean time of some calls, on a GPU by its own clock."""
+    """Returns the mean milliseconds of ``repeats`` calls, measured with CUDA events on a GPU."""
     if device == "cpu":
         start = time.perf_counter()
         for _ in range(repeats):
@@ -115,7 +117,14 @@ def milliseconds(work: Work, repeats: int, device: str) -> float:
 
 
 def measure(works: Mapping[str, Work], rounds: int, seconds: float, device: str = "cpu") -> dict[str, float]:
-    """Median milliseconds of each contestant, over turns of about so many seconds."""
+    """Returns the median milliseconds per call of each contestant.
+
+    Args:
+        works: callables by contestant.
+        rounds: number of turns of each contestant.
+        seconds: approximate duration of a turn.
+        device: ``cpu`` or ``cuda``.
+    """
     repeats = {}
     for name, work in works.items():
         work()
@@ -128,7 +137,16 @@ def measure(works: Mapping[str, Work], rounds: int, seconds: float, device: str 
 
 
 def measure_peaks(device: str, rounds: int, seconds: float) -> dict[str, float]:
-    """The most this machine gives: FLOP/s of matrix products and bytes/s of copies."""
+    """Returns the peak rates of a device.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        rounds: number of turns.
+        seconds: approximate duration of a turn.
+
+    Returns:
+        FLOP/s of matrix products under ``float32`` and ``bfloat16``, and bytes/s of copies under ``copy``.
+    """
     size = 1024 if device == "cpu" else 8192
     peaks = {}
     for dtype in (torch.float32, torch.bfloat16):

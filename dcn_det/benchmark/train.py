@@ -1,4 +1,4 @@
-"""``tools/benchmark.py train``: images a second of training, and which part of a step takes how long."""
+"""``tools/benchmark.py train``: images per second of training, and the share of each phase of a step."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ PHASES = ("data", "forward", "backward", "optimizer")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Returns the command's argument parser."""
     result = argparse.ArgumentParser(
-        prog="benchmark train", description="Images a second of a config's training, and the share of each phase."
+        prog="dcn-det benchmark train",
+        description="Measures images per second of a config's training, and the share of each phase.",
     )
     result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
-    result.add_argument("--steps", type=int, default=10, help="steps to time (default %(default)s)")
-    result.add_argument("--warmup", type=int, default=2, help="steps before (default %(default)s)")
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    result.add_argument("--steps", type=int, default=10, help="number of timed steps (default %(default)s)")
+    result.add_argument("--warmup", type=int, default=2, help="number of steps before timing (default %(default)s)")
     result.add_argument(
         "--torchvision",
         action="store_true",
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
     if args.steps < 1:
         raise UserError(f"--steps is {args.steps}, expected at least 1")
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     session = Session(config)
     print(session.summary())
     print(f"device    {_device_name(session.device)}, {torch.get_num_threads()} threads, {config.train.precision}")
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {record['images_per_second']:.2f} images/s  {parts}")
     if len(records) == 2:
         ours, others = (record["images_per_second"] for record in records.values())
-        print(f"{config.name} / torchvision: {ours / others:.2f} (other networks: compare speed, not accuracy)")
+        print(f"{config.name} / torchvision: {ours / others:.2f} (different networks: compare speed, not accuracy)")
     if args.save:
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
         write_json(args.save, {"device": _device_name(session.device), **versions, "runs": records})
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class _Clock:
-    """Adds up the time of each phase; on a GPU it waits for the work to end first."""
+    """Accumulates the time of each phase, including the work queued on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
@@ -109,10 +110,10 @@ def _time(
 
 
 class _Theirs(nn.Module):
-    """torchvision's reference detector, with our batches as input: images of the same size, the same boxes.
+    """torchvision's Faster R-CNN on our batches: the same boxes, and images of the same size.
 
-    As with weights from ImageNet, stem and first stage are not trained, and batch norm is a constant map; the function
-    of torchvision that builds it would train all of them where it loads no weights.
+    Stem, first stage and batch norm are frozen, as with ImageNet weights; torchvision's own builder does not freeze
+    them when it loads no weights.
     """
 
     def __init__(self, classes: int, short_side: int, max_side: int) -> None:

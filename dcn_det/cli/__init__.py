@@ -1,4 +1,4 @@
-"""The commands: ``dcn-det train`` is ``tools/train.py``, and so on."""
+"""The commands of ``dcn-det``. The scripts in ``tools/`` run the same functions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dcn_det.entry import run
 COMMANDS = {
     "train": ("dcn_det.cli.train", "train a detector"),
     "test": ("dcn_det.cli.test", "test a trained detector"),
-    "check-dataset": ("dcn_det.cli.check_dataset", "find what is wrong with a data set"),
-    "convert-weights": ("dcn_det.cli.convert_weights", "turn weights of other programs into a checkpoint"),
-    "evaluate": ("dcn_det.cli.evaluate", "compute the metrics of results files and compare them"),
-    "analyze": ("dcn_det.cli.analyze", "report on a results file: curves, errors, worst images"),
-    "infer": ("dcn_det.cli.infer", "draw what a trained detector finds"),
+    "check-dataset": ("dcn_det.cli.check_dataset", "check the images and annotations of a data set"),
+    "convert-weights": ("dcn_det.cli.convert_weights", "convert weights from other frameworks to a checkpoint"),
+    "evaluate": ("dcn_det.cli.evaluate", "compute and compare the metrics of results files"),
+    "analyze": ("dcn_det.cli.analyze", "write a report on a results file: curves, errors, worst images"),
+    "infer": ("dcn_det.cli.infer", "detect objects in images and draw them"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),
-    "benchmark": ("dcn_det.cli.benchmark", "time the operators, loading, training or evaluation"),
+    "benchmark": ("dcn_det.cli.benchmark", "measure the speed of operators, loading, training or evaluation"),
     "config": ("dcn_det.cli.config", "print a config with the origin of every value, or its JSON schema"),
-    "env": ("dcn_det.cli.env", "print versions, devices and which operators are compiled"),
+    "env": ("dcn_det.cli.env", "print versions, devices and compiled operators"),
 }
 """Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""
 
@@ -32,7 +32,7 @@ def main() -> NoReturn:
 
 
 def dispatch(argv: list[str]) -> int:
-    """Runs the command named first with the remaining arguments."""
+    """Runs the command ``argv[0]`` with the remaining arguments; returns the exit code."""
     if argv and argv[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return int(module.main(argv[1:]))
@@ -44,6 +44,8 @@ def dispatch(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below; each has --help")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="command", help="one of the commands below; each has --help"
+    )
     parser.parse_args(argv)
     raise AssertionError("argparse exits on every list that does not begin with a command")

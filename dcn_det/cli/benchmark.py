@@ -1,4 +1,4 @@
-"""``tools/benchmark.py``: measures one part of the project; each part has a module of its own."""
+"""``dcn-det benchmark``: measures the speed of one part of the project."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import sys
 
 BENCHMARKS = {
     "data": ("dcn_det.benchmark.data", "reading and preparing images"),
-    "eval": ("dcn_det.benchmark.evaluation", "the evaluation command with either back end"),
-    "ops": ("dcn_det.benchmark.ops", "the operators beside torchvision's and the plain convolution"),
-    "postprocess": ("dcn_det.benchmark.postprocess", "from a head's output to detections, and several scales"),
-    "train": ("dcn_det.benchmark.train", "training, and its parts"),
+    "eval": ("dcn_det.benchmark.evaluation", "the evaluation command with each backend"),
+    "ops": ("dcn_det.benchmark.ops", "operators compared with torchvision's and the plain convolution"),
+    "postprocess": ("dcn_det.benchmark.postprocess", "post-processing of a head's output, and multi-scale testing"),
+    "train": ("dcn_det.benchmark.train", "training and its phases"),
 }
 """Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the benchmark named first with the remaining arguments; returns the exit code."""
+    """Runs the benchmark ``argv[0]`` with the remaining arguments; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in BENCHMARKS:
         return int(importlib.import_module(BENCHMARKS[argv[0]][0]).main(argv[1:]))
     width = max(map(len, BENCHMARKS))
     parser = argparse.ArgumentParser(
-        prog="benchmark",
-        description="Measures ratios of times, side by side.",
+        prog="dcn-det benchmark",
+        description="Measure speed, as ratios of times taken side by side.",
         epilog="benchmarks:\n" + "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in BENCHMARKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("benchmark", choices=BENCHMARKS, metavar="benchmark", help="one of those below; see its --help")
+    parser.add_argument(
+        "benchmark", choices=BENCHMARKS, metavar="benchmark", help="one of the benchmarks below; each has --help"
+    )
     parser.parse_args(argv)
     raise AssertionError("argparse exits on every list that does not begin with a benchmark")

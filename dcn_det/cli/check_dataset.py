@@ -1,4 +1,4 @@
-"""``tools/check_dataset.py``: what is wrong with the data of a config, before a run finds out."""
+"""``dcn-det check-dataset``: checks the data of a config before training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from dcn_det.config import Config, load_config
@@ -15,40 +14,43 @@ from dcn_det.data.check import AnchorCheck
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.formats import open_split
 from dcn_det.data.sampler import Draw, mix, permutation
-from dcn_det.data.transforms import read_image
 from dcn_det.files import write_json
+from dcn_det.images import draw_boxes, read_image, sheet, write_image
+from dcn_det.models.anchor_head import AnchorHead
 from dcn_det.models.build import build_detector
 from dcn_det.progress import Progress
-from dcn_det.structures import Target
-from dcn_det.visualize.boxes import draw_target, sheet
 
 AUGMENTED = 3
-"""Pictures of each image after augmentation, beside the one before."""
+"""Augmented versions to draw of each image."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="check_dataset",
-        description="Reads every image and annotation of a config's data and reports what is wrong.",
-        epilog="exit codes: 0 nothing that would stop or shorten training; 1 something; 2 a mistake",
+        prog="dcn-det check-dataset",
+        description="Read every image and annotation of a config's data and report problems.",
+        epilog="exit codes: 0 nothing stops or shortens training; 1 something does; 2 invalid arguments or config",
     )
     result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
-    result.add_argument("--split", choices=["train", "test"], default="train", help="default %(default)s")
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
     result.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: as many as cores)"
+        "--split", choices=["train", "test"], default="train", help="split to check (default: %(default)s)"
     )
-    result.add_argument("--fix", type=Path, metavar="OUT.json", help="write what can be used, in COCO's format")
-    result.add_argument("--browse", type=Path, metavar="DIR", help="draw samples before and after augmentation")
-    result.add_argument("--samples", type=int, default=16, help="how many to draw (default %(default)s)")
+    result.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="number of processes (default: number of cores)"
+    )
+    result.add_argument("--fix", type=Path, metavar="OUT.json", help="write the usable part in COCO format")
+    result.add_argument(
+        "--browse", type=Path, metavar="DIR", help="draw samples before and after augmentation to this folder"
+    )
+    result.add_argument("--samples", type=int, default=16, help="number of samples to draw (default: %(default)s)")
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, *args.overrides)
     split = open_split(config.data, args.split, Progress("sample image"))
     report = split.check(_anchors(config), args.workers, Progress("image"))
     print(report.text())
@@ -59,18 +61,19 @@ def main(argv: list[str] | None = None) -> int:
         print(f"to use it: {' '.join(split.settings_of_fixed(args.fix))}")
     if args.browse:
         count = browse(config, args.browse, args.samples)
-        print(f"drawn: {count} training images in '{args.browse}' (as it is, then {AUGMENTED} times augmented)")
+        print(f"drawn: {count} training images in '{args.browse}' (each unchanged and with {AUGMENTED} augmentations)")
     return 0 if report.good else 1
 
 
 def _anchors(config: Config) -> AnchorCheck:
-    rpn = build_detector(config.model, 1, config.test, load_backbone_weights=False).rpn
+    rpn = getattr(build_detector(config, 1), "rpn", None)
+    assert isinstance(rpn, AnchorHead)
     resize = config.data.resize
     return AnchorCheck(rpn.anchors.double().numpy(), rpn.strides, resize.short_side, resize.max_side)
 
 
 def browse(config: Config, folder: Path, count: int) -> int:
-    """Draws some training images with their boxes, as they are and as training sees them; returns how many."""
+    """Draws training images with their boxes, unchanged and augmented; returns the number of images."""
     dataset = build_dataset(config.data, "train")
     folder.mkdir(parents=True, exist_ok=True)
     names = [category.name for category in dataset.categories]
@@ -82,13 +85,15 @@ def browse(config: Config, folder: Path, count: int) -> int:
             flipped = config.data.flip != "none" and epoch % 2 == 1
             pixels, _, target = dataset[Draw(i, flipped, mix(config.seed, epoch, image_id))]
             assert target is not None
-            pictures.append(draw_target(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), target, names))
+            pictures.append(
+                draw_boxes(pixels.permute(1, 2, 0).numpy(), target.boxes.numpy(), target.labels.tolist(), names)
+            )
         name = Path(dataset.index.file_name(i)).stem
-        picture = cv2.cvtColor(sheet(pictures, 2), cv2.COLOR_RGB2BGR)
-        (folder / f"{name}.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+        write_image(folder / f"{name}.jpg", sheet(pictures, 2))
     return len(chosen)
 
 
 def _before(dataset: DetectionDataset, i: int, names: list[str]) -> np.ndarray:
     image = read_image(dataset.index.folder / dataset.index.file_name(i))
-    return draw_target(image, Target(*dataset.index.targets(i)), names)
+    boxes, labels = dataset.index.objects(i)
+    return draw_boxes(image, boxes, labels.tolist(), names)

@@ -1,4 +1,4 @@
-"""``dcn-det env``: versions, devices and compiled operators, for bug reports."""
+"""``dcn-det env``: prints versions, devices and compiled operators, for bug reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dcn_det.env import report
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="env", description="Print versions, devices and the kernels that serve each operator, for bug reports."
+        prog="dcn-det env",
+        description="Print versions, devices and the kernels that serve each operator, for bug reports.",
     )
     parser.parse_args(argv)
     print(report())

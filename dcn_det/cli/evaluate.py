@@ -1,4 +1,4 @@
-"""``tools/evaluate.py``: metrics of results files, side by side and beside what a config promises."""
+"""``dcn-det evaluate``: computes metrics of results files and compares them, also with a config's expected values."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ from pathlib import Path
 from dcn_det.config import Config, load_config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import Comparison, beside_expected
+from dcn_det.evaluation.measure import CONFIG_SUFFIXES, read_truth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.truth import Truth
 from dcn_det.files import write_json
 
 MISSED = 1
+"""Exit code if a metric misses its expected value."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="evaluate",
-        description="Computes the metrics of results files: COCO's 12, or those of the config's data format. "
-        "Exits with 1 when a metric misses what the config expects.",
+        prog="dcn-det evaluate",
+        description="Compute the metrics of results files: COCO's 12, or those of the config's data format. Exits "
+        "with 1 if a metric misses its expected value.",
     )
     result.add_argument(
-        "ground_truth", type=Path, help="annotations in COCO format (JSON), or a config (YAML) whose test split to take"
+        "ground_truth", type=Path, help="annotations in COCO format (JSON), or a config (YAML) with a test split"
     )
     result.add_argument(
         "results",
         type=Path,
         nargs="+",
-        help="detections in COCO's format (JSON), or folders of result files of the data format",
+        help="detections in COCO format (JSON), or folders of result files of the data format",
     )
-    result.add_argument("--config", type=Path, help="whose expected numbers and evaluation settings to take")
+    result.add_argument("--config", type=Path, help="config with expected values and evaluation settings")
     result.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting laid over the config"
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="setting that overrides the config"
     )
-    result.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="default %(default)s")
     result.add_argument(
-        "--backend", choices=("auto", "hotcoco", "pycocotools"), help="instead of the config's evaluation.backend"
+        "--iou-type", choices=("bbox", "segm"), default="bbox", help="boxes or masks (default: %(default)s)"
+    )
+    result.add_argument(
+        "--backend", choices=("auto", "hotcoco", "pycocotools"), help="evaluation backend (default: that of the config)"
     )
     result.add_argument("--per-class", action="store_true", help="also print the AP of each class")
     result.add_argument("--json", type=Path, metavar="OUT", help="also write the metrics to this file")
@@ -48,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
-    config, truth = read_truth(args.ground_truth, args.config, args.set)
+    config, truth = read_ground_truth(args.ground_truth, args.config, args.set)
     settings = config.evaluation.model_copy(update={"backend": args.backend} if args.backend else {})
     names = short_names(args.results)
     found: dict[str, Metrics] = {}
@@ -67,20 +71,21 @@ def main(argv: list[str] | None = None) -> int:
     return MISSED if any(comparison.missed for comparison in compared.values()) else 0
 
 
-def read_truth(path: Path, config_path: Path | None, overrides: Sequence[str]) -> tuple[Config, Truth]:
-    """The config, default where none is given, and the ground truth."""
-    if path.suffix in (".yaml", ".yml"):
+def read_ground_truth(path: Path, config_path: Path | None, overrides: Sequence[str]) -> tuple[Config, Truth]:
+    """Reads the config (defaults if none is given) and the ground truth."""
+    if path.suffix in CONFIG_SUFFIXES:
         if config_path is not None:
-            raise UserError("--config: the ground truth is a config already; give the annotations instead, or drop it")
-        config = load_config(path, overrides)
-        return config, Truth.of_config(config)
+            raise UserError(
+                "--config: the ground truth is already a config; omit --config, or give annotations as ground truth"
+            )
+        return read_truth(load_config(path, *overrides))
     if overrides and config_path is None:
-        raise UserError("--set: there is no config to lay settings over; give one as ground truth or with --config")
-    return load_config(config_path, overrides) if config_path else Config(), Truth.of_file(path)
+        raise UserError("--set: requires a config, given as ground truth or with --config")
+    return load_config(config_path, *overrides) if config_path else Config(), Truth.of_file(path)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart; a path given twice is counted."""
+    """Returns the shortest unique endings of the paths; numbers them if a path is repeated."""
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = [str(Path(*path.parts[-parts:])) for path in paths]
         if len(set(names)) == len(names):
@@ -89,7 +94,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def side_by_side(found: dict[str, Metrics], config: Config, per_class: bool) -> str:
-    """A column for each results file, and one for the numbers expected."""
+    """Returns a table with one column per results file and one for the expected values."""
     every = list(found.values())
     expected: dict[str, str] = {item.metric: f"{item.value:.3f}" for item in config.expected}
     columns = {name: [str(m.detections), *map(text, m.values.values())] for name, m in found.items()}

@@ -1,4 +1,4 @@
-"""``tools/infer.py``: detections of a trained model on any images, as pictures and JSON."""
+"""``dcn-det infer``: detects objects in images; writes pictures and JSON."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
-from dcn_det.inference.build import load_predictor
+from dcn_det.images import read_image, sheet, write_image
+from dcn_det.inference.build import load
 from dcn_det.progress import Progress
-from dcn_det.structures import Detections
-from dcn_det.visualize.boxes import draw_detections, sheet
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -24,32 +21,33 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="infer",
-        description="Draws what a trained detector finds; the checkpoint carries config and classes.",
+        prog="dcn-det infer",
+        description="Detect objects in images and draw them. The checkpoint contains config and class names.",
     )
-    result.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    result.add_argument("images", nargs="+", type=Path, help="image files or folders of images")
     result.add_argument(
-        "--weights", type=Path, required=True, help="checkpoint, from training or tools/convert_weights.py"
+        "--weights", type=Path, required=True, help="checkpoint from training or dcn-det convert-weights"
     )
-    result.add_argument("--output", type=Path, required=True, help="folder for pictures and detections.json")
-    result.add_argument("--score", type=float, default=0.5, help="least score to draw (default %(default)s)")
-    result.add_argument("--sheet", type=int, default=0, metavar="N", help="also put the first N into sheet.jpg")
-    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    result.add_argument("--output", type=Path, required=True, help="output folder for pictures and detections.json")
+    result.add_argument("--score", type=float, default=0.5, help="minimum score to draw (default: %(default)s)")
+    result.add_argument("--sheet", type=int, default=0, metavar="N", help="also draw the first N images on sheet.jpg")
+    result.add_argument("--config", type=Path, help="YAML file to use instead of the config in the checkpoint")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     return result
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images named, and those in the folders named, sorted within each folder.
+    """Returns the given image files, and the images in the given folders, sorted within each folder.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no image.
+        UserError: a path does not exist, or a folder contains no images.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES)
             if not inside:
-                raise UserError(f"folder '{path}' holds no image ({', '.join(sorted(SUFFIXES))})")
+                raise UserError(f"folder '{path}' contains no images ({', '.join(sorted(SUFFIXES))})")
             found += inside
         elif path.is_file():
             found.append(path)
@@ -62,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     images = find_images(args.images)
-    predictor = load_predictor(args.weights, device=args.device)
+    predictor = load(args.weights, args.device, args.config)
     args.output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     cells: list[np.ndarray] = []
@@ -71,44 +69,24 @@ def main(argv: list[str] | None = None) -> int:
     for index, path in enumerate(images):
         image = read_image(path)
         detections = predictor(image)
-        picture = draw_detections(image, detections, predictor.names, args.score)
-        write_picture(args.output / unique_name(path, used), picture)
+        picture = detections.above(args.score).draw(image)
+        write_image(args.output / unique_name(path, used), picture)
         if len(cells) < args.sheet:
             cells.append(picture)
-        records.append({"image": str(path), "detections": to_plain(detections, predictor.names)})
+        records.append({"image": str(path), "detections": detections.to_plain()})
         progress(index + 1, len(images))
     write_json(args.output / "detections.json", records)
     if cells:
-        write_picture(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
-    print(f"pictures and detections.json are in '{args.output}'")
+        write_image(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
+    print(f"pictures and detections.json: '{args.output}'")
     return 0
 
 
 def unique_name(path: Path, used: set[str]) -> str:
-    """A JPEG name for the picture of ``path`` that no earlier image took."""
+    """Returns a JPEG name for ``path`` that is not in ``used``, and adds it."""
     name, number = f"{path.stem}.jpg", 1
     while name in used:
         number += 1
         name = f"{path.stem}_{number}.jpg"
     used.add(name)
     return name
-
-
-def to_plain(detections: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
-    """JSON-ready records; ``box`` is half-open xyxy in the image's pixels."""
-    return [
-        {"box": [round(v, 2) for v in box], "score": round(score, 5), "class": names[label]}
-        for box, score, label in zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
-    ]
-
-
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Writes uint8 RGB as JPEG.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    good, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
-    if not good:
-        raise UserError(f"picture '{path}' could not be encoded")
-    path.write_bytes(data.tobytes())

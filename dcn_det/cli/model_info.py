@@ -1,4 +1,4 @@
-"""``tools/model_info.py``: sizes and work of models, beside the paper's numbers."""
+"""``dcn-det model-info``: parameters and multiply-adds of models, next to the paper's numbers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PAPER_PARAMETERS = {
     ("rfcn", "average", 0): 47.1,
     ("rfcn", "deformable", 3): 49.5,
 }
-"""Millions of parameters in the paper's Table 4, by detector, RoI pooling and deformable convolutions, with ResNet-101
-and 20 classes. The two-stage detectors are taken to be counted without their RPN, see ``configs/README.md``."""
+"""Millions of parameters in the paper's Table 4, by detector, RoI pooling and number of deformable convolutions, with
+ResNet-101 and 20 classes. Two-stage detectors seem to be counted without their RPN, see ``configs/README.md``."""
 PAPER_CLASSES = 20
 
 NOTHING = "-"
@@ -34,17 +34,19 @@ NOTHING = "-"
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog="model_info",
-        description="Counts parameters, multiply-adds and activation memory of models, without weights or data.",
+        prog="dcn-det model-info",
+        description="Count parameters, multiply-adds and activation memory of models. Needs no weights or data.",
     )
-    result.add_argument("configs", nargs="+", metavar="CONFIG", help="YAML files, then key=value settings over all")
     result.add_argument(
-        "--size", metavar="HxW", help="of the input in pixels; default: short and long side of training"
+        "configs", nargs="+", metavar="CONFIG", help="YAML files, then key=value settings that override them all"
     )
-    result.add_argument("--rois", type=int, metavar="N", help="proposals an image; default: what the config keeps")
-    result.add_argument("--classes", type=int, metavar="N", help="default: those of the config, else of its data set")
-    result.add_argument("--results", action="store_true", help="show published results in the place of sizes of parts")
-    result.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    result.add_argument("--size", metavar="HxW", help="input size in pixels (default: short and long side of training)")
+    result.add_argument("--rois", type=int, metavar="N", help="proposals per image (default: from the config)")
+    result.add_argument(
+        "--classes", type=int, metavar="N", help="number of classes (default: from the config, else its data set)"
+    )
+    result.add_argument("--results", action="store_true", help="show published results instead of sizes")
+    result.add_argument("--markdown", action="store_true", help="print a Markdown table")
     return result
 
 
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     size = None if args.size is None else _size(args.size)
     rows, notes = [], set()
     for file in files:
-        config = load_config(file, overrides)
+        config = load_config(file, *overrides)
         height, width = size or (config.data.resize.short_side, config.data.resize.max_side)
         classes = args.classes or len(config.data.classes or ()) or config.data.class_count
         if classes is None:
@@ -70,15 +72,13 @@ def main(argv: list[str] | None = None) -> int:
         info = _count(config, classes, height, width, rois)
         rows.append(_results(file, config, info) if args.results else _sizes(file, config, info, classes))
         notes.add(f"{height}x{width} pixels" + (f" and {rois} RoIs" if rois else ""))
-    print(_table(rows, args.markdown))
+    print(_table(_without_empty_columns(rows), args.markdown))
     print()
-    print(
-        f"For one image of {', or '.join(sorted(notes))}. M: millions; G: thousand millions of products with additions."
-    )
+    print(f"For one image of {', or '.join(sorted(notes))}. M: millions; G: billions of multiply-adds.")
     if not args.results:
         print(
             "Parameters include the constant scale and shift of batch norm, not its statistics. Activations: what a "
-            "training step keeps for its backward pass, in float32. Table 4: the paper, compared without RPN."
+            "training step keeps for its backward pass, in float32. Table 4: the paper's count, without RPN."
         )
     return 0
 
@@ -86,13 +86,13 @@ def main(argv: list[str] | None = None) -> int:
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if match is None:
-        raise UserError(f"--size: '{text}' is no size; write height and width in pixels, such as 600x1000")
+        raise UserError(f"--size: '{text}' is not a size; give height and width in pixels, such as 600x1000")
     return int(match[1]), int(match[2])
 
 
 def _count(config: Config, classes: int, height: int, width: int, rois: int) -> ModelInfo:
     with torch.device("meta"):
-        model = build_detector(config.model, classes, config.test, load_backbone_weights=False)
+        model = build_detector(config, classes)
     return model_info(model, height, width, rois)
 
 
@@ -101,7 +101,7 @@ def _million(count: int | None) -> str:
 
 
 def _deformable(config: Config) -> str:
-    """Which convolutions deform, and whether the RoI pooling does."""
+    """Lists the deformable blocks, and pooling if it is deformable."""
     backbone, parts = config.model.backbone, []
     if isinstance(backbone, ResidualBackboneConfig) and backbone.deform.blocks:
         parts.append(" ".join(backbone.deform.blocks) + (" (v2)" if backbone.deform.kind == "v2" else ""))
@@ -146,7 +146,7 @@ def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
         "config": _name(file),
         "paper": _published(paper),
         "authors' code": _published(released),
-        "here": " / ".join(f"{100 * value:.1f}" for value in measured.values()) or "not measured",
+        "here": " / ".join(f"{100 * value:.1f}" for value in measured.values()) or NOTHING,
         "parameters (M)": _million(sum(info.parameters.values())),
         "multiply-adds (G)": f"{sum(info.multiply_adds.values()) / 1e9:.1f}",
         "deformable": _deformable(config),
@@ -158,6 +158,11 @@ def _published(expected: Sequence[ExpectedConfig]) -> str:
     values = {each.metric: f"{100 * each.value:.1f}" for each in expected}
     shown = [values[metric] for metric in ("AP", "mAP50", "mAP70") if metric in values]
     return " / ".join(shown) or NOTHING
+
+
+def _without_empty_columns(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    empty = {column for column in rows[0] if all(row[column] == NOTHING for row in rows)}
+    return [{column: cell for column, cell in row.items() if column not in empty} for row in rows]
 
 
 def _name(file: str) -> str:

@@ -1,6 +1,6 @@
 """Settings: their schema, and reading them from YAML files and overrides."""
 
-from dcn_det.config.load import Origins, from_plain, load_config, load_with_origins, to_plain
+from dcn_det.config.load import as_config, from_plain, load_config, to_plain, with_values
 from dcn_det.config.registry import (
     BACKBONES,
     DETECTORS,
@@ -17,14 +17,14 @@ __all__ = [
     "DETECTORS",
     "FORMATS",
     "Config",
-    "Origins",
+    "as_config",
     "from_plain",
     "json_schema",
     "load_config",
-    "load_with_origins",
     "print_config",
     "register_backbone",
     "register_detector",
     "register_format",
     "to_plain",
+    "with_values",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,20 @@ from pydantic import ValidationError
 from dcn_det.config.imports import import_modules
 from dcn_det.config.problems import user_error
 from dcn_det.config.schema import Config
-from dcn_det.config.source import DEFAULT, Item, KeyPath, label, merge, parse, parse_overrides
+from dcn_det.config.source import (
+    DEFAULT,
+    OVERRIDE,
+    Item,
+    KeyPath,
+    from_mapping,
+    label,
+    merge,
+    parse,
+    parse_overrides,
+    with_origin,
+)
 from dcn_det.config.upgrade import upgrade
 from dcn_det.errors import UserError, did_you_mean
-
-Origins = dict[str, str]
-"""Where each value was set: from its dotted key to ``FILE:LINE``, ``override`` or ``default``.
-
-A list of plain values is one value."""
 
 NOT_INHERITED = ("name", "expected")
 """Keys that describe one file: what is built on it is another experiment, with numbers of its own."""
@@ -27,33 +33,33 @@ OVERLAY = "overlay"
 """The override that names a file to lay over the config, where others name a setting."""
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Reads settings from a YAML file, the files it is based on, and overrides.
+def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config:
+    """Read settings from a YAML file, the files it is based on, and overrides.
 
     A file may name others under ``base:``, one path or a list, relative to itself. They are laid over each
     other in that order, and the file over them:
 
     * Blocks merge by key; lists and single values replace.
-    * Naming another ``kind`` for ``train.optimizer`` or ``train.schedule`` starts that block afresh, and so does
-      one for ``model``, but for its backbone and RPN.
+    * Naming another ``kind`` for a block starts it afresh, but for keys that both kinds inherit from a common section,
+      such as ``data.resize``; a model of another kind also keeps its RPN.
     * Giving ``train.epochs`` replaces an inherited ``train.iterations``, and the other way round.
+    * ``imports`` add up: the modules of the bases, then those of the file.
     * ``name`` and ``expected`` are not inherited; ``name`` is the file's stem where none is given.
 
     Args:
         path: the YAML file.
-        overrides: ``key=value`` settings laid over the file, with dotted keys and values in YAML, such as
-            ``train.optimizer.lr=1e-3``. ``overlay=FILE`` lays another file over the first, such as another schedule;
-            single settings go over all files.
+        overrides: settings laid over the file, the last one on top. Either ``key=value``, with a dotted key and a value
+            in YAML, such as ``train.optimizer.lr=1e-3``, or a mapping from such keys, or nested ones, to plain values.
+            The key ``overlay`` names a file to lay over the first one, such as another schedule; single settings
+            go over all files.
+
+    Returns:
+        The settings; ``origins`` of them says where each was set.
 
     Raises:
-        UserError: a file cannot be read or is no YAML mapping, bases form a cycle, an override is malformed,
-            or values are wrong. Wrong values are all reported, one line each.
+        UserError: a file cannot be read or is no YAML mapping, bases form a cycle, a module cannot be imported, an
+            override is malformed, or values are wrong. Wrong values are all reported, one line each.
     """
-    return load_with_origins(path, overrides)[0]
-
-
-def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Config, Origins]:
-    """Like ``load_config``, and tells where every value was set."""
     path = Path(path)
     root = _read(path, ())
     files, values = _split(overrides)
@@ -65,22 +71,35 @@ def load_with_origins(path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     name = root.value.get("name")
     if name is None or name.value == "":
         root.value["name"] = Item(path.stem, DEFAULT)
-    config = _validate(root)
-    return config, {".".join(map(str, key)): _origin(root, key) for key, _ in leaves(to_plain(config))}
+    return _validate(root)
 
 
-def _split(overrides: Iterable[str]) -> tuple[list[Path], list[str]]:
+def _split(
+    overrides: Sequence[str | Mapping[str, Any]],
+) -> tuple[list[Path], list[str | Mapping[str, Any]]]:
     """The files to lay over the config, and the single settings."""
-    files, values = [], []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key.strip() != OVERLAY:
-            values.append(text)
-        elif not value.strip():
-            raise UserError(f"override '{text}': expected {OVERLAY}=FILE, a YAML file of settings")
+    files: list[Path] = []
+    values: list[str | Mapping[str, Any]] = []
+    for override in overrides:
+        if isinstance(override, Mapping):
+            values.append({key: value for key, value in override.items() if key != OVERLAY})
+            file = override.get(OVERLAY)
+        elif isinstance(override, str):
+            key, _, file = override.partition("=")
+            if key.strip() != OVERLAY:
+                values.append(override)
+                continue
         else:
-            files.append(Path(value.strip()))
+            raise TypeError(f"an override is a string or a mapping, not {type(override).__name__}")
+        if file is not None:
+            files.append(_overlay(file))
     return files, values
+
+
+def _overlay(file: object) -> Path:
+    if not isinstance(file, str | Path) or not str(file).strip():
+        raise UserError(f"override '{OVERLAY}={file}': expected {OVERLAY}=FILE, a YAML file of settings")
+    return Path(str(file).strip())
 
 
 def _read(path: Path, below: tuple[Path, ...]) -> Item:
@@ -156,36 +175,75 @@ def _without_own(item: Item) -> dict[str, Item]:
 
 
 def _validate(root: Item, hint: str = "") -> Config:
-    """``hint`` is added where a kind is unknown."""
+    """The config with its origins; ``hint`` follows an unregistered kind in messages."""
     try:
-        return Config.model_validate(root.plain())
+        config = Config.model_validate(root.plain())
     except ValidationError as error:
         raise user_error(error, root, hint) from None
+    return config.with_origins({_dotted(key): _origin(root, key) for key, _ in leaves(to_plain(config))})
 
 
 def to_plain(config: Config) -> dict[str, Any]:
-    """The settings as dicts, lists and single values, for checkpoints and JSON; see ``from_plain``."""
+    """Return the settings as dicts, lists and single values, for checkpoints and JSON; see ``from_plain``."""
     return config.model_dump(mode="json")
 
 
 def from_plain(plain: object, source: str = "settings") -> Config:
-    """Settings from plain containers, of this version or an earlier one.
+    """Return settings from plain containers, of this version or an earlier one.
 
     Modules under ``imports`` are not imported, since a file of weights must not run code: kinds that they register are
     unknown unless something else has imported them.
 
     Args:
         plain: what ``to_plain`` gave.
-        source: what messages call it, such as the checkpoint's path.
+        source: what messages and origins call it, such as the checkpoint's path.
 
     Raises:
         UserError: a value is wrong.
     """
-    root = _with_origin(plain, source)
+    root = with_origin(plain, source)
     if not isinstance(root.value, dict):
         raise UserError(f"{source}: no settings: expected a mapping")
     root = upgrade(root)
     return _validate(root, _hint(root))
+
+
+def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
+    """Return a config with other values for some of its keys; the others keep their origins.
+
+    Args:
+        config: the settings.
+        values: plain values by dotted key.
+        source: what messages and origins call where these come from.
+
+    Raises:
+        UserError: the values are wrong, or do not fit the rest.
+    """
+    return _validate(merge(_with_origins(to_plain(config), config.origins), from_mapping(values, source), Config))
+
+
+def as_config(config: Config | str | Path, **overrides: Any) -> Config:
+    """Return settings with others laid over them.
+
+    Args:
+        config: settings, or their YAML file.
+        **overrides: blocks (``train={"iterations": 100}``) or dotted keys (``**{"train.iterations": 100}``).
+
+    Raises:
+        UserError: see :func:`load_config`.
+    """
+    if not isinstance(config, Config):
+        return load_config(config, overrides)
+    return with_values(config, overrides, OVERRIDE) if overrides else config
+
+
+def _with_origins(plain: Any, origins: Mapping[str, str], path: KeyPath = ()) -> Item:
+    origin = origins.get(_dotted(path), DEFAULT)
+    if isinstance(plain, dict):
+        return Item({key: _with_origins(value, origins, (*path, key)) for key, value in plain.items()}, origin)
+    if isinstance(plain, list):
+        return Item([_with_origins(value, origins, (*path, index)) for index, value in enumerate(plain)], origin)
+    return Item(plain, origin)
 
 
 def _hint(root: Item) -> str:
@@ -197,12 +255,8 @@ def _hint(root: Item) -> str:
     return f"; these settings import {', '.join(map(str, names))}: give a config that does (imports: ...)"
 
 
-def _with_origin(plain: Any, origin: str) -> Item:
-    if isinstance(plain, dict):
-        return Item({str(key): _with_origin(value, origin) for key, value in plain.items()}, origin)
-    if isinstance(plain, list | tuple):
-        return Item([_with_origin(value, origin) for value in plain], origin)
-    return Item(plain, origin)
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
 
 
 def leaves(plain: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:

@@ -9,10 +9,10 @@ settings (names of residual blocks, categories of a data set) is checked where t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from dcn_det.config import kinds as kinds  # registers what the defaults below name
 from dcn_det.config.data import CocoDataConfig, DataConfig
@@ -29,6 +29,8 @@ MODULE_NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
 class Config(Section):
+    """All settings of a run: model, data, training, testing and evaluation."""
+
     version: Literal[2] = 2
     """Version of the schema."""
     imports: tuple[Annotated[str, Field(pattern=MODULE_NAME)], ...] = ()
@@ -45,6 +47,26 @@ class Config(Section):
     test: TestConfig = TestConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     expected: tuple[ExpectedConfig, ...] = ()
+
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where each value was set: from its dotted key to ``FILE:LINE``, ``override`` or ``default``.
+
+        A list of plain values is one value. Empty for a config that was made in Python.
+        """
+        return self._origins
+
+    def with_origins(self, origins: Mapping[str, str]) -> Config:
+        """Return the same settings with other origins."""
+        config = self.model_copy()
+        config._origins = dict(origins)
+        return config
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all settings are the same, wherever they were set."""
+        return isinstance(other, Config) and self.__dict__ == other.__dict__
 
     @model_validator(mode="after")
     def _check(self) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -16,18 +16,20 @@ _WIDEST = 64
 """Columns up to which comments are aligned; behind longer lines they follow directly."""
 
 
-def print_config(config: Config, origins: Mapping[str, str] | None = None) -> str:
-    """The settings as YAML that ``load_config`` reads back as the same settings.
+def print_config(config: Config, *, comments: bool = True) -> str:
+    """Return the settings as YAML that ``load_config`` reads back as the same settings.
 
     Args:
-        origins: where each value was set, as ``load_with_origins`` tells; it becomes a comment behind the
-            value. Left out, there are no comments.
+        config: the settings.
+        comments: say after each value where it was set, if the config knows its origins.
     """
     lines = list(_lines(to_plain(config), "", ""))
-    if origins is None:
+    if not comments or not config.origins:
         return "".join(f"{text}\n" for text, _ in lines)
     width = max(len(text) for text, key in lines if key and len(text) <= _WIDEST)
-    return "".join(f"{text:<{width}}  # {origins.get(key, DEFAULT)}\n" if key else f"{text}\n" for text, key in lines)
+    return "".join(
+        f"{text:<{width}}  # {config.origins.get(key, DEFAULT)}\n" if key else f"{text}\n" for text, key in lines
+    )
 
 
 def _lines(block: dict[str, Any], indent: str, prefix: str) -> Iterator[tuple[str, str]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 
@@ -177,23 +177,59 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def parse_overrides(overrides: Iterable[str]) -> Item:
-    """Reads ``key=value`` settings, dotted keys and YAML values, into one block; later ones win.
+def parse_overrides(overrides: Iterable[str | Mapping[str, Any]]) -> Item:
+    """Read settings in either form into one block; later ones win.
+
+    Args:
+        overrides: texts ``key=value``, with a dotted key and a value in YAML, or mappings from keys, dotted or not, to
+            plain values or mappings.
 
     Raises:
-        UserError: no ``=``, an empty key, or a value that is not YAML.
+        UserError: no ``=``, a key that is empty or no text, or a value that is not YAML.
     """
     root = Item({}, OVERRIDE)
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        parts = key.strip().split(".")
-        if not equals or not all(parts):
-            raise UserError(f"override '{text}': expected key=value, such as train.batch_size=2")
-        item = parse(value, f"override '{text}'", override=True)
-        for part in reversed(parts):
-            item = Item({part: item}, OVERRIDE)
+    for override in overrides:
+        if isinstance(override, str):
+            key, equals, value = override.partition("=")
+            if not equals or not all(key.strip().split(".")):
+                raise UserError(f"override '{override}': expected key=value, such as train.batch_size=2")
+            item = _nested(key, parse(value, f"override '{override}'", override=True), OVERRIDE)
+        else:
+            item = from_mapping(override, OVERRIDE)
         root = merge(root, item, None)
     return root
+
+
+def from_mapping(settings: Mapping[str, Any], origin: str) -> Item:
+    """A block of plain values by key, dotted or nested; later ones win.
+
+    Raises:
+        UserError: a key is empty or no text.
+    """
+    root = Item({}, origin)
+    for key, value in settings.items():
+        item = from_mapping(value, origin) if isinstance(value, Mapping) else with_origin(value, origin)
+        root = merge(root, _nested(key, item, origin), None)
+    return root
+
+
+def _nested(key: str, item: Item, origin: str) -> Item:
+    """The block with ``item`` at a dotted key."""
+    parts = key.strip().split(".") if isinstance(key, str) else [""]
+    if not all(parts):
+        raise UserError(f"{origin}: wrong key '{key}'; allowed: dotted keys such as train.batch_size")
+    for part in reversed(parts):
+        item = Item({part: item}, origin)
+    return item
+
+
+def with_origin(plain: Any, origin: str) -> Item:
+    """Plain containers and values, all of one origin; a path becomes text."""
+    if isinstance(plain, dict):
+        return Item({str(key): with_origin(value, origin) for key, value in plain.items()}, origin)
+    if isinstance(plain, list | tuple):
+        return Item([with_origin(value, origin) for value in plain], origin)
+    return Item(os.fspath(plain) if isinstance(plain, os.PathLike) else plain, origin)
 
 
 def merge(lower: Item, upper: Item, section: type[Section] | None) -> Item:

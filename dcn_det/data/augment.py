@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dcn_det.data.transforms import Boxes, Image
+from dcn_det.data.transforms import Boxes
+from dcn_det.images import Image
 
 _AUGMENT = 0x5EED
 _CROP_TRIES = 20

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dcn_det.data.transforms import Image
 from dcn_det.errors import UserError
+from dcn_det.images import Image
 
 _ROOM = 0.1
 """Share of the file system that is left free."""

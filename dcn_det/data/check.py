@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
+from dcn_det.images import read_image
 from dcn_det.progress import Count
 
 Row = dict[str, Any]

@@ -12,8 +12,9 @@ from dcn_det.data.augment import Augmentation, crop_boxes
 from dcn_det.data.cache import ImageCache
 from dcn_det.data.index import DatasetIndex
 from dcn_det.data.sampler import Draw
-from dcn_det.data.transforms import Image, flip_boxes, flip_image, read_image, resize_short_side, scale_boxes
+from dcn_det.data.transforms import flip_boxes, flip_image, resize_short_side, scale_boxes
 from dcn_det.errors import UserError
+from dcn_det.images import Image, read_image
 from dcn_det.structures import Batch, Category, ImageInfo, Target
 
 Example = tuple[Tensor, ImageInfo, Target | None]

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from dcn_det.categories import Category
 from dcn_det.data.records import Records, first_few
-from dcn_det.data.transforms import is_readable
 from dcn_det.errors import UserError
+from dcn_det.images import is_readable
 
 _TOLERANCE = 0.01
 """Pixels that mean nothing, such as the last decimals of a file. A shorter side is none, so that no box

@@ -6,71 +6,13 @@ a handful of numbers NumPy is several times as quick as torch.
 
 from __future__ import annotations
 
-from io import FileIO
-from pathlib import Path
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dcn_det.errors import UserError
+from dcn_det.images import Image
 
-Image = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
-
-_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
-
-
-def read_image(path: str | Path) -> Image:
-    """Reads an image file as 8-bit RGB, as stored: an EXIF orientation is ignored, as COCO's annotations do.
-
-    Args:
-        path: JPEG, PNG or anything else OpenCV decodes.
-
-    Returns:
-        uint8 (H, W, 3), contiguous.
-
-    Raises:
-        UserError: the file is missing, truncated or not an image.
-    """
-    try:
-        with FileIO(path) as file:  # quicker than Path.read_bytes, by a hundredth of the time of an image
-            data = file.read()
-    except OSError as error:
-        raise UserError(f"cannot read image {path}: {error.strerror}") from error
-    image = decode(data)
-    if image is None:
-        raise UserError(f"cannot decode image {path}: {len(data)} bytes, truncated or not an image")
-    return image
-
-
-def is_readable(path: str | Path) -> bool:
-    """Whether ``read_image`` would succeed; decodes at an eighth of the size, which is quicker."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError:
-        return False
-    return _decode(data, cv2.IMREAD_REDUCED_COLOR_8) is not None
-
-
-def decode(data: bytes) -> Image | None:
-    """Decodes an image file's content to uint8 (H, W, 3) RGB; None when it is damaged or no image."""
-    if _RGB is not None:
-        return _decode(data, _RGB)
-    image = _decode(data, cv2.IMREAD_COLOR)
-    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def _decode(data: bytes, flags: int) -> NDArray[np.uint8] | None:
-    # OpenCV 4 fills the missing part of a truncated JPEG with grey and returns it. In a whole one the marker
-    # that ends the image (FF D9) follows the last that starts a scan (FF DA).
-    # Nearly always it is the very end, and there is nothing to search for.
-    suspect = data.startswith(b"\xff\xd8") and not data.endswith(b"\xff\xd9")
-    truncated = suspect and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    if truncated or not data:
-        return None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if image is None else np.asarray(image, dtype=np.uint8)
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""From settings to optimizer, schedule and loop."""
+"""Builds the optimizer, the schedule and the loop settings of a config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcn_det.precision import PRECISIONS
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate a run really uses, and why."""
+    """Effective learning rate of a run, and how it is derived."""
 
     base: float
     reference_batch: int
@@ -32,18 +32,18 @@ class LearningRate:
     def __str__(self) -> str:
         if not self.scaled:
             return (
-                f"{self.effective:g} (as given, train.scale_lr is off; global batch {self.global_batch}, "
+                f"{self.effective:g} (train.scale_lr is off; global batch {self.global_batch}, "
                 f"reference batch {self.reference_batch})"
             )
         return (
             f"{self.effective:g} = {self.base:g} x global batch {self.global_batch} / "
-            f"reference batch {self.reference_batch} (linear rule); gradients are averaged over the global batch"
+            f"reference batch {self.reference_batch} (linear scaling rule); gradients averaged over the global batch"
         )
 
 
 @dataclass(frozen=True)
 class Division:
-    """How the images of a step are divided: processes x passes x images of a pass."""
+    """Division of the images of a step: processes x passes x images per pass."""
 
     world_size: int
     batch_size: int
@@ -63,38 +63,39 @@ class Division:
 
 
 def divide(train: TrainConfig, world_size: int, global_batch: int | None = None) -> Division:
-    """Divides a step between processes and passes.
+    """Divides a step among processes and passes.
 
     Args:
-        train: the settings.
+        train: training settings.
         world_size: number of processes.
-        global_batch: images of a step in the run that is resumed; the same images then make the same steps, whatever
-            the number of processes. None takes what the settings give.
+        global_batch: images per step of the run that is resumed, so that its steps consist of the same images with
+            any number of processes. None uses the settings.
 
     Raises:
-        UserError: ``global_batch`` cannot be divided.
+        UserError: ``global_batch`` is not divisible by ``world_size``.
     """
-    asked = Division(world_size, train.batch_size, train.accumulate)
-    if global_batch is None or asked.global_batch == global_batch:
-        return asked
+    configured = Division(world_size, train.batch_size, train.accumulate)
+    if global_batch is None or configured.global_batch == global_batch:
+        return configured
     each, rest = divmod(global_batch, world_size)
     if rest or each == 0:
         raise UserError(
-            f"the run was started with {global_batch} images a step, which {world_size} processes cannot share "
-            "evenly; resume with a number of processes that divides it"
+            f"the run was started with {global_batch} images per step, not divisible by {world_size} processes; "
+            "resume with a number of processes that divides it"
         )
     size = max(size for size in range(1, min(train.batch_size, each) + 1) if each % size == 0)
     return Division(world_size, size, each // size)
 
 
 def learning_rate(train: TrainConfig, global_batch: int) -> LearningRate:
-    """The rate for a step of ``global_batch`` images (Goyal et al., 2017: proportional to it)."""
+    """Returns the learning rate for steps of ``global_batch`` images, proportional to it (Goyal et al., 2017)."""
     return LearningRate(train.optimizer.lr, train.reference_batch, global_batch, scaled=train.scale_lr)
 
 
 def build_optimizer(
     train: TrainConfig, model: nn.Module, lr: float, multipliers: Mapping[str, float]
 ) -> torch.optim.Optimizer:
+    """Builds the optimizer; ``multipliers`` maps parameter names to factors on ``lr``."""
     settings = train.optimizer
     groups = parameter_groups(model, lr, settings.weight_decay, settings.decay_bias, multipliers)
     if isinstance(settings, SGDConfig):
@@ -103,7 +104,7 @@ def build_optimizer(
 
 
 def run_length(train: TrainConfig, iterations_per_epoch: int) -> int:
-    """Optimizer steps of the whole run."""
+    """Returns the number of optimizer steps of the whole run."""
     if train.iterations is not None:
         return train.iterations
     assert train.epochs is not None
@@ -111,7 +112,7 @@ def run_length(train: TrainConfig, iterations_per_epoch: int) -> int:
 
 
 def build_schedule(train: TrainConfig, length: int, epoch_length: int) -> schedule.Factor:
-    """The learning-rate factor of each of ``length`` iterations; an epoch has ``epoch_length``."""
+    """Builds the schedule of a run of ``length`` iterations, with ``epoch_length`` iterations per epoch."""
     settings = train.schedule
     if isinstance(settings, StepScheduleConfig):
         unit = {"share": length, "epochs": epoch_length, "iterations": 1}[settings.unit]
@@ -122,7 +123,7 @@ def build_schedule(train: TrainConfig, length: int, epoch_length: int) -> schedu
 
 
 def loop_settings(train: TrainConfig, length: int, division: Division, stop_at: int | None = None) -> LoopSettings:
-    """Settings of a loop of ``length`` steps that may have to stop before its end."""
+    """Returns the settings of a loop of ``length`` steps that stops after step ``stop_at``, if given."""
     return LoopSettings(
         length=length,
         stop_at=length if stop_at is None else min(stop_at, length),

@@ -1,4 +1,4 @@
-"""What can go wrong in a step, told in one line and with what helps."""
+"""Failures of a training step, described in one line with possible remedies."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from dcn_det.structures import Batch
 
 
 class TrainingDiverged(UserError):
-    """A loss or a gradient is not finite; the message says where and what was saved."""
+    """A loss or a gradient is not finite; the message names the iteration, the images and the saved file."""
 
 
 class OutOfMemory(UserError):
-    """The device has too little memory for a step."""
+    """A step needs more memory than the device has."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not get memory, on a GPU or on the CPU."""
+    """Returns whether an error is a failed allocation, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def out_of_memory(error: RuntimeError, batches: Sequence[Batch], batch_size: int) -> OutOfMemory:
-    """The error to raise, with what to change."""
+    """Returns the error to raise; its message lists settings that reduce memory."""
     sizes = ", ".join(sorted({f"{b.images.shape[3]}x{b.images.shape[2]}" for b in batches}))
     halve = f"train.batch_size={batch_size // 2} with twice train.accumulate, " if batch_size > 1 else ""
     return OutOfMemory(
-        f"out of memory with {batch_size} images of up to {sizes} in a pass; try {halve}train.precision=bfloat16, "
+        f"out of memory with {batch_size} images of up to {sizes} per pass; try {halve}train.precision=bfloat16, "
         f"train.recompute_stages=[res3, res4, res5] or a smaller data.resize ({str(error).splitlines()[0]})"
     )
 
 
 def describe(outcome: Outcome, batches: Sequence[Batch], previous_norm: float) -> str:
-    """A step that is not finite: losses, gradient norm, images."""
+    """Describes a non-finite step: losses, gradient norm and images."""
     parts = ", ".join(f"{name} {value:g}" for name, value in outcome.losses.items())
     images = ", ".join(str(info.image_id) for batch in batches for info in batch.infos)
-    return f"{parts}; gradient norm {outcome.gradient_norm:g} (the step before: {previous_norm:g}); image ids {images}"
+    return f"{parts}; gradient norm {outcome.gradient_norm:g} (previous step: {previous_norm:g}); image ids {images}"
 
 
 def evidence(batches: Sequence[Batch]) -> list[dict[str, Any]]:
-    """The batches as plain containers, to be saved."""
+    """Returns the batches as plain containers, for a checkpoint."""
     return [
         {
             "images": batch.images,
@@ -56,8 +56,8 @@ def evidence(batches: Sequence[Batch]) -> list[dict[str, Any]]:
     ]
 
 
-def spoilt_buffer(model: nn.Module) -> str | None:
-    """The name of a buffer that is not finite any more, such as running statistics that met a NaN."""
+def nonfinite_buffer(model: nn.Module) -> str | None:
+    """Returns the name of the first buffer with non-finite values (such as running statistics), or None."""
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and not torch.isfinite(buffer).all():
             return name
@@ -65,12 +65,15 @@ def spoilt_buffer(model: nn.Module) -> str | None:
 
 
 def data_changes(saved: Mapping[str, Any], categories: list[dict[str, Any]], fingerprint: str) -> str | None:
-    """Compares a checkpoint's data with the present; returns what to warn of.
+    """Compares the data set of a checkpoint with the current one.
 
     Args:
-        saved: the checkpoint.
-        categories: of the present data, as plain containers.
-        fingerprint: of the present training split.
+        saved: content of the checkpoint.
+        categories: categories of the current data set, as plain containers.
+        fingerprint: fingerprint of the current training split.
+
+    Returns:
+        A warning, or None if the data set is unchanged.
 
     Raises:
         UserError: the classes differ, so that the weights do not fit.
@@ -80,12 +83,12 @@ def data_changes(saved: Mapping[str, Any], categories: list[dict[str, Any]], fin
     if before != now:
         gone = [name for name in before if name not in now][:5]
         new = [name for name in now if name not in before][:5]
-        parts = [f"gone: {', '.join(gone)}" if gone else "", f"new: {', '.join(new)}" if new else ""]
-        difference = "; ".join(part for part in parts if part) or "the same names in another order"
+        parts = [f"removed: {', '.join(gone)}" if gone else "", f"added: {', '.join(new)}" if new else ""]
+        difference = "; ".join(part for part in parts if part) or "same names in a different order"
         raise UserError(
             f"the data set has {len(now)} classes, the checkpoint {len(before)} ({difference}); resume with the data "
             "it was trained on, or start a new run"
         )
     if saved.get("data_fingerprint") not in (None, fingerprint):
-        return "the training data changed since the checkpoint (images, boxes or names); the run goes on with the new"
+        return "the training data (images, boxes or names) changed since the checkpoint; the current data is used"
     return None

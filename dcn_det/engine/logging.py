@@ -1,4 +1,4 @@
-"""What a run says: a line on the console, a line of JSON, TensorBoard."""
+"""Logs of a run: console, text file, JSON lines, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from dcn_det.files import write_text
 
 
 class Log:
-    """Where lines, numbers and pictures of a run go; this one drops them, as all processes but the main one do."""
+    """Receives the text, numbers and images of a run, and discards them: for all processes but the main one."""
 
     def say(self, text: str) -> None:
-        """One or more lines for people."""
+        """Logs one or more lines of text."""
 
     def scalars(self, iteration: int, values: Mapping[str, float], kind: str) -> None:
-        """Numbers of one iteration.
+        """Logs the numbers of one iteration.
 
         Args:
             iteration: completed optimizer steps.
-            values: name -> number; a name with a slash is a group of its own, others go under ``kind``.
+            values: name -> number; names without a slash are grouped under ``kind``.
             kind: ``train`` or ``test``.
         """
 
     def image(self, iteration: int, name: str, image: np.ndarray) -> None:
-        """A picture, uint8 (H, W, 3) RGB."""
+        """Logs an image, uint8 (H, W, 3) RGB."""
 
     def close(self) -> None:
-        """Finishes the files."""
+        """Flushes and closes the files."""
 
 
 class RunLog(Log):
     """Writes to the console, ``log.txt``, ``metrics.jsonl`` and TensorBoard files in the run's folder.
 
-    A disk that is full does not end a run: what cannot be written is dropped, with one warning.
+    A full disk does not end the run: output that cannot be written is dropped, with one warning.
 
     Args:
-        folder: exists; files in it are appended to, so that a resumed run continues them.
-        quiet: nothing on the console.
-        iteration: of the checkpoint the run goes on from; numbers of later iterations, which will come again, are
-            taken out.
-        wandb: Weights & Biases project that numbers and pictures go to as well.
-        config: plain containers, for Weights & Biases.
+        folder: existing folder; its files are appended to, so that a resumed run continues them.
+        quiet: print nothing to the console.
+        iteration: iteration of the checkpoint that is resumed; records of later iterations are removed, since they
+            will be logged again.
+        wandb: Weights & Biases project that also receives numbers and images.
+        config: config as plain containers, for Weights & Biases.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class RunLog(Log):
     def scalars(self, iteration: int, values: Mapping[str, float], kind: str) -> None:
         defined = {name: value for name, value in values.items() if math.isfinite(value)}
         record: dict[str, Any] = {"kind": kind, "iteration": iteration, "time": round(time.time(), 3)}
-        # What is not finite is null: JSON has no NaN.
+        # JSON has no NaN: non-finite values become null.
         line = json.dumps(record | dict.fromkeys(values) | defined) + "\n"
         self._write(partial(self._json.write, line))
         grouped = {name if "/" in name else f"{kind}/{name}": value for name, value in defined.items()}
@@ -113,11 +113,11 @@ class RunLog(Log):
         except OSError as error:
             if not self._full:
                 self._full = True
-                print(f"warning: the run's log cannot be written: {error.strerror or error}", file=sys.stderr)
+                print(f"warning: cannot write the log of the run: {error.strerror or error}", file=sys.stderr)
 
 
 def _forget_after(path: Path, iteration: int) -> None:
-    """Drops the records of later iterations, and a last line that a kill cut short."""
+    """Removes records of later iterations, and a last line that a kill truncated."""
     kept = []
     for line in path.read_text().splitlines():
         try:
@@ -136,7 +136,7 @@ def _wandb_run(project: str, folder: Path, config: Mapping[str, Any] | None) -> 
         raise UserError(
             f"train.wandb is '{project}', but wandb is not installed: pip install \"dcn_det[wandb]\""
         ) from error
-    # The same folder is the same run there, so that a resumption continues it.
+    # The id depends only on the folder, so that a resumed run continues the same record.
     name = folder.resolve()
     key = hashlib.sha256(str(name).encode()).hexdigest()[:16]
     return wandb.init(

@@ -1,4 +1,4 @@
-"""Parameter groups: learning-rate multipliers and weight decay as the paper's recipe wants them."""
+"""Parameter groups: learning-rate multipliers and weight decay as in the paper's training recipe."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, decay_bias: bool, multipliers: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Sorts the trainable parameters into groups of equal learning rate and decay.
+    """Groups the trainable parameters by learning rate and weight decay.
 
     Args:
-        model: its parameters with ``requires_grad`` are taken; the rest is left alone.
+        model: parameters without ``requires_grad`` are left out.
         lr: base learning rate.
-        weight_decay: for weights. Biases and the scales and shifts of normalisation layers (one-dimensional
-            parameters) get it only with ``decay_bias``.
-        decay_bias: the authors' optimizer does not decay biases.
+        weight_decay: weight decay; applied to one-dimensional parameters (biases, and the scales and shifts of
+            normalization layers) only with ``decay_bias``.
+        decay_bias: also decay one-dimensional parameters; the authors' optimizer does not decay biases.
         multipliers: parameter name -> factor on ``lr``; missing names have factor 1.
 
     Returns:

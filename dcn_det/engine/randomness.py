@@ -1,7 +1,7 @@
-"""The state of every random generator, as plain containers.
+"""States of all random number generators, as plain containers.
 
-Training itself draws from none of them: order, augmentation and sampling are functions of the seed. Modules that do,
-such as dropout, go on after a resumption as if nothing had happened.
+Training itself uses none of them: order, augmentation and sampling are functions of the seed. Restoring the states
+makes modules that do, such as dropout, continue exactly in a resumed run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 def state(device: torch.device) -> dict[str, Any]:
-    """Python's, NumPy's and torch's global generators, and the device's own."""
+    """Returns the states of the global generators of Python, NumPy and torch, and of the device's generator."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     version, internal, following = random.getstate()
     return {
@@ -32,7 +32,7 @@ def state(device: torch.device) -> dict[str, Any]:
 
 
 def load(saved: dict[str, Any], device: torch.device) -> None:
-    """Sets the generators to what ``state`` returned."""
+    """Restores the states that ``state`` returned."""
     version, internal, following = saved["python"]
     random.setstate((version, tuple(internal), following))
     name, keys, position, has_gauss, gauss = saved["numpy"]
@@ -43,7 +43,7 @@ def load(saved: dict[str, Any], device: torch.device) -> None:
 
 
 def seed(value: int) -> None:
-    """Seeds all of them."""
+    """Seeds the global generators of Python, NumPy and torch."""
     random.seed(value)
     np.random.seed(value % 2**32)  # noqa: NPY002
     torch.manual_seed(value)

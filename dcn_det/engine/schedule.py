@@ -10,26 +10,31 @@ Factor = Callable[[int], float]
 
 
 def step(unit: float, drops: Sequence[float], gamma: float) -> Factor:
-    """Multiplies by ``gamma`` at each of ``drops``, given in units of ``unit`` iterations: the run's length for shares
-    of it (the paper drops once, at 2/3), the iterations of an epoch, or 1."""
+    """Multiplies the learning rate by ``gamma`` at each drop.
+
+    Args:
+        unit: iterations per unit of ``drops``: the length of the run, the length of an epoch, or 1.
+        drops: positions in these units; the paper drops once, at 2/3 of the run.
+        gamma: factor per drop.
+    """
     points = sorted(round(drop * unit) for drop in drops)
     return lambda iteration: gamma ** sum(iteration >= point for point in points)
 
 
 def cosine(length: int, final: float) -> Factor:
-    """Falls from 1 to ``final`` along half a cosine over ``length`` iterations."""
+    """Decays from 1 to ``final`` along a half cosine over ``length`` iterations."""
     return lambda iteration: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(iteration / length, 1.0)))
 
 
 def with_warmup(main: Factor, kind: str, iterations: int, factor: float) -> Factor:
-    """Puts a warm-up before ``main``.
+    """Adds a warm-up at the start of ``main``.
 
     Args:
-        main: the schedule that follows; it keeps counting from iteration 0.
+        main: the schedule; its iterations include the warm-up.
         kind: ``constant`` holds ``factor`` (the authors' released code), ``linear`` rises from ``factor`` to 1,
-            ``none`` changes nothing.
+            ``none`` disables the warm-up.
         iterations: length of the warm-up.
-        factor: share of the base learning rate at the first iteration.
+        factor: fraction of the scheduled learning rate at the first iteration.
     """
     if kind == "none" or iterations == 0:
         return main

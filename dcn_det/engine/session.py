@@ -16,7 +16,7 @@ from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
-from dcn_det.distributed import Processes
+from dcn_det.distributed import Processes, resolve_device
 from dcn_det.engine import randomness
 from dcn_det.engine.build import (
     build_optimizer,
@@ -35,26 +35,43 @@ from dcn_det.engine.trainer import Evaluate, Trainer
 from dcn_det.errors import UserError
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
-from dcn_det.inference.predictor import resolve_device
-from dcn_det.models.build import Detector, build_detector
+from dcn_det.models.build import build_detector
+from dcn_det.models.detector import Detector
 from dcn_det.progress import Progress
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
+from dcn_det.weights.backbone import load_backbone_weights
 
 DRAWN_IMAGES = 8
+"""Test images drawn at each evaluation."""
+
+
+def set_up_process(config: Config, device: torch.device) -> None:
+    """Prepares this process for training: memory allocator, determinism and the seeds of all random generators.
+
+    The seeds determine the initial weights, so call this right before building a :class:`Session`.
+    """
+    keep_freed_memory()
+    if config.train.precision == "float16" and device.type == "cpu":
+        warnings.warn("train.precision: float16 is very slow on a CPU; use bfloat16", stacklevel=2)
+    if config.train.deterministic:
+        be_deterministic()
+    randomness.seed(config.seed)
 
 
 class Session:
     """Data, model, optimizer and schedule of one config, in this process.
 
+    Building a session does not change the process; call :func:`set_up_process` first.
+
     Args:
         config: the settings.
         processes: this process among those of the run.
-        device: the one to use; None takes that of the settings.
-        global_batch: images of a step in the run that is resumed.
+        device: device to use; None uses that of the config.
+        global_batch: images per step of the run that is resumed.
 
     Raises:
-        UserError: something the settings name is missing or does not fit.
+        UserError: something the config names is missing or does not fit.
     """
 
     def __init__(
@@ -64,24 +81,17 @@ class Session:
         device: torch.device | None = None,
         global_batch: int | None = None,
     ) -> None:
-        keep_freed_memory()
         self.config = config
         self.processes = processes or Processes()
         self.device = device or resolve_device(config.device)
-        if config.train.precision == "float16" and self.device.type == "cpu":
-            warnings.warn(
-                "train.precision: torch's convolutions are very slow in float16 on a CPU; bfloat16 is quick",
-                stacklevel=2,
-            )
-        if config.train.deterministic:
-            be_deterministic()
         self.division = divide(config.train, self.processes.world_size, global_batch)
         with self.processes.main_first():
             self.train_set = build_dataset(config.data, "train", progress=Progress("sample image"))
         self.test_set = self._annotated_test_set()
-        randomness.seed(config.seed)
         with self.processes.main_first():
-            self.model: nn.Module = build_detector(config.model, len(self.categories), config.test).to(self.device)
+            model = build_detector(config, len(self.categories))
+            load_backbone_weights(model.backbone, config.model.backbone)
+        self.model: nn.Module = model.to(self.device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.average = WeightAverage(self.model, config.train.ema_decay) if config.train.ema_decay else None
@@ -97,14 +107,14 @@ class Session:
         self.factor = build_schedule(config.train, self.length, self.epoch_length)
 
     def _annotated_test_set(self) -> DetectionDataset | None:
-        """The test split; None when there is nothing to evaluate against."""
+        """Returns the test split, or None if it has no annotations."""
         data = self.config.data
         if data.test is None:
             return None
         dataset = build_dataset(data, "test", self.config.test.resize)
         if dataset.categories != self.train_set.categories:
             raise UserError(
-                f"data.test.annotations: '{dataset.index.source}' has other categories than "
+                f"data.test.annotations: '{dataset.index.source}' has different categories than "
                 f"'{self.train_set.index.source}'"
             )
         if not dataset.index.annotated:
@@ -117,7 +127,7 @@ class Session:
         return self.train_set.categories
 
     def train_batches(self, start_iteration: int, batch_size: int, accumulate: int) -> Loader:
-        """This process's training batches from an iteration on, without end."""
+        """Returns an endless loader of this process's training batches, starting at an iteration."""
         return build_train_loader(
             self.train_set,
             self.config.data,
@@ -131,7 +141,7 @@ class Session:
         )
 
     def summary(self) -> str:
-        """What is about to be trained, on several lines."""
+        """Describes the run on several lines: data, model, learning rate and length."""
         config, total = self.config, sum(p.numel() for p in self.model.parameters())
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         backbone = config.model.backbone
@@ -152,7 +162,7 @@ class Session:
         )
 
     def _particulars(self) -> Iterator[str]:
-        """Lines that not every run has."""
+        """Yields the lines that only some runs have."""
         multipliers = self.lr_multipliers
         for factor in sorted(set(multipliers.values())):
             names = [name for name, value in multipliers.items() if value == factor]
@@ -160,19 +170,19 @@ class Session:
         if self.compiled:
             yield f"compiled  {', '.join(self.compiled)} (offsets of deformable layers are not logged)"
         if self.config.train.oom_retry and self.processes.many:
-            yield "note      train.oom_retry is for runs of one process; here, out of memory ends the run"
+            yield "note      train.oom_retry applies to single-process runs only; out of memory ends this run"
 
     def evaluator(self, log: Log) -> Evaluate | None:
-        """Measures the model on the test split, shared between the processes, and logs metrics and some pictures.
+        """Returns a function that evaluates a model on the test split and logs metrics and some images.
 
-        None when there is nothing to evaluate against.
+        The processes share the images. Returns None if there are no annotations to evaluate against.
         """
         processes, test_set = self.processes, self.test_set
         if test_set is None:
             return None
 
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
-            assert isinstance(model, Detector)  # the session's own, or the average of it
+            assert isinstance(model, Detector)  # the session's model or its average
             predictor = build_predictor(model, self.categories, self.config)
             with tempfile.TemporaryDirectory(prefix="dcn_det-test-") as folder:
                 _, metrics = run_test(predictor, test_set, self.config, Path(folder), log.say, processes)
@@ -189,7 +199,7 @@ class Session:
         return run
 
     def trainer(self, store: CheckpointStore, log: Log, stop_at: int | None = None) -> Trainer:
-        """The loop that trains the model."""
+        """Builds the training loop."""
         return Trainer(
             self.model,
             self.optimizer,

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, and what a command answers to them."""
+"""Handling of signals that request a stop."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, a polite kill, and the warning that schedulers send before they take a machine away."""
+"""Ctrl-C, ``kill``, and the warning that job schedulers send before the time limit."""
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop. Commands exit with 128 + ``signum``: 130, 143 or 138.
+    """The run was stopped by a signal. Commands exit with 128 + ``signum``: 130, 143 or 138.
 
     Args:
         signum: the signal.
-        saved: the checkpoint to go on from; None when there is none.
+        saved: the checkpoint to resume from, or None if there is none.
     """
 
     def __init__(self, signum: int, saved: Path | None) -> None:
-        where = f"saved '{saved}', continue with --resume" if saved else "nothing has been saved"
+        where = f"saved '{saved}', continue with --resume" if saved else "no checkpoint was saved"
         super().__init__(f"stopped by {signal.Signals(signum).name}; {where}")
         self.signum = signum
 
 
 class StopRequests:
-    """While entered, a stopping signal becomes a wish, ``signum``, which the loop grants after its step.
+    """Context in which a signal of :data:`STOPPING` only sets ``signum``; the loop stops after its current step.
 
     Args:
-        say: told that the wish was heard.
-        insist: whether a second signal acts at once. Launchers pass a signal on that the process has
-            already had, so that under them a second one means nothing.
+        say: receives a line when a signal arrives.
+        insist: whether a second signal takes effect immediately. Launchers forward signals that the process has
+            already received; with them, a second signal must be ignored.
     """
 
     def __init__(self, say: Callable[[str], None], insist: bool) -> None:
@@ -44,7 +44,7 @@ class StopRequests:
     def __enter__(self) -> StopRequests:
         try:
             for signum in STOPPING:
-                self._previous[signum] = signal.signal(signum, self._wish)
+                self._previous[signum] = signal.signal(signum, self._request)
         except ValueError:  # not the main thread: the caller handles signals
             self._previous.clear()
         return self
@@ -54,12 +54,12 @@ class StopRequests:
             signal.signal(signum, handler)
         self._previous.clear()
 
-    def _wish(self, signum: int, frame: FrameType | None) -> None:
+    def _request(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
             return
         self.signum = signum
         again = ""
         if self._insist:
             signal.signal(signum, self._previous[signum])
-            again = "; again to stop at once"
-        self._say(f"{signal.Signals(signum).name}: finishing this step, then saving{again}")
+            again = "; send it again to stop immediately"
+        self._say(f"{signal.Signals(signum).name}: finishing this step and saving{again}")

@@ -20,11 +20,11 @@ Mark = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the passes of a step gave, the same in every process.
+    """Result of the passes of a step, identical in every process.
 
     Attributes:
-        losses: means over the global batch by name, and their sum as ``loss``.
-        gradient_norm: before clipping; with a loss scaler it may be infinite, which the scaler sees to.
+        losses: means over the global batch, by name, and their sum as ``loss``.
+        gradient_norm: before clipping; may be infinite with a loss scaler, which then skips the update.
         finite: whether the weights may be updated.
     """
 
@@ -37,15 +37,15 @@ class Step:
     """Computes gradients and applies them.
 
     The losses of a pass are means over its images. Means over passes and processes of equal numbers of images are
-    means over the global batch, so how it is divided does not matter.
+    means over the global batch, so results do not depend on how it is split.
 
     Args:
-        model: called with a Batch, returns a dict of scalar losses whose sum is minimised.
+        model: called with a Batch, returns a dict of scalar losses whose sum is minimized.
         optimizer: over the model's parameters.
-        device: where the model is.
-        precision: dtype of autocast, float32 for none; float16 comes with a loss scaler.
-        clip_norm: total gradient norm above which gradients are scaled down; 0 never.
-        processes: the others that have the same model and take part in the step.
+        device: device of the model.
+        precision: dtype of autocast; float32 disables it, float16 adds a loss scaler.
+        clip_norm: total gradient norm above which gradients are scaled down; 0 disables clipping.
+        processes: the processes that train the same model.
         mark: called at the end of the phases ``forward``, ``backward`` and ``optimizer``.
     """
 
@@ -69,7 +69,7 @@ class Step:
         self._mark = mark or (lambda phase: None)
 
     def gradients(self, batches: Sequence[Batch]) -> Outcome:
-        """Leaves the gradients of the global batch, of which ``batches`` are this process's passes, clipped."""
+        """Computes and clips the gradients of the global batch; ``batches`` are the passes of this process."""
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
@@ -89,14 +89,14 @@ class Step:
         return Outcome(named, gradient_norm, finite)
 
     def apply(self) -> None:
-        """Updates the weights; a scaler may decide otherwise and lower its scale."""
+        """Updates the weights; a loss scaler may skip the update and lower its scale."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._mark("optimizer")
 
     def _pass(self, batch: Batch, weight: float, last: bool) -> dict[str, Tensor]:
         on_device = batch.to(self.device, non_blocking=True)
-        # Gradients of a step travel once, with its last pass.
+        # Processes exchange gradients once per step, in its last pass.
         waiting = self.processes.apart(self.model) if not last else contextlib.nullcontext()
         with waiting:
             with autocast(self.device, self.precision):

@@ -1,4 +1,4 @@
-"""The checkpoints of a run on disk."""
+"""Checkpoints of a run on disk."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dcn_det.weights import checkpoint
 
 
 class CheckpointStore:
-    """The checkpoints of one run: the newest few by iteration, and the best by a metric.
+    """Checkpoints of one run: the most recent ones, and the best by a metric.
 
-    ``latest.pth`` is a link to the newest. It is renamed into place after its target is whole, and moved before an
-    old target goes, so it never points at nothing.
+    ``latest.pth`` links to the newest. It is replaced after its new target is complete and before an old target is
+    removed, so it always points to a complete file.
 
     Args:
         folder: the run's folder.
-        keep: how many of the newest to keep.
+        keep: number of most recent checkpoints to keep.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -41,15 +41,15 @@ class CheckpointStore:
         return self.folder / f"iteration_{iteration:08d}.pth"
 
     def saved(self) -> list[Path]:
-        """Checkpoints by iteration, oldest first."""
+        """Returns the checkpoints by iteration, oldest first."""
         found = [path for path in self.folder.glob("iteration_*.pth") if re.fullmatch(r"iteration_\d{8}", path.stem)]
         return sorted(found)
 
     def save(self, iteration: int, state: Mapping[str, Any]) -> Path:
-        """Writes a checkpoint, points ``latest.pth`` at it and removes those that are too many.
+        """Writes a checkpoint, points ``latest.pth`` to it and removes the oldest ones beyond ``keep``.
 
         Raises:
-            OSError: it could not be written; those before are as they were.
+            OSError: the file cannot be written; earlier checkpoints are unchanged.
         """
         path = self.path(iteration)
         checkpoint.save(path, state)
@@ -62,9 +62,9 @@ class CheckpointStore:
         checkpoint.save(self.best_path, state)
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read; warns about each newer one that cannot.
+        """Returns path and content of the newest readable checkpoint, or None.
 
-        A damaged checkpoint is set aside under another name, so that nothing mistakes it for a good one.
+        Damaged checkpoints are renamed to ``*.damaged``, with a warning for each.
         """
         for path in reversed(self.saved()):
             try:
@@ -72,7 +72,9 @@ class CheckpointStore:
             except UserError as error:
                 aside = path.with_suffix(".damaged")
                 path.replace(aside)
-                warnings.warn(f"{error}; going back to the one before (this one is now '{aside}')", stacklevel=2)
+                warnings.warn(
+                    f"{error}; using the previous checkpoint (this one was renamed to '{aside}')", stacklevel=2
+                )
                 continue
             self._point_at(path)
             return path, state
@@ -80,13 +82,13 @@ class CheckpointStore:
         return None
 
     def tidy(self) -> None:
-        """Removes what a save that was killed left behind."""
+        """Removes temporary files of interrupted saves."""
         for left in self.folder.glob(".*.pth.*.tmp"):
             left.unlink(missing_ok=True)
 
     def _point_at(self, path: Path) -> None:
         temporary = self.folder / f".latest.{os.getpid()}.tmp"
-        with contextlib.suppress(OSError):  # some file systems have no links; resuming does without
+        with contextlib.suppress(OSError):  # some file systems have no links; resuming does not need them
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(path.name)
             temporary.replace(self.latest_path)

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine and the state of the source, kept beside it."""
+"""Record of the environment of a run: versions, machine and state of the source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dcn_det.env import report
 
 
 def save_surroundings(folder: Path) -> None:
-    """Writes ``environment.txt`` and, from a git checkout, ``git.txt`` (commit, changes not committed)."""
+    """Writes ``environment.txt`` and, from a git checkout, ``git.txt`` (commit and uncommitted changes)."""
     (folder / "environment.txt").write_text(report() + "\n")
     source = Path(dcn_det.__file__).resolve().parents[1]
     if not (source / ".git").exists():

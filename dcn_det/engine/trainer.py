@@ -28,34 +28,35 @@ from dcn_det.errors import UserError
 from dcn_det.progress import duration
 from dcn_det.structures import Batch
 from dcn_det.weights import checkpoint
+from dcn_det.weights.files import load_into
 
 __all__ = ["Batches", "Evaluate", "Interrupted", "LoopSettings", "Trainer", "TrainingDiverged"]
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 """Takes the model (in training mode) and the iteration; returns metrics by name, the same in every process."""
 Batches = Callable[[int, int, int], Iterable[Batch]]
-"""Takes the first step wanted, images per pass and passes per step; yields the passes' batches without end."""
+"""Takes the first step, images per pass and passes per step; yields the batches of all passes, endlessly."""
 
 WORKER_RESTARTS = 3
-"""So many times in a row loader processes are started anew after one has died."""
+"""Consecutive restarts of the loader to attempt after a worker has died."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """How long to train and how often to do what, in optimizer steps.
+    """Length of training, and intervals of logging, saving and evaluation, in optimizer steps.
 
     Attributes:
         length: steps of the whole run.
-        stop_at: the loop returns after this step, with a checkpoint saved; None goes to the end.
-        batch_size, accumulate: images of a pass in this process, and passes of a step.
+        stop_at: step after which the loop saves a checkpoint and returns; None runs to the end.
+        batch_size, accumulate: images per pass in this process, and passes per step.
         log_every, checkpoint_every: steps between log lines and between checkpoints.
-        eval_every: steps between evaluations; 0 evaluates only after the last.
-        clip_norm: total gradient norm above which gradients are scaled down; 0 never.
-        precision: dtype of autocast, float32 for none.
-        best_metric: a name in what the evaluation returns; larger is better.
-        nonfinite_skips: so many steps in a row may be left out because a loss or gradient is not finite.
-        oom_retry: out of memory, try again with half the batch and twice the passes.
-        measure_offsets: log how far the offsets of deformable layers reach.
+        eval_every: steps between evaluations; 0 evaluates only after the last step.
+        clip_norm: total gradient norm above which gradients are scaled down; 0 disables clipping.
+        precision: dtype of autocast; float32 disables it.
+        best_metric: metric that selects the best weights; larger is better.
+        nonfinite_skips: consecutive non-finite steps to tolerate.
+        oom_retry: on out of memory, retry with half the batch size and twice the passes.
+        measure_offsets: log the mean magnitude of the offsets of deformable layers.
     """
 
     length: int
@@ -74,21 +75,21 @@ class LoopSettings:
 
 
 class Trainer:
-    """Steps a model through batches, watching, saving and evaluating on the way.
+    """Trains a model, with logging, checkpoints and evaluation.
 
     Args:
-        model: called with a Batch, returns a dict of scalar losses whose sum is minimised.
+        model: called with a Batch, returns a dict of scalar losses whose sum is minimized.
         optimizer: its groups hold ``base_lr`` (see ``parameter_groups``).
         factor: learning-rate factor of an iteration.
-        batches: where the images come from.
+        batches: source of the batches.
         settings: see LoopSettings.
-        store: where checkpoints go; the main process writes them.
-        log: where lines, numbers and pictures go.
-        device: where the model is.
+        store: checkpoints of the run; only the main process writes them.
+        log: receives text, numbers and images.
+        device: device of the model.
         metadata: plain containers added to every checkpoint (config, categories).
         evaluate: called when an evaluation is due.
-        processes: the others that train the same model.
-        average: a moving average of the weights, which is then what is evaluated and exported.
+        processes: the processes that train the same model.
+        average: moving average of the weights; if given, it is evaluated and exported in their place.
     """
 
     def __init__(
@@ -131,15 +132,16 @@ class Trainer:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the last evaluation."""
+        """Metrics of the last evaluation."""
         return {name: value for name, value in self.history[-1].items() if name != "iteration"} if self.history else {}
 
     @property
     def evaluated_model(self) -> nn.Module:
+        """Model with the averaged weights if there are any, otherwise the trained model."""
         return self.average.model if self.average else self.model
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumption needs. All processes have to call it."""
+        """Returns everything needed to resume. Must be called by all processes."""
         return {
             **self.metadata,
             "model": self.model.state_dict(),
@@ -155,7 +157,7 @@ class Trainer:
         }
 
     def exported(self) -> dict[str, Any]:
-        """What testing needs: the weights that are evaluated, and the metadata."""
+        """Returns what testing needs: the evaluated weights and the metadata."""
         return {
             **self.metadata,
             "model": self.evaluated_model.state_dict(),
@@ -165,19 +167,19 @@ class Trainer:
         }
 
     def load_state(self, state: Mapping[str, Any], source: Path) -> None:
-        """Continues where ``state`` was saved. Learning rate and decay stay those of the present settings."""
-        checkpoint.load_weights(self.model, state["model"], source)
+        """Restores ``state``, except for learning rate and weight decay, which come from the current settings."""
+        load_into(self.model, state["model"], source=source)
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError) as error:
-            raise UserError(f"checkpoint '{source}' holds another optimizer than the config: {error}") from error
+            raise UserError(f"checkpoint '{source}' has a different optimizer than the config: {error}") from error
         for group, settings in zip(self.optimizer.param_groups, own):
             group.update(settings)
         if state["scaler"] or not self.step.scaler.is_enabled():
             self.step.scaler.load_state_dict(state["scaler"])
         if self.average:
-            # A run that begins to average begins with the weights it has.
+            # If averaging is new in this run, it starts from the current weights.
             self.average.load_state_dict(state.get("average") or state["model"], source)
         self.iteration = state["iteration"]
         self.best = state["best"]
@@ -191,9 +193,9 @@ class Trainer:
         """Trains to the end of the run and returns the last evaluation's metrics.
 
         Raises:
-            TrainingDiverged: losses or gradients are not finite again and again.
-            Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the step was finished and a checkpoint saved.
-            OutOfMemory: the device has too little memory.
+            TrainingDiverged: too many consecutive steps have non-finite losses or gradients.
+            Interrupted: SIGINT, SIGTERM or SIGUSR1 was received; the step was finished and a checkpoint saved.
+            OutOfMemory: a step needs more memory than the device has.
         """
         self.model.train()
         with StopRequests(self.log.say, insist=not launched()) as stop:
@@ -223,7 +225,7 @@ class Trainer:
                 self._report(window, left)
                 window = Window()
             signum = int(self.processes.maximum([stop.signum or 0])[0])
-            # Before an evaluation, so that a failure or a kill in it costs nothing, and once more after it.
+            # Saves before an evaluation, so that a failure or kill during it loses nothing, and again after it.
             evaluate = self._evaluation_due()
             saved = self.iteration % settings.checkpoint_every == 0 or self.iteration == end or evaluate or signum
             if saved:
@@ -235,7 +237,7 @@ class Trainer:
                 self._save()
 
     def _fetch(self) -> list[Batch]:
-        """The batches of one step. Where they come from is a function of the iteration, so it can be asked again."""
+        """Returns the batches of one step; they depend only on the iteration, so the loader can be restarted."""
         for attempt in range(WORKER_RESTARTS + 1):
             if self._stream is None:
                 self._stream = iter(self.batches(self.iteration, self.batch_size, self.accumulate))
@@ -245,11 +247,11 @@ class Trainer:
                 self._stream = None
                 if attempt == WORKER_RESTARTS:
                     raise
-                self.log.say(f"warning: {error}; starting the loader anew")
+                self.log.say(f"warning: {error}; restarting the loader")
         raise AssertionError
 
     def _advance(self, batches: Sequence[Batch], measure: bool) -> dict[str, float] | None:
-        """One step. Returns its losses, none when it was skipped, or None when it has to be tried again."""
+        """Runs one step and returns its losses: an empty dict if it was skipped, None if it must be retried."""
         factor = self.factor(self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
@@ -280,18 +282,18 @@ class Trainer:
             torch.cuda.empty_cache()
         passes, rest = divmod(self.batch_size * self.accumulate, self.batch_size // 2)
         size = self.batch_size // 2
-        while rest:  # an odd batch: the next size that divides the step evenly
+        while rest:  # odd batch size: take the next smaller one that divides the step
             size -= 1
             passes, rest = divmod(self.batch_size * self.accumulate, size)
         self.batch_size, self.accumulate, self._stream = size, passes, None
-        self.log.say(f"warning: {reason}; going on with {size} images a pass and {passes} passes a step")
+        self.log.say(f"warning: {reason}; continuing with {size} images per pass and {passes} passes per step")
 
     def _skip(self, outcome: Outcome, batches: Sequence[Batch], previous_norm: float) -> None:
         self._skipped += 1
         what = guards.describe(outcome, batches, previous_norm)
-        where = f"the loss or its gradient is not finite at iteration {self.iteration + 1}: {what}"
-        spoilt = guards.spoilt_buffer(self.model)
-        if self._skipped <= self.settings.nonfinite_skips and not spoilt:
+        where = f"non-finite loss or gradient at iteration {self.iteration + 1}: {what}"
+        buffer = guards.nonfinite_buffer(self.model)
+        if self._skipped <= self.settings.nonfinite_skips and not buffer:
             self.log.say(
                 f"warning: {where}; step skipped ({self._skipped} of {self.settings.nonfinite_skips} in a row)"
             )
@@ -301,16 +303,16 @@ class Trainer:
         if self.processes.main:
             checkpoint.save(path, {**state, "batches": guards.evidence(batches)})
         self.processes.wait()
-        also = f"; buffer {spoilt} is spoilt" if spoilt else ""
+        also = f"; buffer {buffer} contains non-finite values" if buffer else ""
         raise TrainingDiverged(
-            f"{where}{also}; weights, optimizer and batches are in '{path}'; "
-            "a lower train.optimizer.lr, a longer train.warmup or train.clip_norm help"
+            f"{where}{also}; weights, optimizer and batches are saved in '{path}'; "
+            "try a lower train.optimizer.lr, a longer train.warmup or train.clip_norm"
         )
 
     def _report(self, window: Window, seconds_left: float) -> None:
         means = window.means()
         lr = max(group["lr"] for group in self.optimizer.param_groups)
-        # A step takes as long as the slowest process, and it is the one that waits longest for data.
+        # The slowest process, which is the one that waits longest for data, determines the duration of a step.
         waited, seconds, memory = self.processes.maximum([window.waited, window.seconds, memory_gib(self.device)])
         speed = window.images * self.processes.world_size / max(seconds, 1e-9)
         parts = " ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "loss")
@@ -334,7 +336,7 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Saves a checkpoint. When that fails, say for want of room, the run goes on with the one before."""
+        """Saves a checkpoint; if that fails, for example on a full disk, warns and continues."""
         state, problem, path = self.state(), None, None
         if self.processes.main:
             try:
@@ -345,8 +347,8 @@ class Trainer:
         if problem is None:
             self._saved = path
             return
-        kept = f"'{self._saved}' stays the newest" if self._saved else "there is none yet"
-        self.log.say(f"warning: no checkpoint at iteration {self.iteration}: {problem}; {kept}")
+        kept = f"the newest is '{self._saved}'" if self._saved else "none is saved yet"
+        self.log.say(f"warning: checkpoint of iteration {self.iteration} not saved: {problem}; {kept}")
 
     def _evaluation_due(self) -> bool:
         every = self.settings.eval_every

@@ -1,4 +1,4 @@
-"""What a run watches: sums between log lines, memory, and how far the offsets reach."""
+"""Measurements of a run: means between log lines, memory, and magnitudes of offsets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Window:
         self._counts: dict[str, int] = {}
 
     def add(self, losses: Mapping[str, float], images: int, waited: float, seconds: float) -> None:
-        """Counts one step; losses of a step that was skipped are left out by giving none."""
+        """Adds one step; ``losses`` is empty for a skipped step."""
         self.steps += 1
         self.images += images
         self.waited += waited
@@ -34,11 +34,12 @@ class Window:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
+        """Returns the mean of each loss over the steps that have it."""
         return {name: value / self._counts[name] for name, value in self._sums.items()}
 
 
 def memory_gib(device: torch.device) -> float:
-    """The most memory in use so far: the GPU's, or this process's on the CPU."""
+    """Returns the peak memory so far in GiB: allocated on the GPU, or resident in this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -47,11 +48,11 @@ def memory_gib(device: torch.device) -> float:
 class OffsetMeter:
     """Measures the offsets that the deformable layers of a model predict.
 
-    The magnitude is the mean absolute value: in cells of the input feature map for a convolution, in shares of the
-    RoI (before ``offset_std``) for RoI pooling.
+    The magnitude is the mean absolute value: in cells of the input feature map for a convolution, in fractions of
+    the RoI (before ``offset_std``) for RoI pooling.
 
     Args:
-        model: its deformable convolutions, and modules called ``offset`` elsewhere, are measured.
+        model: its deformable convolutions, and all other modules named ``offset``, are measured.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -62,7 +63,7 @@ class OffsetMeter:
                 continue
             parent = convolutions.get(name.rpartition(".")[0])
             kernel = parent.kernel_size[0] * parent.kernel_size[1] if parent else 0
-            # A modulated layer predicts its mask behind the offsets.
+            # The mask of a modulated layer follows its offsets.
             channels = 2 * parent.offset_groups * kernel if parent else None
             self._layers[name.rpartition(".")[0] or name] = (module, channels)
         self._seen: dict[str, Tensor] = {}
@@ -88,5 +89,5 @@ class OffsetMeter:
         return hook
 
     def magnitudes(self) -> dict[str, float]:
-        """What the last measured pass gave, by layer."""
+        """Returns the magnitudes of the last measured pass, by layer."""
         return {name: float(value) for name, value in self._seen.items()}

@@ -15,7 +15,7 @@ from dcn_det.evaluation import backends
 from dcn_det.evaluation.backends import Backend, IouType
 from dcn_det.evaluation.ground_truth import GroundTruth, load_ground_truth
 from dcn_det.evaluation.metrics import Metrics
-from dcn_det.evaluation.results import Result, ResultTable, check_results, to_coco_results
+from dcn_det.evaluation.results import Result, ResultTable, check_results
 from dcn_det.files import iterate_json, write_json
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "evaluate",
     "load_ground_truth",
     "load_results",
-    "to_coco_results",
     "write_json",
 ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from numbers import Integral, Real
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,40 +16,8 @@ from numpy.typing import NDArray
 from dcn_det.errors import UserError
 from dcn_det.files import kind_of, without_collecting
 
-if TYPE_CHECKING:
-    from dcn_det.categories import Category
-    from dcn_det.structures import Detections
-
 Result = dict[str, Any]
 """``image_id``, ``category_id``, ``score``, and ``bbox`` (x, y, width, height) or ``segmentation``."""
-
-
-def to_coco_results(detections: Detections, image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:
-    """Detections of one image as COCO results.
-
-    Args:
-        detections: boxes half-open xyxy in pixels of the original image.
-        image_id: the image's id in the annotation file.
-        categories: the data set's, in the order of the labels.
-
-    Returns:
-        One dict a detection with ``bbox`` (x, y, width, height), where width is ``x2 - x1``.
-
-    Raises:
-        UserError: a box or score is not finite.
-    """
-    boxes, scores = detections.boxes.detach().double(), detections.scores.detach().double()
-    if not (boxes.isfinite().all() and scores.isfinite().all()):
-        raise UserError(f"image {image_id}: the detector returned boxes or scores that are not finite")
-    return [
-        {
-            "image_id": image_id,
-            "category_id": categories[label].id,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), detections.labels.tolist())
-    ]
 
 
 @dataclass(frozen=True)

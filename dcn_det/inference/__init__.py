@@ -1,1 +1,1 @@
-"""From a trained detector to detections in the pixels of the original image."""
+"""Detection with trained detectors; boxes are in pixels of the original image."""

@@ -1,48 +1,52 @@
-"""From settings to a predictor."""
+"""Builds predictors from settings and checkpoints."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
-from dcn_det.config import Config, from_plain
+from dcn_det.config import Config, as_config, from_plain, to_plain
+from dcn_det.distributed import resolve_device
 from dcn_det.errors import UserError
 from dcn_det.inference.box_average import BoxAverage
-from dcn_det.inference.predictor import Detector, Predictor, View, resolve_device
+from dcn_det.inference.predictor import Detector, Predictor, View
 from dcn_det.models.build import build_detector
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.precision import PRECISIONS
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
+from dcn_det.weights.files import load_into
+from dcn_det.weights.settings import describe, differences, get, laid_over, of_checkpoint
 
 
 class PlacedDetector(Detector, Protocol):
-    """A detector whose parameters tell which device it is on."""
+    """A detector with access to its parameters, which determine its device."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
 
 
 def build_views(config: Config) -> list[View]:
-    """The views that ``test.resize``, ``test.scales`` and ``test.flip`` ask for, the mirrored one after each."""
+    """Returns the views of ``test.resize``, ``test.scales`` and ``test.flip``; a mirrored view follows its original."""
     sizes = config.test.scales or (config.test.resize or config.data.resize,)
     mirrored = (False, True) if config.test.flip else (False,)
     return [View(size.short_side, size.max_side, flipped) for size in sizes for flipped in mirrored]
 
 
 def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], config: Config) -> Predictor:
-    """A predictor with the settings of testing.
+    """Builds a predictor with the test settings of a config.
 
     Args:
-        model: a detector built from ``config``, on the device that its parameters are on.
-        categories: of the labels.
+        model: a detector built from ``config``; the predictor uses its device.
+        categories: categories by label.
         config: the settings.
 
     Raises:
-        UserError: the settings ask of the detector what it cannot do.
+        UserError: the config asks for box averaging, and the detector has one stage.
     """
     test = config.test
     average = test.box_average
@@ -58,7 +62,7 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
             nms=test.nms,
             nms_iou=test.nms_iou,
             nms_sigma=test.nms_sigma,
-            class_agnostic=test.nms_class_agnostic,
+            nms_class_agnostic=test.nms_class_agnostic,
             max_detections=test.max_detections,
             vote_iou=average.vote_iou if average else None,
         ),
@@ -67,28 +71,83 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
     )
 
 
-def load_predictor(path: Path, config: Config | None = None, device: str = "auto") -> Predictor:
-    """Rebuilds a trained detector from its file, see :func:`restore_predictor`."""
-    return restore_predictor(checkpoint.load(path), path, config, device)
-
-
-def restore_predictor(
-    state: Mapping[str, Any], source: Path, config: Config | None = None, device: str = "auto"
+def load(
+    weights: str | Path,
+    device: str = "auto",
+    config: Config | str | Path | None = None,
+    **overrides: Any,
 ) -> Predictor:
+    """Loads a trained detector, ready to detect objects in images.
+
+    Args:
+        weights: checkpoint written by training or by ``dcn-det convert-weights``; contains config and class names.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        config: a config or its YAML file, used instead of the one in the checkpoint. Settings that belong to the
+            weights are still taken from the checkpoint.
+        **overrides: settings laid over the config, as blocks (``test={"nms": "gaussian"}``) or dotted keys
+            (``**{"test.nms_iou": 0.5}``).
+
+    Returns:
+        A predictor: ``predictor(image)`` gives :class:`dcn_det.structures.Detections`.
+
+    Raises:
+        UserError: the file is missing, damaged or of a different model than ``config``, a setting is invalid, or the
+            device is not available.
+    """
+    weights = Path(weights)
+    state = checkpoint.load(weights)
+    if config is not None:
+        settings = with_settings_of_weights(as_config(config, **overrides), state, weights)
+    else:
+        settings = as_config(from_plain(state["config"], str(weights)), **overrides)
+    return restore_predictor(state, weights, settings, device)
+
+
+def restore_predictor(state: Mapping[str, Any], source: Path, config: Config, device: str = "auto") -> Predictor:
     """Rebuilds a trained detector.
 
     Args:
-        state: a checkpoint's content, class names among it.
+        state: content of a checkpoint, including class names.
         source: its file, for messages.
-        config: settings to use; those in the checkpoint when not given.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        config: the settings to use.
+        device: see :func:`load`.
 
     Raises:
-        UserError: the checkpoint is of another model than ``config``, or the device is not there.
+        UserError: the checkpoint is of a different model than ``config``, or the device is not available.
     """
-    config = config or from_plain(state["config"], str(source))
     categories = checkpoint.categories_from_plain(state["categories"])
     where = resolve_device(device)
-    model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
-    checkpoint.load_weights(model, state["model"], source)
+    model = build_detector(config, len(categories))
+    load_into(model, state["model"], source=source)
     return build_predictor(model.to(where).eval(), categories, config)
+
+
+def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: Path) -> Config:
+    """Returns the config with the settings that belong to the weights, with a warning about those that differed.
+
+    Raises:
+        UserError: the weights are of a different kind of detector or backbone.
+    """
+    plain = to_plain(config)
+    for key in ("model.kind", "model.backbone.kind"):
+        ours, theirs = get(plain, key), get(state["config"], key)
+        if ours != theirs:
+            raise UserError(f"checkpoint '{weights}' has {key} {theirs}, the config {ours}")
+    belonging = of_checkpoint(state["config"])
+    changed = differences(config, belonging)
+    if changed:
+        warnings.warn(f"using settings of '{weights}' that differ from the config: {describe(changed)}", stacklevel=2)
+    return laid_over(config, belonging, f"settings of '{weights}'")
+
+
+def check_categories(trained: tuple[Category, ...], given: tuple[Category, ...], weights: Path, source: Path) -> None:
+    """Raises a UserError if the classes of detector and annotations differ."""
+    if trained == given:
+        return
+    ours, theirs = {c.name for c in trained}, {c.name for c in given}
+    parts = [
+        f"only in the checkpoint: {', '.join(sorted(ours - theirs)[:5])}" if ours - theirs else "",
+        f"only in the annotations: {', '.join(sorted(theirs - ours)[:5])}" if theirs - ours else "",
+    ]
+    difference = "; ".join(part for part in parts if part) or "same names with different ids"
+    raise UserError(f"the classes of '{weights}' and '{source}' differ: {difference}")

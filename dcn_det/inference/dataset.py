@@ -1,4 +1,4 @@
-"""Detections of a whole data set, kept on disk as they come in: a kill costs no more than the batch at hand."""
+"""Detection over a data set. Results are stored after every batch, so that a kill loses at most the current one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sampler import EvalSampler
 from dcn_det.distributed import Processes
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import Result, to_coco_results
+from dcn_det.evaluation.results import Result
 from dcn_det.inference.predictor import Predictor
 from dcn_det.progress import Progress, Say
 
@@ -37,33 +37,33 @@ def detect_dataset(
     say: Say,
     processes: Processes | None = None,
 ) -> list[Result]:
-    """Detections of every image as COCO results, in the order of the images.
+    """Detects the objects of all images; returns COCO results in the order of the images.
 
-    Each process writes a line for every finished image into a file of its own in ``folder``; a later call with the
-    same weights, settings and images goes on from there, with any number of processes. As an image is always in the
-    same batch, neither that number nor interruptions change the results.
+    Each process appends one line per finished image to its own file in ``folder``; a later call with the same
+    weights, settings and images continues from there, with any number of processes. An image is always in the same
+    batch, so results depend neither on that number nor on interruptions.
 
     Args:
-        predictor: finds them.
+        predictor: the detector.
         dataset: the images.
-        data: how they are loaded.
+        data: settings of loading.
         batch_size: images per batch.
-        folder: exists; shared by all processes, or else of each of them and empty.
-        say: called with a progress line now and then, and at the end.
-        processes: which share of the images is this process's; all of them unless given.
+        folder: existing folder, shared by all processes or separate and empty for each.
+        say: receives progress lines.
+        processes: determines the share of this process; by default it gets all images.
 
     Returns:
         All detections in the main process; an empty list in the others.
 
     Raises:
-        UserError: an image cannot be used.
+        UserError: an image cannot be read, or results of other processes are missing.
     """
     processes = processes or Processes()
     parts = _Parts(folder, _fingerprint(predictor, dataset, batch_size))
     image_ids = dataset.index.image_ids.tolist()
     before = parts.finished().keys()
     if before and processes.main:
-        say(f"going on: {len(before)} of {len(image_ids)} images are done in '{folder}'")
+        say(f"continuing: {len(before)} of {len(image_ids)} images are finished in '{folder}'")
     batches = build_eval_loader(
         dataset,
         data,
@@ -79,7 +79,7 @@ def detect_dataset(
     mine: dict[int, list[Result]] = {}
     with parts.writer(processes) as write:
         for info, detections in _with_progress(predictor.stream(batches), total, say):
-            mine[info.image_id] = to_coco_results(detections, info.image_id, predictor.categories)
+            mine[info.image_id] = detections.to_coco(info.image_id)
             write(info.image_id, mine[info.image_id])
     shares = processes.collect(mine)
     if not processes.main:
@@ -90,19 +90,19 @@ def detect_dataset(
     missing = [image_id for image_id in image_ids if image_id not in found]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(image_ids)} images have no results in '{folder}', the first is {missing[0]}; "
-            "do all processes see the same folder? run again to go on"
+            f"{len(missing)} of {len(image_ids)} images have no results in '{folder}' (first id: {missing[0]}); "
+            "check that all processes use the same folder, and run again to continue"
         )
     parts.remove()
     return [entry for image_id in image_ids for entry in found[image_id]]
 
 
 class _Parts:
-    """The files of finished images: one for each process, a line of JSON for each image.
+    """Files of finished images: one file per process, one line of JSON per image.
 
     Args:
-        folder: where they are.
-        fingerprint: tells what the results depend on; files of another one are left aside.
+        folder: folder of the files.
+        fingerprint: hash of everything the results depend on; files with another one are ignored.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -113,7 +113,7 @@ class _Parts:
         return sorted(self.folder.glob(f"part-{self.fingerprint}-*.jsonl"))
 
     def finished(self) -> dict[int, list[Result]]:
-        """The results by image id; a line that a kill cut off counts as absent."""
+        """Returns the results by image id; an incomplete last line is ignored."""
         found: dict[int, list[Result]] = {}
         for path in self._files():
             for line in path.read_bytes().split(b"\n")[:-1]:
@@ -123,7 +123,7 @@ class _Parts:
 
     @contextlib.contextmanager
     def writer(self, processes: Processes) -> Iterator[Callable[[int, list[Result]], None]]:
-        """Gives a function that appends an image, each in one piece."""
+        """Yields a function that appends the results of an image as one line."""
         path = self.folder / f"part-{self.fingerprint}-{processes.rank}-of-{processes.world_size}.jsonl"
         with path.open("ab") as file:
             file.truncate(_whole_lines(path))
@@ -136,18 +136,18 @@ class _Parts:
             yield write
 
     def remove(self) -> None:
-        """Deletes the files, those of other settings too: their results are no longer wanted here."""
+        """Deletes the files, including those of other settings."""
         for path in self.folder.glob("part-*.jsonl"):
             path.unlink()
 
 
 def _whole_lines(path: Path) -> int:
-    """Length of a file up to the end of its last whole line, bytes."""
+    """Length of a file in bytes, up to the end of its last complete line."""
     return path.read_bytes().rfind(b"\n") + 1
 
 
 def _fingerprint(predictor: Predictor, dataset: DetectionDataset, batch_size: int) -> str:
-    """A short hash of what the results depend on."""
+    """Returns a short hash of everything the results depend on."""
     digest = hashlib.sha256()
     settings: list[Any] = [predictor.views, predictor.postprocess, predictor.box_average, predictor.categories]
     settings += [predictor.precision, predictor.device.type, batch_size, dataset.index.image_ids.tolist()]

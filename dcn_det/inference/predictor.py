@@ -1,11 +1,12 @@
-"""A detector ready for use: images in, detections in original pixels out."""
+"""Detection in images with a trained detector."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor
 
 from dcn_det.data.dataset import collate
 from dcn_det.data.transforms import flip_image, resize_short_side
-from dcn_det.errors import UserError
+from dcn_det.images import Image, as_rgb
 from dcn_det.inference.box_average import BoxAverage, iterate
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.precision import autocast
 from dcn_det.structures import Batch, Category, Detections, ImageInfo
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 
 def to_original(detections: Detections, info: ImageInfo) -> Detections:
@@ -26,7 +30,7 @@ def to_original(detections: Detections, info: ImageInfo) -> Detections:
 
     Args:
         detections: boxes in input pixels, half-open.
-        info: the image they were found in; a mirrored input is mirrored back.
+        info: the image of the detections; a mirrored input is mirrored back.
 
     Returns:
         The same detections in original pixels, clipped to the image, on the CPU.
@@ -44,7 +48,7 @@ def to_original(detections: Detections, info: ImageInfo) -> Detections:
 
 
 class Detector(Protocol):
-    """What a :class:`Predictor` asks of a detector: a module with :meth:`candidates`."""
+    """Interface that a :class:`Predictor` requires of a detector: a module with :meth:`candidates`."""
 
     training: bool
 
@@ -55,7 +59,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One way of showing an image to the detector.
+    """Size and orientation in which the detector sees an image.
 
     Attributes:
         short_side, max_side: resizing rule, see :func:`dcn_det.data.transforms.resized_size`; pixels.
@@ -68,20 +72,19 @@ class View:
 
 
 class Predictor:
-    """Runs a detector on images, in one or several views of each.
+    """Runs a detector on images, in one or more views of each.
 
-    In every view the whole detector runs; candidates are mapped back to the original image, united in the order of
-    the views, and post-processed once. That is how the authors' code tests at several scales, and a single view is
-    no special case.
+    The whole detector runs on every view; candidates are mapped back to the original image, concatenated in the order
+    of the views, and post-processed once, as in multi-scale testing of the authors' released code.
 
     Args:
         model: the detector.
-        categories: names of the labels.
+        categories: categories by label.
         views: at least one.
-        device: where the model is.
-        postprocess: from candidates in original pixels to detections.
-        box_average: runs the head more than once; the detector then has two stages.
-        precision: dtype of autocast, float32 for none.
+        device: device of the model.
+        postprocess: turns candidates in original pixels into detections.
+        box_average: iterative box averaging; requires a two-stage detector.
+        precision: dtype of autocast; float32 disables it.
     """
 
     def __init__(
@@ -107,29 +110,42 @@ class Predictor:
     def names(self) -> list[str]:
         return [category.name for category in self.categories]
 
-    def __call__(self, image: np.ndarray) -> Detections:
-        """Detects objects in one image.
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Detections]: ...
+
+    @overload
+    def __call__(self, images: str | PathLike[str] | np.ndarray | Tensor | PIL.Image.Image) -> Detections: ...
+
+    def __call__(self, images: Any) -> Any:
+        """Detects objects in an image, or in each image of a list.
 
         Args:
-            image: uint8 (H, W, 3) RGB.
+            images: a path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W), see
+                :func:`dcn_det.images.as_rgb`; or a list of these.
 
         Returns:
-            Detections in the image's pixels, best score first, on the CPU.
+            Detections in the image's pixels, best score first, on the CPU; a list of them for a list.
         """
+        if isinstance(images, list | tuple):
+            return [self._detect(as_rgb(image)) for image in images]
+        return self._detect(as_rgb(images))
+
+    def _detect(self, image: Image) -> Detections:
         return self.predict([_show(image, view) for view in self.views])[0]
 
     def predict(self, batches: Sequence[Batch]) -> list[Detections]:
-        """Detects objects in a few images.
+        """Detects objects in a batch of images.
 
         Args:
-            batches: the same images in each of ``views``, in that order.
+            batches: the same images in each of ``views``, in the order of the views.
 
         Returns:
             One result per image, in original pixels, best score first, on the CPU.
         """
         assert len(batches) == len(self.views)
         found = [self._candidates(batch) for batch in batches]
-        return [self.postprocess(Detections.join(views)) for views in zip(*found)]
+        kept = [self.postprocess(Detections.join(views)) for views in zip(*found)]
+        return [Detections(each.boxes, each.scores, each.labels, self.categories) for each in kept]
 
     def _candidates(self, batch: Batch) -> list[Detections]:
         training = self.model.training
@@ -147,33 +163,16 @@ class Predictor:
         return [to_original(candidates, info) for candidates, info in zip(found, batch.infos)]
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[tuple[ImageInfo, Detections]]:
-        """Detects objects in every image of ``batches``, which show each few images in all views in turn."""
+        """Yields the detections of every image; ``batches`` contains each batch of images once per view, in order."""
         upcoming = iter(batches)
         while shown := list(islice(upcoming, len(self.views))):
             yield from zip(shown[0].infos, self.predict(shown))
 
 
-def _show(image: np.ndarray, view: View) -> Batch:
+def _show(image: Image, view: View) -> Batch:
     resized = resize_short_side(image, view.short_side, view.max_side)
     info = ImageInfo(0, "", image.shape[0], image.shape[1], resized.shape[0], resized.shape[1], flipped=view.flipped)
     if view.flipped:
         resized = flip_image(resized)
     pixels: Tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
     return collate([(pixels, info, None)])
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turns ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
-
-    Raises:
-        UserError: the name is none of these, or CUDA is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device '{name}' is unknown; allowed: auto, cpu, cuda, cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
-    return device

@@ -24,14 +24,14 @@ class AnchorSampling:
 
     Attributes:
         positive_iou, negative_iou: see :func:`dcn_det.models.targets.match_anchors`.
-        batch: anchors an image.
+        batch_per_image: anchors per image.
         positive_fraction: at most this share is positive.
         cross_border: whether anchors that leave the image take part.
     """
 
     positive_iou: float = 0.7
     negative_iou: float = 0.3
-    batch: int = 256
+    batch_per_image: int = 256
     positive_fraction: float = 0.5
     cross_border: bool = False
 
@@ -117,7 +117,7 @@ class AnchorHead(nn.Module):
 
         Unless ``sampling.cross_border``, only anchors wholly inside their image take part. For each image the
         classification loss is the mean over the drawn anchors, the box loss the sum over the positive ones
-        divided by ``sampling.batch``; both are then averaged over the images, those without ground truth included.
+        divided by ``sampling.batch_per_image``; both are then averaged over the images, also those without objects.
 
         Args:
             outputs: one for each level.
@@ -135,7 +135,9 @@ class AnchorHead(nn.Module):
                 self.sampling.negative_iou,
             )
             generator = sampling_generator(info.seed, ANCHOR_STREAM)
-            positive, negative = sample_anchors(labels, self.sampling.batch, self.sampling.positive_fraction, generator)
+            positive, negative = sample_anchors(
+                labels, self.sampling.batch_per_image, self.sampling.positive_fraction, generator
+            )
             drawn = torch.cat([positive, negative])
             classes = labels[drawn]
             if self.num_classes is not None:
@@ -143,7 +145,7 @@ class AnchorHead(nn.Module):
             cls_losses.append(cross_entropy_mean(logits[eligible[drawn]], classes))
             goal = box_ops.encode(anchors[eligible[positive]], target.boxes[matches[positive]])
             box_loss = smooth_l1(deltas[eligible[positive]], goal, self.sigma)
-            box_losses.append(box_loss.sum() / self.sampling.batch)
+            box_losses.append(box_loss.sum() / self.sampling.batch_per_image)
         return {
             "rpn_cls": self.loss_weight * torch.stack(cls_losses).mean(),
             "rpn_box": self.loss_weight * torch.stack(box_losses).mean(),

@@ -79,21 +79,13 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def _overlap(a: Tensor, b: Tensor) -> Tensor:
+def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of all pairs: (N, 4) and (M, 4) half-open -> (N, M); 0 for empty boxes."""
+    a, b = a[:, None], b[None]
     size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
     intersection = size[..., 0] * size[..., 1]
     union = area(a) + area(b) - intersection
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
-
-
-def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of all pairs: (N, 4) and (M, 4) half-open -> (N, M); 0 for empty boxes."""
-    return _overlap(a[:, None], b[None])
-
-
-def iou_pairs(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of corresponding boxes: (..., 4) and (..., 4) half-open -> (...)."""
-    return _overlap(a, b)
 
 
 def to_rois(boxes: Sequence[Tensor]) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn_det.models import boxes as box_ops
-from dcn_det.models import initialise
+from dcn_det.models import initialize
 from dcn_det.models.anchor_head import AnchorHead, AnchorSampling, RPNOutput
 from dcn_det.structures import ImageInfo
 
@@ -41,10 +42,9 @@ class ClassAwareRPN(AnchorHead):
         conv_channels: of a 3x3 convolution with ReLU after it; 0 leaves it out.
         sampling: how anchors are chosen for training; with those that leave the image unless given.
         pre_nms: anchors that may become detections.
-        sigma: of the smooth L1 loss.
-        loss_weight: on both losses.
-        hidden_init: how the layers before the outputs start: ``normal``, N(0, 0.01), or ``he``, for narrow
+        hidden_init: initialization of the layers before the outputs: ``normal``, N(0, 0.01), or ``he``, for narrow
             networks trained from scratch.
+        **options: see :class:`dcn_det.models.anchor_head.AnchorHead`.
     """
 
     num_classes: int
@@ -60,20 +60,18 @@ class ClassAwareRPN(AnchorHead):
         conv_channels: int = 0,
         sampling: AnchorSampling | None = None,
         pre_nms: int = 6000,
-        sigma: float = 3.0,
-        loss_weight: float = 1.0,
-        hidden_init: str = "normal",
+        hidden_init: Literal["normal", "he"] = "normal",
+        **options: Any,
     ) -> None:
         super().__init__(
             anchors,
             stride,
             num_classes=num_classes,
             sampling=sampling or AnchorSampling(cross_border=True),
-            sigma=sigma,
-            loss_weight=loss_weight,
+            **options,
         )
         self.pre_nms = pre_nms
-        start = initialise.he if hidden_init == "he" else initialise.normal
+        start = initialize.START[hidden_init]
         self.reduce = nn.Conv2d(in_channels, channels, 1)
         start(self.reduce)
         self.conv: nn.Conv2d | None = None
@@ -82,7 +80,7 @@ class ClassAwareRPN(AnchorHead):
             start(self.conv)
         self.cls_score = nn.Conv2d(conv_channels or channels, (num_classes + 1) * len(anchors), 1)
         self.bbox_pred = nn.Conv2d(conv_channels or channels, 4 * len(anchors), 1)
-        initialise.normal(self.cls_score, self.bbox_pred)
+        initialize.normal(self.cls_score, self.bbox_pred)
 
     def forward(self, features: Tensor) -> RPNOutput:
         """(B, in_channels, H, W) -> predictions for every anchor of every cell."""

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dcn_det.models.postprocess import PostProcess, confident
+from dcn_det.models.postprocess import confident
 from dcn_det.models.rpn import RPN, Proposals
 from dcn_det.structures import Batch, Detections, ImageInfo, Target
 
@@ -64,13 +64,14 @@ Extracted = TypeVar("Extracted")
 class Detector(nn.Module, ABC, Generic[Extracted]):
     """What one- and two-stage detectors share.
 
-    In training mode a call returns losses, in evaluation mode detections.
+    In training mode a call returns losses, in evaluation mode candidates: scored boxes before suppression.
+    :class:`dcn_det.models.postprocess.PostProcess` turns candidates into detections.
 
     Args:
         preprocess: (uint8 images, infos) -> the backbone's input.
         backbone: the backbone's input -> feature maps by name.
-        parts: what else is trained, by attribute name.
-        score_threshold, nms_iou, max_detections: see :class:`dcn_det.models.postprocess.PostProcess`.
+        parts: the other trained parts, by attribute name.
+        score_threshold: minimum score of a candidate (exclusive).
     """
 
     backbone: Backbone
@@ -82,8 +83,6 @@ class Detector(nn.Module, ABC, Generic[Extracted]):
         parts: Mapping[str, Part],
         *,
         score_threshold: float,
-        nms_iou: float,
-        max_detections: int,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -92,8 +91,6 @@ class Detector(nn.Module, ABC, Generic[Extracted]):
             setattr(self, name, part)
         self.parts = ("backbone", *parts)
         self.score_threshold = score_threshold
-        self.nms_iou = nms_iou
-        self.max_detections = max_detections
 
     def lr_multipliers(self) -> dict[str, float]:
         """Learning-rate multipliers other than 1, by parameter name."""
@@ -114,46 +111,40 @@ class Detector(nn.Module, ABC, Generic[Extracted]):
     def _candidates(self, features: Extracted, infos: Sequence[ImageInfo]) -> list[Detections]: ...
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
-        """Losses when training, detections otherwise.
+        """Computes losses in training mode, candidates in evaluation mode.
 
         Args:
-            batch: on the model's device; ``targets`` are read only when training.
+            batch: on the model's device; ``targets`` are read only in training mode.
 
         Returns:
-            Training: float32 scalars by name (``rpn_cls``, ``rpn_box`` and, of two-stage detectors, ``head_cls``
-            and ``head_box``) whose sum is to be minimised, each averaged over the images. Evaluation: for each image
-            its detections, in pixels of the network's input.
+            Training: float32 scalars by name (``rpn_cls``, ``rpn_box`` and, for two-stage detectors, ``head_cls``
+            and ``head_box``), each averaged over the images; their sum is minimized. Evaluation: see
+            :meth:`candidates`.
         """
-        features = self.extract(batch)
         if not self.training:
-            return self._detect(features, batch.infos)
+            return self.candidates(batch)
+        features = self.extract(batch)
         if len(batch.targets) != len(batch.infos):
             raise ValueError(f"training needs a target for each of {len(batch.infos)} images, got {len(batch.targets)}")
         return self._losses(features, batch)
 
     @torch.no_grad()
     def candidates(self, batch: Batch) -> list[Detections]:
-        """Every box with a score above the threshold, for testing that unites several views of an image.
+        """Finds all boxes with a score above the threshold.
 
         Args:
             batch: on the model's device; the model is in evaluation mode.
 
         Returns:
-            For each image its boxes before suppression, in pixels of the network's input and in no order.
+            Boxes of each image before suppression, in pixels of the network's input, in no particular order.
         """
         return self._candidates(self.extract(batch), batch.infos)
-
-    @torch.no_grad()
-    def _detect(self, features: Extracted, infos: Sequence[ImageInfo]) -> list[Detections]:
-        select = PostProcess(self.score_threshold, nms_iou=self.nms_iou, max_detections=self.max_detections)
-        return [select(candidates) for candidates in self._candidates(features, infos)]
 
 
 class TwoStageDetector(Detector[Features]):
     """Proposes boxes from one feature map, classifies and refines them with another.
 
-    In training mode a call returns losses, in evaluation mode detections. The steps are callable one by one,
-    for testing at several scales or refining boxes more than once::
+    The steps can be called one by one, to refine boxes more than once::
 
         features = model.extract(batch)
         proposals = model.propose(features, batch.infos)
@@ -165,7 +156,7 @@ class TwoStageDetector(Detector[Features]):
         rpn: first stage.
         head: second stage.
         rpn_features, head_features: names of the feature maps that the stages read, in the order of their levels.
-        score_threshold, nms_iou, max_detections: see :class:`dcn_det.models.postprocess.PostProcess`.
+        score_threshold: minimum score of a candidate (exclusive).
     """
 
     rpn: RPN
@@ -181,17 +172,8 @@ class TwoStageDetector(Detector[Features]):
         rpn_features: Sequence[str] = ("res4",),
         head_features: Sequence[str] = ("res5",),
         score_threshold: float = 1e-3,
-        nms_iou: float = 0.3,
-        max_detections: int = 100,
     ) -> None:
-        super().__init__(
-            preprocess,
-            backbone,
-            {"rpn": rpn, "head": head},
-            score_threshold=score_threshold,
-            nms_iou=nms_iou,
-            max_detections=max_detections,
-        )
+        super().__init__(preprocess, backbone, {"rpn": rpn, "head": head}, score_threshold=score_threshold)
         self.rpn_features = tuple(rpn_features)
         self.head_features = tuple(head_features)
 

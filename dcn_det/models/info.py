@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcn_det.models.build import Detector
+from dcn_det.models.detector import Detector, TwoStageDetector
 from dcn_det.models.norm import FrozenBatchNorm2d
 from dcn_det.models.one_stage import OneStageDetector
 from dcn_det.ops import DeformConv2d
@@ -37,7 +38,7 @@ class ModelInfo:
     deformable: tuple[str, ...]
 
 
-def model_info(model: Detector, height: int, width: int, rois: int) -> ModelInfo:
+def model_info(model: Detector[Any], height: int, width: int, rois: int) -> ModelInfo:
     """Counts one image of ``height`` x ``width`` pixels with ``rois`` proposals.
 
     Args:
@@ -51,12 +52,12 @@ def model_info(model: Detector, height: int, width: int, rois: int) -> ModelInfo
         with flop_counter() as counter:
             features = parts["backbone"](images)
         flops["backbone"] = counter.get_total_flops()
-        strides: tuple[int, ...]
+        strides: tuple[int, ...] = ()
         if isinstance(model, OneStageDetector):
             with flop_counter() as counter:
                 model.rpn(features[model.feature])
             flops["rpn"], strides = counter.get_total_flops(), model.rpn.strides
-        else:
+        elif isinstance(model, TwoStageDetector):
             with flop_counter() as counter:
                 for name in model.rpn_features:
                     model.rpn(features[name])

@@ -14,14 +14,14 @@ from dcn_det.structures import Batch, Detections, ImageInfo
 
 
 class OneStageDetector(Detector[RPNOutput]):
-    """Classifies and refines anchors on one feature map; what comes out are the detections.
+    """Classifies and refines anchors on one feature map; the results are its candidates.
 
     Args:
         preprocess: (uint8 images, infos) -> the backbone's input.
         backbone: the backbone's input -> feature maps by name.
         rpn: the class-aware RPN.
         feature: name of the feature map that it reads.
-        score_threshold, nms_iou, max_detections: see :class:`dcn_det.models.postprocess.PostProcess`.
+        score_threshold: minimum score of a candidate (exclusive).
     """
 
     rpn: ClassAwareRPN
@@ -34,17 +34,8 @@ class OneStageDetector(Detector[RPNOutput]):
         *,
         feature: str = "res5",
         score_threshold: float = 1e-3,
-        nms_iou: float = 0.3,
-        max_detections: int = 100,
     ) -> None:
-        super().__init__(
-            preprocess,
-            backbone,
-            {"rpn": rpn},
-            score_threshold=score_threshold,
-            nms_iou=nms_iou,
-            max_detections=max_detections,
-        )
+        super().__init__(preprocess, backbone, {"rpn": rpn}, score_threshold=score_threshold)
         self.feature = feature
 
     def extract(self, batch: Batch) -> RPNOutput:

@@ -24,7 +24,7 @@ class PostProcess:
             :func:`soft_nms`.
         nms_iou: overlap beyond which a box is dropped (``hard``) or lowered (``linear``).
         nms_sigma: width of ``gaussian``.
-        class_agnostic: whether boxes of different classes suppress each other.
+        nms_class_agnostic: whether boxes of different classes suppress each other.
         max_detections: of all classes together.
         vote_iou: see :func:`vote`; None does not vote.
     """
@@ -33,18 +33,18 @@ class PostProcess:
     nms: Literal["hard", "linear", "gaussian"] = "hard"
     nms_iou: float = 0.3
     nms_sigma: float = 0.6
-    class_agnostic: bool = False
+    nms_class_agnostic: bool = False
     max_detections: int = 100
     vote_iou: float | None = None
 
     def __call__(self, candidates: Detections) -> Detections:
         """Keeps the best of ``candidates`` (in any order), best first, in their pixels and on their device."""
         boxes, scores, labels = candidates.boxes, candidates.scores, candidates.labels
-        groups = torch.zeros_like(labels) if self.class_agnostic else labels
+        groups = torch.zeros_like(labels) if self.nms_class_agnostic else labels
         if self.nms == "hard":
             keep = (
                 nms(boxes, scores, self.nms_iou, max_keep=self.max_detections)
-                if self.class_agnostic
+                if self.nms_class_agnostic
                 else batched_nms(boxes, scores, labels, self.nms_iou, max_keep=self.max_detections)
             )
             kept = scores[keep]
@@ -77,22 +77,6 @@ def confident(scores: Tensor, boxes: Tensor, score_threshold: float) -> Detectio
     picked = (scores > score_threshold).flatten().nonzero()[:, 0]
     labels = picked % scores.shape[1]
     return Detections(boxes.flatten(0, 1)[picked], scores.flatten()[picked], labels)
-
-
-def select_detections(
-    scores: Tensor, boxes: Tensor, *, score_threshold: float, nms_iou: float, max_detections: int
-) -> Detections:
-    """:func:`confident` boxes, suppressed within each class, and of those the best.
-
-    Args:
-        scores, boxes, score_threshold: see :func:`confident`.
-        nms_iou, max_detections: see :class:`PostProcess`.
-
-    Returns:
-        Detections, best first, in the pixels of ``boxes``.
-    """
-    select = PostProcess(score_threshold, nms_iou=nms_iou, max_detections=max_detections)
-    return select(confident(scores, boxes, score_threshold))
 
 
 def soft_nms(

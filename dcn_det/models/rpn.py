@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn_det.models import boxes as box_ops
-from dcn_det.models import initialise
+from dcn_det.models import initialize
 from dcn_det.models.anchor_head import AnchorHead, AnchorSampling, RPNOutput
 from dcn_det.ops import nms
 from dcn_det.structures import ImageInfo
@@ -59,8 +60,7 @@ class RPN(AnchorHead):
         channels: of the 3x3 convolution.
         sampling: how anchors are chosen for training.
         selection: how boxes become proposals; the levels of a pyramid are joined first.
-        sigma: of the smooth L1 loss.
-        loss_weight: on both losses.
+        **options: see :class:`dcn_det.models.anchor_head.AnchorHead`.
     """
 
     def __init__(
@@ -72,16 +72,15 @@ class RPN(AnchorHead):
         channels: int = 512,
         sampling: AnchorSampling | None = None,
         selection: ProposalSelection | None = None,
-        sigma: float = 3.0,
-        loss_weight: float = 1.0,
+        **options: Any,
     ) -> None:
-        super().__init__(anchors, stride, sampling=sampling, sigma=sigma, loss_weight=loss_weight)
+        super().__init__(anchors, stride, sampling=sampling, **options)
         self.selection = selection or ProposalSelection()
         count = self.anchors.shape[1]
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.cls_score = nn.Conv2d(channels, 2 * count, 1)
         self.bbox_pred = nn.Conv2d(channels, 4 * count, 1)
-        initialise.normal(self.conv, self.cls_score, self.bbox_pred)
+        initialize.normal(self.conv, self.cls_score, self.bbox_pred)
 
     def forward(self, features: Tensor) -> RPNOutput:
         """(B, in_channels, H, W), one map or level -> predictions for every anchor of every cell."""

@@ -94,19 +94,21 @@ class RoISampler:
     ``positive_iou``, background in [``negative_iou[0]``, ``negative_iou[1]``). When these are too few the
     batch is topped up with RoIs drawn from all candidates, whatever their IoU, as background.
 
-    With ``hard``, for online hard example mining (Shrivastava et al., CVPR 2016), nothing is drawn: every
-    candidate that is foreground or background comes back, and the head keeps the ``batch`` of largest loss.
+    With ``ohem``, online hard example mining (Shrivastava et al., CVPR 2016), nothing is drawn: all candidates that
+    are foreground or background are returned, and the head keeps the ``batch_per_image`` with the largest loss.
 
     Attributes:
-        batch: RoIs an image.
-        positive_fraction: at most this share is foreground, unless ``hard``.
+        batch_per_image: RoIs per image.
+        positive_fraction: largest share of foreground, 0.25 when None; without meaning with ``ohem``.
+        positive_iou, negative_iou: see above.
+        ohem: online hard example mining.
     """
 
-    batch: int = 128
-    positive_fraction: float = 0.25
+    batch_per_image: int = 128
+    positive_fraction: float | None = None
     positive_iou: float = 0.5
     negative_iou: tuple[float, float] = (0.1, 0.5)
-    hard: bool = False
+    ohem: bool = False
 
     def __call__(
         self, candidates: Tensor, iou: Tensor, gt_boxes: Tensor, gt_labels: Tensor, generator: torch.Generator
@@ -137,10 +139,11 @@ class RoISampler:
         low, high = self.negative_iou
         foreground = (best >= self.positive_iou).nonzero()[:, 0]
         background = ((best >= low) & (best < high)).nonzero()[:, 0]
-        if self.hard:
+        if self.ohem:
             return foreground, background
-        foreground = _choose(foreground, int(self.batch * self.positive_fraction + 0.5), generator)
-        wanted = self.batch - len(foreground)
+        fraction = 0.25 if self.positive_fraction is None else self.positive_fraction
+        foreground = _choose(foreground, int(self.batch_per_image * fraction + 0.5), generator)
+        wanted = self.batch_per_image - len(foreground)
         background = _choose(background, wanted, generator)
         while len(best) and len(background) < wanted:
             extra = torch.randperm(len(best), generator=generator)[: wanted - len(background)]

@@ -1,4 +1,4 @@
-"""The operators of deformable networks: public functions and modules."""
+"""Operators of deformable networks: public functions and modules."""
 
 from dcn_det.ops.deform_conv import DeformConv2d, deform_conv2d
 from dcn_det.ops.deform_psroi_pool import DeformPSRoIPool, deform_psroi_pool

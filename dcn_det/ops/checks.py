@@ -1,4 +1,4 @@
-"""What every operator expects of a tensor and of a number."""
+"""Checks of tensors and numbers that all operators share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 FLOAT_NAMES = "float32, float64, float16 or bfloat16"
 LARGEST_INT = 2**31 - 1
-"""Kernels count the cells of an axis in 32 bits, for speed, and whole tensors in 64."""
+"""Kernels count the cells along an axis in 32 bits, for speed, and those of a whole tensor in 64 bits."""
 
 
 def fault_of(
     value: object, dtypes: Sequence[torch.dtype] = FLOATS, dtype_names: str = FLOAT_NAMES
 ) -> tuple[str, str] | None:
-    """What a tensor argument is instead, and what was expected; None for one that fits."""
+    """Returns what a tensor argument is and what was expected, or None if it is valid."""
     if not isinstance(value, Tensor):
         return "None" if value is None else f"a {type(value).__name__}", "a tensor"
     if value.layout != torch.strided:
@@ -35,5 +35,5 @@ def is_int(value: object) -> bool:
 
 
 def sizes_are_known() -> bool:
-    """Whether sizes can be compared with limits: while a graph is captured, that would limit the graph."""
+    """Whether sizes may be compared with limits: during graph capture, the comparison would restrict the graph."""
     return not torch.compiler.is_compiling()

@@ -25,43 +25,43 @@ def deform_conv2d(
     *,
     border: str = "zeros",
 ) -> Tensor:
-    """Deformable convolution: every tap of the kernel samples the input at a place of its own.
+    """Performs a deformable convolution: each kernel tap samples the input at its own learned offset.
 
-    The arguments are those of ``torchvision.ops.deform_conv2d``, in its order. The number of groups and of
-    offset groups follows from the shapes. Source: Dai et al., "Deformable Convolutional Networks" (2017),
+    Takes the arguments of ``torchvision.ops.deform_conv2d``, in the same order. The numbers of groups and
+    offset groups follow from the shapes. Source: Dai et al., "Deformable Convolutional Networks" (2017),
     section 2.1; the mask: Zhu et al., "Deformable ConvNets v2" (2019), section 3.2.
 
     Args:
         input: (N, C, H, W), float32, float64, float16 or bfloat16.
         offset: (N, 2 * offset_groups * kh * kw, H_out, W_out), in cells of the input. For the channels of
             offset group g and tap k = row * kw + column, channel ``2 * (g * kh * kw + k)`` is added to the
-            tap's y and the next channel to its x. The input's dtype, or float32 beside a half-precision
-            input; coordinates are computed in float32 (float64 for a float64 input) in any case.
-        weight: (C_out, C / groups, kh, kw), the input's dtype.
-        bias: (C_out,), the input's dtype.
+            tap's y and the next channel to its x. In the input's dtype, or float32 for a half-precision
+            input; coordinates are always computed in float32 (float64 for a float64 input).
+        weight: (C_out, C / groups, kh, kw), in the input's dtype.
+        bias: (C_out,), in the input's dtype.
         stride: of the sampling grid, an int or (y, x).
-        padding: an int or (y, x); it shifts the grid and adds to the output's size.
-        dilation: the distance of the kernel's taps, an int or (y, x).
-        mask: (N, offset_groups * kh * kw, H_out, W_out), the input's dtype; multiplies the samples.
-        border: what samples beyond the map read. ``"zeros"``: the map is surrounded by zeros, with which
-            bilinear samples blend within one cell of it, as in torchvision, mmcv and DCNv2. ``"dcn_v1"``: the
-            rule of the authors' released code: zero outside [0, H) x [0, W), while y in [H - 1, H) reads the
-            last row at full strength and x in [W - 1, W) the last column. The rules differ next to the border
-            only, and give equal values for zero offsets. Weights belong to the rule they were trained with.
+        padding: an int or (y, x); shifts the grid and increases the output size.
+        dilation: distance between kernel taps, an int or (y, x).
+        mask: (N, offset_groups * kh * kw, H_out, W_out), in the input's dtype; multiplies the samples.
+        border: value of samples beyond the map. ``"zeros"``: the map is surrounded by zeros, and bilinear
+            samples within one cell of it blend with them, as in torchvision, mmcv and DCNv2. ``"dcn_v1"``: the
+            rule of the authors' released code: zero outside [0, H) x [0, W); y in [H - 1, H) reads the last
+            row at full strength and x in [W - 1, W) the last column. The rules differ only next to the border
+            and agree for zero offsets. Use the rule that the weights were trained with.
 
     Returns:
-        (N, C_out, H_out, W_out), the input's dtype, in channels-last memory where the input lies so. With
-        zero offsets and no mask it is ``torch.nn.functional.conv2d``.
+        (N, C_out, H_out, W_out), in the input's dtype, and in channels-last memory if the input is. With zero
+        offsets and no mask it equals ``torch.nn.functional.conv2d``.
 
     Raises:
-        ValueError: an argument does not fit; the message tells which, what it is and what was expected.
+        ValueError: if an argument is invalid; the message gives its name, its value and what was expected.
 
-    Offsets that are not finite read zero and receive zero gradients. Autocast casts all but the offsets. The
-    gradient is once differentiable, and deterministic on the CPU. On CUDA the input's gradient is summed by
-    atomic additions, in an order that varies. Under ``torch.use_deterministic_algorithms(True)`` its terms are
-    rounded to a fixed-point grid and added as 64-bit integers (two for float64), to the same bits every time:
-    for n terms the grid is about ``n * 2 ** -60`` of the largest a term could be (``n ** 2 * 2 ** -120`` in
-    float64), and a gradient that is not finite makes the whole input gradient NaN.
+    Non-finite offsets read zero and receive zero gradients. Autocast casts everything except the offsets. The
+    gradient cannot be differentiated again; on the CPU it is deterministic. On CUDA the input's gradient is
+    summed with atomic additions, in varying order. Under ``torch.use_deterministic_algorithms(True)`` its terms
+    are rounded to a fixed-point grid and added as 64-bit integers (two for float64), which gives the same bits
+    every time: for n terms the grid step is about ``n * 2 ** -60`` of the bound on a term (``n ** 2 *
+    2 ** -120`` in float64), and a non-finite gradient makes the whole input gradient NaN.
     """
     stride, padding, dilation = (
         pair_of("stride", stride),
@@ -73,13 +73,13 @@ def deform_conv2d(
 
 
 class DeformConv2d(nn.Module):
-    """A convolution that learns where to sample, with the branch that predicts the offsets.
+    """Deformable convolution with the branch that predicts its offsets.
 
     ``offset``, a convolution over the same input, predicts a (y, x) offset for every tap of every output
-    position. It starts at zero, with its bias, so that a new module equals ``nn.Conv2d`` with the same
-    weights. A modulated one (Zhu et al., 2019) starts at half of it: its mask is the sigmoid of a prediction,
-    which starts at zero. Under autocast the branch keeps its own dtype, because coordinates need the digits:
-    between 16 and 32 cells bfloat16 tells only eighths apart.
+    position. Its weight and bias are initialized to zero, so that a new module equals ``nn.Conv2d`` with the
+    same weights. With ``modulated`` (Zhu et al., 2019), the mask is the sigmoid of another prediction of the
+    branch, so that a new module halves its samples. Under autocast the branch keeps its own dtype,
+    because coordinates need precision: between 16 and 32 cells, bfloat16 resolves only eighths of a cell.
 
     Parameters are ``weight``, ``bias``, ``offset.weight`` and ``offset.bias``. The branch has
     ``2 * offset_groups * kh * kw`` output channels, and ``offset_groups * kh * kw`` more for the mask.
@@ -92,15 +92,15 @@ class DeformConv2d(nn.Module):
         padding: see :func:`deform_conv2d`.
         dilation: see :func:`deform_conv2d`.
         groups: as in ``nn.Conv2d``.
-        bias: whether the deformable convolution has a bias; its offset branch always has.
-        offset_groups: the input's channels are divided into this many groups, each with offsets of its own.
+        bias: whether the deformable convolution has a bias; the offset branch always has one.
+        offset_groups: number of groups of input channels, each with its own offsets.
         modulated: whether a mask in (0, 1) multiplies the samples.
         border: see :func:`deform_conv2d`.
-        offset_dilation: dilation of the offset branch; unless given, that of the deformable convolution. The
-            branch's padding follows, so that the offsets have the output's height and width.
+        offset_dilation: dilation of the offset branch; defaults to ``dilation``. The branch is padded such that
+            the offsets have the height and width of the output.
 
     Raises:
-        ValueError: channels are not divisible by the groups, or no padding suits ``offset_dilation``.
+        ValueError: if channels are not divisible by the groups, or if no padding fits ``offset_dilation``.
     """
 
     def __init__(
@@ -155,15 +155,15 @@ class DeformConv2d(nn.Module):
             twice = 2 * padding + (branch - own) * (size - 1)
             if twice % 2 or twice < 0:
                 raise ValueError(
-                    f"DeformConv2d: offset_dilation is {branch}; expected one for which the offset branch "
-                    f"needs a whole, non-negative padding, not {twice / 2:g} (kernel size {size}, padding "
+                    f"DeformConv2d: offset_dilation is {branch}; expected a value for which the padding of the "
+                    f"offset branch is a non-negative integer, not {twice / 2:g} (kernel size {size}, padding "
                     f"{padding}, dilation {own})"
                 )
             paddings.append(twice // 2)
         return paddings[0], paddings[1]
 
     def reset_parameters(self) -> None:
-        """Initialises the weight and bias as ``nn.Conv2d`` does, and the offset branch with zeros."""
+        """Initializes weight and bias as ``nn.Conv2d`` does, and the offset branch with zeros."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -172,7 +172,7 @@ class DeformConv2d(nn.Module):
             nn.init.zeros_(parameter)
 
     def sampling(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Predicts where to sample: the offsets and, when modulated, the mask of :func:`deform_conv2d`.
+        """Predicts the ``offset`` and, if modulated, the ``mask`` of :func:`deform_conv2d`.
 
         Args:
             input: (N, in_channels, H, W).
@@ -185,7 +185,7 @@ class DeformConv2d(nn.Module):
             return predicted[:, :channels], predicted[:, channels:].sigmoid()
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H_out, W_out)."""
+        """Maps (N, in_channels, H, W) to (N, out_channels, H_out, W_out)."""
         offset, mask = self.sampling(input)
         return deform_conv2d(
             input,

@@ -1,4 +1,4 @@
-"""The deformable convolution's arguments, checked before any tier sees them, so that all say the same."""
+"""Checks of the deformable convolution's arguments, run before any tier so that all raise the same errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 def pair_of(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """An int for both axes, or (y, x), as a pair; ``padding`` may be 0, the others are at least 1."""
+    """Returns an int for both axes, or (y, x), as a pair; ``padding`` may be 0, the others are at least 1."""
     least = 0 if name == "padding" else 1
     pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(pair) != 2 or not all(is_int(v) and v >= least for v in pair):
@@ -40,7 +40,7 @@ def check_arguments(
     dilation: tuple[int, int],
     border: str,
 ) -> None:
-    """Raises ValueError unless ``deform_conv2d`` can run: the argument, what it is, what was expected."""
+    """Raises ValueError unless ``deform_conv2d`` can run; gives the argument, its value and what was expected."""
     check_border(border)
     tensors = {"input": input, "offset": offset, "weight": weight}
     for name, tensor in (("bias", bias), ("mask", mask)):
@@ -54,19 +54,18 @@ def check_arguments(
         raise _error(
             "offset",
             f"of {offset.shape[1]} channels",
-            f"{2 * taps} (a y and an x for each of {taps} taps) times a divisor of the input's "
-            f"{input.shape[1]} channels",
+            f"{2 * taps} (y and x of {taps} taps) times a divisor of the input's {input.shape[1]} channels",
         )
     shape = (input.shape[0], offset.shape[1], *out_size)
     _check_shape("offset", offset, shape, "the input's batch and the output's height and width")
     if mask is not None:
-        _check_shape("mask", mask, (shape[0], pairs * taps, *out_size), "a factor for each pair of offsets")
+        _check_shape("mask", mask, (shape[0], pairs * taps, *out_size), "one factor per pair of offsets")
     if bias is not None:
-        _check_shape("bias", bias, (weight.shape[0],), "one for each output channel")
+        _check_shape("bias", bias, (weight.shape[0],), "one per output channel")
 
 
 def _check_kinds(tensors: dict[str, Tensor], input: Tensor) -> None:
-    """Dimensions, devices and dtypes."""
+    """Checks dimensions, devices and dtypes."""
     for name, tensor in tensors.items():
         fault = fault_of(tensor)
         if fault is not None:
@@ -78,10 +77,10 @@ def _check_kinds(tensors: dict[str, Tensor], input: Tensor) -> None:
         if tensor.dim() != dimensions:
             raise _error(name, f"of shape {tuple(tensor.shape)}", f"{dimensions} dimension{'s'[: dimensions - 1]}")
         if tensor.device != input.device:
-            raise _error(name, f"on {tensor.device}", f"{input.device}, as the input")
+            raise _error(name, f"on {tensor.device}", f"{input.device}, like the input")
         wide_offset = name == "offset" and tensor.dtype == torch.float32 and input.dtype in HALF_DTYPES
         if tensor.dtype != input.dtype and not autocast and not wide_offset:
-            raise _error(name, str(tensor.dtype), f"{input.dtype}, as the input")
+            raise _error(name, str(tensor.dtype), f"{input.dtype}, like the input")
 
 
 def _check_input(
@@ -91,14 +90,14 @@ def _check_input(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, int]:
-    """Input against weight; returns the output's height and width."""
+    """Checks the input against the weight; returns the output's height and width."""
     if 0 in input.shape[1:]:
-        raise _error("input", f"of shape {tuple(input.shape)}", "no dimension of size 0 but the batch")
+        raise _error("input", f"of shape {tuple(input.shape)}", "no dimension of size 0 except the batch")
     if 0 in weight.shape:
         raise _error("weight", f"of shape {tuple(weight.shape)}", "no dimension of size 0")
     channels, out_channels, group_channels = input.shape[1], weight.shape[0], weight.shape[1]
     if channels % group_channels:
-        raise _error("input", f"of {channels} channels", f"a multiple of {group_channels}, those of the weight")
+        raise _error("input", f"of {channels} channels", f"a multiple of {group_channels}, the channels of the weight")
     if out_channels % (channels // group_channels):
         groups = channels // group_channels
         raise _error("weight", f"of {out_channels} output channels", f"a multiple of {groups}, the groups")
@@ -108,9 +107,9 @@ def _check_input(
         padded = input.shape[2 + axis] + 2 * padding[axis]
         side = "height" if axis == 0 else "width"
         if sizes_are_known() and padded > LARGEST_INT:
-            raise _error("input", f"of {side} {padded} with its padding", f"at most {LARGEST_INT}")
+            raise _error("input", f"of {side} {padded} with padding", f"at most {LARGEST_INT}")
         if padded < extent:
-            raise _error("input", f"of {side} {padded} with its padding", f"at least {extent}, the kernel's extent")
+            raise _error("input", f"of {side} {padded} with padding", f"at least {extent}, the kernel's extent")
         out_size.append((padded - extent) // stride[axis] + 1)
     return out_size[0], out_size[1]
 

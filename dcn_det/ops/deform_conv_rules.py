@@ -1,4 +1,4 @@
-"""What surrounds the deformable convolution's kernels: fake kernels, autograd, autocast."""
+"""Dispatch rules of the deformable convolution: fake kernels, autograd, autocast."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _check(
     dilation: Sequence[int],
     border: str,
 ) -> None:
-    """What the kernels check, for those who call the operator itself."""
+    """Checks a direct call of the operator as the kernels do."""
     pairs = pair_of("stride", stride), pair_of("padding", padding), pair_of("dilation", dilation)
     check_arguments(input, offset, weight, bias, mask, *pairs, border)
 

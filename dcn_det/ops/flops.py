@@ -1,4 +1,4 @@
-"""Counting operations. Apart from the operators, because PyTorch's counter imports triton."""
+"""Counts operations. Separate from the operators, because PyTorch's counter imports triton."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _deform_conv2d(
     *options: Any,
     **kwargs: Any,
 ) -> int:
-    """Formulas take shapes in the place of tensors. Only products count, as in those of convolutions."""
+    """Counts as a convolution does, products only; formulas receive shapes in place of tensors."""
     return 2 * offset[0] * offset[2] * offset[3] * math.prod(weight)
 
 
@@ -37,7 +37,7 @@ def _deform_conv2d_backward(
 
 
 def _no_products(*args: Any, **kwargs: Any) -> int:
-    """Of pooling, which samples, adds and compares as often as regions ask for, and of suppression."""
+    """Formula of pooling, whose work depends on the regions, and of suppression."""
     return 0
 
 
@@ -51,11 +51,10 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 
 
 def flop_counter(display: bool = False, depth: int = 2) -> FlopCounterMode:
-    """PyTorch's counter of floating point operations, which also knows this package's operators.
+    """Returns PyTorch's counter of floating point operations, extended by this package's operators.
 
-    A multiplication with its addition counts as two. A deformable convolution counts as the convolution it
-    is, without its samples, so that networks can be compared. Pooling of regions, of samples or of whole cells,
-    and suppression of boxes do not count::
+    A multiply-add counts as two operations. A deformable convolution counts as a plain convolution, without
+    its sampling, so that networks can be compared. RoI pooling and non-maximum suppression do not count::
 
         with flop_counter() as counter:
             model(images)
@@ -63,6 +62,6 @@ def flop_counter(display: bool = False, depth: int = 2) -> FlopCounterMode:
 
     Args:
         display: whether to print a table at the end.
-        depth: of the table, in levels of modules.
+        depth: depth of the table, in module levels.
     """
     return FlopCounterMode(display=display, depth=depth, custom_mapping=FORMULAS)

@@ -1,14 +1,14 @@
-"""Finds the compiled operators and registers what surrounds them.
+"""Loads the compiled operators and registers their dispatch rules.
 
 Every operator ``torch.ops.dcn_det.<name>`` has three tiers that give the same results:
 
-* ``cuda``: kernels of ``_C_cuda`` beside this file,
-* ``cpu``: threaded, vectorised kernels of ``_C`` beside this file,
-* ``plain``: PyTorch operations, which serve every device that has no compiled kernel.
+* ``cuda``: CUDA kernels, in ``_C_cuda`` next to this file,
+* ``cpu``: threaded, vectorized kernels, in ``_C`` next to this file,
+* ``plain``: PyTorch operations, for every device without a compiled kernel.
 
-``DCN_DET_TIER=plain`` in the environment leaves the compiled libraries unloaded. A library that is missing,
-damaged or of another version costs one warning, never the import. The CPU kernels use the best instruction
-set that the CPU has; ``DCN_DET_CPU=baseline|avx2|avx512`` asks for another one.
+``DCN_DET_TIER=plain`` in the environment disables the compiled libraries. A library that is missing, damaged or
+from another version causes one warning, and the import succeeds. CPU kernels use the best instruction set of the
+CPU; ``DCN_DET_CPU=baseline|avx2|avx512`` selects a lower one.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ REBUILD = "rebuild with `python setup.py build_ext --inplace` in the checkout, o
 
 @dataclass(frozen=True)
 class LibraryState:
-    """What became of one compiled library.
+    """State of one compiled library.
 
     Attributes:
-        path: The file that was found, or None.
+        path: File that was found, or None.
         loaded: Whether its kernels are registered.
-        reason: Why it is not loaded; empty when it is.
+        reason: Why it is not loaded; empty if it is.
     """
 
     path: Path | None
@@ -53,7 +53,7 @@ class LibraryState:
 def _truncated(content: bytes) -> bool:
     """Whether an ELF file ends before its section table does, as after an interrupted copy.
 
-    The loader maps such a file and the process dies of a bus error, which no ``except`` can catch.
+    Loading such a file kills the process with a bus error, which no ``except`` can catch.
     """
     if content[:5] != b"\x7fELF\x02" or len(content) < 64:
         return False
@@ -63,7 +63,7 @@ def _truncated(content: bytes) -> bool:
 
 
 def _load(stem: str, folder: Path) -> LibraryState:
-    """Loads ``folder/stem.*.so``, after a look inside."""
+    """Loads ``folder/stem.*.so`` after checking its contents."""
     found = sorted(folder.glob(f"{stem}.*so"))
     if not found:
         return LibraryState(None, False, f"{folder / stem}.abi3.so does not exist")
@@ -73,7 +73,7 @@ def _load(stem: str, folder: Path) -> LibraryState:
         if _truncated(content):
             return LibraryState(path, False, f"{path} is truncated")
         if not all((name + schema).encode() in content for name, schema in SCHEMAS.items()):
-            return LibraryState(path, False, f"{path} is damaged or of another version of dcn_det")
+            return LibraryState(path, False, f"{path} is damaged or from another version of dcn_det")
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
         return LibraryState(path, False, f"{path} cannot be loaded: {error}")
@@ -95,7 +95,7 @@ def _load_all() -> dict[str, LibraryState]:
     if not cpu.loaded:
         _warn_plain("CPU", cpu)
     elif wanted and _instruction_set(cpu) != wanted:
-        raise ValueError(f"{CPU_VARIABLE} is {wanted!r}; this CPU has nothing beyond {_instruction_set(cpu)!r}")
+        raise ValueError(f"{CPU_VARIABLE} is {wanted!r}; this CPU supports at most {_instruction_set(cpu)!r}")
     if torch.version.cuda is None:
         return {"cpu": cpu, "cuda": LibraryState(None, False, "this torch was built without CUDA")}
     cuda = _load("_C_cuda", folder)
@@ -106,7 +106,7 @@ def _load_all() -> dict[str, LibraryState]:
 
 def _warn_plain(device: str, state: LibraryState) -> None:
     warnings.warn(
-        f"dcn_det: plain PyTorch operators serve {device} tensors, slowly: {state.reason}; {REBUILD}",
+        f"dcn_det: {device} tensors use plain PyTorch operators, which are slow: {state.reason}; {REBUILD}",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -136,19 +136,19 @@ def register(
     setup_context: Callable[..., None] | None = None,
     autocast: Sequence[str] = (),
 ) -> None:
-    """Registers what an operator of :data:`SCHEMAS` needs beside its compiled kernels.
+    """Registers everything that an operator of :data:`SCHEMAS` needs in addition to its compiled kernels.
 
-    All callables take the schema's arguments in its order.
+    All callables take the arguments of the schema, in order.
 
     Args:
-        name: The operator, without the namespace.
-        plain: The kernel made of PyTorch operations; compiled kernels go before it. It runs below
-            autograd, where ``torch.autograd.grad`` does not work: that of a backward operator is a formula.
-        fake: Gives empty tensors of the result's shape, dtype, device and strides.
+        name: Operator, without the namespace.
+        plain: Kernel of PyTorch operations; compiled kernels take precedence. It runs below autograd, where
+            ``torch.autograd.grad`` does not work, so that the kernel of a backward operator must be a formula.
+        fake: Returns empty tensors with the shape, dtype, device and strides of the result.
         backward: Autograd's ``backward(ctx, *grads)``.
         setup_context: Autograd's ``setup_context(ctx, inputs, output)``.
-        autocast: The tensor arguments that are cast to the autocast dtype on the CPU and on CUDA. The others,
-            those that hold coordinates, are passed as they are.
+        autocast: Tensor arguments to cast to the autocast dtype on the CPU and on CUDA. The others, which hold
+            coordinates, are passed unchanged.
     """
     qualified = f"{NAMESPACE}::{name}"
     _registry.impl(name, plain, "CompositeExplicitAutograd")
@@ -161,29 +161,48 @@ def register(
 
 
 def register_backward(name: str, *, plain: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Registers ``<name>_backward`` and its deterministic twin, which cannot be differentiated in turn.
+    """Registers ``<name>_backward`` and its deterministic twin, which cannot be differentiated again.
 
     Args:
-        name: the forward operator; ``plain`` and ``fake`` are as for :func:`register`. The twin needs no formula of
-            its own: that of PyTorch operations is deterministic.
+        name: Forward operator.
+        plain: See :func:`register`. The twin shares it, because PyTorch's operations are deterministic.
+        fake: See :func:`register`.
     """
     for suffix in ("backward", "backward_deterministic"):
         register(f"{name}_{suffix}", plain=plain, fake=fake, backward=once_differentiable(name))
 
 
 def backward_operator(name: str, grad_output: torch.Tensor, scatters: bool = True) -> Callable[..., Any]:
-    """The operator for the gradients of ``name``: with ``torch.use_deterministic_algorithms``, its twin.
+    """Returns the backward operator of ``name``, or its twin under ``torch.use_deterministic_algorithms``.
 
     Args:
-        name: the forward operator.
-        grad_output: tells the device; kernels for the CPU are deterministic anyway.
-        scatters: whether values are added where others are, too; without, no order varies.
+        name: Forward operator.
+        grad_output: Gradient of the output; only its device matters, as kernels for the CPU are deterministic.
+        scatters: Whether threads add to shared values; otherwise the order of sums does not vary.
     """
     strict = scatters and grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
     operator: Callable[..., Any] = getattr(
         getattr(torch.ops, NAMESPACE), f"{name}_backward_deterministic" if strict else f"{name}_backward"
     )
     return operator
+
+
+def input_gradient(name: str) -> Callable[..., tuple[torch.Tensor | None, ...]]:
+    """Returns autograd's ``backward`` of an operator in which only the input receives a gradient.
+
+    Args:
+        name: Forward operator. Its ``setup_context`` saves the tensors that ``<name>_backward`` takes after the
+            output's gradient, and as ``ctx.options`` the arguments that follow them.
+    """
+
+    def backward(ctx: Any, grad_output: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        grad_input = None
+        if ctx.needs_input_grad[0] and grad_output is not None:
+            operator = backward_operator(name, grad_output)
+            grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
+        return grad_input, *[None] * (len(ctx.needs_input_grad) - 1)
+
+    return backward
 
 
 def _autocast_kernel(name: str, device_type: str, cast: tuple[str, ...]) -> Callable[..., Any]:
@@ -207,7 +226,7 @@ def _autocast_kernel(name: str, device_type: str, cast: tuple[str, ...]) -> Call
 
 
 def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
-    """Autocast's own rule: floating point of this device, float64 excepted."""
+    """Casts by autocast's own rule: floating point tensors on this device, except float64."""
     if not isinstance(value, torch.Tensor) or value.device.type != device_type:
         return value
     if not value.is_floating_point() or value.dtype == torch.float64:
@@ -216,14 +235,14 @@ def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """Within it, what is computed on a device keeps its dtype; no-op for devices that know no autocast."""
+    """Returns a context that disables autocast on a device; a no-op for devices without autocast."""
     if not torch.amp.is_autocast_available(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def once_differentiable(name: str) -> Callable[..., Any]:
-    """The ``backward`` of a backward operator: an error that says that there is no second derivative."""
+    """Returns the ``backward`` of a backward operator, which raises: second derivatives are not supported."""
 
     def backward(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(f"{name}: double backward (a gradient of the gradient) is not supported")
@@ -231,25 +250,18 @@ def once_differentiable(name: str) -> Callable[..., Any]:
     return backward
 
 
-def alert_not_deterministic(caller: str) -> None:
-    """Heeds ``torch.use_deterministic_algorithms``, before a kernel that sums in an order that varies."""
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = f"{caller} does not have a deterministic implementation on this device"
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(f"{message}, but torch.use_deterministic_algorithms(True) is set")
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
 def tier(name: str, device_type: str) -> str:
-    """Which kernel serves an operator on a device.
+    """Returns the tier that serves an operator on a device.
 
     Args:
-        name: The operator, without the namespace, for example ``"deform_conv2d"``.
+        name: Operator, without the namespace, for example ``"deform_conv2d"``.
         device_type: ``torch.device(...).type``, for example ``"cuda"``.
 
     Returns:
         ``"cuda"`` or ``"cpu"`` for a compiled kernel, ``"plain"`` for PyTorch operations.
+
+    Raises:
+        ValueError: if there is no such operator.
     """
     if name not in SCHEMAS:
         raise ValueError(f"unknown operator {name!r}; expected one of {', '.join(SCHEMAS)}")
@@ -260,10 +272,10 @@ def tier(name: str, device_type: str) -> str:
 
 
 def instruction_set() -> str:
-    """What the compiled CPU kernels use: one of :data:`INSTRUCTION_SETS`; empty where they are not loaded."""
+    """Returns the instruction set of the compiled CPU kernels, one of :data:`INSTRUCTION_SETS`; empty if not loaded."""
     return _instruction_set(_states["cpu"])
 
 
 def status() -> dict[str, LibraryState]:
-    """What became of the compiled libraries, by device type: ``"cpu"``, ``"cuda"``."""
+    """Returns the state of the compiled libraries by device type: ``"cpu"``, ``"cuda"``."""
     return dict(_states)

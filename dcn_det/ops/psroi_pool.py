@@ -1,4 +1,4 @@
-"""Position-sensitive RoI pooling: the public function, its module and its dispatch rules."""
+"""Position-sensitive RoI pooling: public function, module and dispatch rules."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ def psroi_pool(
 ) -> Tensor:
     """Pools regions of a position-sensitive feature map into bins, each the mean of the cells it touches.
 
-    Source: Dai et al., "R-FCN" (2016), section 2, as in the authors' released code: corners are rounded,
-    halves away from zero, the far ones then moved to their outer edge (+ 1), and scaled; a region spans at
-    least 0.1 cells. Bin i of an axis holds the cells from ``floor(start + i * extent)`` to before
-    ``ceil(start + (i + 1) * extent)`` that lie in the map; a bin without a cell is 0.
-    (``torchvision.ops.ps_roi_pool`` rounds otherwise.)
+    Source: Dai et al., "R-FCN" (2016), section 2, as in the authors' released code: the corners are rounded
+    (halves away from zero), the bottom-right corner is moved to its outer edge (+ 1), and both are scaled; a
+    region spans at least 0.1 cells. Along each axis, bin i covers the cells of the map from ``floor(start + i *
+    extent)`` up to, but excluding, ``ceil(start + (i + 1) * extent)``, with ``extent`` that of a bin. An empty
+    bin is 0. (``torchvision.ops.ps_roi_pool`` rounds differently.)
 
     Args:
         input: (B, output_dim * group_size ** 2, H, W), float32, float64, float16 or bfloat16. Channel
             ``(o * group_size + i) * group_size + j`` feeds output channel o in the bins of row group i and
             column group j.
-        rois: (R, 5) of (image index, x1, y1, x2, y2), in pixels of the image, both corners inclusive:
-            subtract 1 from the x2 and y2 of a half-open box.
+        rois: (R, 5) rows of (image index, x1, y1, x2, y2) in image pixels, with inclusive corners: subtract 1
+            from x2 and y2 of half-open boxes.
         spatial_scale: cells per pixel: 1 / stride of the feature map.
         output_dim: number of output channels.
-        group_size: number of groups of bins along an axis.
-        pooled_size: number of bins along an axis.
+        group_size: number of groups of bins along each axis.
+        pooled_size: number of bins along each axis.
 
     Returns:
-        (R, output_dim, pooled_size, pooled_size), the input's dtype.
+        (R, output_dim, pooled_size, pooled_size), in the input's dtype.
 
     Raises:
-        ValueError: an argument does not fit; the message tells which, what it is and what was expected.
+        ValueError: if an argument is invalid; the message gives its name, its value and what was expected.
 
-    Dtypes of regions, autocast, regions that are not finite or of an image that does not exist, and
-    determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
-    differentiable.
+    Dtypes of regions, autocast, non-finite regions, image indices outside the batch, and determinism are
+    handled as in :func:`dcn_det.ops.deform_psroi_pool`. The gradient reaches the input only and cannot be
+    differentiated again.
     """
     _check(input, rois, spatial_scale, output_dim, group_size, pooled_size)
     return OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, output_dim, group_size, pooled_size)
 
 
 class PSRoIPool(nn.Module):
-    """:func:`psroi_pool` with its sizes fixed; arguments as there."""
+    """Module form of :func:`psroi_pool`, with the same arguments."""
 
     def __init__(self, *, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int) -> None:
         super().__init__()
@@ -112,14 +112,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(rois)
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grad_input = None
-    if ctx.needs_input_grad[0]:
-        operator = library.backward_operator("psroi_pool", grad_output)
-        grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
-    return grad_input, None, None, None, None, None
-
-
+_backward = library.input_gradient("psroi_pool")
 library.register(
     "psroi_pool",
     plain=reference.psroi_pool,

@@ -1,4 +1,4 @@
-"""RoI align: the public function, its module and its dispatch rules."""
+"""RoI align: public function, module and dispatch rules."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ def roi_align(
 ) -> Tensor:
     """Pools regions of a feature map into bins, each the mean of bilinear samples.
 
-    Source: He et al., "Mask R-CNN" (2017), section 3. No coordinate is rounded: a region spans ``[x1 *
-    spatial_scale - s, x2 * spatial_scale - s)`` in cells, with s = 0.5 if ``aligned``, else 0. A bin is cut
-    into equal parts, and sampled at their centres. Samples within a cell of the map's cells are clamped to
-    them; those farther out are zero, and count. The result is that of ``torchvision.ops.roi_align``, but for
-    the default of ``aligned``.
+    Source: He et al., "Mask R-CNN" (2017), section 3. Coordinates are not rounded: a region spans ``[x1 *
+    spatial_scale - s, x2 * spatial_scale - s)`` in cells, with s = 0.5 if ``aligned``, else 0. A bin is divided
+    into equal parts and sampled at their centers. Samples at most one cell beyond the outermost cells are
+    clamped to the map; those farther out count as zeros. The results are those of
+    ``torchvision.ops.roi_align``, which has another default for ``aligned``.
 
     Args:
         input: (B, C, H, W), float32, float64, float16 or bfloat16.
-        rois: (R, 5) of (image index, x1, y1, x2, y2), in pixels of the image, half-open: the width is
-            ``x2 - x1``. Unlike the other RoI pooling operators, this one takes boxes as they are.
+        rois: (R, 5) rows of (image index, x1, y1, x2, y2) in image pixels, half-open: the width is ``x2 - x1``.
+            Unlike the other RoI pooling operators, this one takes half-open boxes unchanged.
         spatial_scale: cells per pixel: 1 / stride of the feature map.
-        pooled_size: number of bins along an axis.
-        sampling_ratio: number of samples along an axis of a bin; 0 for as many as the bin spans cells,
-            rounded up, which depends on the region.
-        aligned: whether the centre of the first cell is half a pixel of the map from its edge, as in images.
-            Without, it lies on the edge, as in the first implementations, and a region spans a cell at least.
+        pooled_size: number of bins along each axis.
+        sampling_ratio: number of samples along each axis of a bin; 0 for the number of cells that the bin
+            spans, rounded up, which depends on the region.
+        aligned: whether the center of the first cell lies half a cell inside the map's edge, as in images.
+            If False, it lies on the edge, as in the first implementations, and a region spans at least one cell.
 
     Returns:
-        (R, C, pooled_size, pooled_size), the input's dtype.
+        (R, C, pooled_size, pooled_size), in the input's dtype.
 
     Raises:
-        ValueError: an argument does not fit; the message tells which, what it is and what was expected.
+        ValueError: if an argument is invalid; the message gives its name, its value and what was expected.
 
-    Dtypes of regions, autocast, regions that are not finite or of an image that does not exist, and
-    determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
-    differentiable.
+    Dtypes of regions, autocast, non-finite regions, image indices outside the batch, and determinism are
+    handled as in :func:`dcn_det.ops.deform_psroi_pool`. The gradient reaches the input only and cannot be
+    differentiated again.
     """
     _check(input, rois, spatial_scale, pooled_size, sampling_ratio)
     return OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, pooled_size, sampling_ratio, aligned)
 
 
 class RoIAlign(nn.Module):
-    """:func:`roi_align` with its sizes fixed; arguments as there."""
+    """Module form of :func:`roi_align`, with the same arguments."""
 
     def __init__(
         self, *, spatial_scale: float, pooled_size: int, sampling_ratio: int = 0, aligned: bool = True
@@ -111,14 +111,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(rois)
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grad_input = None
-    if ctx.needs_input_grad[0]:
-        operator = library.backward_operator("roi_align", grad_output)
-        grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.options)
-    return grad_input, None, None, None, None, None
-
-
+_backward = library.input_gradient("roi_align")
 library.register(
     "roi_align",
     plain=reference.roi_align,

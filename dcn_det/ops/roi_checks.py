@@ -1,4 +1,4 @@
-"""The RoI pooling operators' arguments, checked before any tier sees them, so that all say the same."""
+"""Checks of the RoI pooling operators' arguments, run before any tier so that all raise the same errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST_SIZE = 1 << 14
 
 
 class Checker:
-    """Raises ValueError in the name of an operator: the argument, what it is, what was expected."""
+    """Checks the arguments of one operator; errors give the argument, its value and what was expected."""
 
     def __init__(self, operator: str) -> None:
         self.operator = operator
@@ -26,11 +26,11 @@ class Checker:
             if not is_int(size) or not 1 <= size <= LARGEST_SIZE:
                 raise self.error(name, repr(size), f"an int from 1 to {LARGEST_SIZE}")
 
-    def scales(self, spatial_scale: float, trans_std: float = 0.0) -> None:
+    def scales(self, spatial_scale: float, offset_std: float = 0.0) -> None:
         if not is_number(spatial_scale) or not 0 < spatial_scale < math.inf:
             raise self.error("spatial_scale", repr(spatial_scale), "a positive number, such as 1 / stride")
-        if not is_number(trans_std) or not -math.inf < trans_std < math.inf:
-            raise self.error("trans_std", repr(trans_std), "a finite number")
+        if not is_number(offset_std) or not -math.inf < offset_std < math.inf:
+            raise self.error("offset_std", repr(offset_std), "a finite number")
 
     def tensor(self, name: str, tensor: Tensor) -> None:
         fault = fault_of(tensor)
@@ -50,7 +50,7 @@ class Checker:
         self.tensor("rois", rois)
         if rois.dim() != 2 or rois.shape[1] != 5:
             raise self.error("rois", f"of shape {tuple(rois.shape)}", "(R, 5): image index, x1, y1, x2, y2")
-        self._beside_input("rois", rois, input)
+        self._on_input_device("rois", rois, input)
         if rois.device.type != "cpu" or not _has_values(rois) or rois.shape[0] == 0:
             return
         index = rois[:, 0]
@@ -63,38 +63,38 @@ class Checker:
                 f"one of the input's {input.shape[0]} images",
             )
 
-    def trans(self, trans: Tensor, rois: Tensor, input: Tensor, output_dim: int, part_size: int) -> None:
-        self.tensor("trans", trans)
+    def offset(self, offset: Tensor, rois: Tensor, input: Tensor, output_dim: int, part_size: int) -> None:
+        self.tensor("offset", offset)
         expected = (rois.shape[0], "2 * K", part_size, part_size)
-        shape = tuple(trans.shape)
+        shape = tuple(offset.shape)
         if len(shape) != 4 or (shape[0], *shape[2:]) != (expected[0], *expected[2:]):
-            raise self.error("trans", f"of shape {shape}", "({}, {}, {}, {})".format(*expected))
+            raise self.error("offset", f"of shape {shape}", "({}, {}, {}, {})".format(*expected))
         if shape[1] == 0 or shape[1] % 2 or output_dim % (shape[1] // 2):
-            raise self.error("trans", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}")
-        self._beside_input("trans", trans, input)
+            raise self.error("offset", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}")
+        self._on_input_device("offset", offset, input)
 
     def cast_coordinates(self, input: Tensor, **tensors: Tensor | None) -> None:
-        """What the kernels expect of coordinates, beyond what the public function does."""
+        """Checks the dtypes that kernels expect of coordinates; the public function casts to them."""
         expected = coordinate_dtype(input)
         for name, tensor in tensors.items():
             if tensor is not None and tensor.dtype != expected:
-                raise self.error(name, str(tensor.dtype), f"{expected} beside features of {input.dtype}")
+                raise self.error(name, str(tensor.dtype), f"{expected} for features of {input.dtype}")
 
     def grad(self, grad_output: Tensor, rois: Tensor) -> None:
         shape = tuple(grad_output.shape)
         if len(shape) != 4 or shape[0] != rois.shape[0] or shape[2] != shape[3]:
             raise self.error("grad_output", f"of shape {shape}", f"({rois.shape[0]}, C, P, P)")
 
-    def _beside_input(self, name: str, tensor: Tensor, input: Tensor) -> None:
+    def _on_input_device(self, name: str, tensor: Tensor, input: Tensor) -> None:
         if tensor.device != input.device:
-            raise self.error(name, f"on {tensor.device}", f"{input.device}, as the input")
+            raise self.error(name, f"on {tensor.device}", f"{input.device}, like the input")
 
 
 def coordinate_dtype(input: Tensor) -> torch.dtype:
-    """Regions and offsets are read in float32, whatever the features; in float64 beside float64 features."""
+    """Dtype in which regions and offsets are read: float64 for float64 features, else float32."""
     return torch.float64 if input.dtype == torch.float64 else torch.float32
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Whether values can be looked at: not while a graph is captured."""
+    """Whether values can be read: not during graph capture."""
     return not torch.compiler.is_compiling() and type(tensor) in (Tensor, torch.nn.Parameter)

@@ -1,4 +1,4 @@
-"""RoI max pooling: the public function, its module and its dispatch rules."""
+"""RoI max pooling: public function, module and dispatch rules."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ OPERATOR = torch.ops.dcn_det.roi_pool
 
 
 def roi_pool(input: Tensor, rois: Tensor, *, spatial_scale: float, pooled_size: int) -> Tensor:
-    """Pools regions of a feature map into bins, each the largest value among its cells.
+    """Pools regions of a feature map into bins, each the maximum of its cells.
 
-    Source: Girshick, "Fast R-CNN" (2015), section 2.1. Corners are scaled, then rounded to cells, halves
-    away from zero, and both belong to the region, which has at least one cell along an axis. Bins may share
-    cells; one outside the map is 0. The first of equal values gets the gradient. For the same rows of
-    ``rois`` the result is that of ``torchvision.ops.roi_pool``, which takes the corners as inclusive, too;
-    unlike there, a NaN among a bin's cells is the result.
+    Source: Girshick, "Fast R-CNN" (2015), section 2.1. Corners are scaled and rounded to cells (halves away
+    from zero). Both corners belong to the region, which spans at least one cell along each axis. Bins may share
+    cells; a bin outside the map is 0. The first of equal values receives the gradient. The results are those of
+    ``torchvision.ops.roi_pool``, which also takes corners as inclusive, except that a NaN in a bin is its
+    maximum.
 
     Args:
         input: (B, C, H, W), float32, float64, float16 or bfloat16.
-        rois: (R, 5) of (image index, x1, y1, x2, y2), in pixels of the image, both corners inclusive:
-            subtract 1 from the x2 and y2 of a half-open box.
+        rois: (R, 5) rows of (image index, x1, y1, x2, y2) in image pixels, with inclusive corners: subtract 1
+            from x2 and y2 of half-open boxes.
         spatial_scale: cells per pixel: 1 / stride of the feature map.
-        pooled_size: number of bins along an axis.
+        pooled_size: number of bins along each axis.
 
     Returns:
-        (R, C, pooled_size, pooled_size), the input's dtype.
+        (R, C, pooled_size, pooled_size), in the input's dtype.
 
     Raises:
-        ValueError: an argument does not fit; the message tells which, what it is and what was expected.
+        ValueError: if an argument is invalid; the message gives its name, its value and what was expected.
 
-    Dtypes of regions, autocast, regions that are not finite or of an image that does not exist, and
-    determinism are as in :func:`dcn_det.ops.deform_psroi_pool`. The input's gradient is once
-    differentiable.
+    Dtypes of regions, autocast, non-finite regions, image indices outside the batch, and determinism are
+    handled as in :func:`dcn_det.ops.deform_psroi_pool`. The gradient reaches the input only and cannot be
+    differentiated again.
     """
     _check(input, rois, spatial_scale, pooled_size)
     output, _ = OPERATOR(input, rois.to(coordinate_dtype(input)), spatial_scale, pooled_size)
@@ -46,7 +46,7 @@ def roi_pool(input: Tensor, rois: Tensor, *, spatial_scale: float, pooled_size: 
 
 
 class RoIPool(nn.Module):
-    """:func:`roi_pool` with its sizes fixed; arguments as there."""
+    """Module form of :func:`roi_pool`, with the same arguments."""
 
     def __init__(self, *, spatial_scale: float, pooled_size: int) -> None:
         super().__init__()
@@ -83,19 +83,12 @@ def _fake_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     input, rois, _, _ = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # zeros for argmax would take as long as a third of the work
-    ctx.sizes = (input.shape[0], *input.shape[2:])
+    ctx.set_materialize_grads(False)  # zeros for argmax would cost a third of the work
+    ctx.options = (input.shape[0], *input.shape[2:])
     ctx.save_for_backward(rois, output[1])
 
 
-def _backward(ctx: Any, grad_output: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    grad_input = None
-    if ctx.needs_input_grad[0] and grad_output is not None:
-        operator = library.backward_operator("roi_pool", grad_output)
-        grad_input = operator(grad_output, *ctx.saved_tensors, *ctx.sizes)
-    return grad_input, None, None, None
-
-
+_backward = library.input_gradient("roi_pool")
 library.register(
     "roi_pool",
     plain=reference.roi_pool,

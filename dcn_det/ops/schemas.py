@@ -1,6 +1,6 @@
-"""The operators' schemas: the text of ``csrc/common/schemas.h``, for when no compiled library defines them.
+"""Schemas of the operators: the text of ``csrc/common/schemas.h``, used when no compiled library defines them.
 
-The two are held equal by :mod:`dcn_det.ops.library`, which refuses a compiled library with other schemas.
+:mod:`dcn_det.ops.library` keeps the two equal: it refuses a compiled library with other schemas.
 """
 
 SCHEMAS: dict[str, str] = {
@@ -15,13 +15,13 @@ SCHEMAS: dict[str, str] = {
         "Tensor grad_mask)"
     ),
     "deform_psroi_pool": (
-        "(Tensor input, Tensor rois, Tensor? trans, float spatial_scale, int output_dim, int group_size, "
-        "int pooled_size, int part_size, int sample_per_part, float trans_std) -> Tensor"
+        "(Tensor input, Tensor rois, Tensor? offset, float spatial_scale, int output_dim, int group_size, "
+        "int pooled_size, int part_size, int samples_per_bin, float offset_std) -> Tensor"
     ),
     "deform_psroi_pool_backward": (
-        "(Tensor grad_output, Tensor input, Tensor rois, Tensor? trans, float spatial_scale, int output_dim, "
-        "int group_size, int pooled_size, int part_size, int sample_per_part, float trans_std, "
-        "bool need_input, bool need_trans) -> (Tensor grad_input, Tensor grad_trans)"
+        "(Tensor grad_output, Tensor input, Tensor rois, Tensor? offset, float spatial_scale, int output_dim, "
+        "int group_size, int pooled_size, int part_size, int samples_per_bin, float offset_std, "
+        "bool need_input, bool need_offset) -> (Tensor grad_input, Tensor grad_offset)"
     ),
     "psroi_pool": (
         "(Tensor input, Tensor rois, float spatial_scale, int output_dim, int group_size, int pooled_size) -> Tensor"
@@ -44,8 +44,7 @@ SCHEMAS: dict[str, str] = {
     "nms": "(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, int? max_keep) -> Tensor",
 }
 
-# Backward operators with a twin, ``<name>_deterministic``, whose sums do not depend on the order in which
-# threads come.
+# Backward operators with a twin, ``<name>_deterministic``, whose sums do not depend on the order of threads.
 WITH_DETERMINISTIC_TWIN = (
     "deform_conv2d_backward",
     "deform_psroi_pool_backward",

@@ -1,1 +1,1 @@
-"""Pictures of what a detector sees and finds."""
+"""Drawing of boxes, plots and reports."""

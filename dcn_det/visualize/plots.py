@@ -1,4 +1,4 @@
-"""The report's plots, drawn by matplotlib without a display."""
+"""Plots of the report, drawn with matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dcn_det.evaluation.analysis import Analysis
 
 RIGHT, WRONG, NEUTRAL = "#2a7f62", "#c8553d", "#3d5a80"
 SHOWN_CLASSES = 20
-"""Classes in the confusion matrix; of more, those that are confused most."""
+"""Maximum number of classes in the confusion matrix; if there are more, the most confused are shown."""
 
 
 def plots(analysis: Analysis) -> dict[str, bytes]:
-    """PNG files by name: ``precision_recall``, ``size``, ``scores``, ``ious``, ``confusion``, ``errors``.
+    """Returns PNG files by name: ``precision_recall``, ``size``, ``scores``, ``ious``, ``confusion``, ``errors``.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -82,10 +82,10 @@ def _size(analysis: Analysis) -> bytes:
 def _scores(analysis: Analysis) -> bytes:
     figure, axes = _axes()
     groups = [analysis.right_scores.clip(0, 1), analysis.wrong_scores.clip(0, 1)]
-    labels = [f"right: {len(groups[0])}", f"wrong: {len(groups[1])}"]
+    labels = [f"correct: {len(groups[0])}", f"wrong: {len(groups[1])}"]
     style = {"bins": 25, "range": (0, 1), "histtype": "step", "linewidth": 1.8, "log": True}
     axes.hist(groups, color=[RIGHT, WRONG], label=labels, **style)
-    axes.set(xlabel="score", ylabel="detections (logarithmic)", xlim=(0, 1))
+    axes.set(xlabel="score", ylabel="detections (log scale)", xlim=(0, 1))
     axes.set_ylim(bottom=0.7)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return _png(figure)
@@ -95,12 +95,12 @@ def _ious(analysis: Analysis) -> bytes:
     figure, axes = _axes()
     axes.hist(analysis.ious, bins=25, range=(0, 1), color=NEUTRAL)
     axes.axvline(0.5, color="black", linewidth=1, linestyle="--")
-    axes.set(xlabel="IoU with the nearest object of the class", ylabel="confident detections", xlim=(0, 1))
+    axes.set(xlabel="highest IoU with an object of the class", ylabel="confident detections", xlim=(0, 1))
     return _png(figure)
 
 
 def confused_classes(analysis: Analysis) -> list[int]:
-    """Rows of the confusion matrix to show, in its order."""
+    """Returns the labels of the classes to show in the confusion matrix, in ascending order."""
     counts = analysis.confusion[:-1, :-1]
     between = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
     order = np.argsort(-between, kind="stable")[:SHOWN_CLASSES]
@@ -123,7 +123,7 @@ def _confusion(analysis: Analysis) -> bytes:
     labels = [names[i] for i in shown]
     axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
-    axes.set(xlabel="taken for", ylabel="object")
+    axes.set(xlabel="detected class", ylabel="true class")
     return _png(figure)
 
 
@@ -133,5 +133,5 @@ def _errors(analysis: Analysis) -> bytes:
     bars = axes.barh([error.name for error in errors], [error.cost for error in errors], color=WRONG)
     axes.bar_label(bars, [f"{error.cost:.3f}" for error in errors], padding=3, fontsize=9)
     axes.locator_params(axis="x", nbins=5)
-    axes.set(xlabel="AP at IoU 0.5 that mending them would give", xlim=(0, 1.2 * max(0.01, *(e.cost for e in errors))))
+    axes.set(xlabel="AP at IoU 0.5 gained by fixing them", xlim=(0, 1.2 * max(0.01, *(e.cost for e in errors))))
     return _png(figure)

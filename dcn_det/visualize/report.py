@@ -1,4 +1,4 @@
-"""One HTML page that shows an analysis: no scripts, nothing fetched, readable on a phone."""
+"""HTML report of an analysis: one page without scripts or external files, readable on a phone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dcn_det.evaluation.analysis import Analysis, BadImage
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.results import ResultTable
-from dcn_det.visualize.boxes import draw
+from dcn_det.images import draw_boxes
 
 PICTURE_SIDE = 480
-"""Pixels; the longer side of the pictures."""
+"""Longer side of the pictures in pixels."""
 TITLES = {
-    "precision_recall": "Precision over recall",
-    "size": "AP by size of the object",
-    "scores": "Scores of right and wrong detections, IoU 0.5",
-    "ious": "How well confident detections fit",
-    "errors": "What each kind of error costs",
-    "confusion": "What objects are taken for",
+    "precision_recall": "Precision-recall curves",
+    "size": "AP by object size",
+    "scores": "Scores of correct and wrong detections at IoU 0.5",
+    "ious": "IoU of confident detections",
+    "errors": "Cost of each kind of error",
+    "confusion": "Confusion matrix of confident detections",
 }
 STYLE = """
 :root { color-scheme: light; }
@@ -61,15 +61,15 @@ def page(
     results: ResultTable,
     read_picture: Callable[[int], np.ndarray | None],
 ) -> str:
-    """The report as HTML.
+    """Returns the report as HTML.
 
     Args:
-        title: heading, such as the results file.
-        metrics: of the results, those to publish first.
-        analysis: of the same.
-        plots: PNG files by name.
-        truth, results: what was analysed, for the pictures.
-        read_picture: uint8 (H, W, 3) RGB by image id, or None where there is no file.
+        title: heading, such as the path of the results file.
+        metrics: metrics of the results, in the order to show.
+        analysis: analysis of the results.
+        plots: PNG files by name, as :func:`dcn_det.visualize.plots.plots` returns them.
+        truth, results: ground truth and detections that were analyzed, for the pictures of the worst images.
+        read_picture: returns the image of an id as uint8 (H, W, 3) RGB, or None if its file is missing.
     """
     body = [f"<h1>{escape(title)}</h1>"]
     for each in metrics:
@@ -84,8 +84,8 @@ def page(
     body += [_plot(name, data) for name, data in plots.items() if name != "confusion"]
     body.append("</div>")
     body.append(
-        f"<p>Confident detections have a score of at least {analysis.score:g}. A detection is right when it overlaps "
-        "an object of its class by at least 0.5 and no better one took that object.</p>"
+        f"<p>Confident detections have a score of at least {analysis.score:g}. A detection is correct if its IoU with "
+        "an object of its class is at least 0.5 and no detection with a higher score matches that object.</p>"
     )
     body += ["<h2>Kinds of errors</h2>", _errors(analysis)]
     body += ["<h2>Confusion between classes</h2>", _plot("confusion", plots["confusion"]), _confusion_note(analysis)]
@@ -94,7 +94,7 @@ def page(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # An icon in the page itself keeps browsers from asking for one.
+        # An inline icon keeps browsers from requesting one.
         '<link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(body)
@@ -125,10 +125,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], last_class: str =
 def _errors(analysis: Analysis) -> str:
     rows = [(e.name, f"{e.count:,}", f"{e.cost:.3f}", e.meaning) for e in analysis.errors]
     note = (
-        f"<p>AP at IoU 0.5 is {analysis.ap50:.3f}. The cost of a kind is how much that would gain if all errors of the "
-        "kind, and of no other, were mended (TIDE, Bolya et al., ECCV 2020); costs do not add up.</p>"
+        f"<p>AP at IoU 0.5 is {analysis.ap50:.3f}. The cost of a kind of error is the gain in this AP if all errors of "
+        "that kind, and no others, were fixed (TIDE, Bolya et al., ECCV 2020). Costs do not add up.</p>"
     )
-    return note + _table(("kind", "number", "cost", ""), rows, "meaning")
+    return note + _table(("kind", "count", "cost", ""), rows, "meaning")
 
 
 def _confusion_note(analysis: Analysis) -> str:
@@ -137,9 +137,9 @@ def _confusion_note(analysis: Analysis) -> str:
     pairs = [(int(counts[i, j]), names[i], names[j]) for i, j in np.argwhere(counts[:-1, :-1] > 0).tolist() if i != j]
     top = sorted(pairs, key=lambda pair: -pair[0])[:5]
     if not top:
-        return "<p>No object was taken for one of another class.</p>"
-    most = "; ".join(f"{escape(a)} for {escape(b)} ({count})" for count, a, b in top)
-    return f"<p>Most often an object was taken for another class: {most}.</p>"
+        return "<p>No object was detected as another class.</p>"
+    most = "; ".join(f"{escape(a)} as {escape(b)} ({count})" for count, a, b in top)
+    return f"<p>Objects most often detected as another class: {most}.</p>"
 
 
 def _classes(analysis: Analysis) -> str:
@@ -158,7 +158,7 @@ def _worst(
     read_picture: Callable[[int], np.ndarray | None],
 ) -> list[str]:
     if not analysis.worst:
-        return ["<p>Every object was found by a confident detection, and no such detection is wrong.</p>"]
+        return ["<p>Confident detections match every object, and none of them is wrong.</p>"]
     return [_pair(bad, analysis, truth, results, read_picture(bad.image_id)) for bad in analysis.worst]
 
 
@@ -170,20 +170,20 @@ def _pair(
     file_name = truth.file_names.get(bad.image_id, "")
     said = f"<p><b>{bad.image_id}</b> {escape(file_name)}: {len(bad.wrong)} wrong, {len(bad.missed)} missed</p>"
     if picture is None:
-        return said + "<p>The image is not at hand.</p>"
+        return said + "<p>The image file was not found.</p>"
     objects = [a for a in truth.annotations if a["image_id"] == bad.image_id and not a["iscrowd"]]
     rows = np.flatnonzero((results.image_ids == bad.image_id) & (results.scores >= analysis.score))
     rows = rows[np.argsort(-results.scores[rows], kind="stable")]
     factor = min(1.0, PICTURE_SIDE / max(picture.shape[:2]))
     size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
     small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-    left = draw(
+    left = draw_boxes(
         small,
         _corners(np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4), factor),
         [label[a["category_id"]] for a in objects],
         names,
     )
-    right = draw(
+    right = draw_boxes(
         small,
         _corners(results.boxes[rows], factor),
         [label[i] for i in results.category_ids[rows].tolist()],

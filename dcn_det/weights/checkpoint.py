@@ -11,7 +11,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcn_det.errors import UserError
 from dcn_det.files import replacing
@@ -94,25 +94,3 @@ def categories_to_plain(categories: tuple[Category, ...]) -> list[dict[str, Any]
 
 def categories_from_plain(plain: list[dict[str, Any]]) -> tuple[Category, ...]:
     return tuple(Category(item["id"], item["name"]) for item in plain)
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Puts a checkpoint's ``model`` part into ``model``; every name and shape has to fit.
-
-    Raises:
-        UserError: naming the first parameters that are missing, surplus or of another shape.
-    """
-    own = model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not part of the model" for name in state if name not in own]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)}, the model {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            f"checkpoint '{source}' is of another architecture than the config: {'; '.join(problems[:3])}{more}"
-        )
-    model.load_state_dict(dict(state))

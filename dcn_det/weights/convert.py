@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,18 +15,18 @@ from dcn_det.config import Config, to_plain
 from dcn_det.config.model import ResNetConfig
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import DEPTHS
-from dcn_det.models.build import BACKBONES, build_detector
+from dcn_det.models.build import build_backbone, build_detector
 from dcn_det.structures import Category
 from dcn_det.weights import caffe, checkpoint, mxnet, released
 from dcn_det.weights import torchvision as torchvision_weights
 from dcn_det.weights.coco_classes import COCO_CATEGORIES
+from dcn_det.weights.files import COUNTER, differences_of, refuse
 from dcn_det.weights.resnet_names import renamed
 from dcn_det.weights.settings import as_overrides, differences, get, laid_over
 
 Format = Literal["mxnet", "caffe", "torchvision"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _LISTED = 20
-_COUNTER = "num_batches_tracked"
 
 _TORCHVISION_SETTINGS: dict[str, Any] = {
     "model.backbone.stride_on": "3x3",
@@ -133,7 +133,7 @@ def _from_mxnet(source: Path, config: Config) -> Converted:
     config = laid_over(config, belonging, "settings of the weights")
     categories = _categories(config)
     with torch.device("meta"):
-        model = build_detector(config.model, len(categories), config.test, load_backbone_weights=False)
+        model = build_detector(config, len(categories))
     content = {
         "config": to_plain(config),
         "categories": checkpoint.categories_to_plain(categories),
@@ -164,7 +164,7 @@ def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belongi
     assert isinstance(settings, ResNetConfig)
     plain = settings.model_copy(update={"deform": settings.deform.model_copy(update={"blocks": ()})})
     with torch.device("meta"):
-        model = BACKBONES[settings.kind](plain, False)
+        model = build_backbone(plain)
     assert isinstance(model, nn.Module)
     given = {name: value for name, value in tensors.items() if name not in dropped}
     recorded = {key: get(to_plain(config), key) for key in belonging}
@@ -173,46 +173,26 @@ def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belongi
 
 
 def _fitting(model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors in the model's order, if they are exactly what it needs.
+    """The tensors in the model's order, if they are exactly those that it needs.
 
     Args:
         theirs: what the file calls our parameters, for messages.
 
     Raises:
-        UserError: listing what is missing, left over, of another shape or not finite.
+        UserError: listing tensors that are missing, left over, of another shape or not finite.
     """
     expected = model.state_dict()
-    problems = [
-        f"{name} {_shape(expected[name])} is missing" for name in _without_counters(expected) if name not in tensors
+    differences = differences_of(expected, tensors, names=theirs)
+    differences += [
+        f"{name} ({theirs[name]}) holds numbers that are not finite" if name in theirs else f"{name} is not finite"
+        for name, value in tensors.items()
+        if name in expected and not value.isfinite().all()
     ]
-    problems += [
-        f"{name} {_shape(tensors[name])} has no place" for name in _without_counters(tensors) if name not in expected
-    ]
-    for name in _without_counters(expected):
-        if name not in tensors:
-            continue
-        called = f"{name} ({theirs[name]})" if name in theirs else name
-        value = tensors[name]
-        if value.shape != expected[name].shape:
-            problems.append(f"{called} is {_shape(value)} instead of {_shape(expected[name])}")
-        elif not value.isfinite().all():
-            problems.append(f"{called} holds numbers that are not finite")
-    if problems:
-        more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-        lines = [f"it does not fit the config; {len(problems)} differences:", *problems[:_LISTED], *more]
-        raise UserError("\n".join(lines))
+    refuse(differences, "weights", _LISTED)
     return {
-        name: torch.zeros((), dtype=torch.long) if name.endswith(_COUNTER) else tensors[name].float()
+        name: torch.zeros((), dtype=torch.long) if name.endswith(COUNTER) else tensors[name].float()
         for name in expected
     }
-
-
-def _without_counters(names: Mapping[str, Tensor]) -> Sequence[str]:
-    return [name for name in names if not name.endswith(_COUNTER)]
-
-
-def _shape(value: Tensor) -> str:
-    return "x".join(map(str, value.shape)) or "scalar"
 
 
 def _categories(config: Config) -> tuple[Category, ...]:

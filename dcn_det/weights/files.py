@@ -87,54 +87,82 @@ def tensors_by_name(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
+COUNTER = "num_batches_tracked"
+"""Buffer of batch norm that only a momentum of None reads, which is not used here."""
+
+
+def differences_of(
+    expected: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    *,
+    optional: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Compares tensors by name and shape; batch counters are left out.
+
+    Args:
+        expected: the tensors of a network.
+        given: those of a file, under the network's names.
+        optional: endings of expected names that may be missing.
+        names: what the file calls its tensors, by the network's names.
+
+    Returns:
+        One short text per difference; empty when everything fits.
+    """
+    ours = {name: value for name, value in expected.items() if not name.endswith(COUNTER)}
+    theirs = {name: value for name, value in given.items() if not name.endswith(COUNTER)}
+    found = [
+        f"{name} {shape_of(value)} is missing"
+        for name, value in ours.items()
+        if name not in theirs and not name.endswith(tuple(optional))
+    ]
+    found += [
+        f"{name} {shape_of(value)} is not part of the network" for name, value in theirs.items() if name not in ours
+    ]
+    for name, value in ours.items():
+        if name in theirs and theirs[name].shape != value.shape:
+            called = f"{name} ({names[name]})" if names and name in names else name
+            found.append(f"{called} is {shape_of(theirs[name])} instead of {shape_of(value)}")
+    return found
+
+
 def load_into(
     module: nn.Module,
     state: Mapping[str, Tensor],
     *,
-    source: str,
+    source: str | Path,
     ignored: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> None:
-    """Copies tensors into a module by name.
+    """Copies tensors into a module by name; every name and shape has to fit.
 
     Args:
         module: receives the tensors.
         state: tensors by name.
-        source: where they come from, for messages.
-        ignored: leading parts of names in ``state`` that the module has no use for.
-        optional: trailing parts of names in ``module`` that may keep their initial values.
+        source: file or origin of the tensors, for messages.
+        ignored: beginnings of names in ``state`` that the module does not use.
+        optional: endings of names in ``module`` that may keep their initial values.
 
     Raises:
-        UserError: names are missing or unexpected, or shapes differ; the module is then unchanged.
+        UserError: naming the first tensors that are missing, surplus or of another shape; the module is unchanged.
     """
-    counter = "num_batches_tracked"  # Only a momentum of None reads it, which is not used here.
-    expected = {name: value for name, value in module.state_dict().items() if not name.endswith(counter)}
-    given = {
-        name: value
-        for name, value in state.items()
-        if not name.endswith(counter) and not name.startswith(tuple(ignored))
-    }
-    missing = [name for name in expected if name not in given and not name.endswith(tuple(optional))]
-    unexpected = [name for name in given if name not in expected]
-    misshapen = [
-        f"{name} {_shape(value)} for {_shape(expected[name])}"
-        for name, value in given.items()
-        if name in expected and value.shape != expected[name].shape
-    ]
-    problems = [
-        f"{len(names)} {what} ({_some(names)})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if names
-    ]
-    if problems:
-        raise UserError(f"weights from {source} do not fit the {type(module).__name__}: {'; '.join(problems)}")
-    module.load_state_dict(given, strict=False)
+    given = {name: value for name, value in state.items() if not name.startswith(tuple(ignored))}
+    refuse(differences_of(module.state_dict(), given, optional=optional), f"weights from '{source}'")
+    own = module.state_dict().keys()
+    # Counters that the module lacks, or the file, do not matter.
+    module.load_state_dict({name: value for name, value in given.items() if name in own}, strict=False)
 
 
-def _shape(value: Tensor) -> str:
+def refuse(differences: Sequence[str], what: str, listed: int = _LISTED) -> None:
+    """Raises a UserError that lists differences between weights and the network of the config, one per line."""
+    if not differences:
+        return
+    lines = [f"{what} do not fit the network of the config, {len(differences)} differences:", *differences[:listed]]
+    if len(differences) > listed:
+        lines.append(f"and {len(differences) - listed} more")
+    raise UserError("\n".join(lines))
+
+
+def shape_of(value: Tensor) -> str:
+    """Formats a shape, such as ``64x3x7x7``."""
     return "x".join(map(str, value.shape)) or "scalar"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dcn_det.config import Config, from_plain, to_plain
+from dcn_det.config import Config, to_plain, with_values
 
 OF_BACKBONE = (
     "model.backbone.stride_on",
@@ -76,14 +76,7 @@ def laid_over(config: Config, belonging: Mapping[str, Any], source: str) -> Conf
     Raises:
         UserError: the values do not fit the rest.
     """
-    plain = to_plain(config)
-    for key, (_, value) in differences(config, belonging).items():
-        *path, last = key.split(".")
-        block = plain
-        for part in path:
-            block = block[part]
-        block[last] = value
-    return from_plain(plain, source)
+    return with_values(config, {key: value for key, (_, value) in differences(config, belonging).items()}, source)
 
 
 def of_checkpoint(saved: Mapping[str, Any], keys: Iterable[str] = OF_DETECTOR) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def test_verdicts_name_bars_ratios_and_parts_of_the_peaks() -> None:
     assert on_gpu == [
         "ours/plain 2.00 (<= 1.6) MISS",
         "torchvision/ours 3.00",
-        "part of the matrix peak 0.50",
-        "part of the copy bandwidth 0.50",
+        "fraction of the matrix peak 0.50",
+        "fraction of the copy bandwidth 0.50",
     ]
 
 
@@ -102,7 +102,7 @@ BARS = {
 
 
 def test_every_case_is_there_with_its_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(op_cases, "CHANNELS", 8)  # only the bars are looked at
+    monkeypatch.setattr(op_cases, "CHANNELS", 8)  # only the bars matter
     found = {case.name: case for cases in op_cases.GROUPS for case in cases("cpu")}
     assert "deform_conv2d 38x63, 1 offset group, forward+backward" in found
     for name, bars in BARS.items():

@@ -1,4 +1,4 @@
-"""``tools/evaluate.py`` from files to text, JSON and exit codes."""
+"""``dcn-det evaluate`` from files to text, JSON and exit codes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ BOX = [10.0, 10.0, 50.0, 50.0]
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """gt.json and results.json in the working directory: of two classes one is found."""
+    """gt.json and results.json in the working directory; one of two classes is detected."""
     monkeypatch.chdir(tmp_path)
     annotation = {"image_id": 1, "bbox": BOX, "area": 2500.0, "iscrowd": 0}
     truth = {
@@ -55,7 +55,7 @@ def test_an_empty_list_is_said_and_gives_zeros(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("files")
-def test_swapped_files_are_recognised() -> None:
+def test_swapped_files_are_recognized() -> None:
     with pytest.raises(UserError, match=r"^results.json: not COCO annotations: .* this looks like a results file$"):
         main(["results.json", "gt.json"])
 
@@ -70,7 +70,8 @@ def test_boxes_cannot_be_evaluated_as_masks() -> None:
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     for names in (["gt.json", "nothing.json"], ["nothing.json", "results.json"]):
         assert exit_code(lambda names=names: main(names)) == 2
-        assert capsys.readouterr() == ("", "error: nothing.json: No such file or directory\n")
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1) and error.startswith("error: nothing.json:")
 
 
 def tool(*args: str) -> subprocess.CompletedProcess[str]:
@@ -135,9 +136,9 @@ def test_the_ground_truth_may_be_a_config(capsys: pytest.CaptureFixture[str]) ->
     assert "(pycocotools " in capsys.readouterr().out
     with pytest.raises(UserError, match=r"data\.root: folder datasets/coco does not exist"):
         main(["config.yaml", "results.json"])
-    with pytest.raises(UserError, match=r"--set: there is no config to lay settings over"):
+    with pytest.raises(UserError, match=r"^--set: "):
         main(["gt.json", "results.json", "--set", "seed=1"])
-    with pytest.raises(UserError, match=r"--config: the ground truth is a config already"):
+    with pytest.raises(UserError, match=r"^--config: "):
         main(["config.yaml", "results.json", "--config", "config.yaml"])
 
 

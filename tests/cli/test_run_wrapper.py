@@ -1,7 +1,8 @@
-"""How commands end, and how ``dcn-det`` finds them."""
+"""Exit codes of commands, and the dispatch of ``dcn-det``."""
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from dcn_det import __version__
 from dcn_det.cli import COMMANDS, dispatch
 from dcn_det.entry import exit_code, run
 from dcn_det.errors import UserError
+from tests.messages import refused
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,14 +34,9 @@ def test_the_commands_own_code_is_the_exit_code() -> None:
     [
         (UserError("a.yaml:1: wrong"), 2, "error: a.yaml:1: wrong\n"),
         (UserError("one\ntwo"), 2, "error: one\nerror: two\n"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "x.json"), 2, "error: x.json: No such file\n"),
-        (
-            PermissionError(errno.EACCES, "Permission denied", b"x.json"),
-            2,
-            "error: x.json: Permission denied\n",
-        ),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (FileNotFoundError(errno.ENOENT, "absent", "x.json"), 2, "error: x.json: absent\n"),
+        (PermissionError(errno.EACCES, "denied", b"x.json"), 2, "error: x.json: denied\n"),
+        (OSError(errno.ENOSPC, "full"), 2, "error: full\n"),
     ],
 )
 def test_what_a_user_can_mend_has_no_traceback(
@@ -47,6 +44,12 @@ def test_what_a_user_can_mend_has_no_traceback(
 ) -> None:
     assert exit_code(lambda: fail(error)) == code
     assert capsys.readouterr() == ("", text)
+
+
+def test_an_interrupt_takes_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: fail(KeyboardInterrupt())) == 128 + signal.SIGINT
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("x"), OSError(errno.EIO, "x"), OSError("x")])
@@ -87,7 +90,7 @@ run(main)
 
 def test_dispatch_passes_the_rest_to_the_command(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("")
-    with pytest.raises(UserError, match=r"x\.json:1: not valid JSON"):
+    with refused("x.json:1"):
         dispatch(["evaluate", str(tmp_path / "x.json"), "y.json"])
 
 

@@ -1,4 +1,4 @@
-"""The commands from config to pictures, on a tiny detector and a few images of the embedded set."""
+"""The commands from config to pictures, with a tiny detector and a few images of the embedded data set."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import yaml
 
 from dcn_det.cli import infer, test, train
 from dcn_det.config import load_config
-from dcn_det.engine.session import Session
+from dcn_det.engine.session import set_up_process
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
@@ -92,7 +92,7 @@ def test_testing_writes_results_and_metrics(tiny: Path, trained: Path, capsys: p
     assert {"AP", "AP50", "AR100"} <= metrics["metrics"].keys()
     text = capsys.readouterr().out
     assert "AP50" in text
-    assert all(re.search(rf"^{digit} +[\dn]", text, re.MULTILINE) for digit in range(10)), "a line for each class"
+    assert all(re.search(rf"^{digit} +[\dn]", text, re.MULTILINE) for digit in range(10)), "one line per class"
     assert re.search(r"AP50: measured \d\.\d{3}, expected 0\.500 \+- 0\.100 \(a paper\)", text)
 
 
@@ -166,11 +166,12 @@ def test_mistakes_are_named(tiny: Path, tmp_path: Path, arguments: list[str], me
 
 
 def test_float16_on_a_cpu_is_warned_of(tiny: Path) -> None:
-    with pytest.warns(UserWarning, match=r"train\.precision: .* bfloat16 is quick"):
-        Session(load_config(tiny, ["train.precision=float16", "device=cpu"]))
+    cpu = torch.device("cpu")
+    with pytest.warns(UserWarning, match=r"train\.precision.*bfloat16"):
+        set_up_process(load_config(tiny, "train.precision=float16"), cpu)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Session(load_config(tiny, ["train.precision=bfloat16", "device=cpu"]))
+        set_up_process(load_config(tiny, "train.precision=bfloat16"), cpu)
 
 
 def test_a_missing_image_is_named(tiny: Path, tmp_path: Path, sample_root: Path) -> None:
@@ -195,12 +196,12 @@ def test_a_truncated_image_is_named(tiny: Path, tmp_path: Path, sample_root: Pat
 
 
 def test_a_run_is_not_overwritten(tiny: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+    with pytest.raises(UserError, match=r"--resume"):
         train.main([str(tiny), "--output", str(trained)])
 
 
 def test_weights_of_another_architecture_are_refused(tiny: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match="another architecture"):
+    with pytest.raises(UserError, match=r"last\.pth(.|\n)*downsample"):
         test.main([str(tiny), "--weights", str(trained / "last.pth"), "model.backbone.width=16"])
 
 

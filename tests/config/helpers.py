@@ -13,5 +13,5 @@ Write = Callable[..., Path]
 
 def error(path: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
-        load_config(path, overrides)
+        load_config(path, *overrides)
     return str(caught.value)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dcn_det.config import Config, load_config
-from dcn_det.data.transforms import read_image
 from dcn_det.engine.session import Session
+from dcn_det.images import read_image
 from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d
@@ -122,7 +122,7 @@ def test_voc_variants_differ_in_what_their_names_say(name: str) -> None:
 
 def on_meta(config: Config) -> torch.nn.Module:
     with torch.device("meta"):
-        return build_detector(config.model, 20, config.test, load_backbone_weights=False)
+        return build_detector(config, 20)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -148,10 +148,10 @@ def test_two_schedules_by_one_override() -> None:
     released = load_config(FILES["voc/rfcn_r101_dcn"]).train
     assert (released.epochs, released.reference_batch, released.optimizer.lr) == (7, 4, 0.002)
     overlay = f"overlay={ROOT / 'configs' / 'base' / 'schedule_paper_voc.yaml'}"
-    config = load_config(FILES["voc/rfcn_r101_dcn"], [overlay])
+    config = load_config(FILES["voc/rfcn_r101_dcn"], overlay)
     assert (config.train.iterations, config.train.epochs, config.train.optimizer.lr) == (30000, None, 0.008)
     assert config.name == "rfcn_r101_dcn" and len(config.expected) == 4
-    config = load_config(FILES["coco/rfcn_r101"], ["train.optimizer.lr=1", overlay.replace("_voc", "")])
+    config = load_config(FILES["coco/rfcn_r101"], "train.optimizer.lr=1", overlay.replace("_voc", ""))
     assert config.train.iterations == 240000 and config.train.optimizer.lr == 1
     assert config.train.epochs is None
 
@@ -198,7 +198,7 @@ def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> N
         overrides += ["test.scales=[{short_side: 96, max_side: 160}, {short_side: 128, max_side: 192}]"]
     if "faster_rcnn" in name:
         overrides += ["model.head.hidden=32"]
-    session = Session(load_config(FILES[name], overrides))
+    session = Session(load_config(FILES[name], *overrides))
     before = {key: value.clone() for key, value in session.model.state_dict().items()}
     batches = iter(session.train_batches(0, 2, 1))
     for _ in range(2):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcn_det.config import Config, from_plain, load_config, load_with_origins, to_plain
+from dcn_det.config import Config, from_plain, load_config, to_plain
 from dcn_det.config.load import leaves
 from dcn_det.config.train import AdamWConfig, CosineScheduleConfig
 from dcn_det.errors import UserError
@@ -76,7 +76,7 @@ def test_the_order_of_overrides_does_not_matter_when_the_kind_changes(write):
     path = write("train: {optimizer: {lr: 0.5}}\n")
     overrides = ["train.optimizer.lr=0.25", "train.optimizer.kind=adamw"]
     for order in (overrides, overrides[::-1]):
-        optimizer = load_config(path, order).train.optimizer
+        optimizer = load_config(path, *order).train.optimizer
         assert (optimizer.kind, optimizer.lr) == ("adamw", 0.25)
 
 
@@ -85,7 +85,7 @@ def test_one_length_of_the_run_replaces_the_other(write, inherited, given):
     write(f"train: {{{inherited}: 5}}\n", "b.yaml")
     for config in (
         load_config(write(f"base: b.yaml\ntrain: {{{given}: 6}}\n")),
-        load_config(write("base: b.yaml\n"), [f"train.{given}=6"]),
+        load_config(write("base: b.yaml\n"), f"train.{given}=6"),
     ):
         assert getattr(config.train, given) == 6 and getattr(config.train, inherited) is None
 
@@ -102,7 +102,7 @@ def test_null_does_not_replace_the_other_length(write):
 def test_numbers_with_an_exponent_are_numbers(write, text):
     path = write(f"train: {{optimizer: {{lr: {text}}}}}\n")
     assert load_config(path).train.optimizer.lr == 0.001
-    assert load_config(path, [f"train.optimizer.lr={text}"]).train.optimizer.lr == 0.001
+    assert load_config(path, f"train.optimizer.lr={text}").train.optimizer.lr == 0.001
 
 
 def test_an_integer_serves_for_a_float(write):
@@ -140,14 +140,12 @@ def test_plain_containers_are_checked_too():
 def test_overrides_take_lists_blocks_and_text_with_equals_signs(write):
     config = load_config(
         write("seed: 1\n"),
-        [
-            "model.rpn.anchors.scales=[2, 4]",
-            "data.resize={short_side: 100}",
-            "data.root=/data/a=b",
-            "data.resize.max_side=300",
-            "seed=2",
-            "seed=3",
-        ],
+        "model.rpn.anchors.scales=[2, 4]",
+        "data.resize={short_side: 100}",
+        "data.root=/data/a=b",
+        "data.resize.max_side=300",
+        "seed=2",
+        "seed=3",
     )
     assert config.model.rpn.anchors.scales == (2.0, 4.0)
     assert (config.data.resize.short_side, config.data.resize.max_side) == (100, 300)
@@ -166,7 +164,7 @@ def test_a_stated_dilation_goes_with_any_stride(write):
 def test_origins_name_file_and_line_override_or_default(write):
     write("seed: 1\n# a comment\ntrain:\n  epochs: 3\n  optimizer:\n    lr: 0.1\n", "b.yaml")
     path = write("base: b.yaml\nmodel:\n  backbone: {deform: {blocks:\n    [res5a,\n     res5b]}}\n")
-    origins = load_with_origins(path, ["train.batch_size=2"])[1]
+    origins = load_config(path, "train.batch_size=2").origins
     assert origins["seed"] == "b.yaml:1"
     assert origins["train.epochs"] == "b.yaml:4"
     assert origins["train.optimizer.lr"] == "b.yaml:6"
@@ -179,7 +177,7 @@ def test_origins_name_file_and_line_override_or_default(write):
 def test_what_a_replaced_block_said_is_not_an_origin(write):
     write("train: {iterations: 3, optimizer: {kind: sgd, lr: 0.1}}\n", "b.yaml")
     path = write("base: b.yaml\ntrain: {epochs: 1, optimizer: {kind: adamw}}\n")
-    origins = load_with_origins(path)[1]
+    origins = load_config(path).origins
     assert origins["train.optimizer.kind"] == "a.yaml:2"
     assert origins["train.optimizer.lr"] == "default"
     assert origins["train.iterations"] == "default"
@@ -194,7 +192,7 @@ def test_another_kind_of_model_keeps_backbone_and_rpn_alone(write):
     model = load_config(path).model
     assert (model.kind, model.backbone.width, model.rpn.anchors.scales) == ("rfcn", 32, (8.0,))
     assert (model.head.channels, model.head.pooling) == (64, "average")
-    assert load_config(path, ["model.kind=faster_rcnn"]).model.head.hidden == 1024
+    assert load_config(path, "model.kind=faster_rcnn").model.head.hidden == 1024
     message = error(write("model: {kind: rfcn, head: {hidden: 7}}\n"))
     assert message.startswith("a.yaml:1: model.head.hidden: unknown key; allowed: ")
     message = error(write("model: {kind: class_aware_rpn, head: {hidden: 7}}\n"))
@@ -207,9 +205,9 @@ def test_another_kind_of_model_keeps_backbone_and_rpn_alone(write):
 def test_an_overlay_lies_over_the_file_and_below_other_overrides(write):
     path = write("name: mine\ntrain: {epochs: 3, batch_size: 2, log_every: 5}\n")
     over = write("name: other\ntrain: {iterations: 40, log_every: 6, batch_size: 4}\n", "over.yaml")
-    config, origins = load_with_origins(path, ["train.batch_size=8", f"overlay={over}"])
+    config = load_config(path, "train.batch_size=8", f"overlay={over}")
     train = config.train
     assert (train.iterations, train.epochs, train.batch_size, train.log_every) == (40, None, 8, 6)
-    assert config.name == "mine" and origins["train.log_every"].endswith("over.yaml:2")
+    assert config.name == "mine" and config.origins["train.log_every"].endswith("over.yaml:2")
     assert error(path, "overlay=ovre.yaml").endswith("no such file; did you mean 'over.yaml'?")
     assert error(path, "overlay=") == "override 'overlay=': expected overlay=FILE, a YAML file of settings"

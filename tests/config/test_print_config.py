@@ -15,7 +15,6 @@ from dcn_det.config import (
     from_plain,
     json_schema,
     load_config,
-    load_with_origins,
     print_config,
     to_plain,
 )
@@ -85,7 +84,7 @@ def nested(flat: dict[str, object]) -> dict:
 def test_printing_and_reading_gives_the_same_config(tmp_path: Path, flat: dict[str, object]) -> None:
     config = from_plain({"name": "x"} | nested(flat))
     path = tmp_path / "a.yaml"
-    for shown in (print_config(config, {}), print_config(config)):
+    for shown in (print_config(config), print_config(config, comments=False)):
         path.write_bytes(shown.encode())
         assert load_config(path) == config
     assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
@@ -96,11 +95,11 @@ def test_printing_and_reading_gives_the_same_config(tmp_path: Path, flat: dict[s
 def test_every_value_has_its_origin(tmp_path: Path, in_file: set[str], overridden: set[str]) -> None:
     path = tmp_path / "a.yaml"
     settings = json.dumps(nested({key: PLACED[key] for key in sorted(in_file)}))
-    path.write_text('{"version": 1,\n' + settings[1:])
+    path.write_text('{"version": 2,\n' + settings[1:])
     overrides = [f"{key}={json.dumps(PLACED[key])}" for key in sorted(overridden)]
-    config, origins = load_with_origins(path, overrides)
-    assert set(origins) == {".".join(map(str, key)) for key, _ in leaves(to_plain(config))}
-    for leaf, origin in origins.items():
+    config = load_config(path, *overrides)
+    assert set(config.origins) == {".".join(map(str, key)) for key, _ in leaves(to_plain(config))}
+    for leaf, origin in config.origins.items():
         if leaf in overridden:
             assert origin == "override"
         elif leaf in in_file:
@@ -112,8 +111,8 @@ def test_every_value_has_its_origin(tmp_path: Path, in_file: set[str], overridde
 def test_every_line_with_a_value_ends_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text("seed: 4\nexpected:\n- {metric: AP, value: 0.3, source: here}\n")
-    config, origins = load_with_origins("a.yaml", ["train.batch_size=2"])
-    lines = print_config(config, origins).splitlines()
+    config = load_config("a.yaml", "train.batch_size=2")
+    lines = print_config(config).splitlines()
     by_start = {line.partition("  #")[0].rstrip(): line for line in lines}
     assert by_start["seed: 4"].endswith("  # a.yaml:1")
     assert by_start["  - metric: AP"].endswith("  # a.yaml:3")
@@ -128,8 +127,7 @@ def test_every_line_with_a_value_ends_with_its_origin(tmp_path: Path, monkeypatc
 def test_a_line_that_is_too_long_does_not_push_the_comments_away(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(json.dumps({"data": {"classes": [f"class{i}" for i in range(80)]}}))
-    config, origins = load_with_origins(path)
-    lines = print_config(config, origins).splitlines()
+    lines = print_config(load_config(path)).splitlines()
     long = next(line for line in lines if line.lstrip().startswith("classes:"))
     assert long.endswith(f"]  # {path}:1")
     assert max(line.index("  # ") for line in lines if "  # " in line and line != long) <= 64

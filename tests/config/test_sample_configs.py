@@ -48,7 +48,7 @@ def test_every_detector_learns_from_the_same_images(name: str) -> None:
 def test_deformable_layers_are_built(name: str) -> None:
     config = load_config(FOLDER / f"{name}_dcn.yaml")
     with torch.device("meta"):
-        model = build_detector(config.model, 10, config.test, load_backbone_weights=False)
+        model = build_detector(config, 10)
     layers = [layer for layer in model.modules() if isinstance(layer, DeformConv2d)]
     # The last 3x3 of two basic blocks, or the three of one inception block.
     assert len(layers) == (3 if name.endswith("_air") else 2)

@@ -131,7 +131,7 @@ def test_what_was_fixed_is_trained_on_as_the_original(good: Path, capsys: pytest
     assert [c.name for c in theirs.categories] == list(CLASSES)
     assert ours.fingerprint() == theirs.fingerprint()
     settings = text.split("to use it: ")[1].splitlines()[0].split()
-    dataset = build_dataset(load_config(path, [*settings, "train.best_metric=AP50"]).data, "train")
+    dataset = build_dataset(load_config(path, *settings, "train.best_metric=AP50").data, "train")
     torch.testing.assert_close(dataset.index.boxes, ours.boxes)
 
 

@@ -4,17 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dcn_det.data.transforms import (
-    decode,
-    flip_boxes,
-    flip_image,
-    is_readable,
-    read_image,
-    resize_short_side,
-    resized_size,
-    scale_boxes,
-)
+from dcn_det.data.transforms import flip_boxes, flip_image, resize_short_side, resized_size, scale_boxes
 from dcn_det.errors import UserError
+from dcn_det.images import decode, is_readable, read_image
 
 
 def noise(height: int, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A stand-in for a detector, its batches and a trainer for both."""
+"""A minimal model, its batches and a trainer for both."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from dcn_det.structures import Batch, ImageInfo, Target
 
 
 class Mean(nn.Module):
-    """Fits the mean of the images; a stand-in for a detector."""
+    """Model that fits the mean of the images, in place of a detector."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs a function in several processes that form a gloo group, or commands under torchrun; never waits for ever."""
+"""Runs functions in several processes that form a gloo group, and commands, with time limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["dcn_det.cli.train"])  # importing torch takes seconds; forking from there does not
+_context.set_forkserver_preload(["dcn_det.cli.train"])  # importing torch takes seconds, forking does not
 
 
 def free_port() -> int:
@@ -46,14 +46,14 @@ def _enter(work: Callable[..., Any], args: tuple[Any, ...], environment: dict[st
 
 
 def start(work: Callable[..., Any], *args: Any, answers: Any = None, **environment: str) -> Any:
-    """A process that runs ``work`` with its environment variables."""
+    """Starts a process that runs ``work`` with additional environment variables."""
     process = _context.Process(target=_enter, args=(work, args, ENVIRONMENT | environment, answers), daemon=False)
     process.start()
     return process
 
 
 def together(count: int, work: Callable[..., Any], *args: Any, seconds: float = 120) -> list[Any]:
-    """What ``work(*args)`` returns in each of ``count`` processes, which find each other by environment variables."""
+    """Returns the results of ``work(*args)`` in ``count`` processes that form a group, in order of rank."""
     answers = _context.Queue()
     port = str(free_port())
     processes = [
@@ -83,13 +83,13 @@ def together(count: int, work: Callable[..., Any], *args: Any, seconds: float = 
 
 
 def run_command(arguments: list[str], seconds: float = 300, **environment: str) -> tuple[int, str]:
-    """Exit code and output of a command, which is killed with all it started when it takes too long."""
+    """Runs a command and returns its exit code and output; see :func:`finish`."""
     process, output = popen(arguments, **environment)
     return finish(process, output, seconds)
 
 
 def popen(arguments: list[str], **environment: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """A command under this Python; its output goes to a file, as a pipe would stay open as long as any grandchild."""
+    """Starts a command under this Python. Output goes to a file, since grandchildren would keep a pipe open."""
     output = tempfile.TemporaryFile()  # noqa: SIM115 (finish closes it)
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -102,7 +102,7 @@ def popen(arguments: list[str], **environment: str) -> tuple[subprocess.Popen[by
 
 
 def children(pid: int) -> list[int]:
-    """All processes that a process has started, and those that these have started."""
+    """Returns all descendants of a process."""
     try:
         own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -111,12 +111,12 @@ def children(pid: int) -> list[int]:
 
 
 def finish(process: subprocess.Popen[bytes], output: IO[bytes], seconds: float) -> tuple[int, str]:
-    """Exit code and output of a command; it is killed with all it started when it takes too long."""
+    """Returns exit code and output of a command; after ``seconds``, kills it with its descendants and fails."""
     try:
         process.wait(seconds)
         late = ""
     except subprocess.TimeoutExpired:
-        late = f"no end after {seconds} s"
+        late = f"still running after {seconds} s"
         for pid in [process.pid, *children(process.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -129,7 +129,7 @@ def finish(process: subprocess.Popen[bytes], output: IO[bytes], seconds: float) 
 
 
 def until(true: Callable[[], bool], seconds: float = 120, every: float = 0.02) -> bool:
-    """Waits until something is true; returns whether it became so in time."""
+    """Waits until a condition is true; returns whether that happened in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if true():

@@ -1,4 +1,4 @@
-"""Several processes do what one does, and none waits for ever. Gloo on the CPU, tiny networks."""
+"""Several processes give the same results as one, without deadlocks. Gloo on the CPU, tiny networks."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def assert_same_run(a: Path, b: Path, tolerance: float = 1e-5) -> None:
 def test_how_a_step_is_divided_changes_nothing(
     tiny: Path, tmp_path: Path, count: int, batch_size: int, accumulate: int
 ) -> None:
-    """Four images on one process and one image on each of four give the same update, and so does all between."""
+    """Four images on one process, one image on each of four, and divisions in between give the same update."""
     length = [
         "train.iterations=20" if count == 2 and accumulate == 1 else "train.iterations=5",
         "train.checkpoint_every=100",
@@ -64,7 +64,7 @@ def test_how_a_step_is_divided_changes_nothing(
 
 
 class Branches(nn.Module):
-    """One parameter for images with objects, one for those without: a process may leave either unused."""
+    """One parameter for images with objects and one for images without; a process may leave either unused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def image(number: int, objects: int) -> Batch:
 
 
 def branch_gradients(passes: list[list[Batch]]) -> dict[str, list[float] | None]:
-    """Numbers, not tensors: a tensor in a queue is a promise of a process that may be gone by then."""
+    """Returns gradients as lists, since tensors in a queue need the process that put them there to be alive."""
     processes, device = distributed.start(torch.device("cpu"), "cpu")
     model = Branches()
     step = Step(model, torch.optim.SGD(model.parameters(), lr=0.1), device, processes=processes)
@@ -101,7 +101,7 @@ def branch_gradients(passes: list[list[Batch]]) -> dict[str, list[float] | None]
 
 
 def test_parameters_one_process_does_not_use_neither_hang_nor_skew() -> None:
-    """Process 0 has only images with objects, process 1 only empty ones; in two passes each."""
+    """Process 0 has only images with objects, process 1 only empty ones, in two passes each."""
     passes = [[image(1, 2), image(2, 1)], [image(3, 0), image(4, 0)]]
     first, second = together(2, branch_gradients, passes, seconds=60)
     assert first["full"] == pytest.approx([(10 + 20) / 255 / 4] * 3)
@@ -111,7 +111,7 @@ def test_parameters_one_process_does_not_use_neither_hang_nor_skew() -> None:
 
 
 def test_a_process_with_only_empty_images_trains_along(tiny: Path, tmp_path: Path, sample_root: Path) -> None:
-    """Half of the images lose their boxes; with two images a step, one process often has nothing but background."""
+    """Half of the images have no boxes; with two images per step, one process often has only background."""
     document = json.loads((sample_root / "annotations" / "train.json").read_text())
     document["annotations"] = [row for row in document["annotations"] if row["image_id"] % 2]
     (tmp_path / "half.json").write_text(json.dumps(document))
@@ -145,7 +145,7 @@ def test_a_step_is_divided_or_refused() -> None:
     assert divide(settings, 1, global_batch=8) == Division(1, 4, 2)
     assert divide(settings, 4, global_batch=8) == Division(4, 2, 1)
     assert divide(settings, 1, global_batch=6) == Division(1, 3, 2)
-    with pytest.raises(UserError, match="8 images a step, which 3 processes cannot share"):
+    with pytest.raises(UserError, match=r"\b8 images\b.*\b3 processes\b"):
         divide(settings, 3, global_batch=8)
 
 
@@ -153,7 +153,7 @@ def test_an_environment_without_an_address_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="RANK, MASTER_ADDR, MASTER_PORT not set; start with torchrun"):
+    with pytest.raises(UserError, match=r"RANK, MASTER_ADDR, MASTER_PORT.*torchrun"):
         distributed.start(torch.device("cpu"), "cpu")
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -204,7 +204,7 @@ def test_the_launch_scripts_train_on_two_processes(tiny: Path, tmp_path: Path, s
     arguments = [str(tiny), "train.iterations=4", "train.batch_size=1", "--output", str(out)]
     tools = tmp_path / "bin"
     tools.mkdir()
-    # What SLURM's srun does, as far as the script relies on it: the tasks side by side, each with its numbers.
+    # Imitates SLURM's srun as far as the script needs it: runs the tasks in parallel, each with its numbers.
     (tools / "srun").write_text(
         '#!/usr/bin/env bash\nshift\nfor task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 "$@" & '
         "pids+=($!); done\ncode=0; for pid in ${pids[@]}; do wait $pid || code=$?; done; exit $code\n"

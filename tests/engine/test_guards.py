@@ -1,8 +1,9 @@
-"""What goes wrong in a long run, and what the run does about it."""
+"""Failures in long runs and how they are handled; options of training."""
 
 import json
 import math
 import os
+import re
 import signal
 import sys
 import types
@@ -28,7 +29,7 @@ from tests.engine.helpers import Mean, batches, trainer
 
 
 def spoil(run, images: set[int]) -> None:
-    """Makes the loss NaN for batches that begin with these image ids."""
+    """Makes the loss NaN for batches whose first image has one of these ids."""
 
     def forward(batch: Batch) -> dict[str, Tensor]:
         losses = Mean.forward(run.model, batch)
@@ -46,13 +47,13 @@ def test_steps_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert "image ids 30, 31" in log
     assert torch.isfinite(run.model.level).all() and run.iteration == 10
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [r["iteration"] for r in records if "loss" not in r] == [4, 5, 7], "they do not come into the means"
+    assert [r["iteration"] for r in records if "loss" not in r] == [4, 5, 7], "skipped steps do not count in the means"
 
 
 def test_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
     run = trainer(tmp_path, length=10, nonfinite_skips=2)
     spoil(run, {30, 40, 50})
-    with pytest.raises(TrainingDiverged, match=r"at iteration 6: .*image ids 50, 51; .*batches are in '.*diverged_0+5"):
+    with pytest.raises(TrainingDiverged, match=r"iteration 6: .*image ids 50, 51; .*'.*diverged_0+5"):
         run.run()
     evidence = checkpoint.load(tmp_path / "diverged_00000005.pth")
     assert torch.equal(evidence["batches"][0]["images"], next(batches(5)).images)
@@ -62,12 +63,12 @@ def test_statistics_that_met_a_nan_end_the_run_at_once(tmp_path: Path) -> None:
     run = trainer(tmp_path, length=10, nonfinite_skips=5)
     run.model.register_buffer("running_mean", torch.tensor([math.nan]))
     spoil(run, {20})
-    with pytest.raises(TrainingDiverged, match="buffer running_mean is spoilt"):
+    with pytest.raises(TrainingDiverged, match="buffer running_mean"):
         run.run()
 
 
 def greedy(run, limit: int) -> None:
-    """A model for which more than ``limit`` images a pass are too many."""
+    """Makes passes of more than ``limit`` images run out of memory."""
 
     def forward(batch: Batch) -> dict[str, Tensor]:
         if len(batch) > limit:
@@ -103,17 +104,17 @@ def test_out_of_memory_can_halve_the_batch_and_go_on(tmp_path: Path) -> None:
     greedy(run, 1)
     run.run()
     assert (run.batch_size, run.accumulate) == (1, 2)
-    assert "going on with 1 images a pass and 2 passes a step" in (tmp_path / "small" / "log.txt").read_text()
+    assert re.search(r"warning: .*train\.precision", (tmp_path / "small" / "log.txt").read_text())
     assert run.iteration == 6 and math.isfinite(run.model.level.item())
     assert run.state()["images_per_step"] == 2
 
 
 def test_a_dead_worker_is_replaced_and_nothing_else_changes(tiny: Path, tmp_path: Path) -> None:
-    """A loader process is killed in the middle of the run; the weights are those of a run in which it lived."""
+    """A loader process is killed in the middle of the run; the weights equal those of an undisturbed run."""
     common = [str(tiny), "train.iterations=12", "data.workers=1"]
     assert train.main([*common, "--output", str(tmp_path / "whole")]) == 0
     out = tmp_path / "run"
-    others = set(children())  # of tests whose loaders still wait to be collected
+    others = set(children())  # loaders of other tests, not yet garbage-collected
     say = RunLog.say
 
     def killing(self: RunLog, text: str) -> None:
@@ -125,13 +126,13 @@ def test_a_dead_worker_is_replaced_and_nothing_else_changes(tiny: Path, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunLog, "say", killing)
         assert train.main([*common, "--output", str(out)]) == 0
-    assert "starting the loader anew" in (out / "log.txt").read_text()
+    assert re.search(r"warning: .*worker", (out / "log.txt").read_text())
     one, other = (checkpoint.load(tmp_path / name / "last.pth")["model"] for name in ("whole", "run"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def children() -> list[int]:
-    """Processes of this one that run its program: loader workers, which are forks."""
+    """Child processes that run the same program: loader workers, which are forks."""
     found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     own = Path("/proc/self/cmdline").read_bytes()
     return [int(pid) for pid in found if Path(f"/proc/{pid}/cmdline").read_bytes() == own]
@@ -218,7 +219,7 @@ def test_recomputed_stages_give_the_same_gradients_and_statistics() -> None:
     assert all(torch.equal(expected[name], again[name]) for name in expected)
     fresh = small()
     gradients(fresh, x)
-    assert all(torch.equal(a, b) for a, b in zip(fresh.buffers(), thrifty.buffers())), "batch norm counts a batch once"
+    assert all(torch.equal(a, b) for a, b in zip(fresh.buffers(), thrifty.buffers())), "each batch counts once"
     with pytest.raises(UserError, match=r"train\.recompute_stages"):
         prepare.recompute_stages(nn.Linear(1, 1), ["res5"])
 
@@ -265,7 +266,7 @@ def test_a_deterministic_run_trains(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_backbone_and_heads_compile_without_graph_breaks(tiny: Path, tmp_path: Path) -> None:
-    """A break would be an error: regions are compiled as whole graphs. Losses equal those of the plain run."""
+    """Regions are compiled as full graphs, so a break is an error. Losses equal those of the plain run."""
     torch._dynamo.reset()
     common = [str(tiny), "train.iterations=3"]
     assert train.main([*common, "train.compile=true", "--output", str(tmp_path / "compiled")]) == 0
@@ -302,7 +303,7 @@ def test_numbers_and_pictures_go_to_wandb(tmp_path: Path, monkeypatch: pytest.Mo
     assert calls[0][1]["project"] == "digits" and calls[0][1]["resume"] == "allow" and calls[0][1]["config"] == {"a": 1}
     assert calls[1:] == [({"train/loss": 1.5}, 3), ({"pictures/x": ("image", (2, 4, 3))}, 3), ("end",)]
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"train\.wandb is 'digits', but wandb is not installed: pip install"):
+    with pytest.raises(UserError, match=r"train\.wandb.*pip install"):
         RunLog(tmp_path, quiet=True, wandb="digits")
 
 

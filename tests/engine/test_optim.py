@@ -4,6 +4,7 @@ from torch import nn
 from dcn_det.config.train import AdamWConfig, SGDConfig, TrainConfig
 from dcn_det.engine.build import build_optimizer, learning_rate, run_length
 from dcn_det.engine.optim import parameter_groups
+from tests.messages import says
 
 
 def model() -> nn.Module:
@@ -54,7 +55,7 @@ def test_adamw_is_built_with_its_betas() -> None:
 def test_learning_rate_scales_with_the_global_batch() -> None:
     train = TrainConfig(iterations=1, batch_size=2, reference_batch=8, optimizer=SGDConfig(lr=0.004))
     assert learning_rate(train, 16).effective == 0.008
-    assert "0.008 = 0.004 x global batch 16 / reference batch 8" in str(learning_rate(train, 16))
+    assert says(str(learning_rate(train, 16)), 0.008, 0.004, 16, 8)
     off = train.model_copy(update={"scale_lr": False})
     assert learning_rate(off, 16).effective == 0.004
 

@@ -1,4 +1,4 @@
-"""The readable loop and the engine agree."""
+"""The losses of ``tools/plain_train.py`` equal those of the engine."""
 
 import importlib.util
 import json

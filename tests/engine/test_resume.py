@@ -1,9 +1,10 @@
-"""A run that was stopped, killed or robbed of a checkpoint and then resumed is the run that was not."""
+"""Runs that are stopped, killed or lose a checkpoint equal uninterrupted runs after resuming."""
 
 import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 from functools import partial
@@ -27,7 +28,7 @@ def run(arguments: list[str]) -> int:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether nested containers hold the same tensors and values, to the bit."""
+    """Returns whether nested containers hold the same tensors and values, bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -48,7 +49,7 @@ EVERYTHING = ["train.ema_decay=0.9", "train.eval_every=4", "train.accumulate=2",
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_is_not_killed(tiny: Path, tmp_path: Path) -> None:
-    """SIGKILL at five moments, two of them in the middle of a save; workers, evaluations and averages included."""
+    """SIGKILL at five moments, two of them during a save; with workers, evaluations and averaging."""
     common = [str(tiny), *EVERYTHING, "train.iterations=24", "data.workers=1", "train.keep_checkpoints=3"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run([*common, "--output", str(whole)]) == 0
@@ -65,7 +66,7 @@ def test_killed_at_any_moment_and_resumed_is_not_killed(tiny: Path, tmp_path: Pa
         process.kill()
         process.join()
         latest = broken / "latest.pth"
-        assert not latest.is_symlink() or checkpoint.load(latest), "the pointer leads to a whole file"
+        assert not latest.is_symlink() or checkpoint.load(latest), "the link points to a complete file"
     assert not (broken / "last.pth").exists()
     assert run([*common, "--output", str(broken), "--auto-resume"]) == 0
 
@@ -77,7 +78,7 @@ def test_killed_at_any_moment_and_resumed_is_not_killed(tiny: Path, tmp_path: Pa
 
 
 def numbers(folder: Path) -> list[tuple[int, float]]:
-    """Iteration and loss of every line of a run."""
+    """Returns iteration and loss of every record of a run."""
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [(record["iteration"], record["loss"]) for record in records if record["kind"] == "train"]
 
@@ -129,7 +130,7 @@ def _again(out: Path) -> None:
 
 
 def test_any_damage_to_the_newest_checkpoint_is_noticed(tmp_path: Path) -> None:
-    """Whatever bytes are changed, what is loaded is the newest as it was or the one before, and never in silence."""
+    """With any bytes changed, the newest checkpoint is loaded unchanged, or the previous one with a warning."""
     generator = random.Random(0)
     states = {i: {"iteration": i, "model": {"w": torch.arange(5000.0) + i, "v": torch.ones(7)}} for i in (10, 20)}
     (tmp_path / "run").mkdir()
@@ -153,10 +154,10 @@ def test_any_damage_to_the_newest_checkpoint_is_noticed(tmp_path: Path) -> None:
         assert same({k: found[1][k] for k in ("iteration", "model")}, states[found[1]["iteration"]])
         if found[1]["iteration"] == 10:
             fell_back += 1
-            assert "going back to the one before" in str(said[0].message)
+            assert ".damaged" in str(said[0].message)
             assert store.latest_path.resolve() == store.path(10).resolve()
             assert store.path(20).with_suffix(".damaged").exists()
-    assert fell_back > 50, "hardly a byte of a checkpoint is of no account"
+    assert fell_back > 50, "nearly every byte of a checkpoint matters"
 
 
 def test_resuming_goes_on_from_the_checkpoint_before_a_damaged_one(tiny: Path, tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_resuming_goes_on_from_the_checkpoint_before_a_damaged_one(tiny: Path, t
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.warns(UserWarning, match=r"iteration_00000006\.pth' cannot be read.*checksum.*going back"):
+    with pytest.warns(UserWarning, match=r"iteration_00000006\.pth'.*checksum.*\.damaged"):
         assert run([*common, "--output", str(broken), "--resume"]) == 0
     assert "resumed from" in (broken / "log.txt").read_text()
     assert same(newest(whole), newest(broken))
@@ -176,7 +177,7 @@ def test_resuming_goes_on_from_the_checkpoint_before_a_damaged_one(tiny: Path, t
 def test_a_full_disk_neither_ends_the_run_nor_harms_a_checkpoint(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every save fails half-way from the second on, as on a disk without room."""
+    """Every save but the first fails halfway, as on a full disk."""
     out = tmp_path / "run"
     save, calls = torch.save, []
 
@@ -188,11 +189,10 @@ def test_a_full_disk_neither_ends_the_run_nor_harms_a_checkpoint(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space left"):  # the last file is what the run is for
+    with pytest.raises(OSError, match="No space left"):  # the final weights must be saved
         run([str(tiny), "train.iterations=8", "train.eval_every=4", "--output", str(out)])
     log = (out / "log.txt").read_text()
-    assert "warning: no checkpoint at iteration 6: No space left on device; '" in log
-    assert "iteration_00000003.pth' stays the newest" in log
+    assert re.search(r"warning: .*iteration 6.*No space left on device.*iteration_00000003\.pth", log)
     assert "iter 8/8" in log
     monkeypatch.undo()
     assert newest(out)["iteration"] == 3
@@ -201,11 +201,11 @@ def test_a_full_disk_neither_ends_the_run_nor_harms_a_checkpoint(
 
 
 def test_a_file_size_limit_is_met_like_a_full_disk(tiny: Path, tmp_path: Path) -> None:
-    """The operating system itself refuses to write, in the middle of torch's writer."""
+    """The operating system refuses to write, in the middle of torch's writer."""
     process, output = popen(["-c", LIMITED, str(tiny), "train.iterations=6", "--output", str(tmp_path / "run")])
     code, text = finish(process, output, 120)
     assert code == 2, text
-    assert "warning: no checkpoint at iteration 3: File too large" in text
+    assert re.search(r"warning: .*iteration 3.*File too large", text)
     assert "iter 6/6" in text
     assert "Traceback" not in text
     assert not list((tmp_path / "run").glob("*.pth")) and not list((tmp_path / "run").glob(".*.tmp"))
@@ -230,7 +230,7 @@ def test_a_small_file_system_that_fills_up(tiny: Path, tmp_path: Path) -> None:
         common = [str(tiny), "train.iterations=12", "train.keep_checkpoints=9", "--output", str(folder / "run")]
         with pytest.raises(OSError, match="No space left"):
             run(common)
-        assert "No space left on device; " in (folder / "run" / "log.txt").read_text()
+        assert "No space left on device" in (folder / "run" / "log.txt").read_text()
         assert newest(folder / "run")["iteration"] >= 3
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -278,12 +278,12 @@ def test_a_changed_data_set_is_warned_of_and_other_classes_refused(
     document["annotations"][0]["bbox"][2] -= 1
     file.write_text(json.dumps(document))
     assert run([*common, "train.iterations=4", "--resume"]) == 0
-    assert "warning: the training data changed since the checkpoint" in (out / "log.txt").read_text()
+    assert re.search(r"warning: .*training data", (out / "log.txt").read_text())
     document["categories"][3]["name"] = "drei"
     file.write_text(json.dumps(document))
     truth = json.loads((sample_root / "annotations" / "val.json").read_text()) | {"categories": document["categories"]}
     (tmp_path / "val.json").write_text(json.dumps(truth))
-    with pytest.raises(UserError, match=r"10 classes, the checkpoint 10 \(gone: 3; new: drei\)"):
+    with pytest.raises(UserError, match=r"10 classes.*removed: 3; added: drei"):
         run([*common, f"data.test.annotations={tmp_path / 'val.json'}", "train.iterations=5", "--resume"])
 
 

@@ -11,7 +11,7 @@ import torch
 from pycocotools import mask
 
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import evaluate, load_ground_truth, load_results, to_coco_results
+from dcn_det.evaluation.coco import evaluate, load_ground_truth, load_results
 from dcn_det.evaluation.results import rle_length
 from dcn_det.files import write_json
 from dcn_det.structures import Category, Detections
@@ -20,34 +20,11 @@ from tests.evaluation.helpers import ground_truth, result, rle
 # From detections to results
 
 
-def test_results_have_half_open_sizes_and_the_files_ids() -> None:
-    detections = Detections(
-        torch.tensor([[1.0, 2.0, 11.0, 22.0], [0.0, 0.0, 0.5, 1.0]]),
-        torch.tensor([0.75, 0.25]),
-        torch.tensor([1, 0]),
-    )
-    assert to_coco_results(detections, 42, (Category(18, "dog"), Category(1, "person"))) == [
-        {"image_id": 42, "category_id": 1, "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.75},
-        {"image_id": 42, "category_id": 18, "bbox": [0.0, 0.0, 0.5, 1.0], "score": 0.25},
-    ]
-    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    assert to_coco_results(nothing, 42, ()) == []
-
-
-@pytest.mark.parametrize("field", ["boxes", "scores"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_detections_that_are_not_finite_are_refused(field: str, value: float) -> None:
-    detections = Detections(torch.ones(2, 4), torch.ones(2), torch.zeros(2, dtype=torch.int64))
-    getattr(detections, field)[1] = value
-    with pytest.raises(UserError, match=r"^image 42: the detector returned boxes or scores that are not finite$"):
-        to_coco_results(detections, 42, (Category(1, "cat"),))
-
-
 def test_detections_survive_the_way_through_a_file(tmp_path: Path) -> None:
     boxes = torch.rand(20, 4, generator=torch.Generator().manual_seed(0)) * 50
     boxes[:, 2:] += boxes[:, :2]
-    detections = Detections(boxes, torch.linspace(1, 0.1, 20), torch.arange(20) % 2)
-    results = to_coco_results(detections, 5, (Category(1, "cat"), Category(3, "dog")))
+    categories = (Category(1, "cat"), Category(3, "dog"))
+    results = Detections(boxes, torch.linspace(1, 0.1, 20), torch.arange(20) % 2, categories).to_coco(5)
     write_json(tmp_path / "new" / "results.json", results)
     table = load_results(tmp_path / "new" / "results.json", load_ground_truth(ground_truth()))
     assert table.boxes.tolist() == [entry["bbox"] for entry in results]
@@ -155,22 +132,6 @@ def test_the_length_of_a_run_length_code_is_that_of_its_mask() -> None:
 
 
 # Writing
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.json"
-    write_json(path, [1])
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, [math.nan])
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match=r"No space left on device: '.*x\.json'"):
-        write_json(path, [2])
-    assert json.loads(path.read_text()) == [1]
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_json_cannot_replace_a_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Detectors to test with: a tiny real one, and one whose finds can be told by looking."""
+"""Detectors for tests: a tiny real one, and one with obvious detections."""
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,11 @@ from dcn_det.models.preprocess import Preprocess
 from dcn_det.models.rpn import RPN, ProposalSelection
 from dcn_det.structures import Batch, Category, Detections
 
-CATEGORIES = (Category(7, "bright"), Category(2, "dark"), Category(9, "grey"))
+CATEGORIES = (Category(7, "bright"), Category(2, "dark"), Category(9, "gray"))
 
 
 def tiny_detector(class_agnostic: bool = False, score_threshold: float = 0.2) -> TwoStageDetector:
-    """Untrained, with outputs made lively: about a third of all pairs of box and class pass the threshold."""
+    """Untrained, with widely spread outputs: about a third of all pairs of box and class pass the threshold."""
     torch.manual_seed(0)
     backbone = ResNet("resnet18", width=8, stem_width=8, norm="gn", frozen_stages=0, stem_pool="pad")
     selection = ProposalSelection(pre_nms=200, nms_iou=0.9, post_nms=60)
@@ -24,12 +24,12 @@ def tiny_detector(class_agnostic: bool = False, score_threshold: float = 0.2) ->
     spreads = {head.reduce: 0.3, head.fc1: 0.2, head.fc2: 0.5, head.cls_score: 0.4, head.bbox_pred: 0.3}
     for layer, std in spreads.items():
         nn.init.normal_(layer.weight, std=std)
-    model = TwoStageDetector(Preprocess(), backbone, rpn, head, score_threshold=score_threshold, max_detections=20)
+    model = TwoStageDetector(Preprocess(), backbone, rpn, head, score_threshold=score_threshold)
     return model.eval()
 
 
 class Brightest(nn.Module):
-    """Finds the white rectangle of an image, in input pixels, and remembers how it was called."""
+    """Detects the white rectangle of an image, in input pixels, and records its mode at each call."""
 
     def __init__(self) -> None:
         super().__init__()

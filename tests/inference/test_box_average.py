@@ -1,4 +1,4 @@
-"""The iterative box average against the same written with loops over images, boxes and classes."""
+"""Iterative box averaging compared with a reference that loops over images, boxes and classes."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from dcn_det.inference.box_average import BoxAverage, iterate
 from dcn_det.inference.predictor import Predictor, View
-from dcn_det.models.boxes import iou_pairs
+from dcn_det.models.boxes import iou_matrix
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Detections, ImageInfo
@@ -20,7 +20,7 @@ def batch(*sizes: tuple[int, int]) -> Batch:
 
 
 def slow(model: TwoStageDetector, images: Batch, settings: BoxAverage) -> list[list[tuple[float, int, list[float]]]]:
-    """(score, label, box) of every pass, each box taken through the head alone."""
+    """Returns (score, label, box) of every pass; every box passes through the head alone."""
     features = model.extract(images)
     proposals = model.propose(features, images.infos)
     none = [torch.zeros(0, 4)] * len(images)
@@ -41,7 +41,7 @@ def slow(model: TwoStageDetector, images: Batch, settings: BoxAverage) -> list[l
         for _ in range(settings.iterations - 1):
             seeds: list[tuple[float, int, torch.Tensor]] = []
             for one in sorted(latest, key=lambda each: -each[0]):
-                if any(s[1] == one[1] and iou_pairs(s[2], one[2]) > settings.prune_iou for s in seeds):
+                if any(s[1] == one[1] and iou_matrix(s[2][None], one[2][None]) > settings.prune_iou for s in seeds):
                     continue
                 seeds.append(one)
             latest = []
@@ -63,7 +63,7 @@ def test_passes_equal_a_slow_reference(class_agnostic: bool, iterations: int, pr
     images = batch((112, 128), (96, 80))
     found = iterate(model, images, settings)
     expected = slow(model, images, settings)
-    assert sum(map(len, expected)) > 20, "the case is no trivial one"
+    assert sum(map(len, expected)) > 20, "the case is not trivial"
     for one, reference in zip(found, expected):
         assert len(one) == len(reference)
         rows = sorted(zip(one.scores.tolist(), one.labels.tolist(), one.boxes.tolist()))

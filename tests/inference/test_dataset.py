@@ -1,4 +1,4 @@
-"""Results of a data set do not depend on kills nor on the number of processes."""
+"""Results of a data set depend neither on kills nor on the number of processes."""
 
 import json
 from collections.abc import Iterable
@@ -70,7 +70,7 @@ def test_every_image_is_tested_once_and_in_order(dataset: DetectionDataset, tmp_
     order = list(dict.fromkeys(entry["image_id"] for entry in results))
     assert order == dataset.index.image_ids.tolist()
     assert said[-1].startswith(f"test image {IMAGES}/{IMAGES}  ") and "eta 0:00:00" in said[-1]
-    assert list(tmp_path.iterdir()) == [], "the parts are gone once the whole is there"
+    assert list(tmp_path.iterdir()) == [], "the part files are removed at the end"
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"image_id": 5, "resu'])
@@ -86,7 +86,7 @@ def test_a_kill_in_the_middle_changes_nothing(
     part.write_bytes(part.read_bytes() + torn)
     said: list[str] = []
     assert detect(dataset, tmp_path / "part", said=said) == whole
-    assert said[0].startswith(f"going on: 4 of {IMAGES} images are done in '")
+    assert f"4 of {IMAGES} images" in said[0]
     assert said[-1].startswith("test image 3/3  ")
 
 
@@ -140,5 +140,5 @@ def test_a_share_that_is_missing_is_an_error(
     dataset: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Processes, "collect", lambda self, value: [value])
-    with pytest.raises(UserError, match=r"5 of 7 images have no results in .*; do all processes see the same folder\?"):
+    with pytest.raises(UserError, match="5 of 7 images"):
         detect(dataset, tmp_path / "shared", 0, 4)

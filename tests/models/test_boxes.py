@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dcn_det.models.boxes import MAX_LOG_SCALE, clip, decode, encode, iou_matrix, iou_pairs, to_rois
+from dcn_det.models.boxes import MAX_LOG_SCALE, clip, decode, encode, iou_matrix, to_rois
 
 
 def random_boxes(count: int, seed: int = 0, size: float = 200.0) -> torch.Tensor:
@@ -84,7 +84,6 @@ def test_iou_by_hand() -> None:
     b = torch.tensor([[1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 2.0, 2.0], [2.0, 0.0, 4.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
     expected = torch.tensor([[1 / 7, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(iou_matrix(a, b), expected)
-    torch.testing.assert_close(iou_pairs(a, b[:2]), torch.tensor([1 / 7, 0.0]))
     assert iou_matrix(a, b[:0]).shape == (2, 0)
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from dcn_det.config import testing
+from dcn_det.config import Config, testing
 from dcn_det.config.model import (
     AnchorsConfig,
     ClassAwareRPNConfig,
     ClassAwareRPNHeadConfig,
     DeformConfig,
+    DetectorConfig,
     FasterRCNNConfig,
     FasterRCNNHeadConfig,
     PreprocessConfig,
@@ -29,6 +30,7 @@ from dcn_det.models.norm import FrozenBatchNorm2d
 from dcn_det.models.one_stage import OneStageDetector
 from dcn_det.models.targets import RoISampler
 from dcn_det.weights import torchvision as torchvision_weights
+from dcn_det.weights.backbone import load_backbone_weights
 
 SMALL = {"kind": "resnet50", "width": 8, "stem_width": 8, "norm": "bn", "frozen_stages": 0, "weights": "none"}
 TORCHVISION = {
@@ -38,9 +40,15 @@ TORCHVISION = {
 }
 
 
-def build(backbone: dict[str, Any], num_classes: int = 3, **blocks: Any) -> TwoStageDetector:
-    model = FasterRCNNConfig(backbone=ResNetConfig(**backbone), **blocks)
-    return build_detector(model, num_classes, testing.TestConfig())
+def build(model: DetectorConfig, num_classes: int, test: testing.TestConfig | None = None) -> Any:
+    return build_detector(Config(model=model, test=test or testing.TestConfig()), num_classes)
+
+
+def build_with_weights(backbone: dict[str, Any], **blocks: Any) -> Any:
+    settings = FasterRCNNConfig(backbone=ResNetConfig(**backbone), **blocks)
+    model = build(settings, 3)
+    load_backbone_weights(model.backbone, settings.backbone)
+    return model
 
 
 def save_plain(path: Path, **options: Any) -> dict[str, torch.Tensor]:
@@ -52,7 +60,7 @@ def save_plain(path: Path, **options: Any) -> dict[str, torch.Tensor]:
 
 
 def test_settings_reach_the_parts() -> None:
-    model = build_detector(
+    model = build(
         FasterRCNNConfig(
             backbone=ResNetConfig(
                 **SMALL,
@@ -77,7 +85,7 @@ def test_settings_reach_the_parts() -> None:
             ),
         ),
         5,
-        testing.TestConfig(score_threshold=0.2, nms_iou=0.4, max_detections=7),
+        testing.TestConfig(score_threshold=0.2),
     )
     assert model.preprocess.reverse
     conv = model.get_submodule("backbone.layer4.1.conv2")
@@ -85,10 +93,10 @@ def test_settings_reach_the_parts() -> None:
     assert conv.border == "dcn_v1"
     assert model.rpn.conv.weight.shape == (16, 128, 3, 3) and model.rpn.anchors.shape == (1, 12, 4)
     assert (model.rpn.selection.post_nms, model.rpn.selection.min_size) == (50, 2)
-    assert (model.rpn.loss_weight, model.rpn.sigma, model.rpn.sampling.batch) == (3, 2, 10)
+    assert (model.rpn.loss_weight, model.rpn.sigma, model.rpn.sampling.batch_per_image) == (3, 2, 10)
     assert model.head.cls_score.weight.shape == (6, 16) and model.head.bbox_pred.weight.shape == (4, 16)
-    assert (model.head.offset_std, model.head.sampler.batch) == (0.2, 9)
-    assert (model.score_threshold, model.nms_iou, model.max_detections) == (0.2, 0.4, 7)
+    assert (model.head.offset_std, model.head.sampler.batch_per_image) == (0.2, 9)
+    assert model.score_threshold == 0.2
     assert model.lr_multipliers() == {
         "backbone.layer4.1.conv2.offset.weight": 0.5,
         "backbone.layer4.1.conv2.offset.bias": 0.5,
@@ -102,22 +110,21 @@ RFCN_SMALL = {"channels": 16, "reduce_lr_mult": 2, "offset_lr_mult": 0.5, "batch
 
 def test_settings_reach_rfcn() -> None:
     head = RFCNHeadConfig(**RFCN_SMALL, pooling="deformable", pooled_size=3, samples_per_bin=2)
-    model = build_detector(
+    model = build(
         RFCNConfig(kind="rfcn", backbone=ResNetConfig(**SMALL), head=head),
         5,
-        testing.TestConfig(max_detections=7),
     )
-    assert isinstance(model, TwoStageDetector) and model.max_detections == 7
+    assert isinstance(model, TwoStageDetector)
     assert model.head.cls_score.weight.shape == (9 * 6, 16, 1, 1)
     assert model.head.bbox_pred.weight.shape == (9 * 8, 16, 1, 1)
     assert model.head.cls_offset.weight.shape == (9 * 12, 16, 1, 1)
-    assert model.head.sampler == RoISampler(batch=9, negative_iou=(0.0, 0.5), hard=True)
+    assert model.head.sampler == RoISampler(batch_per_image=9, negative_iou=(0.0, 0.5), ohem=True)
     assert (model.head.samples_per_bin, model.head.offset_std, model.head.spatial_scale) == (2, 0.2, 1 / 16)
     assert set(model.lr_multipliers().values()) == {2, 0.5}
     drawn = RFCNHeadConfig(**RFCN_SMALL, ohem=False, positive_fraction=0.5, class_agnostic=False)
     detector = RFCNConfig(kind="rfcn", backbone=ResNetConfig(**SMALL), head=drawn)
-    model = build_detector(detector, 5, testing.TestConfig())
-    assert model.head.sampler == RoISampler(batch=9, positive_fraction=0.5, negative_iou=(0.0, 0.5))
+    model = build(detector, 5)
+    assert model.head.sampler == RoISampler(batch_per_image=9, positive_fraction=0.5, negative_iou=(0.0, 0.5))
     assert model.head.bbox_pred.weight.shape == (49 * 24, 16, 1, 1)
 
 
@@ -125,20 +132,22 @@ def test_settings_reach_the_class_aware_rpn() -> None:
     settings = ClassAwareRPNHeadConfig(
         channels=16, conv_channels=8, pre_nms=50, positive_iou=0.5, negative_iou=0.4, sigma=1, batch_per_image=20
     )
-    model = build_detector(
+    model = build(
         ClassAwareRPNConfig(kind="class_aware_rpn", backbone=ResNetConfig(**SMALL), rpn=settings),
         5,
-        testing.TestConfig(score_threshold=0.2, nms_iou=0.4, max_detections=7),
+        testing.TestConfig(score_threshold=0.2),
     )
     assert isinstance(model, OneStageDetector)
     assert model.rpn.conv.weight.shape == (8, 16, 3, 3) and model.rpn.cls_score.weight.shape == (6 * 12, 8, 1, 1)
-    assert model.rpn.sampling == AnchorSampling(positive_iou=0.5, negative_iou=0.4, batch=20, cross_border=True)
+    assert model.rpn.sampling == AnchorSampling(
+        positive_iou=0.5, negative_iou=0.4, batch_per_image=20, cross_border=True
+    )
     assert (model.rpn.pre_nms, model.rpn.sigma, model.rpn.strides) == (50, 1, (16,))
-    assert (model.score_threshold, model.nms_iou, model.max_detections) == (0.2, 0.4, 7)
+    assert model.score_threshold == 0.2
 
 
 def test_settings_reach_the_pyramid() -> None:
-    model = build_detector(
+    model = build(
         FasterRCNNConfig(
             fpn=True,
             backbone=ResNetConfig(**SMALL, res5_stride=2, res5_dilation=1),
@@ -146,14 +155,13 @@ def test_settings_reach_the_pyramid() -> None:
             head=FasterRCNNHeadConfig(channels=12, hidden=16, pooling="align", ohem=True),
         ),
         5,
-        testing.TestConfig(),
     )
     assert model.rpn.strides == (4, 8, 16, 32, 64) and model.head.strides == (4, 8, 16, 32)
     assert model.rpn_features == ("p2", "p3", "p4", "p5", "p6") and model.head_features == ("p2", "p3", "p4", "p5")
     assert model.rpn.conv.weight.shape == (16, 12, 3, 3) and model.head.fc1.weight.shape == (16, 12 * 49)
     square = model.rpn.anchors[:, 1]  # of ratio 1
     assert (square[:, 2] - square[:, 0]).tolist() == [32, 64, 128, 256, 512]
-    assert model.head.sampler.hard and model.head.pooling == "align"
+    assert model.head.sampler.ohem and model.head.pooling == "align"
 
 
 def millions(part: nn.Module) -> float:
@@ -190,14 +198,14 @@ def test_parameters_of_the_paper_models(
         two_fc = FasterRCNNHeadConfig(pooling="deformable" if groups else "max")
         settings = FasterRCNNConfig(backbone=backbone, rpn=rpn, head=two_fc)
     with torch.device("meta"):
-        model = build_detector(settings, classes, testing.TestConfig(), load_backbone_weights=False)
+        model = build(settings, classes)
     assert round(millions(model.backbone), 2) == {0: 42.50, 1: 42.75, 4: 43.50}[groups]
     assert total is None or round(millions(model), 2) == total
     assert round(millions(model) - millions(model.rpn), 2) == without_rpn
 
 
 def test_stem_and_res2_are_frozen_by_default() -> None:
-    model = build_detector(FasterRCNNConfig(), 3, testing.TestConfig(), load_backbone_weights=False)
+    model = build(FasterRCNNConfig(), 3)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen and all(name.startswith(("backbone.conv1.", "backbone.layer1.")) for name in frozen)
 
@@ -228,7 +236,7 @@ def test_stem_and_res2_are_frozen_by_default() -> None:
 )
 def test_mistakes(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        build(SMALL | changes)
+        build_with_weights(SMALL | changes)
     assert "\n" not in str(caught.value)
 
 
@@ -242,7 +250,7 @@ def test_plain_weights_enter_a_deformable_backbone(tmp_path: Path) -> None:
         "weights": str(tmp_path / "w.pth"),
         "deform": deform,
     }
-    loaded = build(settings).backbone.state_dict()
+    loaded = build_with_weights(settings).backbone.state_dict()
     offsets = {name for name in loaded if ".offset." in name}
     assert len(offsets) == 4 and all((loaded[name] == 0).all() for name in offsets)
     assert loaded.keys() - offsets == {name for name in state if not name.startswith("fc.")}
@@ -251,8 +259,8 @@ def test_plain_weights_enter_a_deformable_backbone(tmp_path: Path) -> None:
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
     save_plain(tmp_path / "w.pth", width=4)
-    with pytest.raises(UserError, match=r"w\.pth do not fit the ResNet: .* of another shape \(layer1\.0\.conv1"):
-        build(SMALL | {"weights": str(tmp_path / "w.pth")})
+    with pytest.raises(UserError, match=r"w\.pth(.|\n)*layer1\.0\.conv1\.weight is 4x8x1x1"):
+        build_with_weights(SMALL | {"weights": str(tmp_path / "w.pth")})
 
 
 def torchvision_like(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,8 +274,8 @@ def test_torchvision_weights_as_trained_load_silently(monkeypatch: pytest.Monkey
     torchvision_like(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build({"kind": "resnet18", "weights": "torchvision", **TORCHVISION, "stride_on": "first_1x1"})
-        build({"kind": "resnet50", "weights": "torchvision", **TORCHVISION})
+        build_with_weights({"kind": "resnet18", "weights": "torchvision", **TORCHVISION, "stride_on": "first_1x1"})
+        build_with_weights({"kind": "resnet50", "weights": "torchvision", **TORCHVISION})
 
 
 @pytest.mark.parametrize(
@@ -283,7 +291,7 @@ def test_torchvision_weights_used_otherwise_warn(
 ) -> None:
     torchvision_like(monkeypatch)
     with pytest.warns(UserWarning, match="does not match torchvision's weights") as caught:
-        build({"kind": "resnet50", "weights": "torchvision", **TORCHVISION, **changes})
+        build_with_weights({"kind": "resnet50", "weights": "torchvision", **TORCHVISION, **changes})
     assert len(caught) == 1 and named in str(caught[0].message)
 
 
@@ -299,7 +307,7 @@ def test_thin_resnet50(shared: Path) -> None:
         "deform": deform,
         "preprocess": preprocess,
     }
-    backbone: nn.Module = build(settings).backbone
+    backbone: nn.Module = build_with_weights(settings).backbone
     stored = torch.load(path, weights_only=True)
     assert torch.equal(backbone.state_dict()["layer4.0.conv2.weight"], stored["layer4.0.conv2.weight"])
     assert backbone.channels == {"res2": 128, "res3": 256, "res4": 512, "res5": 1024}

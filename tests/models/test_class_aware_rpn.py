@@ -53,7 +53,7 @@ def test_broken_predictions_give_nothing() -> None:
 
 def test_losses_by_hand() -> None:
     """The centre's larger anchor is the only positive one, and learns the class of its object."""
-    module = rpn(sampling=AnchorSampling(batch=10), sigma=3.0)  # without the anchors that leave the image
+    module = rpn(sampling=AnchorSampling(batch_per_image=10), sigma=3.0)  # without the anchors that leave the image
     generator = torch.Generator().manual_seed(1)
     output = RPNOutput(torch.randn(1, 8, 3, 3, generator=generator), torch.randn(1, 8, 3, 3, generator=generator))
     target = Target(torch.tensor([[8.0, 8.0, 40.0, 39.0]]), torch.tensor([1]))

@@ -6,6 +6,7 @@ from dcn_det.models.backbones.convolution import DeformableBlocks
 from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
+from dcn_det.models.postprocess import PostProcess
 from dcn_det.models.preprocess import Preprocess
 from dcn_det.models.rpn import RPN, ProposalSelection
 from dcn_det.models.targets import RoISampler
@@ -18,13 +19,13 @@ LOSSES = {"rpn_cls", "rpn_box", "head_cls", "head_box"}
 def detector(pooling: str = "deformable", deform: bool = True, **head: object) -> TwoStageDetector:
     torch.manual_seed(0)
     blocks = DeformableBlocks(("res5a", "res5b"), offset_groups=2) if deform else None
-    backbone = ResNet("resnet18", width=8, stem_width=8, norm="gn", frozen_stages=0, stem_pool="pad", deformable=blocks)
+    backbone = ResNet("resnet18", width=8, stem_width=8, norm="gn", frozen_stages=0, stem_pool="pad", deform=blocks)
     anchors = cell_anchors(16, (0.5, 1, 2), (1, 2))
     rpn = RPN(32, anchors, 16, channels=16, selection=ProposalSelection(pre_nms=200, post_nms=30))
     second = FasterRCNNHead(
-        64, CLASSES, 16, channels=8, pooling=pooling, hidden=16, sampler=RoISampler(batch=16), **head
+        64, CLASSES, 16, channels=8, pooling=pooling, hidden=16, sampler=RoISampler(batch_per_image=16), **head
     )
-    return TwoStageDetector(Preprocess(), backbone, rpn, second, max_detections=20)
+    return TwoStageDetector(Preprocess(), backbone, rpn, second)
 
 
 @pytest.mark.parametrize("pooling", ["max", "bilinear", "deformable"])
@@ -63,7 +64,8 @@ def test_image_smaller_than_every_anchor_and_cell() -> None:
 def test_detections(pooling: str) -> None:
     model = detector(pooling).eval()
     data = batch((96, 112), (80, 90))
-    results = model(data)
+    select = PostProcess(max_detections=20)
+    results = [select(candidates) for candidates in model(data)]
     assert len(results) == 2
     for result, each in zip(results, data.infos):
         assert isinstance(result, Detections) and 0 < len(result) <= 20
@@ -115,7 +117,7 @@ def test_steps_one_by_one_give_what_the_call_gives() -> None:
         ((scores, boxes),) = model.head.predict(features.head, [each.boxes for each in proposals], data.infos)
     count = len(proposals[0].boxes)
     assert scores.shape == (count, CLASSES) and boxes.shape == (count, CLASSES, 4)
-    best = model(data)[0]
+    best = PostProcess()(model(data)[0])
     row, label = divmod(int(scores.argmax()), CLASSES)
     assert best.labels[0] == label
     torch.testing.assert_close(best.boxes[0], boxes[row, label])

@@ -9,6 +9,7 @@ import torch
 from dcn_det.config import from_plain
 from dcn_det.engine.optim import parameter_groups
 from dcn_det.models.build import Detector, build_detector
+from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Detections, ImageInfo, Target
 from tests.models.helpers import CLASSES, TWO, batch, target
 
@@ -42,7 +43,7 @@ def detector(kind: str, variant: str = "plain", **backbone: object) -> Detector:
             settings["head"] = settings["head"] | {"pooling": "deformable"}
     config = from_plain({"model": settings, "test": {"max_detections": 20}})
     torch.manual_seed(0)
-    return build_detector(config.model, CLASSES, config.test)
+    return build_detector(config, CLASSES)
 
 
 @pytest.mark.parametrize(("kind", "variant"), VARIANTS)
@@ -73,7 +74,8 @@ def test_images_without_ground_truth(kind: str, variant: str) -> None:
 def test_detections(kind: str, variant: str) -> None:
     model = detector(kind, variant).eval()
     data = batch((96, 112), (80, 90), (10, 40))
-    results = model(data)
+    select = PostProcess(max_detections=20)
+    results = [select(candidates) for candidates in model(data)]
     assert len(results) == 3
     for result, info in zip(results, data.infos):
         assert isinstance(result, Detections) and 0 < len(result) <= 20
@@ -84,14 +86,16 @@ def test_detections(kind: str, variant: str) -> None:
         assert (result.scores.diff() <= 0).all() and (result.scores > 1e-3).all()
 
 
-def test_candidates_of_the_one_stage_detector() -> None:
-    """What it detects, before suppression."""
-    model = detector("class_aware_rpn", "v1").eval()
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_call_in_evaluation_mode_gives_candidates(kind: str) -> None:
+    """Nothing is suppressed before post-processing, so that its settings alone decide."""
+    model = detector(kind, "v1").eval()
     data = batch((96, 112), (80, 90))
-    for candidates, found in zip(model.candidates(data), model(data)):
-        assert len(candidates) > len(found) > 0 and (candidates.scores > model.score_threshold).all()
-        rows = {(*box, label) for box, label in zip(candidates.boxes.tolist(), candidates.labels.tolist())}
-        assert {(*box, label) for box, label in zip(found.boxes.tolist(), found.labels.tolist())} <= rows
+    for called, candidates in zip(model(data), model.candidates(data)):
+        assert torch.equal(called.boxes, candidates.boxes) and torch.equal(called.scores, candidates.scores)
+        assert (candidates.scores > model.score_threshold).all()
+        few, many = (PostProcess(nms_iou=iou, max_detections=10_000)(candidates) for iou in (0.3, 1.0))
+        assert 0 < len(few) < len(many) == len(candidates)
 
 
 @pytest.mark.parametrize("kind", PLAIN)

@@ -104,7 +104,7 @@ def test_losses_by_hand(class_agnostic: bool) -> None:
     # two are background. All four candidates are drawn.
     proposals = torch.tensor([[10.0, 10.0, 50.0, 42.0], [10.0, 10.0, 30.0, 30.0], [30.0, 30.0, 50.0, 50.0]])
     target = Target(torch.tensor([[10.0, 10.0, 50.0, 50.0]]), torch.tensor([2]))
-    sampler = RoISampler(batch=4, positive_fraction=0.5, negative_iou=(0.1, 0.5))
+    sampler = RoISampler(batch_per_image=4, positive_fraction=0.5, negative_iou=(0.1, 0.5))
     module = head("max", sampler=sampler, class_agnostic=class_agnostic)
     with torch.no_grad():
         module.bbox_pred.bias.copy_(torch.linspace(-1, 1, len(module.bbox_pred.bias)))
@@ -122,7 +122,7 @@ def test_losses_by_hand(class_agnostic: bool) -> None:
 
 
 def test_gradients_reach_the_offsets_and_the_map() -> None:
-    module = head(sampler=RoISampler(batch=8))
+    module = head(sampler=RoISampler(batch_per_image=8))
     x = features().requires_grad_()
     target = Target(torch.tensor([[12.0, 22.0, 78.0, 70.0]]), torch.tensor([1]))
     losses = module.losses(module.prepare(x), [BOXES], [INFO], [target])

@@ -43,7 +43,7 @@ def test_start() -> None:
     module = FeaturePyramid(ResNet("resnet18", **SMALL | {"width": 64}), 64)
     for layer in (module.p6, module.fpn.inner_blocks[3][0], module.fpn.layer_blocks[0][0]):
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1) and (layer.bias == 0).all()
-    assert pyramid(init="he").p6.weight.std() > 0.03
+    assert pyramid(hidden_init="he").p6.weight.std() > 0.03
     assert module.lr_multipliers() == {}
 
 

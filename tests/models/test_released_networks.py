@@ -60,7 +60,7 @@ def released(folder: Path, name: str) -> TwoStageDetector:
     else:
         head = RFCNHead(2048, 80, 16, pooling="deformable" if deformable else "average")
     blocks = DeformableBlocks(("res5a", "res5b", "res5c"), offset_groups=4, border="dcn_v1")
-    backbone = ResNet("resnet101", deformable=blocks if deformable else None)
+    backbone = ResNet("resnet101", deform=blocks if deformable else None)
     model = TwoStageDetector(
         Preprocess(),
         backbone,

@@ -99,8 +99,8 @@ def test_backbone_parameters_of_resnet101() -> None:
 
     names = ("res5a", "res5b", "res5c")
     assert count() == 42.50
-    assert count(deformable=DeformableBlocks(names, offset_groups=1)) == 42.75
-    assert count(deformable=DeformableBlocks(names, offset_groups=4)) == 43.50
+    assert count(deform=DeformableBlocks(names, offset_groups=1)) == 42.75
+    assert count(deform=DeformableBlocks(names, offset_groups=4)) == 43.50
 
 
 @pytest.mark.parametrize("kind, deep", [("resnet18", "layer4.0.conv2"), ("resnet50", "layer4.1.conv2")])
@@ -109,7 +109,7 @@ def test_deformable_starts_as_plain(kind: str, deep: str, border: str) -> None:
     torch.manual_seed(0)
     plain = ResNet(kind, width=8, stem_width=8).eval()
     names = tuple(name for name in block_names(kind) if name.startswith("res5") or name == "res4b")
-    network = ResNet(kind, width=8, stem_width=8, deformable=DeformableBlocks(names, border=border)).eval()
+    network = ResNet(kind, width=8, stem_width=8, deform=DeformableBlocks(names, border=border)).eval()
     load_into(network, plain.state_dict(), source="plain", optional=(".offset.weight", ".offset.bias"))
     assert f"{deep}.offset.weight" in network.state_dict()
     x = torch.randn(2, 3, 70, 90)
@@ -118,18 +118,18 @@ def test_deformable_starts_as_plain(kind: str, deep: str, border: str) -> None:
 
 
 def test_modulated_offsets_and_their_dilation() -> None:
-    blocks = DeformableBlocks(("res5a", "res4b"), modulated=True, offset_groups=2, offset_dilation=1)
-    network = ResNet("resnet50", width=8, stem_width=8, deformable=blocks)
+    blocks = DeformableBlocks(("res5a", "res4b"), kind="v2", offset_groups=2, offset_dilation=1)
+    network = ResNet("resnet50", width=8, stem_width=8, deform=blocks)
     offset = network.get_submodule("layer4.0.conv2.offset")
     assert offset.weight.shape == (2 * 27, 64, 3, 3)
     assert offset.dilation == (1, 1)
-    host = ResNet("resnet50", width=8, stem_width=8, deformable=DeformableBlocks(("res5a",)))
+    host = ResNet("resnet50", width=8, stem_width=8, deform=DeformableBlocks(("res5a",)))
     assert host.get_submodule("layer4.0.conv2.offset").dilation == (2, 2)
 
 
 def test_gradients_reach_offsets() -> None:
     torch.manual_seed(0)
-    network = ResNet("resnet50", width=8, stem_width=8, deformable=DeformableBlocks(("res5a", "res5c")))
+    network = ResNet("resnet50", width=8, stem_width=8, deform=DeformableBlocks(("res5a", "res5c")))
     network(torch.randn(1, 3, 64, 64))["res5"].square().mean().backward()
     for name in ("layer4.0.conv2.offset", "layer4.2.conv2.offset"):
         offset = network.get_submodule(name)
@@ -137,13 +137,13 @@ def test_gradients_reach_offsets() -> None:
 
 
 def test_lr_multipliers_name_parameters() -> None:
-    network = ResNet("resnet50", width=8, deformable=DeformableBlocks(("res5b",), lr_mult=0.1))
+    network = ResNet("resnet50", width=8, deform=DeformableBlocks(("res5b",), lr_mult=0.1))
     assert network.lr_multipliers() == {
         "layer4.1.conv2.offset.weight": 0.1,
         "layer4.1.conv2.offset.bias": 0.1,
     }
     assert set(network.lr_multipliers()) <= dict(network.named_parameters()).keys()
-    assert ResNet("resnet50", width=8, deformable=DeformableBlocks(("res5b",))).lr_multipliers() == {}
+    assert ResNet("resnet50", width=8, deform=DeformableBlocks(("res5b",))).lr_multipliers() == {}
 
 
 def test_frozen_batch_norm_is_all_that_is_frozen_by_it() -> None:
@@ -190,7 +190,7 @@ def test_other_norms_train(norm: str, kind: type[nn.Module]) -> None:
 
 def test_channels_last_is_kept_and_changes_nothing() -> None:
     torch.manual_seed(0)
-    network = ResNet("resnet50", width=8, stem_width=8, deformable=DeformableBlocks(("res5a",))).eval()
+    network = ResNet("resnet50", width=8, stem_width=8, deform=DeformableBlocks(("res5a",))).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = network(x)["res5"]
@@ -201,4 +201,4 @@ def test_channels_last_is_kept_and_changes_nothing() -> None:
 
 def test_unknown_block() -> None:
     with pytest.raises(ValueError, match="res5d"):
-        ResNet("resnet50", deformable=DeformableBlocks(("res5d",)))
+        ResNet("resnet50", deform=DeformableBlocks(("res5d",)))

@@ -32,7 +32,7 @@ def test_start() -> None:
     assert module.bbox_pred.weight.shape == (49 * 8, 1024, 1, 1)
     assert module.cls_offset.weight.shape == (49 * 2 * 81, 1024, 1, 1)
     assert module.bbox_offset.weight.shape == (49 * 2, 1024, 1, 1)
-    assert module.sampler == RoISampler(batch=128, negative_iou=(0.0, 0.5), hard=True)
+    assert module.sampler == RoISampler(batch_per_image=128, negative_iou=(0.0, 0.5), ohem=True)
 
 
 def test_lr_multipliers() -> None:
@@ -112,7 +112,7 @@ TARGET = Target(torch.tensor([[10.0, 10.0, 50.0, 50.0]]), torch.tensor([2]))
 @pytest.mark.parametrize("batch", [2, 3, 100])
 def test_hard_example_mining_by_hand(batch: int) -> None:
     """The first proposal overlaps the object by 0.8, so it and the object are foreground; the others are not."""
-    module = head("average", sampler=RoISampler(batch=batch, negative_iou=(0.0, 0.5), hard=True))
+    module = head("average", sampler=RoISampler(batch_per_image=batch, negative_iou=(0.0, 0.5), ohem=True))
     with torch.no_grad():
         module.cls_score.bias.normal_(generator=torch.Generator().manual_seed(4))
         module.bbox_pred.bias.copy_(torch.linspace(-1, 1, len(module.bbox_pred.bias)))
@@ -131,7 +131,7 @@ def test_hard_example_mining_by_hand(batch: int) -> None:
 
 
 def test_only_the_hardest_rois_get_gradients() -> None:
-    module = head("average", sampler=RoISampler(batch=1, negative_iou=(0.0, 0.5), hard=True))
+    module = head("average", sampler=RoISampler(batch_per_image=1, negative_iou=(0.0, 0.5), ohem=True))
     maps = module.prepare(features())
     leaf = RFCNMaps(maps.scores.detach().requires_grad_(), maps.deltas.detach(), None, None)
     target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
@@ -145,7 +145,7 @@ def test_only_the_hardest_rois_get_gradients() -> None:
 def test_hard_sampling_returns_every_candidate_in_its_band() -> None:
     iou = torch.tensor([[0.6], [0.05], [0.3], [0.49], [0.5]])
     boxes = torch.arange(20.0).view(5, 4)
-    sampler = RoISampler(batch=1, positive_iou=0.5, negative_iou=(0.1, 0.5), hard=True)
+    sampler = RoISampler(batch_per_image=1, positive_iou=0.5, negative_iou=(0.1, 0.5), ohem=True)
     drawn = sampler(boxes, iou, torch.zeros(1, 4), torch.tensor([7]), torch.Generator())
     assert drawn.boxes[:, 0].tolist() == [0, 16, 8, 12]
     assert drawn.classes.tolist() == [8, 8, 0, 0] and len(drawn.matched) == 2

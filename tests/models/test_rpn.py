@@ -100,7 +100,7 @@ def test_broken_predictions_propose_nothing() -> None:
 
 def test_losses_by_hand() -> None:
     """On a 3 x 3 grid, in an image that only the centre's larger anchor and all smaller ones fit."""
-    module = rpn(sampling=AnchorSampling(batch=8, positive_fraction=0.25), sigma=3.0)
+    module = rpn(sampling=AnchorSampling(batch_per_image=8, positive_fraction=0.25), sigma=3.0)
     generator = torch.Generator().manual_seed(1)
     output = RPNOutput(torch.randn(1, 4, 3, 3, generator=generator), torch.randn(1, 8, 3, 3, generator=generator))
     target = Target(torch.tensor([[8.0, 8.0, 40.0, 39.0]]), torch.tensor([0]))

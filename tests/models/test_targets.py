@@ -66,7 +66,7 @@ def test_roi_sampling_by_hand() -> None:
     best = torch.tensor([0.9, 0.5, 0.49, 0.1, 0.09, 0.6])
     iou = torch.stack([torch.zeros(6), best], dim=1)
     gt_boxes, gt_labels = boxes(2) + 100, torch.tensor([3, 5])
-    sampler = RoISampler(batch=4, positive_fraction=0.5, positive_iou=0.5, negative_iou=(0.1, 0.5))
+    sampler = RoISampler(batch_per_image=4, positive_fraction=0.5, positive_iou=0.5, negative_iou=(0.1, 0.5))
     drawn = sampler(boxes(6), iou, gt_boxes, gt_labels, sampling_generator(0, 1))
     chosen = drawn.boxes[:, 0].tolist()
     assert len(set(chosen[:2])) == 2 and set(chosen[:2]) <= {0, 1, 5}
@@ -77,7 +77,7 @@ def test_roi_sampling_by_hand() -> None:
 
 def test_short_batches_are_topped_up_with_background() -> None:
     iou = torch.tensor([[0.8], [0.2], [0.0]])
-    sampler = RoISampler(batch=16, positive_fraction=0.25)
+    sampler = RoISampler(batch_per_image=16, positive_fraction=0.25)
     drawn = sampler(boxes(3), iou, boxes(1), torch.tensor([0]), sampling_generator(0, 1))
     assert len(drawn.boxes) == 16
     assert drawn.classes.tolist() == [1] + [0] * 15
@@ -87,7 +87,9 @@ def test_short_batches_are_topped_up_with_background() -> None:
 
 def test_image_without_ground_truth_is_all_background() -> None:
     none = torch.zeros(0, 4)
-    drawn = RoISampler(batch=8)(boxes(5), torch.zeros(5, 0), none, torch.zeros(0).long(), sampling_generator(0, 1))
+    drawn = RoISampler(batch_per_image=8)(
+        boxes(5), torch.zeros(5, 0), none, torch.zeros(0).long(), sampling_generator(0, 1)
+    )
     assert drawn.classes.tolist() == [0] * 8 and drawn.matched.shape == (0, 4)
 
 

@@ -3,16 +3,16 @@ import os
 import cuda_on_host
 import pytest
 
-# cuBLAS is deterministic only with workspaces of a fixed size, which it reads once.
+# cuBLAS is deterministic only with workspaces of a fixed size; it reads this variable once.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory) -> cuda_on_host.Host:
-    """The CUDA kernels, to be called without a GPU."""
+    """The CUDA kernels, callable without a GPU."""
     if not cuda_on_host.compiler() or not cuda_on_host.CSRC.is_dir():
         pytest.skip("needs g++ and the sources of the operators")
-    # With pytest-xdist every process has a folder of its own in one that they share.
+    # With pytest-xdist, each process has its own folder inside a shared one.
     folder = tmp_path_factory.getbasetemp()
     if folder.name.startswith("popen-"):
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""Runs the CUDA kernels without a GPU: compiled for the host by the shim in ``on_host``, every access checked."""
+"""Runs the CUDA kernels without a GPU, compiled for the host by the shim in ``on_host``, and checks every access."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 FOLDER = Path(__file__).with_name("on_host")
 CSRC = Path(__file__).parents[2] / "dcn_det" / "ops" / "csrc"
 TORCH = Path(torch.__file__).parent / "include"
-SHIM = FOLDER / "cuda_on_host.cpp"  # the only source that is not watched
+SHIM = FOLDER / "cuda_on_host.cpp"  # the only source compiled without sanitizers
 WATCHED = ["-fsanitize=thread", "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 def build(folder: Path) -> Path:
-    """Compiles every source in ``on_host`` into one library; processes that test side by side share it."""
+    """Compiles all sources of ``on_host`` into one library, which parallel test processes share."""
     library = folder / "cuda_on_host.so"
     with (folder / "cuda_on_host.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -59,13 +59,13 @@ def _run(*arguments: str) -> None:
 
 
 def compiler() -> str:
-    """GCC: the shim answers the calls that its sanitizers make."""
+    """Path of GCC, whose sanitizer calls the shim implements; empty if missing."""
     return shutil.which("g++") or ""
 
 
 @dataclass
 class Out:
-    """A tensor that kernels write to; they may read what they have written before."""
+    """A tensor that kernels write; they may read only what they have written."""
 
     tensor: Tensor
 
@@ -78,7 +78,7 @@ class InOut:
 
 
 class Host:
-    """Functions of the library. ``seed`` chooses the order in which blocks and threads take turns."""
+    """Functions of the library. ``seed`` determines the order in which blocks and threads run."""
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
@@ -86,12 +86,12 @@ class Host:
         self.library.host_tensor.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_bool, ctypes.c_bool]
 
     def __call__(self, name: str, *arguments: object, seed: int = 0) -> None:
-        """Passes ints as int64, floats as double, dtypes as their number, tensors and tuples by address.
+        """Calls a function: passes ints as int64, floats as double, dtypes as numbers, tensors and tuples by address.
 
-        A tensor that is not wrapped in :class:`Out` or :class:`InOut` may only be read.
+        Tensors not wrapped in :class:`Out` or :class:`InOut` are read-only.
 
         Raises:
-            AssertionError: kernels did what would go wrong on a GPU; the message tells what and where.
+            AssertionError: if kernels made a mistake; the message gives its kind and place.
         """
         self.library.host_begin(ctypes.c_uint(seed))
         function = getattr(self.library, name)

@@ -1,8 +1,11 @@
-"""Runs the operators on every tier: compiled for the CPU, compiled for CUDA, plain PyTorch."""
+"""Runs the operators on every tier: compiled for the CPU, compiled for CUDA, and plain PyTorch."""
 
 import importlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -29,12 +32,12 @@ RULES_MODULES = {"deform_conv2d": "deform_conv_rules"}
 
 
 def module_of(name: str, modules: dict[str, str] = PUBLIC_MODULES):
-    """The module of an operator; the package's attribute of that name is the function."""
+    """Returns the module of an operator; the package attribute of that name is the function."""
     return importlib.import_module(f"dcn_det.ops.{modules.get(name, name)}")
 
 
 def plain_operator(name: str) -> Callable:
-    """The plain tier's formulas under the dispatch rules of the operator, whichever tier serves the CPU."""
+    """Returns the plain kernels under the operator's dispatch rules, whichever tier serves the CPU."""
     module = module_of(name, RULES_MODULES)
     forward = getattr(module.reference, name)
     if not hasattr(module, "_backward"):
@@ -55,12 +58,12 @@ def plain_operator(name: str) -> Callable:
 
 
 def plain_backward(name: str, *_: object) -> Callable:
-    """In place of :func:`library.backward_operator`."""
+    """Replaces :func:`library.backward_operator`."""
     return getattr(module_of(name, RULES_MODULES).reference, f"{name}_backward")
 
 
 def use_tier(name: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """Makes the public function of an operator run on a tier; returns the device its tensors belong on."""
+    """Makes an operator's public function run on a tier; returns the device for its tensors."""
     if tier == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if tier == "plain":
@@ -78,7 +81,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def random_rois(count: int, images: int, height: float, width: float, seed: int = 0) -> Tensor:
-    """float64 regions of images of this size, some of them partly outside; corners are not whole."""
+    """Returns float64 regions in images of this size, some partly outside, with fractional corners."""
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(count, 4, generator=generator, dtype=torch.float64)
     size = torch.tensor([width, height], dtype=torch.float64)
@@ -88,8 +91,24 @@ def random_rois(count: int, images: int, height: float, width: float, seed: int 
     return torch.cat([image, start, end], 1)
 
 
+def pooling_golden(path: Path) -> tuple[dict[str, Tensor | None], dict, Tensor, dict[str, Tensor]]:
+    """Returns tensors, options, output gradient and expected results of a golden, under this package's names."""
+    data = np.load(path)
+    arrays = {name: torch.from_numpy(data[name]) for name in data if name != "meta"}
+    options = json.loads(str(data["meta"]))
+    settings = {
+        name: options[name] for name in ("spatial_scale", "output_dim", "group_size", "pooled_size", "part_size")
+    }
+    settings |= {"samples_per_bin": options["sample_per_part"], "offset_std": options["trans_std"]}
+    tensors = {"input": arrays["input"], "rois": arrays["rois"], "offset": arrays.get("trans")}
+    expected = {"output": arrays["output"], "input": arrays["grad_input"]}
+    if "grad_trans" in arrays:
+        expected["offset"] = arrays["grad_trans"]
+    return tensors, settings, arrays["grad_output"], expected
+
+
 def gradients(run: Callable, leaves: dict[str, Tensor | None], grad: Tensor | None = None) -> dict[str, Tensor]:
-    """The output of ``run(**leaves)`` and the gradient of every leaf, on the CPU."""
+    """Returns the output of ``run(**leaves)`` and the gradients of all leaves, on the CPU."""
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items() if leaf is not None}
     output = run(**leaves)
     if grad is None:
@@ -99,7 +118,7 @@ def gradients(run: Callable, leaves: dict[str, Tensor | None], grad: Tensor | No
 
 
 def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    """Every error is at most ``tolerance`` times the largest value."""
+    """Asserts that all errors are at most ``tolerance`` times the largest value."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].shape == value.shape, name

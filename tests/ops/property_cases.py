@@ -1,7 +1,7 @@
 """Random calls of the operators, for property tests.
 
-Sampling positions are multiples of a power of two away from cells and borders, where values or gradients jump:
-rounding cannot carry them across. Arguments of any dtype then have one right result, which float64 tells.
+Sampling positions keep a distance of a power of two from cells and borders, where values or gradients jump, so
+that rounding cannot move them across. Arguments of any dtype then have one correct result, computed in float64.
 """
 
 import math
@@ -15,12 +15,12 @@ from torch import Tensor
 
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float64, torch.float32, *HALVES)
-# The largest error, as a part of the largest value or of 1. Halves are rounded a few times on the way.
+# Maximum error relative to the largest value, or to 1. Half-precision results are rounded several times.
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
 
 def repeatable(examples: int) -> settings:
-    """Hypothesis, with the same examples every time and nothing written anywhere."""
+    """Returns settings with which hypothesis repeats the same examples and writes no files."""
     return settings(
         max_examples=examples,
         derandomize=True,
@@ -37,7 +37,7 @@ LAYOUTS = {
     "step": lambda x: torch.stack([x, x], -1)[..., 0],
     "transposed": lambda x: x.mT.contiguous().mT if x.dim() > 1 else x,
     "batch last": lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
-    # One image for all, with a stride of 0. It changes values, so that it comes before the expected result.
+    # One image repeated with stride 0. Changes values, and so is applied before computing the expected result.
     "expanded": lambda x: x[:1].expand(x.shape),
 }
 
@@ -47,10 +47,10 @@ class Call:
     """Arguments of a public function.
 
     Attributes:
-        leaves: tensors that get gradients.
-        fixed: the other tensors.
-        options: everything else.
-        layouts: of the leaves, keys of LAYOUTS.
+        leaves: tensors that receive gradients.
+        fixed: other tensors.
+        options: all other arguments.
+        layouts: layouts of the leaves, keys of LAYOUTS.
     """
 
     leaves: dict[str, Tensor]
@@ -63,7 +63,7 @@ class Call:
 
 
 class Random:
-    """Tensors from a seed that hypothesis drew."""
+    """Random tensors from a seed drawn by hypothesis."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -75,7 +75,7 @@ class Random:
         return torch.randint(low, high + 1, shape, generator=self.generator).double()
 
     def distinct(self, *shape: int) -> Tensor:
-        """Values at least 1/64 apart."""
+        """Returns values at least 1/64 apart."""
         count = int(torch.tensor(shape).prod())
         return (torch.randperm(count, generator=self.generator).double() / 64 - count / 128).reshape(shape)
 
@@ -109,7 +109,7 @@ def conv_calls(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Cal
     out = [(n + 2 * p - e) // s + 1 for n, p, e, s in zip(size, padding, extent, stride)]
     taps = kernel[0] * kernel[1]
 
-    # Odd sixteenths; below 16 every dtype holds them.
+    # Odd sixteenths, which every dtype represents exactly below 16.
     spread = draw(st.sampled_from([0.5, 2.0, 20.0]))
     offset = (random.normal(batch, 2 * offset_groups * taps, *out) * spread).floor()
     offset = offset.clamp(-15, 14) + (2 * random.integers(0, 7, *offset.shape) + 1) / 16
@@ -146,10 +146,10 @@ def maps(draw: st.DrawFn, random: Random, channels: int, dtype: torch.dtype, dis
 
 
 def regions(random: Random, count: int, features: Tensor, scale: float, pooled: int) -> Tensor:
-    """Regions with whole corners, partly outside, whose bins are whole parts of a cell wide: (count, 5)."""
+    """Returns (count, 5) regions with integer corners, partly outside, whose bins span integer fractions of a cell."""
     batch, _, height, width = features.shape
     rows = [random.integers(0, batch - 1, count)]
-    least = math.ceil(1 / (8 * scale * pooled))  # regions of less than 0.1 cells would be widened to that
+    least = math.ceil(1 / (8 * scale * pooled))  # regions below 0.1 cells would be widened to it
     first, last = [], []
     for size in (width, height):
         pixels = int(size / scale)
@@ -161,7 +161,7 @@ def regions(random: Random, count: int, features: Tensor, scale: float, pooled: 
 
 
 def coordinates(draw: st.DrawFn, dtype: torch.dtype) -> torch.dtype:
-    """A dtype of regions that loses nothing beside features of ``dtype``."""
+    """Draws a dtype for regions that loses no precision with features of ``dtype``."""
     return draw(st.sampled_from([torch.float64] if dtype == torch.float64 else [torch.float32, torch.float64]))
 
 
@@ -175,20 +175,20 @@ def deform_psroi_calls(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES
     output_dim = draw(st.sampled_from([1, 2, 3, 6, 40] if group == 1 else [1, 2, 3, 4]))
     features = draw(maps(random, output_dim * group**2, dtype))
     rois = regions(random, draw(st.integers(1, 6)), features, scale, pooled)
-    samples, trans_std = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([0.1, 0.25, 2.0]))
+    samples, offset_std = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([0.1, 0.25, 2.0]))
     leaves = {"input": features}
     if draw(st.integers(0, 3)):
         classes = draw(st.sampled_from(divisors_of(output_dim)))
-        # Moves by half a step of the grid of 1/64 on which the samples lie.
+        # Moves by odd multiples of half a step of the samples' 1/64 grid.
         move = (random.integers(-64, 64, len(rois), classes, 2, part, part) + 0.5) / 64
         extent = (rois[:, 3:5] + 1 - rois[:, 1:3]) * scale
-        trans = move / (trans_std * extent[:, None, :, None, None])
-        leaves["trans"] = trans.flatten(1, 2).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        offset = move / (offset_std * extent[:, None, :, None, None])
+        leaves["offset"] = offset.flatten(1, 2).to(torch.float64 if dtype == torch.float64 else torch.float32)
     sizes = {"output_dim": output_dim, "group_size": group, "pooled_size": pooled, "part_size": part}
     return Call(
         leaves,
         {"rois": rois.to(coordinates(draw, dtype))},
-        {"spatial_scale": scale, **sizes, "sample_per_part": samples, "trans_std": trans_std},
+        {"spatial_scale": scale, **sizes, "samples_per_bin": samples, "offset_std": offset_std},
         {name: draw(layouts().filter(lambda x: x != "expanded")) for name in leaves},
     )
 
@@ -212,7 +212,7 @@ def roi_pool_calls(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) ->
     dtype, random, scale = draw(st.sampled_from(dtypes)), draw(seeds()), draw(SCALES)
     pooled, channels = draw(st.integers(1, 5)), draw(st.sampled_from([1, 3, 16, 35]))
     features = draw(maps(random, channels, dtype, distinct=True))
-    # Whole cells: corners are rounded to these, and may lie anywhere less than half a cell from them.
+    # Integer cells, to which corners less than half a cell away are rounded.
     cells = regions(random, draw(st.integers(1, 8)), features, 1.0, pooled)
     rois = cells.clone()
     rois[:, 1:] = (cells[:, 1:] + random.integers(-7, 7, len(cells), 4) / 16) / scale
@@ -234,7 +234,7 @@ CALLS = {
 
 @st.composite
 def suppressions(draw: st.DrawFn) -> dict[str, Any]:
-    """Arguments of nms. Corners are whole and thresholds sixteenths, so that every dtype decides alike."""
+    """Draws arguments of nms, with integer corners and thresholds in sixteenths, so that all dtypes agree."""
     random, dtypes = draw(seeds()), st.sampled_from(DTYPES)
     count, extent = draw(st.integers(0, 300)), draw(st.sampled_from([8, 30, 100]))
     corners = random.integers(0, extent, count, 2)

@@ -1,4 +1,4 @@
-"""A detector in small that uses every operator, and a program that loads it as another process would."""
+"""A small detector that uses every operator, and a program that loads it in another process."""
 
 import sys
 
@@ -14,7 +14,7 @@ EXTENT = 64.0
 
 
 class SmallNetwork(nn.Module):
-    """Features, suppressed proposals, all poolings of them, and suppressed detections."""
+    """Features, suppression of proposals, every kind of pooling, and suppression of detections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,23 +24,23 @@ class SmallNetwork(nn.Module):
         self.maps = nn.Conv2d(8, 4 * POOLED**2, 1)
         sizes = {"spatial_scale": 1 / 4, "pooled_size": POOLED}
         psroi = sizes | {"output_dim": 4, "group_size": POOLED}
-        samples = {"part_size": POOLED, "sample_per_part": 2, "trans_std": 0.1}
+        samples = {"part_size": POOLED, "samples_per_bin": 2, "offset_std": 0.1}
         self.psroi_pool, self.roi_pool = PSRoIPool(**psroi), RoIPool(**sizes)
         self.deform_psroi_pool = DeformPSRoIPool(**psroi, **samples)
         self.roi_align = dcn_det.ops.RoIAlign(**sizes, sampling_ratio=2) if hasattr(dcn_det.ops, "RoIAlign") else None
-        self.trans = nn.Linear(4 * POOLED**2, 2 * CLASSES * POOLED**2)
+        self.offset = nn.Linear(4 * POOLED**2, 2 * CLASSES * POOLED**2)
         pooled = 4 + 4 + 8 + (8 if self.roi_align else 0)
         self.head = nn.Linear(pooled * POOLED**2, CLASSES)
 
     def forward(self, images: Tensor, proposals: Tensor, objectness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, H, W), proposals (R, 5) of image and box, objectness (R,): scores, boxes, kept."""
+        """Maps images (B, 3, H, W), proposals (R, 5) and objectness (R,) to scores, boxes and kept indices."""
         features = self.deform(self.stem(images).relu()).relu()
         maps = self.maps(features)
         kept = batched_nms(proposals[:, 1:], objectness, proposals[:, 0].long(), 0.3)
         regions = proposals[kept]
         fixed = self.deform_psroi_pool(maps, regions)
-        trans = self.trans(fixed.flatten(1)).unflatten(1, (2 * CLASSES, POOLED, POOLED))
-        pools = [self.deform_psroi_pool(maps, regions, trans), self.psroi_pool(maps, regions)]
+        offset = self.offset(fixed.flatten(1)).unflatten(1, (2 * CLASSES, POOLED, POOLED))
+        pools = [self.deform_psroi_pool(maps, regions, offset), self.psroi_pool(maps, regions)]
         pools.append(self.roi_pool(features, regions))
         if self.roi_align is not None:
             pools.append(self.roi_align(features, regions))

@@ -1,4 +1,4 @@
-"""What only a GPU can show: streams, devices, tiles of full size, sums that do not depend on the order of threads."""
+"""Tests that need a GPU: streams, devices, full-size tiles, sums that do not depend on the order of threads."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 POOLING = {"spatial_scale": 1 / 16, "output_dim": 6, "group_size": 3, "pooled_size": 3}
-DEFORM = POOLING | {"part_size": 3, "sample_per_part": 4, "trans_std": 0.1}
+DEFORM = POOLING | {"part_size": 3, "samples_per_bin": 4, "offset_std": 0.1}
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def deterministic() -> Iterator[None]:
 
 
 def conv_case(dtype=torch.float32, batch=2, channels=64, size=(19, 23), masked=True) -> dict:
-    """Two groups, four offset groups."""
+    """Returns a convolution with two groups and four offset groups."""
     tensors = {
         "input": random(batch, channels, *size),
         "offset": random(batch, 8 * 9, *size, seed=1) * 2,
@@ -46,7 +46,7 @@ def conv_case(dtype=torch.float32, batch=2, channels=64, size=(19, 23), masked=T
 def pool_case(dtype=torch.float32, rois=40, batch=2, size=(20, 24)) -> dict:
     return {
         "input": random(batch, 54, *size, dtype=dtype),
-        "trans": random(rois, 4, 3, 3, seed=1, dtype=dtype),
+        "offset": random(rois, 4, 3, 3, seed=1, dtype=dtype),
         "rois": random_rois(rois, batch, size[0] * 16, size[1] * 16).float(),
     }
 
@@ -55,15 +55,15 @@ def run_conv(input, offset, weight, bias=None, mask=None, **more):
     return deform_conv2d(input, offset, weight, bias, padding=1, mask=mask, **more)
 
 
-def run_deform(input, trans, rois):
-    return deform_psroi_pool(input, rois, trans, **DEFORM)
+def run_deform(input, offset, rois):
+    return deform_psroi_pool(input, rois, offset, **DEFORM)
 
 
-def run_psroi(input, rois, trans=None):
+def run_psroi(input, rois, offset=None):
     return psroi_pool(input, rois, **POOLING)
 
 
-def run_roi(input, rois, trans=None):
+def run_roi(input, rois, offset=None):
     return roi_pool(input, rois, spatial_scale=1 / 16, pooled_size=3)
 
 
@@ -76,11 +76,11 @@ OPERATORS: dict[str, tuple[Callable, Callable]] = {
 
 
 def results(run: Callable, tensors: dict, device=DEVICE) -> dict:
-    """The output and the gradient of all but the regions, on the CPU."""
+    """Returns the output and all gradients except that of the regions, on the CPU."""
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name != "rois"}
     if run in (run_psroi, run_roi):
-        del leaves["trans"]
+        del leaves["offset"]
     output = run(**tensors)
     grad = random(*output.shape, seed=9).to(output)
     grads = torch.autograd.grad(output, list(leaves.values()), grad)
@@ -88,7 +88,7 @@ def results(run: Callable, tensors: dict, device=DEVICE) -> dict:
 
 
 def in_float64(name: str, tensors: dict) -> dict:
-    """The plain formulas in float64 for the same numbers."""
+    """Returns the reference in float64 for the same values."""
     wide = {key: tensor.double() for key, tensor in tensors.items()}
 
     def conv(input, offset, weight, bias, mask=None):
@@ -96,13 +96,13 @@ def in_float64(name: str, tensors: dict) -> dict:
 
     plain = {
         "deform_conv2d": conv,
-        "deform_psroi_pool": lambda input, trans, rois: deform_reference.deform_psroi_pool(
-            input, rois, trans, *DEFORM.values()
+        "deform_psroi_pool": lambda input, offset, rois: deform_reference.deform_psroi_pool(
+            input, rois, offset, *DEFORM.values()
         ),
-        "psroi_pool": lambda input, rois, trans: reference.psroi_pool(input, rois, *POOLING.values()),
-        "roi_pool": lambda input, rois, trans: reference.roi_pool(input, rois, 1 / 16, 3)[0],
+        "psroi_pool": lambda input, rois, offset: reference.psroi_pool(input, rois, *POOLING.values()),
+        "roi_pool": lambda input, rois, offset: reference.roi_pool(input, rois, 1 / 16, 3)[0],
     }[name]
-    leaves = {k: v.requires_grad_() for k, v in wide.items() if k != "rois" and (k != "trans" or "deform" in name)}
+    leaves = {k: v.requires_grad_() for k, v in wide.items() if k != "rois" and (k != "offset" or "deform" in name)}
     output = plain(**wide)
     grad = random(*output.shape, seed=9).to(tensors["input"].dtype).double()
     grads = torch.autograd.grad(output, list(leaves.values()), grad)
@@ -111,7 +111,7 @@ def in_float64(name: str, tensors: dict) -> dict:
 
 @pytest.fixture
 def exact_products() -> Iterator[None]:
-    """float32 products without TensorFloat-32."""
+    """Disables TensorFloat-32 in float32 products."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     yield
@@ -148,14 +148,14 @@ def test_deterministic_algorithms(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("exact_products")
 def test_tiles_of_full_size(dtype):
-    """More than 32 MB of columns, which end within an image; the CPU's kernel has tiles of its own."""
+    """Tests more than 32 MB of columns, in tiles that end within an image; the CPU uses other tiles."""
     tensors = conv_case(dtype, batch=9, channels=128, size=(50, 84), masked=False)
     assert_near(results(run_conv, tensors), results(run_conv, tensors, "cpu"), 10 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_side_stream(name):
-    """Work is ordered by the current stream: inputs that are still being computed there are waited for."""
+    """Kernels run on the current stream and wait for inputs that are still being computed there."""
     run, case = OPERATORS[name]
     tensors = case()
     expected = results(run, tensors)
@@ -188,7 +188,7 @@ def test_suppression_on_another_device():
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("strict", [False, True], ids=["atomic", "deterministic"])
 def test_nothing_waits_for_the_device(name, strict):
-    """Neither pass asks the device for a value."""
+    """Neither pass synchronizes with the device."""
     run, case = OPERATORS[name]
     tensors = {key: tensor.to(DEVICE) for key, tensor in case().items()}
     leaves = [tensors["input"].requires_grad_()]
@@ -231,7 +231,7 @@ def test_gradients_that_are_not_finite_stay_so():
 
 
 def test_more_than_2_to_the_31_elements():
-    """64-bit indices: the last image of a batch that 32 bits cannot address equals the image alone."""
+    """Indices have 64 bits: the last image of a batch beyond 32-bit indices equals the image alone."""
     images, channels, side = 34, 256, 512
     needed = 4 * images * channels * side * side * 2
     if torch.cuda.mem_get_info()[0] < needed:

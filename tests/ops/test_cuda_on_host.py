@@ -1,4 +1,4 @@
-"""The shim that runs CUDA kernels without a GPU: that it computes what a GPU does, and notices what is wrong."""
+"""The shim that runs CUDA kernels without a GPU: computes as a GPU does, and reports mistakes."""
 
 import pytest
 import torch
@@ -7,20 +7,20 @@ from cuda_on_host import InOut, Out
 MISUSE = {
     1: "a (race of a write and a read|race of a read and a write|read) of .*shared memory",
     2: "a (race of a write and a read|race of a read and a write|read) of .*shared memory",
-    3: "a read of uninitialised shared memory",
+    3: "a read of uninitialized shared memory",
     4: "a read out of bounds by thread 63",
     5: "a write out of bounds by thread 63",
-    6: "a write to a tensor that is only read",
+    6: "a write to a read-only tensor",
     7: "a race of two writes to global memory",
-    8: "a read of uninitialised global memory",
+    8: "a read of uninitialized global memory",
     9: "__syncthreads for some that have returned",
     10: "holds a lane that has returned",
     11: "a shuffle reads a lane that is not in its mask",
     12: "threads wait for each other",
-    13: "undefined behaviour at .*misuse.cpp",
-    14: "undefined behaviour at .*misuse.cpp",
+    13: "undefined behavior at .*misuse.cpp",
+    14: "undefined behavior at .*misuse.cpp",
     15: "a race of (two writes to|a read and a write of) global memory",
-    16: "undefined behaviour at .*misuse.cpp",
+    16: "undefined behavior at .*misuse.cpp",
 }
 
 

@@ -1,4 +1,4 @@
-"""Values and gradients of the deformable convolution, for every tier that is present."""
+"""Values and gradients of the deformable convolution, for every available tier."""
 
 import json
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from dcn_det.ops import deform_conv2d, library
 from dcn_det.ops.deform_conv_check import check_arguments, pair_of
 from dcn_det.ops.reference import deform_conv as reference
 
-GOLDENS = sorted((Path(__file__).parents[1] / "data" / "goldens").glob("conv_*.npz"))
+GOLDENS = sorted((Path(__file__).parent / "goldens").glob("conv_*.npz"))
 
 
 class PlainTier(torch.autograd.Function):
-    """The plain tier's two formulas, whichever tier serves the CPU."""
+    """Forward and backward of the plain tier, whichever tier serves the CPU."""
 
     @staticmethod
     def forward(ctx, input, offset, weight, bias, mask, *options):
@@ -53,7 +53,7 @@ class Tier:
         return self.operator(*args, **kwargs)
 
     def gradients(self, arguments: dict, grad=None, **kwargs) -> dict[str, torch.Tensor]:
-        """The output and the gradient of every floating argument, on the CPU."""
+        """Returns the output and the gradients of all floating point arguments, on the CPU."""
         return gradients(self.operator, to_device(arguments, self.device), grad, **kwargs)
 
 
@@ -65,7 +65,7 @@ def tier(request) -> Iterator[Tier]:
         pytest.skip(f"no compiled {request.param} kernel: {library.status()[request.param].reason}")
     threads = torch.get_num_threads()
     if request.param == "plain":
-        torch.set_num_threads(1)  # many small operations: threads cost more than they give
+        torch.set_num_threads(1)  # many small operations, for which threads cost more than they save
     yield Tier(request.param)
     torch.set_num_threads(threads)
 
@@ -116,7 +116,7 @@ def make_case(
     taps = kernel[0] * kernel[1]
     out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, padding, dilation)]
     offset = normal(batch, 2 * offset_groups * taps, *out) * spread
-    # Away from whole numbers, where the gradient has jumps.
+    # Away from integers, where the gradient jumps.
     offset = offset.floor() + 0.1 + 0.8 * (offset - offset.floor())
     return {
         "input": normal(batch, channels, *size),
@@ -191,7 +191,7 @@ def test_gradcheck(tier, case, border):
     def function(*values):
         return tier(**{**arguments, **dict(zip(leaves, values))}, border=border)
 
-    # Atomic additions make CUDA's gradient vary in its last digits.
+    # Atomic additions make the last digits of CUDA's gradient vary.
     assert torch.autograd.gradcheck(
         function, tuple(leaves.values()), fast_mode=True, nondet_tol=1e-10 if tier.device == "cuda" else 0.0
     )
@@ -212,7 +212,7 @@ def test_zero_offsets_are_a_convolution(tier, case, border):
     assert_near(found, expected, 1e-12)
 
 
-# A map of three cells 1, 10, 100 and the value and slope between them by either rule.
+# A map of three cells, 1, 10 and 100: value and slope at a position, by either rule.
 @pytest.mark.parametrize(
     ("at", "zeros", "dcn_v1"),
     [
@@ -319,7 +319,7 @@ def test_gradient_in_another_layout(tier):
 
 @pytest.mark.parametrize("batch", [0, 1, 31, 32, 33, 65])
 def test_batch_equals_one_at_a_time(tier, batch):
-    """With more output positions than a tile holds, and tiles that end within an image."""
+    """Tests more output positions than fit in a tile, and tiles that end within an image."""
     case = make_case(batch=65, channels=32, size=(14, 14), groups=2, offset_groups=2, dtype=torch.float32)
     case["input"], case["offset"] = case["input"][:batch], case["offset"][:batch]
     grad = torch.randn(batch, 4, 14, 14, generator=torch.Generator().manual_seed(5))

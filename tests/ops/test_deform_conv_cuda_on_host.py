@@ -1,4 +1,4 @@
-"""The CUDA kernels of deformable convolution, run without a GPU: values, gradients, and every access checked."""
+"""The CUDA kernels of the deformable convolution, run without a GPU: values, gradients and memory accesses."""
 
 import json
 
@@ -12,9 +12,9 @@ from test_deform_conv import CASES, GOLDENS, assert_near, gradients, make_case
 
 from dcn_det.ops.reference import deform_conv as reference
 
-CAPACITY = 11  # output positions in a tile: no multiple of a batch, less than an image
+CAPACITY = 11  # output positions per tile: not a multiple of a batch, fewer than an image has
 HALVES = [torch.float16, torch.bfloat16]
-# Sizes that take one lane of four, more than a warp, wide accesses with 4, 8 and 32 lanes.
+# Sizes that occupy one lane of four, more than a warp, and wide accesses with 4, 8 and 32 lanes.
 SIZES = {
     "one channel to a group": {"groups": 6, "offset_groups": 6, "out_channels": 6},
     "4 lanes": {"channels": 32, "offset_groups": 4, "groups": 2, "size": (5, 4)},
@@ -36,7 +36,7 @@ def on_host(
     seed: int = 0,
     needs: tuple[str, ...] = ("input", "offset", "mask", "weight"),
 ) -> dict:
-    """The output and the gradients, tile by tile as the operator computes them, products by PyTorch."""
+    """Returns the output and the gradients, tile by tile as in the operator, with products by PyTorch."""
     input, offset, weight, mask = (arguments[name] for name in ("input", "offset", "weight", "mask"))
     bias = arguments.get("bias")
     dtype = input.dtype
@@ -96,7 +96,7 @@ def on_host(
 
 
 def expected_of(arguments: dict, border: str, grad: torch.Tensor) -> dict:
-    """The reference in float64 for the same numbers."""
+    """Returns the reference in float64 for the same values."""
 
     def operator(input, offset, weight, bias=None, mask=None, **options):
         return reference.deform_conv2d(input, offset, weight, bias, mask, *options.values())
@@ -199,8 +199,8 @@ def test_any_sizes(host, data):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.4])
-def test_neighbours_that_share_corners(host, spread):
-    """With zero offsets every cell is the corner of several samples, at weights of 0 and 1."""
+def test_neighbors_that_share_corners(host, spread):
+    """Zero offsets make every cell a corner of several samples, with weights of 0 and 1."""
     arguments = make_case(batch=1, channels=4, size=(6, 19), mask=True)
     arguments["offset"] = torch.full_like(arguments["offset"], spread)
     grad = grad_for(arguments)
@@ -252,7 +252,7 @@ DETERMINISTIC = [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.float16, 
 @pytest.mark.parametrize(("dtype", "tolerance"), DETERMINISTIC, ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 def test_deterministic_sums(host, dtype, tolerance, masked):
-    """The same bits for any order of blocks and threads, which floating-point sums are not."""
+    """Deterministic sums have the same bits for any order of blocks and threads; floating point sums do not."""
     arguments = make_case(channels=8, size=(5, 4), mask=masked, dtype=dtype)
     arguments["input"] *= 1e3
     grad = grad_for(arguments)

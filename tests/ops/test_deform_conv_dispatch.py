@@ -1,4 +1,4 @@
-"""Deformable convolution under PyTorch's machinery: opcheck, autocast, compile, export, counters."""
+"""Dispatch rules of the deformable convolution: opcheck, autocast, compile, export, FLOP counting."""
 
 import pytest
 import torch
@@ -181,9 +181,9 @@ def test_strict_determinism_on_cuda():
         torch.testing.assert_close(grads, expected)
 
 
-@pytest.mark.skipif(library.tier("deform_conv2d", "cpu") == "plain", reason="the plain tier raises errors of its own")
+@pytest.mark.skipif(library.tier("deform_conv2d", "cpu") == "plain", reason="the plain tier raises other errors")
 def test_operator_called_directly_guards_memory():
-    """Without the public function's checks: other errors, but no access out of bounds."""
+    """Direct calls skip the public function's checks: errors differ, but no access is out of bounds."""
     input, offset, weight, bias, mask = make_arguments()
     operator = torch.ops.dcn_det.deform_conv2d
     for wrong in (

@@ -1,9 +1,7 @@
-"""Values and gradients of deformable position-sensitive RoI pooling, for every tier that is present."""
+"""Values and gradients of deformable position-sensitive RoI pooling, for every available tier."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from pooling_tiers import (
@@ -11,6 +9,7 @@ from pooling_tiers import (
     TIERS,
     assert_near,
     gradients,
+    pooling_golden,
     random,
     random_rois,
     use_tier,
@@ -19,7 +18,7 @@ from pooling_tiers import (
 from dcn_det.ops import deform_psroi_pool
 from dcn_det.ops.reference import deform_psroi_pool as reference
 
-GOLDENS = sorted((Path(__file__).parents[1] / "data" / "goldens").glob("pool_*.npz"))
+GOLDENS = sorted((Path(__file__).parent / "goldens").glob("pool_*.npz"))
 
 
 @pytest.fixture(params=TIERS)
@@ -34,15 +33,15 @@ def options(**changes) -> dict:
         "group_size": 2,
         "pooled_size": 4,
         "part_size": 4,
-        "sample_per_part": 4,
-        "trans_std": 0.1,
+        "samples_per_bin": 4,
+        "offset_std": 0.1,
     }
     assert changes.keys() <= defaults.keys()
     return defaults | changes
 
 
 def make_case(classes=2, rois=7, size=(13, 17), batch=2, dtype=torch.float64, spread=1.0, **changes) -> tuple:
-    """Tensors and options; ``classes=0`` is a call without offsets."""
+    """Returns tensors and options; ``classes=0`` means no offsets."""
     settings = options(**changes)
     scale, part = settings["spatial_scale"], settings["part_size"]
     channels = settings["output_dim"] * settings["group_size"] ** 2
@@ -50,13 +49,13 @@ def make_case(classes=2, rois=7, size=(13, 17), batch=2, dtype=torch.float64, sp
     tensors = {
         "input": random(batch, channels, *size, dtype=dtype),
         "rois": random_rois(rois, batch, size[0] / scale, size[1] / scale).to(coordinates),
-        "trans": random(rois, 2 * classes, part, part, seed=1, dtype=dtype) * spread if classes else None,
+        "offset": random(rois, 2 * classes, part, part, seed=1, dtype=dtype) * spread if classes else None,
     }
     return tensors, settings
 
 
 def run(tensors: dict, settings: dict, device: torch.device, grad=None) -> dict:
-    """The output and the gradients of input and trans."""
+    """Returns the output and the gradients of input and offset."""
     rois = tensors["rois"].to(device)
     leaves = {k: v.to(device) for k, v in tensors.items() if k != "rois" and v is not None}
     return gradients(lambda **leaves: deform_psroi_pool(rois=rois, **leaves, **settings), leaves, grad)
@@ -75,9 +74,9 @@ CASES = {
     "fewer parts": {"pooled_size": 6, "part_size": 3, "group_size": 3},
     "more parts": {"pooled_size": 3, "part_size": 5, "group_size": 2},
     "more groups": {"pooled_size": 2, "part_size": 2, "group_size": 5},
-    "one bin": {"pooled_size": 1, "part_size": 1, "group_size": 1, "sample_per_part": 3},
-    "one sample": {"sample_per_part": 1},
-    "many samples": {"sample_per_part": 9},
+    "one bin": {"pooled_size": 1, "part_size": 1, "group_size": 1, "samples_per_bin": 3},
+    "one sample": {"samples_per_bin": 1},
+    "many samples": {"samples_per_bin": 9},
     "far offsets": {"spread": 20.0},
     "one row": {"size": (1, 9)},
     "one cell": {"size": (1, 1)},
@@ -90,13 +89,9 @@ CASES = {
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_matches_the_released_operator(path, layout, device):
-    data = np.load(path)
-    meta = json.loads(str(data["meta"]))
-    tensors = {k: torch.from_numpy(data[k]) if k in data else None for k in ("input", "rois", "trans")}
+    tensors, settings, grad, expected = pooling_golden(path)
     tensors["input"] = tensors["input"].contiguous(memory_format=layout)
-    found = run(tensors, {k: meta[k] for k in options()}, device, torch.from_numpy(data["grad_output"]))
-    expected = {"output": "output", "input": "grad_input", "trans": "grad_trans"}
-    assert_near(found, {k: torch.from_numpy(data[v]) for k, v in expected.items() if v in data}, 2e-5)
+    assert_near(run(tensors, settings, device, grad), expected, 2e-5)
 
 
 def test_all_goldens_are_there():
@@ -107,7 +102,7 @@ def test_all_goldens_are_there():
 def test_matches_autograd_of_the_reference(changes, device):
     tensors, settings = make_case(**changes)
     expected = gradients(
-        lambda input, trans=None: reference.deform_psroi_pool(input, tensors["rois"], trans, *settings.values()),
+        lambda input, offset=None: reference.deform_psroi_pool(input, tensors["rois"], offset, *settings.values()),
         {k: v for k, v in tensors.items() if k != "rois"},
     )
     assert_near(run(tensors, settings, device), expected, 1e-11)
@@ -118,7 +113,7 @@ def test_gradcheck(name, device):
     tensors, settings = make_case(rois=3, size=(7, 6), batch=1, **CASES[name])
     rois = tensors.pop("rois").to(device)
     assert torch.autograd.gradcheck(
-        lambda input, trans: deform_psroi_pool(input, rois, trans, **settings),
+        lambda input, offset: deform_psroi_pool(input, rois, offset, **settings),
         [leaf.to(device).requires_grad_() for leaf in tensors.values()],
         nondet_tol=1e-12 if device.type == "cuda" else 0.0,
         fast_mode=True,
@@ -131,38 +126,38 @@ def test_constant_map_pools_to_the_constant(device):
     tensors["input"] = torch.full_like(tensors["input"], 3.25)
     found = run(tensors, settings, device)
     torch.testing.assert_close(found["output"], torch.full_like(found["output"], 3.25))
-    assert found["trans"].abs().max() < 1e-12
+    assert found["offset"].abs().max() < 1e-12
 
 
 def test_ramp_is_sampled_exactly_and_tells_the_offsets(device):
-    # On F = x a bin is the mean of its samples' x, and moves by trans_std * width for each unit of offset.
-    settings = options(output_dim=1, group_size=1, pooled_size=2, part_size=2, trans_std=0.25)
-    trans = torch.tensor([[[[0.2, -0.3], [0.1, 0.4]], [[0.5, 0.1], [-0.2, 0.3]]]]).double()
+    # On the map F = x, a bin is the mean of its samples' x, and moves by offset_std * width per unit of offset.
+    settings = options(output_dim=1, group_size=1, pooled_size=2, part_size=2, offset_std=0.25)
+    offset = torch.tensor([[[[0.2, -0.3], [0.1, 0.4]], [[0.5, 0.1], [-0.2, 0.3]]]]).double()
     tensors = {
         "input": torch.arange(30, dtype=torch.float64).expand(1, 1, 20, 30).contiguous(),
         "rois": torch.tensor([[0.0, 16 * 8, 16 * 5, 16 * 16 - 1, 16 * 11 - 1]]).double(),
-        "trans": trans,
+        "offset": offset,
     }
     found = run(tensors, settings, device, torch.ones(1, 1, 2, 2))
     # The region starts at 8 - 0.5 and is 8 wide; a bin of 4 has samples 0, 1, 2 and 3 cells from its start.
     middle = 7.5 + torch.tensor([0.0, 4.0]).double() + 1.5
-    torch.testing.assert_close(found["output"][0, 0], middle + 0.25 * 8 * trans[0, 0])
-    torch.testing.assert_close(found["trans"][0, 0], torch.full((2, 2), 0.25 * 8).double())
-    assert found["trans"][0, 1].abs().max() == 0
+    torch.testing.assert_close(found["output"][0, 0], middle + 0.25 * 8 * offset[0, 0])
+    torch.testing.assert_close(found["offset"][0, 0], torch.full((2, 2), 0.25 * 8).double())
+    assert found["offset"][0, 1].abs().max() == 0
 
 
 @pytest.mark.parametrize("classes", [1, 2, 4])
 def test_zero_offsets_are_no_offsets(classes, device):
     tensors, settings = make_case(classes=classes)
-    zero = run(tensors | {"trans": torch.zeros_like(tensors["trans"])}, settings, device)
-    none = run(tensors | {"trans": None}, settings, device)
+    zero = run(tensors | {"offset": torch.zeros_like(tensors["offset"])}, settings, device)
+    none = run(tensors | {"offset": None}, settings, device)
     assert torch.equal(zero["output"], none["output"])
     assert_near({"input": zero["input"]}, {"input": none["input"]}, 1e-14)
 
 
 def test_corners_are_rounded_half_away_from_zero_and_the_far_one_is_included(device):
     ramp = torch.arange(40, dtype=torch.float64).expand(1, 1, 40, 40).contiguous()
-    settings = options(output_dim=1, group_size=1, pooled_size=1, part_size=1, sample_per_part=2, spatial_scale=1.0)
+    settings = options(output_dim=1, group_size=1, pooled_size=1, part_size=1, samples_per_bin=2, spatial_scale=1.0)
     rois = torch.tensor([[0, 2.5, 5, 8.5, 9], [0, 3, 5, 9, 9], [0, 3.49, 5, 8.51, 9], [0, 4, 5, 4, 9]]).double()
     pooled = deform_psroi_pool(ramp.to(device), rois.to(device), **settings).flatten().cpu()
     # [3, 9] is 7 cells, sampled at 2.5 and 6; [4, 4] is one, sampled at 3.5 and 4.
@@ -181,14 +176,14 @@ def test_region_whose_extent_overflows_is_zero(channels, classes, device):
     settings = options(output_dim=channels, group_size=1, spatial_scale=1.0)
     part = settings["part_size"]
     rois = torch.tensor([[0, -3e38, -3e38, 3e38, 3e38], [0, 1, 1, 5, 5.0]])
-    tensors = {"input": torch.ones(1, channels, 9, 9), "rois": rois, "trans": torch.zeros(2, 2 * classes, part, part)}
+    tensors = {"input": torch.ones(1, channels, 9, 9), "rois": rois, "offset": torch.zeros(2, 2 * classes, part, part)}
     output = run(tensors, settings, device)["output"]
     assert not output[0].any() and (output[1] == 1).all()
 
 
 def test_offsets_that_are_not_finite_read_nothing(device):
     tensors, settings = make_case(classes=1, rois=3)
-    tensors["trans"][0], tensors["trans"][1] = float("nan"), float("inf")
+    tensors["offset"][0], tensors["offset"][1] = float("nan"), float("inf")
     found = run(tensors, settings, device)
     assert not found["output"][:2].any() and found["output"][2].any()
     assert all(value.isfinite().all() for value in found.values())
@@ -196,15 +191,15 @@ def test_offsets_that_are_not_finite_read_nothing(device):
 
 @pytest.mark.parametrize("channels", [1, 8])
 def test_cells_that_are_not_sampled_do_not_matter(channels, device):
-    # The right half of the region is outside the map: its samples do not read the border they are next to.
+    # The right half of the region is outside the map: its samples do not read the adjacent border.
     settings = options(output_dim=channels, group_size=1, pooled_size=4, part_size=4)
     input = torch.ones(1, channels, 8, 8, dtype=torch.float64)
     input[..., 6:] = float("nan")
     rois = torch.tensor([[0.0, 16 * 2, 16, 16 * 18 - 1, 63]]).double()
-    tensors = {"input": input, "rois": rois, "trans": torch.zeros(1, 2, 4, 4).double()}
+    tensors = {"input": input, "rois": rois, "offset": torch.zeros(1, 2, 4, 4).double()}
     found = run(tensors, settings, device)
     assert (found["output"][..., 0] == 1).all() and not found["output"][..., 2:].any()
-    assert not found["trans"][..., 2:].any() and found["input"].isfinite().all()
+    assert not found["offset"][..., 2:].any() and found["input"].isfinite().all()
 
 
 @pytest.mark.parametrize("index", [-1, 2, float("nan"), 1e30])
@@ -217,7 +212,7 @@ def test_image_index_outside_the_batch(index, device):
             run(tensors, settings, device)
     else:
         found = run(tensors, settings, device)
-        assert not found["output"][1].any() and not found["trans"][1].any()
+        assert not found["output"][1].any() and not found["offset"][1].any()
 
 
 @pytest.mark.parametrize("index", [-1, 2, float("nan"), 1e30])
@@ -238,11 +233,11 @@ def test_empty(batch, rois, size, device):
     tensors = {
         "input": torch.zeros(batch, 16, *size),
         "rois": torch.tensor([[0.0, 0, 0, 40, 40]]).expand(rois, 5),
-        "trans": torch.zeros(rois, 4, 4, 4),
+        "offset": torch.zeros(rois, 4, 4, 4),
     }
     found = run(tensors, options(), device)
     assert found["output"].shape == (rois, 4, 4, 4)
-    assert all(found[k].shape == tensors[k].shape for k in ("input", "trans"))
+    assert all(found[k].shape == tensors[k].shape for k in ("input", "offset"))
     assert all(not value.any() for value in found.values())
 
 
@@ -250,7 +245,7 @@ def test_empty(batch, rois, size, device):
 @pytest.mark.parametrize("name", ["R-FCN scores", "Faster R-CNN"])
 def test_half_precision_is_computed_in_float32(dtype, name, device):
     tensors, settings = make_case(dtype=torch.float32, **CASES[name])
-    half = tensors | {k: tensors[k].to(dtype) for k in ("input", "trans")}
+    half = tensors | {k: tensors[k].to(dtype) for k in ("input", "offset")}
     found = run(half, settings, device)
     assert all(value.dtype == dtype for value in found.values())
     grad = random(*found["output"].shape, seed=99, dtype=dtype)
@@ -277,7 +272,7 @@ def test_arguments_need_not_be_contiguous(device):
 
 def test_needed_gradients_only(device):
     tensors, settings = make_case()
-    for name in ("input", "trans"):
+    for name in ("input", "offset"):
         leaves = {k: v.to(device).clone().requires_grad_(k == name) for k, v in tensors.items()}
         deform_psroi_pool(**leaves, **settings).sum().backward()
         assert [k for k, leaf in leaves.items() if leaf.grad is not None] == [name]

@@ -1,4 +1,4 @@
-"""What surrounds deformable position-sensitive RoI pooling: errors, dispatch rules, the module."""
+"""Deformable position-sensitive RoI pooling: errors, dispatch rules and module."""
 
 import pytest
 import torch
@@ -9,46 +9,46 @@ from dcn_det.ops import DeformPSRoIPool, deform_psroi_pool
 
 ERRORS = {
     "sizes": ({"pooled_size": 0}, {}, "pooled_size is 0; expected an int from 1"),
-    "negative": ({"sample_per_part": -2}, {}, "sample_per_part is -2; expected an int from 1"),
+    "negative": ({"samples_per_bin": -2}, {}, "samples_per_bin is -2; expected an int from 1"),
     "not whole": ({"group_size": 2.0}, {}, "group_size is 2.0; expected an int"),
     "scale": ({"spatial_scale": 0.0}, {}, "spatial_scale is 0.0; expected a positive number"),
-    "std": ({"trans_std": float("nan")}, {}, "trans_std is nan; expected a finite"),
+    "std": ({"offset_std": float("nan")}, {}, "offset_std is nan; expected a finite"),
     "channels": ({"output_dim": 5}, {}, r"input is of 16 channels; expected 20, output_dim \* group_size"),
     "input": ({}, {"input": torch.zeros(16, 5, 5)}, r"input is of shape \(16, 5, 5\); expected 4 dimensions"),
     "input dtype": ({}, {"input": torch.zeros(2, 16, 5, 5).int()}, "input is torch.int32; expected float32"),
     "rois": ({}, {"rois": torch.zeros(3, 4)}, r"rois is of shape \(3, 4\); expected \(R, 5\)"),
     "rois dtype": ({}, {"rois": torch.zeros(3, 5).long()}, "rois is torch.int64; expected float32"),
     "rois device": ({}, {"rois": torch.zeros(3, 5, device="meta")}, "rois is on meta; expected cpu"),
-    "trans": (
+    "offset": (
         {},
-        {"trans": torch.zeros(3, 4, 4, 5)},
-        r"trans is of shape \(3, 4, 4, 5\); expected \(3, 2 \* K",
+        {"offset": torch.zeros(3, 4, 4, 5)},
+        r"offset is of shape \(3, 4, 4, 5\); expected \(3, 2 \* K",
     ),
-    "trans rows": (
+    "offset rows": (
         {},
-        {"trans": torch.zeros(2, 4, 4, 4)},
-        r"trans is of shape \(2, 4, 4, 4\); expected \(3, ",
+        {"offset": torch.zeros(2, 4, 4, 4)},
+        r"offset is of shape \(2, 4, 4, 4\); expected \(3, ",
     ),
-    "trans odd": (
+    "offset odd": (
         {},
-        {"trans": torch.zeros(3, 3, 4, 4)},
-        r"trans is of 3 channels; expected 2 \* K, K a div",
+        {"offset": torch.zeros(3, 3, 4, 4)},
+        r"offset is of 3 channels; expected 2 \* K, K a div",
     ),
-    "trans classes": ({}, {"trans": torch.zeros(3, 6, 4, 4)}, r"trans is of 6 channels; expected 2 \* K"),
-    "trans none": ({}, {"trans": torch.zeros(3, 0, 4, 4)}, "trans is of 0 channels"),
-    "trans dtype": ({}, {"trans": torch.zeros(3, 4, 4, 4).int()}, "trans is torch.int32; expected float32"),
+    "offset classes": ({}, {"offset": torch.zeros(3, 6, 4, 4)}, r"offset is of 6 channels; expected 2 \* K"),
+    "offset none": ({}, {"offset": torch.zeros(3, 0, 4, 4)}, "offset is of 0 channels"),
+    "offset dtype": ({}, {"offset": torch.zeros(3, 4, 4, 4).int()}, "offset is torch.int32; expected float32"),
 }
 UNREADABLE = {
     "channels": {"input": torch.zeros(2, 15, 5, 5)},
     "rois": {"rois": torch.zeros(3, 4)},
     "rois dtype": {"rois": torch.zeros(3, 5).double()},
-    "trans": {"trans": torch.zeros(2, 4, 4, 4)},
-    "trans dtype": {"trans": torch.zeros(3, 4, 4, 4).double()},
+    "offset": {"offset": torch.zeros(2, 4, 4, 4)},
+    "offset dtype": {"offset": torch.zeros(3, 4, 4, 4).double()},
 }
 
 
 def zeros() -> dict:
-    return {"input": torch.zeros(2, 16, 5, 5), "rois": torch.zeros(3, 5), "trans": torch.zeros(3, 4, 4, 4)}
+    return {"input": torch.zeros(2, 16, 5, 5), "rois": torch.zeros(3, 5), "offset": torch.zeros(3, 4, 4, 4)}
 
 
 @pytest.mark.parametrize(("settings", "tensors", "message"), ERRORS.values(), ids=ERRORS)
@@ -71,7 +71,7 @@ def test_compiled_kernel_refuses_what_it_could_not_read(changes, monkeypatch):
 def test_opcheck(classes, layout):
     tensors, settings = make_case(classes=classes, rois=3, size=(6, 5))
     tensors["input"] = tensors["input"].contiguous(memory_format=layout)
-    for name in ("input", "trans"):
+    for name in ("input", "offset"):
         if tensors[name] is not None:
             tensors[name].requires_grad_()
     torch.library.opcheck(torch.ops.dcn_det.deform_psroi_pool, (*tensors.values(), *settings.values()))
@@ -90,11 +90,11 @@ def test_compiles_without_a_graph_break():
     compiled = torch.compile(deform_psroi_pool, fullgraph=True, backend="aot_eager", dynamic=True)
 
     def call(function, tensors):
-        leaves = {k: tensors[k] for k in ("input", "trans")}
+        leaves = {k: tensors[k] for k in ("input", "offset")}
         return gradients(lambda **leaves: function(rois=tensors["rois"], **leaves, **settings), leaves)
 
     for rois in (7, 5):
-        some = tensors | {k: tensors[k][:rois] for k in ("rois", "trans")}
+        some = tensors | {k: tensors[k][:rois] for k in ("rois", "offset")}
         assert_near(call(compiled, some), call(deform_psroi_pool, some), 1e-6)
 
 
@@ -119,6 +119,43 @@ def test_module_is_the_function():
     tensors, settings = make_case()
     module = DeformPSRoIPool(**settings)
     assert torch.equal(module(**tensors), deform_psroi_pool(**tensors, **settings))
-    del tensors["trans"]
+    del tensors["offset"]
     assert torch.equal(module(**tensors), deform_psroi_pool(**tensors, **settings))
-    assert "trans_std=0.1" in repr(module) and not list(module.parameters())
+    assert "offset_std=0.1" in repr(module) and not list(module.parameters())
+
+
+def released(arguments: dict) -> dict:
+    """Renames arguments as in the authors' code."""
+    old = {"offset": "trans", "samples_per_bin": "sample_per_part", "offset_std": "trans_std"}
+    return {old.get(name, name): value for name, value in arguments.items()}
+
+
+def test_names_of_the_released_code_are_accepted():
+    tensors, settings = make_case()
+    expected = deform_psroi_pool(**tensors, **settings)
+    assert released(tensors).keys() != tensors.keys() and released(settings).keys() != settings.keys()
+    assert torch.equal(deform_psroi_pool(**released(tensors), **released(settings)), expected)
+    assert torch.equal(DeformPSRoIPool(**released(settings))(**released(tensors)), expected)
+
+
+@pytest.mark.parametrize("name", ["offset", "samples_per_bin", "offset_std"])
+def test_two_names_of_one_argument_are_refused(name):
+    tensors, settings = make_case()
+    both = {**tensors, **settings} | released({name: {**tensors, **settings}[name]})
+    with pytest.raises(TypeError, match=f"^deform_psroi_pool.*{name}"):
+        deform_psroi_pool(**both)
+    with pytest.raises(TypeError, match=f"DeformPSRoIPool.*{name}"):
+        DeformPSRoIPool(**{k: v for k, v in both.items() if k not in tensors and k != "trans"})(
+            **{k: v for k, v in both.items() if k in (*tensors, "trans")}
+        )
+    with pytest.raises(TypeError, match="'offset'"):
+        deform_psroi_pool(*tensors.values(), trans=tensors["offset"], **settings)
+
+
+@pytest.mark.parametrize("name", ["samples_per_bin", "offset_std"])
+def test_missing_arguments_are_told_by_their_names(name):
+    tensors, settings = make_case()
+    del settings[name]
+    for call in (lambda: deform_psroi_pool(**tensors, **settings), lambda: DeformPSRoIPool(**settings)):
+        with pytest.raises(TypeError, match=f"missing 1 required keyword-only argument: '{name}'"):
+            call()

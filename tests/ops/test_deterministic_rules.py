@@ -1,4 +1,4 @@
-"""Which backward operator a CUDA tensor gets, told without a GPU by tensors that hold no values."""
+"""The backward operator chosen for CUDA tensors, tested without a GPU on fake tensors."""
 
 import importlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dcn_det.ops.schemas import SCHEMAS, WITH_DETERMINISTIC_TWIN
 
 
 class Calls(TorchDispatchMode):
-    """Remembers the names of this package's operators."""
+    """Records calls of this package's operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Calls(TorchDispatchMode):
 
 
 class Context:
-    """What autograd hands to a backward rule; its engine would want a device."""
+    """Stands in for autograd's context, because autograd's engine needs a device."""
 
     def save_for_backward(self, *tensors: Any) -> None:
         self.saved_tensors = tensors
@@ -45,7 +45,7 @@ def strict(request) -> Iterator[bool]:
     torch.use_deterministic_algorithms(False)
 
 
-# The operators' modules and arguments; tuples stand for tensors of that shape.
+# Module and arguments of each operator; tuples stand for tensors of that shape.
 OPERATORS = {
     "deform_conv2d": (
         "deform_conv_rules",
@@ -72,7 +72,7 @@ def test_cuda_gets_the_deterministic_twin_when_asked_to(name, device, strict):
         outputs = output if isinstance(output, tuple) else (output,)
         grad_input, *_ = module._backward(context, *map(torch.zeros_like, outputs))
     assert grad_input.shape == sizes[0]
-    twin = strict and device == "cuda"  # the CPU's kernels are deterministic anyway
+    twin = strict and device == "cuda"  # CPU kernels are always deterministic
     assert calls.names == [name, f"{name}_backward_deterministic" if twin else f"{name}_backward"]
 
 

@@ -1,4 +1,4 @@
-"""A network of every operator, captured by torch.compile and torch.export."""
+"""A network that uses every operator, captured by torch.compile and torch.export."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def assert_equal(found, expected) -> None:
 
 @pytest.mark.slow
 def test_compiled_network_equals_eager():
-    """Once compiled in one graph, it serves any number of proposals."""
+    """One graph, compiled once, serves any number of proposals."""
     network = make_network()
     torch._dynamo.reset()
     compiled = torch.compile(network, fullgraph=True)

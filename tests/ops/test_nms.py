@@ -1,4 +1,4 @@
-"""Non-maximum suppression, on every tier that is present."""
+"""Non-maximum suppression, on every available tier."""
 
 import math
 from fractions import Fraction
@@ -36,7 +36,7 @@ def tier(request) -> Tier:
 
 
 def random_boxes(count: int, seed: int, extent: float = 200, size: float = 60, dtype=torch.float32):
-    """Boxes in a square of `extent` pixels, sides of 1 to `size`, and their scores."""
+    """Returns boxes in a square of ``extent`` pixels, with sides of 1 to ``size``, and their scores."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(count, 2, generator=generator, dtype=torch.float64) * extent
     side = 1 + torch.rand(count, 2, generator=generator, dtype=torch.float64) * (size - 1)
@@ -45,7 +45,7 @@ def random_boxes(count: int, seed: int, extent: float = 200, size: float = 60, d
 
 
 def clustered_boxes(count: int, seed: int, dtype=torch.float32):
-    """Boxes about a few objects, as a detector proposes them."""
+    """Returns boxes around a few objects, as proposed by a detector."""
     objects, _ = random_boxes(7, seed, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed + 1)
     chosen = torch.randint(7, (count,), generator=generator)
@@ -60,7 +60,7 @@ def random_labels(count: int, classes: int, seed: int) -> torch.Tensor:
 
 
 def greedy(boxes, scores, iou_threshold, max_keep=None, labels=None) -> list[int]:
-    """The definition, in exact arithmetic for finite boxes, one pair at a time."""
+    """Implements the definition, in exact arithmetic for finite boxes, pair by pair."""
     corners = [[Fraction(value) for value in box] for box in boxes.double().tolist()]
     values, classes = scores.tolist(), None if labels is None else labels.tolist()
 
@@ -101,7 +101,7 @@ def test_equals_torchvision(tier, dtype, make, count):
 
 
 def test_equals_torchvision_next_to_the_threshold(tier):
-    """Small whole sizes: thousands of pairs overlap by exactly 1/2, 3/10 or 7/10."""
+    """With small integer sizes, thousands of pairs overlap by exactly 1/2, 3/10 or 7/10."""
     for seed in range(3):
         boxes, scores = random_boxes(800, seed, extent=100, size=11)
         boxes = boxes.round()
@@ -112,7 +112,7 @@ def test_equals_torchvision_next_to_the_threshold(tier):
 
 @pytest.mark.parametrize("count", [3000, 9000])
 def test_many_boxes(tier, count):
-    """Beyond one strip of the CUDA kernel."""
+    """Tests more boxes than fit in a strip of the CUDA kernel."""
     boxes, scores = random_boxes(count, seed=1, extent=2000, size=250)
     expected = torchvision.ops.nms(boxes, scores, 0.2).tolist()
     assert tier(boxes, scores, 0.2) == expected
@@ -174,7 +174,7 @@ def test_labels_may_be_any_integers(tier):
 
 
 def test_classes_are_not_moved_apart():
-    """An offset for each class, the common trick, costs the digits of far classes."""
+    """Shifting each class by an offset, the common trick, would lose the precision of far classes."""
     boxes = torch.tensor([[0.0, 0, 1, 1], [0.0, 0, 1, 0.501]])
     labels = torch.tensor([2**40, 2**40])
     scores = torch.tensor([0.9, 0.8])
@@ -219,7 +219,7 @@ def test_empty_and_inverted_boxes_overlap_nothing(tier):
 
 
 def test_widths_are_half_open(tier):
-    """With inclusive corners, the second would overlap the first by 33 / 55 and the third touch it."""
+    """With inclusive corners, the second box would overlap the first by 33 / 55, and the third would touch it."""
     boxes = torch.tensor([[0.0, 0, 10, 2], [0.0, 0, 10, 4], [10.0, 0, 20, 2]])
     scores = torch.tensor([0.9, 0.8, 0.7])
     assert tier(boxes, scores, 0.5) == [0, 1, 2]
@@ -279,7 +279,7 @@ def good_arguments() -> dict:
         ({"scores": torch.zeros(4)}, r"scores is of shape \(4,\); expected \(5,\)"),
         ({"scores": torch.zeros(5, 1)}, r"scores is of shape \(5, 1\); expected \(5,\)"),
         ({"scores": torch.zeros(5, dtype=torch.bool)}, r"scores is torch.bool; expected float32"),
-        ({"scores": torch.zeros(5, device="meta")}, r"scores is on meta; expected cpu, as the boxes"),
+        ({"scores": torch.zeros(5, device="meta")}, r"scores is on meta; expected cpu"),
         ({"labels": torch.zeros(6, dtype=torch.int64)}, r"labels is of shape \(6,\); expected \(5,\)"),
         ({"labels": torch.zeros(5)}, r"labels is torch.float32; expected an integer dtype"),
         ({"labels": torch.zeros(5, dtype=torch.int64, device="meta")}, r"labels is on meta; expected cpu"),
@@ -316,10 +316,10 @@ def test_the_compiled_operator_guards_its_memory():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("labelled", [False, True])
-def test_operator_registration(dtype, labelled):
+@pytest.mark.parametrize("labeled", [False, True])
+def test_operator_registration(dtype, labeled):
     boxes, scores = clustered_boxes(20, seed=15, dtype=dtype)
-    labels = random_labels(20, 3, seed=15) if labelled else None
+    labels = random_labels(20, 3, seed=15) if labeled else None
     torch.library.opcheck(OPERATOR.default, (boxes, scores, labels, 0.5, None))
     torch.library.opcheck(OPERATOR.default, (boxes.requires_grad_(), scores, labels, 0.5, 4))
 

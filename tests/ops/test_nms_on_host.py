@@ -1,4 +1,4 @@
-"""The CUDA kernels of non-maximum suppression, run without a GPU: what is kept, and every access checked."""
+"""The CUDA kernels of non-maximum suppression, run without a GPU: kept boxes and memory accesses."""
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from test_nms import clustered_boxes, random_boxes, random_labels
 
 from dcn_det.ops.reference import nms as reference
 
-STRIP_WORDS = 64  # as nms.cuh has it
+STRIP_WORDS = 64  # as in nms.cuh
 
 
 def on_host(host, boxes, scores, threshold, max_keep=None, labels=None, strip_words=STRIP_WORDS, seed=0) -> list[int]:
-    """As the operator does: boxes and scores in the same dtype, scores sorted by PyTorch."""
+    """Runs the kernels as the operator does: boxes and scores in one dtype, scores sorted by PyTorch."""
     dtype = torch.float64 if torch.float64 in (boxes.dtype, scores.dtype) else torch.float32
     sorted_scores, order = scores.to(dtype).sort(stable=True, descending=True)
     limit = min(max_keep or len(boxes), len(boxes))
@@ -56,6 +56,6 @@ def test_ties_and_scores_and_boxes_that_are_no_numbers(host):
 
 
 def test_strip_width():
-    """The width these tests take for the operator's own is the one in the source."""
+    """STRIP_WORDS is the width in the source."""
     source = (CSRC / "cuda" / "nms.cuh").read_text()
     assert f"kStripWords = {STRIP_WORDS};" in source

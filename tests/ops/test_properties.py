@@ -28,7 +28,7 @@ def forward_and_backward(function, leaves: dict, grad: torch.Tensor | None = Non
 
 
 def in_float64(name: str, call: Call, monkeypatch: pytest.MonkeyPatch, grad: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What autograd makes of the reference, for the same values."""
+    """Returns the reference and its gradients by autograd, for the same values."""
     module, fixed = module_of(name), {key: value.double() for key, value in call.fixed.items()}
     reference = getattr(module_of(name, RULES_MODULES).reference, name)
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Position-sensitive RoI pooling, for every tier that is present."""
+"""Position-sensitive RoI pooling, for every available tier."""
 
 import math
 
@@ -50,7 +50,7 @@ def round_half_away(value: float) -> float:
 
 
 def by_loops(input, rois, spatial_scale, output_dim, group_size, pooled_size, grad):
-    """The definition, one cell after the other; the output and the input's gradient."""
+    """Implements the definition, cell by cell; returns the output and the input's gradient."""
     _, _, height, width = input.shape
     output = torch.zeros(len(rois), output_dim, pooled_size, pooled_size, dtype=torch.float64)
     grad_input = torch.zeros_like(input)

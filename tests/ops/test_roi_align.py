@@ -1,4 +1,4 @@
-"""RoI align, for every tier that is present."""
+"""RoI align, for every available tier."""
 
 import pytest
 import torch

@@ -1,12 +1,9 @@
-"""The CUDA kernels of RoI pooling, run without a GPU: values, gradients, and every access checked."""
+"""The CUDA kernels of RoI pooling, run without a GPU: values, gradients and memory accesses."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 from cuda_on_host import InOut, Out
-from pooling_tiers import BAD_ROIS, assert_near, random
+from pooling_tiers import BAD_ROIS, assert_near, pooling_golden, random
 from test_deform_psroi_pool import CASES, GOLDENS, make_case, options
 from torch import Tensor
 
@@ -22,13 +19,13 @@ def sizes_of(input: Tensor, rois: Tensor, classes=1, **settings) -> tuple[int, .
     names = ("group_size", "pooled_size")
     group, pooled = (settings.get(name, 1) for name in names)
     output_dim = settings.get("output_dim", input.shape[1])
-    rest = [settings.get(name, 1) for name in ("part_size", "sample_per_part")]
+    rest = [settings.get(name, 1) for name in ("part_size", "samples_per_bin")]
     batch, _, height, width = input.shape
     return (batch, len(rois), output_dim, height, width, group, pooled, classes, *rest)
 
 
 def with_bad_rois(rois: Tensor) -> Tensor:
-    """Puts regions that pool to zero among others, and images that do not exist."""
+    """Adds regions that pool to zero and images that do not exist."""
     rois = torch.cat([rois, BAD_ROIS.to(rois), rois[:3]])
     rois[-3:, 0] = torch.tensor([-1.0, 1e30, float("nan")])
     return rois
@@ -43,40 +40,40 @@ def unwritten(like: Tensor) -> Tensor:
 
 
 def deform_on_host(host, tensors, settings, grad, *, blocks=0, lanes=8, deterministic=False, seed=0) -> dict:
-    """The output and the gradients of input and trans."""
-    input, rois, trans = (tensors[name] for name in ("input", "rois", "trans"))
+    """Returns the output and the gradients of input and offset."""
+    input, rois, offset = (tensors[name] for name in ("input", "rois", "offset"))
     dtype = input.dtype
-    trans = None if trans is None else trans.to(rois.dtype)
-    sizes = sizes_of(input, rois, 1 if trans is None else trans.shape[1] // 2, **settings)
-    scale, std = settings["spatial_scale"], settings["trans_std"]
+    offset = None if offset is None else offset.to(rois.dtype)
+    sizes = sizes_of(input, rois, 1 if offset is None else offset.shape[1] // 2, **settings)
+    scale, std = settings["spatial_scale"], settings["offset_std"]
     found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
-    regions = (rois, trans)
+    regions = (rois, offset)
     host("deform_psroi_pool", dtype, sizes, blocks, scale, std, input, *regions, Out(found["output"]), seed=seed)
     head = (dtype, sizes, blocks, deterministic, scale, std, grad)
     host("deform_psroi_pool_grad_input", *head, *regions, InOut(found["input"]), seed=seed)
-    if trans is not None:
-        found["trans"] = unwritten(trans)
+    if offset is not None:
+        found["offset"] = unwritten(offset)
         head = (dtype, sizes, blocks, lanes, scale, std, grad, input)
-        host("deform_psroi_pool_grad_trans", *head, *regions, Out(found["trans"]), seed=seed)
+        host("deform_psroi_pool_grad_offset", *head, *regions, Out(found["offset"]), seed=seed)
     return found
 
 
 def deform_expected(tensors, settings, grad) -> dict:
-    """The reference, in float64 but for regions and offsets, which decide what is read."""
-    input, rois, trans = (tensors[name] for name in ("input", "rois", "trans"))
-    rois, trans = rois.double(), None if trans is None else trans.double()
-    arguments = (input.double(), rois, trans, *settings.values())
+    """Returns the reference in float64, for the same regions and offsets, which determine the cells read."""
+    input, rois, offset = (tensors[name] for name in ("input", "rois", "offset"))
+    rois, offset = rois.double(), None if offset is None else offset.double()
+    arguments = (input.double(), rois, offset, *settings.values())
     output = deform_reference.deform_psroi_pool(*arguments)
-    needs = (True, trans is not None)
+    needs = (True, offset is not None)
     grads = deform_reference.deform_psroi_pool_backward(grad.double(), *arguments, *needs)
-    return {"output": output, "input": grads[0]} | ({"trans": grads[1]} if trans is not None else {})
+    return {"output": output, "input": grads[0]} | ({"offset": grads[1]} if offset is not None else {})
 
 
 def deform_case(dtype=torch.float64, **changes) -> tuple[dict, dict, Tensor]:
     tensors, settings = make_case(dtype=dtype, **changes)
     tensors["rois"] = with_bad_rois(tensors["rois"])
-    if tensors["trans"] is not None:
-        tensors["trans"] = tensors["trans"].repeat(3, 1, 1, 1)[: len(tensors["rois"])]
+    if tensors["offset"] is not None:
+        tensors["offset"] = tensors["offset"].repeat(3, 1, 1, 1)[: len(tensors["rois"])]
     shape = (len(tensors["rois"]), settings["output_dim"], *[settings["pooled_size"]] * 2)
     return tensors, settings, random(*shape, seed=5, dtype=dtype)
 
@@ -89,7 +86,7 @@ def test_deform_psroi_pool(host, changes, lanes):
     assert_near(found, deform_expected(tensors, settings, grad), 1e-11)
 
 
-# Channels of a class: wide accesses by 4 lanes, by a warp and more than once; one at a time by 32 lanes.
+# Channels of a class: wide accesses by 4 lanes, by a warp and repeated; single elements by 32 lanes.
 LAST = {
     "few": {"classes": 1, "output_dim": 16},
     "classes": {"classes": 2, "output_dim": 48, "pooled_size": 3, "part_size": 2},
@@ -102,24 +99,24 @@ LAST = {
 
 
 def last_on_host(
-    host, tensors, settings, grad, *, blocks=0, deterministic=False, seed=0, needs=("input", "trans")
+    host, tensors, settings, grad, *, blocks=0, deterministic=False, seed=0, needs=("input", "offset")
 ) -> dict:
-    """:func:`deform_on_host` by the kernels for channels-last memory."""
-    input, rois, trans = (tensors[name] for name in ("input", "rois", "trans"))
+    """As :func:`deform_on_host`, with the kernels for channels-last memory."""
+    input, rois, offset = (tensors[name] for name in ("input", "rois", "offset"))
     dtype, features = input.dtype, input.permute(0, 2, 3, 1).contiguous()
-    trans = None if trans is None else trans.to(rois.dtype)
-    sizes = sizes_of(input, rois, 1 if trans is None else trans.shape[1] // 2, **settings)
-    scale, std = settings["spatial_scale"], settings["trans_std"]
+    offset = None if offset is None else offset.to(rois.dtype)
+    sizes = sizes_of(input, rois, 1 if offset is None else offset.shape[1] // 2, **settings)
+    scale, std = settings["spatial_scale"], settings["offset_std"]
     output, sums = unwritten(grad), torch.zeros_like(features, dtype=rois.dtype)
-    regions = (features, rois, trans)
+    regions = (features, rois, offset)
     host("deform_psroi_pool_last", dtype, sizes, blocks, scale, std, *regions, Out(output), seed=seed)
     found = {"output": output, "input": sums.permute(0, 3, 1, 2)}
-    if trans is not None:
-        found["trans"] = unwritten(trans)
+    if offset is not None:
+        found["offset"] = unwritten(offset)
     head = (dtype, sizes, blocks, deterministic, scale, std, grad)
     results = (
         InOut(sums) if "input" in needs else None,
-        Out(found["trans"]) if "trans" in needs and trans is not None else None,
+        Out(found["offset"]) if "offset" in needs and offset is not None else None,
     )
     host("deform_psroi_pool_last_backward", *head, *regions, *results, seed=seed)
     return {name: value for name, value in found.items() if name in ("output", *needs)}
@@ -133,7 +130,7 @@ def test_channels_last_deform_psroi_pool(host, changes, dtype, tolerance):
     assert_near(found, deform_expected(tensors, settings, grad), tolerance)
 
 
-@pytest.mark.parametrize("needs", ["input", "trans"])
+@pytest.mark.parametrize("needs", ["input", "offset"])
 def test_channels_last_gradients_alone(host, needs):
     tensors, settings, grad = deform_case(group_size=1, **LAST["classes"])
     expected = deform_expected(tensors, settings, grad)
@@ -143,12 +140,8 @@ def test_channels_last_gradients_alone(host, needs):
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 def test_golden_vectors(host, path):
-    data = np.load(path)
-    settings = {key: json.loads(str(data["meta"]))[key] for key in options()}
-    tensors = {key: torch.from_numpy(data[key]) if key in data else None for key in ("input", "rois", "trans")}
-    found = deform_on_host(host, tensors, settings, torch.from_numpy(data["grad_output"]), lanes=32)
-    expected = {"output": "output", "input": "grad_input", "trans": "grad_trans"}
-    assert_near(found, {k: torch.from_numpy(data[v]) for k, v in expected.items() if v in data}, 2e-5)
+    tensors, settings, grad, expected = pooling_golden(path)
+    assert_near(deform_on_host(host, tensors, settings, grad, lanes=32), expected, 2e-5)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
@@ -161,9 +154,9 @@ def test_deform_psroi_pool_in_every_dtype(host, dtype, tolerance):
 def test_offsets_that_are_not_finite_read_nothing(host):
     tensors, settings, grad = deform_case(classes=1)
     for i, value in enumerate([float("nan"), float("inf"), float("-inf"), 1e30]):
-        tensors["trans"][i] = value
+        tensors["offset"][i] = value
     found = deform_on_host(host, tensors, settings, grad)
-    assert not found["output"][:4].any() and not found["trans"][:4].any() and found["output"][4].any()
+    assert not found["output"][:4].any() and not found["offset"][:4].any() and found["output"][4].any()
     assert_near(found, deform_expected(tensors, settings, grad), 1e-11)
 
 
@@ -225,7 +218,7 @@ def test_no_regions_and_no_cells(host):
     tensors = {
         "input": torch.zeros(1, 16, 5, 6),
         "rois": torch.zeros(0, 5),
-        "trans": torch.zeros(0, 4, 4, 4),
+        "offset": torch.zeros(0, 4, 4, 4),
     }
     found = deform_on_host(host, tensors, options(), torch.ones(0, 4, 4, 4))
     assert not found["input"].any()
@@ -241,7 +234,7 @@ def test_no_regions_and_no_cells(host):
 
 
 def sums_of(host, name: str, dtype: torch.dtype, **how) -> tuple[Tensor, Tensor]:
-    """The input's gradient, of regions that overlap, and what the reference gives in float64."""
+    """Returns the input's gradient for overlapping regions, and the reference in float64."""
     tensors, settings = make_case(classes=0, rois=20, size=(6, 7), dtype=dtype)
     input, rois, scale = tensors["input"], tensors["rois"], settings["spatial_scale"]
     deterministic, seed = how["deterministic"], how["seed"]
@@ -277,11 +270,11 @@ def sums_of(host, name: str, dtype: torch.dtype, **how) -> tuple[Tensor, Tensor]
 @pytest.mark.parametrize("name", ["deform_psroi_pool", "deform_psroi_pool_last", "psroi_pool", "roi_align", "roi_pool"])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
 def test_deterministic_sums(host, name, dtype, tolerance):
-    """The same bits for any order of blocks and threads, which floating-point sums are not."""
+    """Deterministic sums have the same bits for any order of blocks and threads; floating point sums do not."""
     exact = [sums_of(host, name, dtype, deterministic=True, seed=seed) for seed in range(4)]
     for sums, expected in exact:
         assert torch.equal(sums, exact[0][0])
         assert_near({"input": sums}, {"input": expected}, tolerance)
     others = [sums_of(host, name, dtype, deterministic=False, seed=seed)[0] for seed in range(4)]
-    # Sums of a few bfloat16 numbers need no rounding, in whatever order.
+    # Sums of a few bfloat16 numbers are exact in any order.
     assert dtype in (torch.float16, torch.bfloat16) or not all(torch.equal(sums, others[0]) for sums in others)

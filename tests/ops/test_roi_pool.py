@@ -1,4 +1,4 @@
-"""RoI max pooling, for every tier that is present."""
+"""RoI max pooling, for every available tier."""
 
 import pytest
 import torch

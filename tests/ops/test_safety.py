@@ -1,4 +1,4 @@
-"""What must hold for any input, on every tier: clear errors, sizes beyond 32 bits, wild numbers, odd batches."""
+"""Requirements for any input, on every tier: clear errors, sizes beyond 32 bits, extreme numbers, mixed batches."""
 
 import re
 
@@ -17,7 +17,7 @@ WILD = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, LARGEST, -LARGES
 WILD += [2.0**31, -(2.0**31), 2.0**63, 1e9, -0.5, 0.5, 1e-40]
 
 PSROI = {"spatial_scale": 1 / 16, "output_dim": 2, "group_size": 2, "pooled_size": 3}
-DEFORM = PSROI | {"part_size": 3, "sample_per_part": 2, "trans_std": 0.1}
+DEFORM = PSROI | {"part_size": 3, "samples_per_bin": 2, "offset_std": 0.1}
 POOLS = {
     "deform_psroi_pool": (8, DEFORM),
     "psroi_pool": (8, PSROI),
@@ -31,7 +31,7 @@ def tier(request) -> str:
 
 
 def good_arguments(name: str) -> dict:
-    """Arguments by name, tensors and options."""
+    """Returns valid arguments by name, tensors and options."""
     if name == "deform_conv2d":
         tensors = {
             "input": torch.zeros(2, 4, 6, 7),
@@ -41,8 +41,8 @@ def good_arguments(name: str) -> dict:
         return tensors | {"bias": torch.zeros(6), "mask": torch.zeros(2, 9, 4, 5)}
     if name in POOLS:
         tensors = {"input": torch.zeros(2, 8, 6, 7), "rois": torch.zeros(3, 5)}
-        trans = {"trans": torch.zeros(3, 4, 3, 3)} if name == "deform_psroi_pool" else {}
-        return tensors | trans | POOLS[name][1]
+        offset = {"offset": torch.zeros(3, 4, 3, 3)} if name == "deform_psroi_pool" else {}
+        return tensors | offset | POOLS[name][1]
     tensors = {"boxes": torch.zeros(5, 4), "scores": torch.zeros(5)}
     return tensors | ({"labels": torch.arange(5)} if name == "batched_nms" else {}) | {"iou_threshold": 0.5}
 
@@ -73,7 +73,7 @@ def test_what_is_no_dense_tensor(name, key, tier, monkeypatch):
     assert_refused(name, {key: value.tolist()}, f"{key} is a list; expected a tensor")
     assert_refused(name, {key: value.numpy()}, f"{key} is a ndarray; expected a tensor")
     assert_refused(name, {key: value.to_sparse()}, f"{key} is torch.sparse_coo; expected torch.strided")
-    if key not in ("bias", "mask", "trans"):
+    if key not in ("bias", "mask", "offset"):
         assert_refused(name, {key: None}, f"{key} is None; expected a tensor")
     for dtype in (torch.complex64, torch.bool):
         assert_refused(name, {key: value.to(dtype)}, f"{key} is {dtype}; expected ")
@@ -101,14 +101,14 @@ def test_another_number_of_dimensions(name, key, change, tier, monkeypatch):
 @pytest.mark.parametrize(("name", "key"), NUMBERS)
 @pytest.mark.parametrize("value", [None, "1", -1, float("nan"), [1, 2]])
 def test_numbers_that_are_none(name, key, value):
-    if key == "trans_std" and value == -1:
+    if key == "offset_std" and value == -1:
         pytest.skip("may be negative")
     assert_refused(name, {key: value}, f"{key} is {re.escape(repr(value))}; expected ")
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_meta_tensors(name):
-    """The right shape without values, or an error that says why not."""
+    """Meta tensors give the right shape without values, or a clear error."""
     arguments = good_arguments(name)
     expected = getattr(dcn_det.ops, name)(**arguments)
     arguments = {
@@ -132,8 +132,8 @@ def test_meta_tensors(name):
         ("deform_conv2d", {"bias": torch.zeros(5)}),
         ("deform_psroi_pool", {"input": torch.zeros(2, 7, 6, 7)}),
         ("deform_psroi_pool", {"rois": torch.zeros(3, 5).double()}),
-        ("deform_psroi_pool", {"trans": torch.zeros(3, 3, 3, 3)}),
-        ("deform_psroi_pool", {"sample_per_part": 0}),
+        ("deform_psroi_pool", {"offset": torch.zeros(3, 3, 3, 3)}),
+        ("deform_psroi_pool", {"samples_per_bin": 0}),
         ("psroi_pool", {"rois": torch.zeros(3, 4)}),
         ("psroi_pool", {"pooled_size": 2**15}),
         ("roi_pool", {"rois": torch.zeros(3, 5).bfloat16()}),
@@ -155,7 +155,7 @@ def test_fake_kernels_refuse_what_the_compiled_ones_refuse(name, changes):
 
 
 def huge(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A tensor of any size in four bytes."""
+    """Returns a tensor of any size that occupies four bytes."""
     return torch.zeros((), dtype=dtype).expand(*shape)
 
 
@@ -163,7 +163,7 @@ def huge(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def test_maps_of_more_cells_than_an_int_counts(name, tier, monkeypatch):
     device = use_tier(name, tier, monkeypatch)
     arguments = good_arguments(name) | {"input": huge(1, 8, 2**16, 2**15)}
-    arguments = {key: value.to(device) if key in ("rois", "trans") else value for key, value in arguments.items()}
+    arguments = {key: value.to(device) if key in ("rois", "offset") else value for key, value in arguments.items()}
     with pytest.raises(
         ValueError, match=rf"^{name}: input is of shape \(1, 8, 65536, 32768\); expected at most 2147483647"
     ):
@@ -176,8 +176,8 @@ def test_maps_of_more_cells_than_an_int_counts(name, tier, monkeypatch):
         ({"stride": 2**31}, "stride is 2147483648; expected at most 2147483647"),
         ({"padding": (0, 2**40)}, r"padding is \(0, 1099511627776\); expected at most 2147483647"),
         ({"dilation": 2**31}, "dilation is 2147483648; expected at most 2147483647"),
-        ({"padding": 2**30}, "input is of height 2147483654 with its padding; expected at most 2147483647"),
-        ({"input": huge(2, 4, 6, 2**31)}, "input is of width 2147483648 with its padding; expected at most"),
+        ({"padding": 2**30}, "input is of height 2147483654 .*; expected at most 2147483647"),
+        ({"input": huge(2, 4, 6, 2**31)}, "input is of width 2147483648 .*; expected at most"),
     ],
 )
 def test_convolution_of_more_cells_than_an_int_counts(changes, message, tier, monkeypatch):
@@ -186,22 +186,22 @@ def test_convolution_of_more_cells_than_an_int_counts(changes, message, tier, mo
 
 
 def test_far_steps_of_a_convolution(tier, monkeypatch):
-    """Strides and dilations whose products with places pass 2^31, where few places are left."""
+    """Products of strides and dilations with positions exceed 2^31; few positions remain."""
     device = use_tier("deform_conv2d", tier, monkeypatch)
     input = torch.arange(12.0).reshape(1, 1, 3, 4).to(device)
     weight = torch.ones(1, 1, 2, 2).to(device)
     offset = torch.zeros(1, 8, 1, 1).to(device)
     far = 2**30
     output = deform_conv2d(input, offset, weight, padding=2**29, dilation=far, stride=2**31 - 1)
-    # Taps lie 2^29 before and after the map, and none within.
+    # Taps are 2^29 before and after the map, none within.
     assert output.tolist() == [[[[0.0]]]]
     offset[0, 0::2], offset[0, 1::2] = 2.0**29, 2.0**29
     output = deform_conv2d(input, offset, weight, padding=2**29, dilation=far, stride=2**31 - 1)
-    assert output.tolist() == [[[[0.0]]]]  # float32 cells of 2^29 hold the first tap: input[0, 0]
+    assert output.tolist() == [[[[0.0]]]]  # the first tap reads input[0, 0], as float32 holds 2^29 exactly
 
 
 def wild(random: Random, tensor: torch.Tensor, part: float) -> torch.Tensor:
-    """The tensor with a part of its values replaced."""
+    """Returns the tensor with some values replaced."""
     values = torch.tensor(WILD, dtype=torch.float64)
     chosen = values[torch.randint(len(WILD), tensor.shape, generator=random.generator)]
     replaced = torch.rand(tensor.shape, generator=random.generator) < part
@@ -221,7 +221,7 @@ def gradients_of(function, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def on_both(name: str, tier: str, monkeypatch: pytest.MonkeyPatch, function, leaves: list[torch.Tensor]) -> tuple:
-    """Output and gradients on a tier and on the plain one."""
+    """Returns output and gradients on a tier and on the plain tier."""
     with monkeypatch.context() as patch:
         device = use_tier(name, tier, patch)
         found = gradients_of(lambda *leaves: function(device, *leaves), [leaf.to(device) for leaf in leaves])
@@ -278,7 +278,7 @@ def test_wild_regions(name, tier, monkeypatch):
             name,
             tier,
             monkeypatch,
-            lambda device, input, *trans: getattr(dcn_det.ops, name)(input, rois.to(device), *trans, **settings),
+            lambda device, input, *offset: getattr(dcn_det.ops, name)(input, rois.to(device), *offset, **settings),
             leaves,
         )
         assert_same(found, expected)
@@ -288,7 +288,7 @@ def test_wild_regions(name, tier, monkeypatch):
 
 
 def test_wild_boxes(tier, monkeypatch):
-    """Which boxes are kept is documented for these, too: what is not finite overlaps nothing."""
+    """Suppression is defined for extreme boxes as well: non-finite boxes overlap nothing."""
     device = use_tier("nms", tier, monkeypatch)
 
     @repeatable(300)
@@ -319,20 +319,20 @@ def test_images_of_a_batch_leave_each_other_alone(name, batch, layout, tier, mon
     input = random.normal(batch, channels, 5, 6).float().to(device, memory_format=layout)
     rois = torch.tensor([[0.0, 5, 7, 60, 50], [0, 30, 10, 70, 90]]).repeat(batch, 1)
     rois[:, 0] = torch.arange(2 * batch) // 2
-    trans = random.normal(2 * batch, 4, 3, 3).float().to(device)
+    offset = random.normal(2 * batch, 4, 3, 3).float().to(device)
     rois = rois[torch.randperm(2 * batch, generator=random.generator)].to(device)
     function = getattr(dcn_det.ops, name)
 
-    def pooled(input: torch.Tensor, rois: torch.Tensor, trans: torch.Tensor) -> list[torch.Tensor]:
-        offsets = [trans] if name == "deform_psroi_pool" else []
+    def pooled(input: torch.Tensor, rois: torch.Tensor, offset: torch.Tensor) -> list[torch.Tensor]:
+        offsets = [offset] if name == "deform_psroi_pool" else []
         return gradients_of(lambda input, *offsets: function(input, rois, *offsets, **options), [input, *offsets])
 
-    whole = pooled(input, rois, trans)
+    whole = pooled(input, rois, offset)
     for image in range(batch):
         own = rois[:, 0] == image
         moved = rois[own].clone()
         moved[:, 0] = 0
-        alone = pooled(input[image : image + 1], moved, trans[own])
+        alone = pooled(input[image : image + 1], moved, offset[own])
         assert torch.equal(whole[0][own], alone[0])
         torch.testing.assert_close(whole[1][image : image + 1], alone[1], rtol=1e-6, atol=1e-6)
         if len(alone) == 3:
@@ -342,7 +342,7 @@ def test_images_of_a_batch_leave_each_other_alone(name, batch, layout, tier, mon
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize("index", [-1, 2, 0.5, float("nan"), float("inf"), -1e30])
 def test_image_index(name, index, tier, monkeypatch):
-    """An index outside the batch is an error on the CPU; a fraction is cut off, as float indices always were."""
+    """An index outside the batch is an error on the CPU; a fractional index is truncated."""
     device = use_tier(name, tier, monkeypatch)
     arguments = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in good_arguments(name).items()}
     arguments["rois"][1, 0] = index

@@ -1,4 +1,4 @@
-"""One, two and four threads give the same bits, forward and backward, for maps that make work for all of them."""
+"""One, two and four threads give the same bits, forward and backward, on maps with work for all of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -27,21 +27,21 @@ def convolution(channels: int, out: int, groups: int, offset_groups: int, mask: 
     return leaves, lambda **leaves: deform_conv2d(**leaves, padding=1)
 
 
-def pool(name: str, channels: int, layout: Layout, trans: int = 0, **options: float) -> tuple:
+def pool(name: str, channels: int, layout: Layout, classes: int = 0, **options: float) -> tuple:
     leaves = {"input": random(2, channels, *SIZE).contiguous(memory_format=layout)}
-    if trans:
-        leaves["trans"] = random(150, 2 * trans, 7, 7, seed=1)
+    if classes:
+        leaves["offset"] = random(150, 2 * classes, 7, 7, seed=1)
     rois = random_rois(150, 2, SIZE[0] * 16, SIZE[1] * 16)
 
-    def run(input: Tensor, **trans: Tensor) -> Tensor:
+    def run(input: Tensor, **offset: Tensor) -> Tensor:
         regions = rois.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
-        return getattr(dcn_det.ops, name)(input, regions, **trans, spatial_scale=1 / 16, pooled_size=7, **options)
+        return getattr(dcn_det.ops, name)(input, regions, **offset, spatial_scale=1 / 16, pooled_size=7, **options)
 
     return leaves, run
 
 
 def deformable(**sizes: int) -> dict:
-    return {"part_size": 7, "sample_per_part": 4, "trans_std": 0.1, **sizes}
+    return {"part_size": 7, "samples_per_bin": 4, "offset_std": 0.1, **sizes}
 
 
 FIRST, LAST = torch.contiguous_format, torch.channels_last
@@ -103,8 +103,8 @@ def test_same_bits(case, dtype):
             assert torch.equal(found, expected), name
 
 
-@pytest.mark.parametrize("labelled", [False, True], ids=["all boxes", "classes"])
-def test_same_boxes(labelled):
+@pytest.mark.parametrize("labeled", [False, True], ids=["all boxes", "classes"])
+def test_same_boxes(labeled):
     assert_compiled("nms")
     corners = random(6000, 2, seed=1) * 200
     boxes = torch.cat([corners, corners + 20 + random(6000, 2, seed=2).abs() * 30], 1).float()
@@ -112,7 +112,7 @@ def test_same_boxes(labelled):
     labels = torch.arange(6000) % 37
     results = []
     for _ in for_each_thread_count():
-        kept = batched_nms(boxes, scores, labels, 0.3) if labelled else nms(boxes, scores, 0.3)
+        kept = batched_nms(boxes, scores, labels, 0.3) if labeled else nms(boxes, scores, 0.3)
         results.append(kept)
     assert 100 < len(results[0]) < 6000
     assert all(torch.equal(kept, results[0]) for kept in results)

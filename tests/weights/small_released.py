@@ -28,7 +28,7 @@ def path_of(config: str) -> Path:
 
 def present(config: str, *values: object) -> object:
     """A case of a parametrised test, skipped where the config it needs is not there."""
-    reason = f"configs/coco/{config}.yaml is not there"
+    reason = f"needs configs/coco/{config}.yaml"
     return pytest.param(*values, marks=pytest.mark.skipif(not path_of(config).is_file(), reason=reason))
 
 
@@ -89,14 +89,14 @@ def overrides_of(network: str) -> list[str]:
 
 
 def config_of(network: str) -> Config:
-    return load_config(path_of(CONFIGS[network]), overrides_of(network))
+    return load_config(path_of(CONFIGS[network]), *overrides_of(network))
 
 
 def arrays_of(network: str, seed: int = 0) -> dict[str, np.ndarray]:
     """Random weights of a narrow network under the authors' names."""
     config, generator = config_of(network), np.random.default_rng(seed)
     with torch.device("meta"):
-        shapes = build_detector(config.model, len(CLASSES), config.test, load_backbone_weights=False).state_dict()
+        shapes = build_detector(config, len(CLASSES)).state_dict()
     kind = released.recognise(names_of(network))
     arrays = {}
     for name in names_of(network):

@@ -17,8 +17,9 @@ from dcn_det.config import load_config
 from dcn_det.entry import USER_ERROR, exit_code
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import ResNet, stage_block_names
-from dcn_det.models.build import BACKBONES
+from dcn_det.models.build import build_backbone
 from dcn_det.weights import checkpoint
+from dcn_det.weights.backbone import load_backbone_weights
 from dcn_det.weights.caffe import read_weights
 from dcn_det.weights.files import read_backbone
 from tests.weights.mxnet_writer import write_params
@@ -126,8 +127,11 @@ def put_torchvision_names(state: dict[str, Tensor], folder: Path) -> Path:
 
 def build(target: Path, *overrides: str, config: str = CONFIG) -> nn.Module:
     """The backbone as training builds it, plain."""
-    settings = load_config(config, [*NARROW, f"model.backbone.weights={target}", *overrides]).model.backbone
-    return BACKBONES[settings.kind](settings, True).eval()
+    settings = load_config(config, *NARROW, f"model.backbone.weights={target}", *overrides).model.backbone
+    backbone = build_backbone(settings)
+    load_backbone_weights(backbone, settings)
+    assert isinstance(backbone, nn.Module)
+    return backbone.eval()
 
 
 def same(network: nn.Module, reference: nn.Module, reverse: bool) -> None:
@@ -163,7 +167,7 @@ def test_caffe(
     source, target = put(reference.state_dict(), tmp_path), tmp_path / f"out{suffix}"
     assert main([str(source), str(target), "--config", CONFIG, *NARROW, "--format", format]) == 0
     said = capsys.readouterr().out
-    assert "left out, without a place here: fc." in said
+    assert re.search(r"left out.*: fc\.", said)
     advice = said.splitlines()[-1].partition("train from it with ")[2].split()
     assert "model.backbone.preprocess.mean=[123.15,115.9,103.06]" in advice
     same(build(target, *advice), reference, reverse=True)
@@ -213,7 +217,7 @@ def test_mxnet_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     source = tmp_path / "resnet_v1_101-0000.params"
     write_params(source, arrays)
     assert main([str(source), str(tmp_path / "o.pth"), "--config", CONFIG, *NARROW]) == 0
-    assert "left out, without a place here: fc.weight, fc.bias" in capsys.readouterr().out
+    assert re.search(r"left out.*: fc\.weight, fc\.bias", capsys.readouterr().out)
     same(
         build(tmp_path / "o.pth", "model.backbone.preprocess.channel_order=rgb", config=CAFFE_CONFIG), reference, False
     )
@@ -269,10 +273,10 @@ def test_what_differs_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[st
     state["res4b23_branch2b.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "w.pth")
     lines = refusal(tmp_path / "w.pth", capsys).splitlines()
-    assert lines[0].endswith("does not fit the config; 2 differences:")
+    assert "w.pth" in lines[0] and "2 differences" in lines[0]
     assert lines[1:] == [
         "error: layer3.22.conv2.weight 16x16x3x3 is missing",
-        "error: res4b23_branch2b.weight 1 has no place",
+        "error: res4b23_branch2b.weight 1 is not part of the network",
     ]
     assert "for a ResNet, the config has aligned_inception_resnet" in refusal(
         put_caffe(original().state_dict(), tmp_path), capsys, "model.backbone.kind=aligned_inception_resnet"

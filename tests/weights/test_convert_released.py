@@ -59,7 +59,7 @@ ALL = {
 def test_every_name_and_shape_of_the_real_files_has_its_place(name: str) -> None:
     config, shapes = load_config(path_of(name)), ALL[name]
     with torch.device("meta"):
-        model = build_detector(config.model, 80, config.test, load_backbone_weights=False)
+        model = build_detector(config, 80)
     network = released.recognise(shapes)
     assert network is not None
     ours = {str(released.our_name(each, network)): shape for each, shape in shapes.items()}
@@ -102,7 +102,7 @@ def test_a_whole_checkpoint(
     assert backbone["deform"]["border"] == "dcn_v1"
     assert head["box_stds"] == list(BOX_STDS)
     out = capsys.readouterr().out
-    assert f"{len(arrays)} arrays" in out and "all used and none missing" in out
+    assert f"{len(arrays)} arrays" in out
     assert "model.backbone.stem_pool ceil (config: pad)" in out
 
 
@@ -149,11 +149,11 @@ def test_all_that_differs_is_listed(refused: Any) -> None:
     arrays["arg:rpn_conv_3x3_bias"] = np.zeros(9, np.float32)
     arrays["aux:bn3a_branch1_moving_var"][3] = math.nan
     lines = refused(arrays, "rcnn").splitlines()
-    assert lines[0].endswith("in.params': it does not fit the config; 4 differences:")
+    assert "in.params" in lines[0] and "4 differences" in lines[0]
     assert sorted(lines[1:]) == sorted(
         [
             "error: head.fc2.bias 8 is missing",
-            "error: arg:surplus_weight 2x3 has no place",
+            "error: arg:surplus_weight 2x3 is not part of the network",
             "error: rpn.conv.bias (arg:rpn_conv_3x3_bias) is 9 instead of 8",
             "error: backbone.layer2.0.downsample.1.running_var (aux:bn3a_branch1_moving_var) "
             "holds numbers that are not finite",
@@ -216,7 +216,7 @@ def test_damaged_files_and_wrong_arguments(tmp_path: Path, capsys: pytest.Captur
         ("cut.params", "o.pth", "cannot read weights from"),
         ("empty.params", "o.pth", "cannot read weights from"),
         ("im.params", "o.pth", "no such weights file"),
-        ("in.params", "o.onnx", "the suffix says how it is written; allowed: .pth, .safetensors"),
+        ("in.params", "o.onnx", "'.onnx'; allowed: .pth, .safetensors"),
     ]:
         code = exit_code(lambda: convert(tmp_path / source, tmp_path / target, "rcnn"))  # noqa: B023
         said = capsys.readouterr().err

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dcn_det.errors import UserError
-from dcn_det.weights.mxnet import is_params, read_params
+from dcn_det.weights.mxnet import MAX_DIMENSIONS, SPARSE, is_params, read_params
+from tests.messages import refused, says
 from tests.weights.mxnet_writer import CODES, LAYOUTS, array_bytes, array_header, file_bytes, write_params
 
 VALUES = {"arg:a_weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "aux:b_moving_mean": np.ones(5, np.float32)}
@@ -69,7 +70,7 @@ def test_bytes_of_a_known_file(tmp_path: Path) -> None:
 def test_every_truncation_is_reported(tmp_path: Path) -> None:
     whole = file_bytes([array_bytes(value, "v1") for value in VALUES.values()], list(VALUES))
     for size in range(len(whole)):
-        with pytest.raises(UserError, match=r"cannot read weights from .*w\.params: .*truncated") as caught:
+        with refused("w.params") as caught:
             read_params(put(tmp_path, whole[:size]))
         assert "\n" not in str(caught.value)
 
@@ -79,58 +80,53 @@ CPU_FLOAT = struct.pack("<iii", 1, 0, 0)
 
 
 @pytest.mark.parametrize(
-    "data, message",
+    "data, named",
     [
-        (b"PK\x03\x04" + bytes(100), "no MXNet .params file, it begins with 0x4034b50 0x0"),
-        (struct.pack("<QQ", 0x112, 1) + bytes(100), "no MXNet .params file, it begins with 0x112 0x1"),
-        (struct.pack("<QQQ", 0x112, 0, 2**64 - 1), "truncated.*at array 1 of 18446744073709551615"),
-        (
-            one(array_header((3,), "v1") + struct.pack("<iii", 1, 0, 7) + bytes(12)),
-            "unknown dtype 7; known are 0 float32",
-        ),
-        (one(array_header((3,), "v1") + struct.pack("<iii", 1, 0, -1) + bytes(12)), "unknown dtype -1"),
-        (one(array_header((HUGE,), "v1") + CPU_FLOAT), f"truncated or damaged, {4 * HUGE} bytes are to follow where"),
-        (one(array_header((HUGE, HUGE, HUGE), "v2") + CPU_FLOAT), "array of shape .* is impossible"),
-        (one(array_header((0, 2**62), "v3") + CPU_FLOAT), "array of shape .* is impossible"),
-        (one(array_header((-4, -5), "v1") + CPU_FLOAT + bytes(80)), r"array of shape \(-4, -5\) is impossible"),
-        (one(array_header((2**32 - 1,) * 32, "legacy") + CPU_FLOAT), "is impossible"),
-        (one(struct.pack("<I", 33) + bytes(400)), "unknown layout 0x21"),
-        (one(struct.pack("<I", 0xF993FACB) + bytes(400)), "unknown layout 0xf993facb"),
-        (one(struct.pack("<II", 0xF993FAC8, 2**32 - 1) + bytes(400)), "4294967295 dimensions, at most 32"),
-        (one(struct.pack("<Iii", 0xF993FAC9, 0, -1) + bytes(400)), "-1 dimensions"),
-        (one(struct.pack("<Iii", 0xF993FAC9, 1, 1) + bytes(400)), "a row-sparse array; networks are made of dense"),
-        (one(struct.pack("<Iii", 0xF993FAC9, 2, 1) + bytes(400)), "a compressed sparse row array"),
-        (one(struct.pack("<Iii", 0xF993FACA, 5, 1) + bytes(400)), "unknown storage type 5; known are 0 dense"),
-        (one(struct.pack("<I", 0)), "an array without shape and values"),
-        (one(struct.pack("<Iii", 0xF993FACA, 0, -1)), "an array without shape and values"),
-        (file_bytes([array_bytes(VALUES["arg:a_weight"])], []), "0 names for 1 arrays"),
-        (file_bytes([array_bytes(np.ones(1, np.int8))] * 2, ["a", "a"]), "the name 'a' occurs twice"),
-        (one(array_bytes(np.ones(1, np.int8))) + b"x", "1 more bytes than its header tells of"),
-        (
-            file_bytes([array_bytes(np.ones(1, np.int8))], [""])[:-8] + struct.pack("<Q", 2**63),
-            "truncated.*at name 1 of 1",
-        ),
+        (b"PK\x03\x04" + bytes(100), ["0x4034b50", "0x112"]),
+        (struct.pack("<QQ", 0x112, 1) + bytes(100), ["0x112", "0x1"]),
+        (struct.pack("<QQQ", 0x112, 0, 2**64 - 1), [1, 2**64 - 1]),
+        (one(array_header((3,), "v1") + struct.pack("<iii", 1, 0, 7) + bytes(12)), [7, "float32"]),
+        (one(array_header((3,), "v1") + struct.pack("<iii", 1, 0, -1) + bytes(12)), [-1, "float32"]),
+        (one(array_header((HUGE,), "v1") + CPU_FLOAT), [4 * HUGE]),
+        (one(array_header((HUGE, HUGE, HUGE), "v2") + CPU_FLOAT), [(HUGE, HUGE, HUGE)]),
+        (one(array_header((0, 2**62), "v3") + CPU_FLOAT), [(0, 2**62)]),
+        (one(array_header((-4, -5), "v1") + CPU_FLOAT + bytes(80)), [(-4, -5)]),
+        (one(array_header((2**32 - 1,) * 32, "legacy") + CPU_FLOAT), [(2**32 - 1,) * 32]),
+        (one(struct.pack("<I", 33) + bytes(400)), ["0x21"]),
+        (one(struct.pack("<I", 0xF993FACB) + bytes(400)), ["0xf993facb"]),
+        (one(struct.pack("<II", 0xF993FAC8, 2**32 - 1) + bytes(400)), [2**32 - 1, MAX_DIMENSIONS]),
+        (one(struct.pack("<Iii", 0xF993FAC9, 0, -1) + bytes(400)), [-1, MAX_DIMENSIONS]),
+        (one(struct.pack("<Iii", 0xF993FAC9, 1, 1) + bytes(400)), [SPARSE[1]]),
+        (one(struct.pack("<Iii", 0xF993FAC9, 2, 1) + bytes(400)), [SPARSE[2]]),
+        (one(struct.pack("<Iii", 0xF993FACA, 5, 1) + bytes(400)), [5, 0, "dense"]),
+        (one(struct.pack("<I", 0)), [1, "shape"]),
+        (one(struct.pack("<Iii", 0xF993FACA, 0, -1)), [1, "shape"]),
+        (file_bytes([array_bytes(VALUES["arg:a_weight"])], []), [0, 1]),
+        (file_bytes([array_bytes(np.ones(1, np.int8))] * 2, ["a", "a"]), ["'a'"]),
+        (one(array_bytes(np.ones(1, np.int8))) + b"x", [1]),
+        (file_bytes([array_bytes(np.ones(1, np.int8))], [""])[:-8] + struct.pack("<Q", 2**63), [1, 2**63]),
         (
             file_bytes([array_bytes(np.ones(1, np.int8))], [""])[:-8] + struct.pack("<Q", 1) + b"\xff",
-            "a name that is no text",
+            [1, "invalid start byte"],
         ),
     ],
 )
-def test_bad_files(tmp_path: Path, data: bytes, message: str) -> None:
+def test_bad_files(tmp_path: Path, data: bytes, named: list[object]) -> None:
     path = put(tmp_path, data)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=message) as caught:
+        with refused(path) as caught:
             read_params(path)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
-    assert "\n" not in str(caught.value)
+    said = str(caught.value).replace(str(path), "")
+    assert says(said, *named) and "\n" not in said, said
 
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "rfcn_coco-0000.params").touch()
-    with pytest.raises(UserError, match=r"no such weights file: .*; did you mean 'rfcn_coco-0000\.params'"):
+    with refused("rfcn_coco-000.params", "rfcn_coco-0000.params"):
         read_params(tmp_path / "rfcn_coco-000.params")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dcn_det.cli.convert_weights import main
-from dcn_det.inference.build import load_predictor
+from dcn_det.inference.build import load
 from dcn_det.models.boxes import to_rois
 from dcn_det.models.rpn import RPNOutput
 from dcn_det.structures import Batch, ImageInfo
@@ -32,7 +32,7 @@ def test_same_numbers(name: str, shared: Path, tmp_path: Path) -> None:
     write_params(source, given_weights(folder, name), "legacy")
     assert main([str(source), str(target), "--config", str(path_of(CONFIGS[name]))]) == 0
     source.unlink()
-    predictor = load_predictor(target, device="cpu")
+    predictor = load(target, device="cpu")
     target.unlink()
 
     model = predictor.model

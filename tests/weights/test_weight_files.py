@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from dcn_det.errors import UserError
 from dcn_det.weights.files import load_into, read_state_dict
+from tests.messages import refused, says
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
@@ -33,7 +33,7 @@ def test_reads_what_people_save(tmp_path: Path, content: dict[str, object]) -> N
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "resnet50.pth").touch()
-    with pytest.raises(UserError, match=r"no such weights file: .*resnet5O\.pth; did you mean 'resnet50\.pth'"):
+    with refused("resnet5O.pth", "resnet50.pth"):
         read_state_dict(tmp_path / "resnet5O.pth")
 
 
@@ -42,8 +42,9 @@ def test_truncated_file(tmp_path: Path, keep: float) -> None:
     torch.save({name: torch.randn(100, 100) for name in "abc"}, tmp_path / "w.pth")
     data = (tmp_path / "w.pth").read_bytes()
     (tmp_path / "w.pth").write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
-    with pytest.raises(UserError, match=r"cannot read weights from .*w\.pth; truncated") as caught:
+    with refused("w.pth") as caught:
         read_state_dict(tmp_path / "w.pth")
+    assert caught.value.__cause__ is not None, "reading it failed"
     assert "\n" not in str(caught.value)
 
 
@@ -54,15 +55,16 @@ class Trap:
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     torch.save({"a": Trap()}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="cannot read weights") as caught:
+    with refused("w.pth") as caught:
         read_state_dict(tmp_path / "w.pth")
+    assert caught.value.__cause__ is not None, "reading it failed"
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content, what", [([1, 2], "list"), ({"epoch": 3}, "'epoch' is a int"), ({}, "dict")])
-def test_not_tensors_by_name(tmp_path: Path, content: object, what: str) -> None:
+@pytest.mark.parametrize("content, named", [([1, 2], ["list"]), ({"epoch": 3}, ["epoch", "int"]), ({}, ["dict"])])
+def test_not_tensors_by_name(tmp_path: Path, content: object, named: list[str]) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=f"holds no tensors by name.*{what}"):
+    with refused("w.pth", *named):
         read_state_dict(tmp_path / "w.pth")
 
 
@@ -83,10 +85,8 @@ def test_every_misfit_is_listed_at_once_and_nothing_is_loaded() -> None:
     module = network()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = {"a.weight": torch.zeros(2, 4), **{f"b{i}": torch.zeros(1) for i in range(7)}}
-    with pytest.raises(UserError) as caught:
+    with refused("w.pth", 9) as caught:
         load_into(module, state, source="w.pth")
-    assert str(caught.value) == (
-        "weights from w.pth do not fit the ModuleDict: 1 missing (a.bias); "
-        "7 unexpected (b0, b1, b2, b3, b4 and 2 more); 1 of another shape (a.weight 2x4 for 2x3)"
-    )
+    _, *lines = str(caught.value).splitlines()
+    assert len(lines) == 6 and says(lines[0], "a.bias", 2) and says(lines[1], "b0", 1) and says(lines[5], 4)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from dcn_det.data.check import AnchorCheck, Report
 from dcn_det.data.formats.base import DataFormat
 from dcn_det.data.records import ImageRecord, ObjectRecord, Records, first_few, pack
-from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
 from dcn_det.files import read_text
+from dcn_det.images import read_image
 from dcn_det.progress import Count
 
 if TYPE_CHECKING:

@@ -9,20 +9,19 @@ is the one of the public re-implementation by soeaver (pytorch-priv), whose coun
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dcn_det.models.backbones.convolution import Conv3x3, DeformableBlocks, conv, deformable3x3, plain3x3
-from dcn_det.models.backbones.residual import ResidualBackbone, res5_dilations, shortcut
+from dcn_det.models.backbones.convolution import Conv3x3, conv, deformable3x3, plain3x3
+from dcn_det.models.backbones.residual import ResidualBackbone, shortcut
 from dcn_det.models.backbones.resnet import DEPTHS, stage_block_names
-from dcn_det.models.norm import Norm, norm_factory
+from dcn_det.models.norm import Norm
 
 KIND = "aligned_inception_resnet"
 CONVOLUTIONS = ("branch1b", "branch2b", "branch2c")
 """The 3x3 convolutions of a block: the one of the first branch and the two of the second."""
-IMAGENET_CLASSES = 1000
 
 
 def deformable_names() -> dict[str, tuple[str, ...]]:
@@ -119,85 +118,56 @@ class AlignedInceptionBlock(nn.Module):
 class AlignedInceptionResNet(ResidualBackbone):
     """Aligned-Inception-ResNet without its classifier, with dilated and deformable convolutions.
 
-    As in :class:`dcn_det.models.backbones.resnet.ResNet`, the defaults keep res5 at stride 16, dilate its
-    convolutions larger than 1x1 by 2, and do not train batch norm, stem and res2. Feature maps and their
-    channels have the names and sizes of ResNet-101's, so every detector takes it in ResNet-101's place.
+    Feature maps and their channels have the names and sizes of ResNet-101's, so every detector takes it in
+    ResNet-101's place.
 
     Args:
+        kind: ``aligned_inception_resnet``.
         width: channels of the first branch in res2, an even number; later stages double it.
-        stem_width: channels of the first convolution.
-        stride_on: which convolution of each branch carries the stride: the 1x1, as the paper's text has it
-            ("dimension changes use a 1x1 convolution of stride 2"), or the first 3x3, as the re-implementation.
-        stem_pool: 3x3 stride-2 max pooling padded by one, which is the aligned one, or unpadded with ceil
-            rounding.
-        norm, norm_eps: see :func:`dcn_det.models.norm.norm_factory`.
-        frozen_stages: this many leading stages are not trained, 0 to 5.
-        res5_stride: 1 or 2.
-        res5_dilation: of the 3x3 convolutions of res5, for all or one for each of its blocks.
-        deformable: blocks or single convolutions, named as in :func:`deformable_names`.
+        stem_pool: ``pad``, the aligned one, by default.
+        **options: see :class:`ResidualBackbone`. ``stride_on``: the paper's text has the stride on the 1x1 ("dimension
+            changes use a 1x1 convolution of stride 2"), the re-implementation on the first 3x3. ``deform.blocks``:
+            blocks or single convolutions, see :func:`deformable_names`.
 
     Raises:
         ValueError: a name, the width or the dilations do not fit.
     """
 
     def __init__(
-        self,
-        *,
-        width: int = 64,
-        stem_width: int = 64,
-        stride_on: Literal["first_1x1", "3x3"] = "first_1x1",
-        stem_pool: Literal["ceil", "pad"] = "pad",
-        norm: Literal["frozen_bn", "bn", "sync_bn", "gn"] = "frozen_bn",
-        norm_eps: float = 1e-5,
-        frozen_stages: int = 2,
-        res5_stride: Literal[1, 2] = 1,
-        res5_dilation: int | tuple[int, ...] = 2,
-        deformable: DeformableBlocks | None = None,
+        self, kind: str = KIND, *, width: int = 64, stem_pool: Literal["ceil", "pad"] = "pad", **options: Any
     ) -> None:
-        deform = deformable or DeformableBlocks()
-        known = deformable_names()
-        unknown = [name for name in deform.names if name not in known]
-        if unknown:
-            raise ValueError(f"{KIND} has no blocks or convolutions {unknown}")
         if width % 2:
             raise ValueError(f"width {width} is odd; the second branch has half of it")
-        deformed = {convolution for name in deform.names for convolution in known[name]}
-        blocks = stage_block_names("resnet101")
-        dilations = res5_dilations(KIND, res5_dilation, len(blocks["res5"]))
-        make_norm = norm_factory(norm, norm_eps)
+        super().__init__(kind, width=width, stem_pool=stem_pool, **options)
+
+    @classmethod
+    def depths(cls, kind: str) -> tuple[int, int, int, int]:
+        return DEPTHS["resnet101"]
+
+    @classmethod
+    def expansion_of(cls, kind: str) -> int:
+        return AlignedInceptionBlock.expansion
+
+    @classmethod
+    def deformable_channels(cls, kind: str, width: int) -> dict[str, int]:
+        return {name: min(channels_of(each, width) for each in convs) for name, convs in deformable_names().items()}
+
+    def make_block(
+        self, stage: str, position: int, in_channels: int, channels: int, stride: int, dilation: int
+    ) -> nn.Module:
+        known = deformable_names()
+        deformed = {convolution for name in self.deform.blocks for convolution in known[name]}
 
         def conv3x3(name: str) -> Conv3x3:
-            return partial(deformable3x3, deform) if name in deformed else plain3x3
+            return partial(deformable3x3, self.deform) if name in deformed else plain3x3
 
-        def make_block(stage: str, position: int, in_channels: int, channels: int, stride: int) -> nn.Module:
-            first, second, third = (conv3x3(name) for name in known[blocks[stage][position]])
-            return AlignedInceptionBlock(
-                in_channels,
-                channels,
-                stride=stride,
-                dilation=dilations[position] if stage == "res5" else 1,
-                stride_on_3x3=stride_on == "3x3",
-                norm=make_norm,
-                convolutions=(first, second, third),
-            )
-
-        super().__init__(
-            make_block,
-            DEPTHS["resnet101"],
-            expansion=AlignedInceptionBlock.expansion,
-            width=width,
-            stem_width=stem_width,
-            stem_pool=stem_pool,
-            norm=make_norm,
-            frozen_stages=frozen_stages,
-            res5_stride=res5_stride,
-            offset_lr_mult=deform.lr_mult,
+        first, second, third = (conv3x3(name) for name in known[stage_block_names("resnet101")[stage][position]])
+        return AlignedInceptionBlock(
+            in_channels,
+            channels,
+            stride=stride,
+            dilation=dilation,
+            stride_on_3x3=self.stride_on == "3x3",
+            norm=self._norm,
+            convolutions=(first, second, third),
         )
-
-
-def imagenet_parameters() -> int:
-    """Parameters of the classification network: weights, affine of batch norm, and the 1000-way classifier."""
-    with torch.device("meta"):
-        backbone = AlignedInceptionResNet(norm="bn", frozen_stages=0, res5_stride=2, res5_dilation=1)
-        classifier = nn.Linear(backbone.channels["res5"], IMAGENET_CLASSES)
-    return sum(each.numel() for part in (backbone, classifier) for each in part.parameters())

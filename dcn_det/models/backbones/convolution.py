@@ -16,29 +16,28 @@ Conv3x3 = Callable[[int, int, int, int], nn.Module]
 
 @dataclass(frozen=True, slots=True)
 class DeformableBlocks:
-    """Which blocks are deformable and how.
+    """The deformable blocks of a backbone.
 
     Attributes:
-        names: blocks, as the backbone spells them. In a basic block the second 3x3 convolution
-            deforms.
-        modulated: learn a modulation mask as well (DCN v2).
+        blocks: names, as the backbone spells them. In a basic block the second 3x3 convolution deforms.
+        kind: ``v1`` learns offsets; ``v2`` also learns a modulation mask (Zhu et al., CVPR 2019).
         offset_groups: sets of offsets, each for an equal share of the channels.
-        offset_dilation: of the 3x3 convolution that predicts the offsets; ``None`` takes that of the
-            deformable one, as the paper says.
+        offset_dilation: dilation of the 3x3 convolution that predicts the offsets; ``host`` takes that of the
+            deformable one, as in the paper.
         border: ``zeros`` or ``dcn_v1``, see :func:`dcn_det.ops.deform_conv2d`.
         lr_mult: learning-rate multiplier of the convolutions that predict the offsets.
     """
 
-    names: tuple[str, ...] = ()
-    modulated: bool = False
+    blocks: tuple[str, ...] = ()
+    kind: Literal["v1", "v2"] = "v1"
     offset_groups: int = 4
-    offset_dilation: int | None = None
+    offset_dilation: Literal["host"] | int = "host"
     border: Literal["zeros", "dcn_v1"] = "zeros"
     lr_mult: float = 1.0
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the size, but for the stride, from He's normal initialisation (fan out)."""
+    """Returns a convolution with padding that keeps the size, except for the stride; He's normal initialization."""
     padding = dilation * (kernel // 2)
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -53,8 +52,7 @@ def plain3x3(in_channels: int, out_channels: int, stride: int, dilation: int) ->
 def deformable3x3(
     deform: DeformableBlocks, in_channels: int, out_channels: int, stride: int, dilation: int
 ) -> DeformConv2d:
-    """Like :func:`plain3x3`, which it equals (unless modulated) as long as its offsets are zero, as at the
-    start."""
+    """Returns a deformable :func:`plain3x3`, which it equals (unless modulated) while its offsets are zero."""
     layer = DeformConv2d(
         in_channels,
         out_channels,
@@ -64,16 +62,16 @@ def deformable3x3(
         dilation=dilation,
         bias=False,
         offset_groups=deform.offset_groups,
-        modulated=deform.modulated,
+        modulated=deform.kind == "v2",
         border=deform.border,
-        offset_dilation=deform.offset_dilation,
+        offset_dilation=None if deform.offset_dilation == "host" else deform.offset_dilation,
     )
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 
 
 def offset_lr_multipliers(backbone: nn.Module, multiplier: float) -> dict[str, float]:
-    """The same multiplier for every parameter that predicts offsets, by name; none when it is 1."""
+    """Returns the multiplier for every parameter that predicts offsets, by name; empty when it is 1."""
     if multiplier == 1:
         return {}
     layers = [name for name, module in backbone.named_modules() if isinstance(module, DeformConv2d)]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from dcn_det.models import initialise
+from dcn_det.models import initialize
 
 STAGES = ("res2", "res3", "res4", "res5")
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
@@ -23,7 +23,7 @@ class FeaturePyramid(nn.Module):
     Args:
         bottom_up: the backbone; its res5 has stride 32.
         channels: of every level.
-        init: ``normal``, N(0, 0.01) as in the authors' code, or ``he``, for narrow networks trained from scratch.
+        hidden_init: ``normal``, N(0, 0.01) as in the authors' code, or ``he``, for narrow networks from scratch.
 
     Attributes:
         channels: of each level, by name.
@@ -32,7 +32,7 @@ class FeaturePyramid(nn.Module):
 
     bottom_up: Any
 
-    def __init__(self, bottom_up: Any, channels: int = 256, *, init: Literal["normal", "he"] = "normal") -> None:
+    def __init__(self, bottom_up: Any, channels: int = 256, *, hidden_init: Literal["normal", "he"] = "normal") -> None:
         super().__init__()
         strides = tuple(bottom_up.strides[stage] for stage in STAGES)
         if strides != (4, 8, 16, 32):
@@ -40,8 +40,9 @@ class FeaturePyramid(nn.Module):
         self.bottom_up = bottom_up
         self.fpn = FeaturePyramidNetwork([bottom_up.channels[stage] for stage in STAGES], channels)
         self.p6 = nn.Conv2d(bottom_up.channels["res5"], channels, 3, stride=2, padding=1)
-        start = initialise.he if init == "he" else initialise.normal
-        start(*(module for module in self.modules_of_pyramid() if isinstance(module, nn.Conv2d)))
+        initialize.START[hidden_init](
+            *(module for module in self.modules_of_pyramid() if isinstance(module, nn.Conv2d))
+        )
         self.channels = dict.fromkeys(LEVELS, channels)
         self.strides = dict(zip(LEVELS, (*strides, 64)))
 

@@ -1,116 +1,200 @@
-"""What all residual backbones share: a stem, four stages of blocks, and stages that are not trained."""
+"""Shared parts of residual backbones: a stem, four stages of blocks, and stages that are not trained."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
-from dcn_det.models.backbones.convolution import conv, offset_lr_multipliers
-from dcn_det.models.norm import Norm
+from dcn_det.models.backbones.convolution import DeformableBlocks, conv, offset_lr_multipliers
+from dcn_det.models.norm import Norm, norm_factory
 
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-class MakeBlock(Protocol):
-    """Makes the residual block of one position; it puts out ``expansion * channels``."""
-
-    def __call__(self, stage: str, position: int, in_channels: int, channels: int, stride: int) -> nn.Module: ...
-
-
 def shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
-    """1x1 convolution with normalisation, or nothing where the input fits as it is."""
+    """Returns a 1x1 convolution with normalization, or None where the input already fits."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(conv(in_channels, out_channels, 1, stride), norm(out_channels))
 
 
-class ResidualBackbone(nn.Module):
+class ResidualBackbone(nn.Module, ABC):
     """7x7 stride-2 stem, 3x3 stride-2 max pooling, four stages of residual blocks.
 
+    Subclasses define the depths of the stages and make the blocks. The defaults are the authors' backbone: stride on
+    the first 1x1, unpadded ceil-mode pooling, res5 at stride 16 with dilation 2, batch norm constant, stem and res2 not
+    trained. Convolutions start from He's normal initialization (fan out), offsets from zero.
+
     Args:
-        make_block: makes each block.
-        depths: blocks of each stage.
-        expansion: a block puts out this many times its ``channels``.
-        width: ``channels`` of the blocks of res2; later stages double it.
+        kind: name of the network, such as ``resnet101``.
+        width: channels of the 3x3 convolutions of res2 (of the wider branch); later stages double it, and blocks
+            may put out a multiple.
         stem_width: channels of the first convolution.
-        stem_pool: unpadded with ceil rounding, or padded by one with floor rounding.
-        norm: makes normalisation layers.
-        frozen_stages: this many leading stages keep their parameters and statistics: 1 the stem, 2 the stem
-            and res2, up to 5.
-        res5_stride: 1 or 2.
-        offset_lr_mult: learning-rate multiplier of the convolutions that predict offsets.
+        stride_on: convolution of a bottleneck or branch that carries the stride: the first 1x1 (Caffe) or the first 3x3
+            (torchvision).
+        stem_pool: 3x3 stride-2 max pooling: ``ceil``, unpadded with ceil rounding (Caffe), or ``pad``, padded by
+            one with floor rounding (torchvision).
+        norm, norm_eps: see :func:`dcn_det.models.norm.norm_factory`.
+        frozen_stages: this many leading stages keep their parameters and statistics: 1 the stem, 2 the stem and res2,
+            up to 5.
+        res5_stride: 1 keeps the output at stride 16, 2 goes to 32.
+        res5_dilation: dilation of the 3x3 convolutions of res5, one number or one per block.
+        deform: deformable blocks; none by default.
 
     Attributes:
         channels: of each stage's output, by name.
         strides: of each stage's output, in input pixels, by name.
+
+    Raises:
+        ValueError: a block is unknown, or the dilations do not fit.
     """
 
     def __init__(
         self,
-        make_block: MakeBlock,
-        depths: Sequence[int],
+        kind: str,
         *,
-        expansion: int,
-        width: int,
-        stem_width: int,
-        stem_pool: Literal["ceil", "pad"],
-        norm: Norm,
-        frozen_stages: int,
-        res5_stride: Literal[1, 2],
-        offset_lr_mult: float,
+        width: int = 64,
+        stem_width: int = 64,
+        stride_on: Literal["first_1x1", "3x3"] = "first_1x1",
+        stem_pool: Literal["ceil", "pad"] = "ceil",
+        norm: Literal["frozen_bn", "bn", "sync_bn", "gn"] = "frozen_bn",
+        norm_eps: float = 1e-5,
+        frozen_stages: int = 2,
+        res5_stride: Literal[1, 2] = 1,
+        res5_dilation: int | tuple[int, ...] = 2,
+        deform: DeformableBlocks | None = None,
     ) -> None:
         super().__init__()
+        self.kind = kind
+        self.stride_on = stride_on
+        self.deform = deform or DeformableBlocks()
+        known = self.deformable_channels(kind, width)
+        unknown = [name for name in self.deform.blocks if name not in known]
+        if unknown:
+            raise ValueError(f"{kind} has no blocks {unknown}")
+        depths = self.depths(kind)
+        dilations = {"res5": _per_block(kind, res5_dilation, depths[-1])}
+        self._norm = norm_factory(norm, norm_eps)
+        self.recomputed: frozenset[str] = frozenset()
+        """Stages whose blocks are computed again in the backward pass; see :meth:`recompute`."""
+
         self.conv1 = conv(3, stem_width, 7, stride=2)
-        self.bn1 = norm(stem_width)
+        self.bn1 = self._norm(stem_width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True) if stem_pool == "ceil" else nn.MaxPool2d(3, 2, padding=1)
 
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}
-        in_channels, total_stride = stem_width, 4
+        in_channels, total_stride, expansion = stem_width, 4, self.expansion_of(kind)
         for index, (stage, depth, stage_stride) in enumerate(zip(STAGES, depths, (1, 2, 2, res5_stride))):
             channels = width * 2**index
             blocks = []
             for position in range(depth):
-                blocks.append(make_block(stage, position, in_channels, channels, stage_stride if position == 0 else 1))
+                dilation = dilations[stage][position] if stage in dilations else 1
+                stride = stage_stride if position == 0 else 1
+                blocks.append(self.make_block(stage, position, in_channels, channels, stride, dilation))
                 in_channels = channels * expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
             total_stride *= stage_stride
             self.channels[stage], self.strides[stage] = in_channels, total_stride
 
-        self._offset_lr_mult = offset_lr_mult
         stages = [[self.conv1, self.bn1], *([stage] for stage in self._layers())]
         self._frozen = [module for stage in stages[:frozen_stages] for module in stage]
         for module in self._frozen:
             module.requires_grad_(False)
 
+    @classmethod
+    @abstractmethod
+    def depths(cls, kind: str) -> tuple[int, int, int, int]:
+        """Number of blocks of each stage."""
+
+    @classmethod
+    @abstractmethod
+    def expansion_of(cls, kind: str) -> int:
+        """Output channels of a block, as a multiple of its ``channels``."""
+
+    @classmethod
+    @abstractmethod
+    def deformable_channels(cls, kind: str, width: int) -> dict[str, int]:
+        """Names that ``deform.blocks`` may hold, each with the channels that its offset groups have to divide."""
+
+    @abstractmethod
+    def make_block(
+        self, stage: str, position: int, in_channels: int, channels: int, stride: int, dilation: int
+    ) -> nn.Module:
+        """Makes the residual block at a position of a stage; it puts out ``expansion_of(kind) * channels``."""
+
     def _layers(self) -> list[nn.Module]:
         return [self.get_submodule(f"layer{index}") for index in range(1, 5)]
 
     def train(self, mode: bool = True) -> ResidualBackbone:
-        """As usual, but frozen stages stay in evaluation mode, so that batch norm keeps its statistics."""
+        """Sets the mode; frozen stages stay in evaluation mode, so that batch norm keeps its statistics."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
 
+    def recompute(self, stages: Sequence[str]) -> None:
+        """Drops the activations inside the blocks of some stages and computes them again in the backward pass.
+
+        This saves memory, costs time, and changes no result.
+
+        Args:
+            stages: some of ``res2`` ... ``res5``; replaces earlier ones.
+        """
+        unknown = [stage for stage in stages if stage not in STAGES]
+        if unknown:
+            raise ValueError(f"no stage {unknown[0]!r}; expected some of {', '.join(STAGES)}")
+        self.recomputed = frozenset(stages)
+
     def lr_multipliers(self) -> dict[str, float]:
-        """Learning-rate multipliers other than 1, by parameter name."""
-        return offset_lr_multipliers(self, self._offset_lr_mult)
+        """Returns learning-rate multipliers other than 1, by parameter name."""
+        return offset_lr_multipliers(self, self.deform.lr_mult)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalised images -> outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""
+        """(B, 3, H, W) normalized images -> outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features = {}
         for stage, layer in zip(STAGES, self._layers()):
-            x = layer(x)
+            if stage in self.recomputed and torch.is_grad_enabled():
+                for block in layer.children():
+                    contexts = partial(_contexts, block)
+                    x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=True, context_fn=contexts)
+            else:
+                x = layer(x)
             features[stage] = x
         return features
 
 
-def res5_dilations(kind: str, dilation: int | tuple[int, ...], depth: int) -> tuple[int, ...]:
+def _contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+    return contextlib.nullcontext(), _statistics_held(block)
+
+
+@contextlib.contextmanager
+def _statistics_held(block: nn.Module) -> Iterator[None]:
+    """Batch norm has seen the batch already; counting it twice would change the running statistics."""
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
+    statistics = [dict(norm.named_buffers()) for norm in norms]
+    for norm, own in zip(norms, statistics):
+        for name, buffer in own.items():
+            setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, own in zip(norms, statistics):
+            for name, buffer in own.items():
+                setattr(norm, name, buffer)
+
+
+def _per_block(kind: str, dilation: int | tuple[int, ...], depth: int) -> tuple[int, ...]:
     """One dilation for each block of res5, from one number or one each."""
     if isinstance(dilation, int):
         return (dilation,) * depth

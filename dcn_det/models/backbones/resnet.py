@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import string
 from functools import partial
-from typing import Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from dcn_det.models.backbones.convolution import Conv3x3, DeformableBlocks, conv, deformable3x3, plain3x3
-from dcn_det.models.backbones.residual import STAGES, ResidualBackbone, res5_dilations, shortcut
-from dcn_det.models.norm import Norm, norm_factory
+from dcn_det.models.backbones.convolution import Conv3x3, conv, deformable3x3, plain3x3
+from dcn_det.models.backbones.residual import STAGES, ResidualBackbone, shortcut
+from dcn_det.models.norm import Norm
 
 DEPTHS: dict[str, tuple[int, int, int, int]] = {
     "resnet18": (2, 2, 2, 2),
@@ -122,74 +122,43 @@ class Bottleneck(nn.Module):
 class ResNet(ResidualBackbone):
     """ResNet-18, 34, 50, 101 or 152 without its classifier.
 
-    The defaults are the authors' backbone: stride on the first 1x1, unpadded ceil-mode pooling, res5 at
-    stride 16 with dilation 2, batch norm constant, stem and res2 not trained. torchvision's networks are
-    ``stride_on="3x3"``, ``stem_pool="pad"``, ``res5_stride=2``, ``res5_dilation=1``. Convolutions start from
-    He's normal initialisation (fan out), offsets from zero.
+    torchvision's networks are ``stride_on="3x3"``, ``stem_pool="pad"``, ``res5_stride=2``, ``res5_dilation=1``.
 
     Args:
         kind: a key of :data:`DEPTHS`.
-        width: channels of the 3x3 convolutions of res2; later stages double it, and bottlenecks put out
-            four times as many.
-        stem_width: channels of the first convolution.
-        stride_on: which convolution of a bottleneck carries the stride.
-        stem_pool: 3x3 stride-2 max pooling unpadded with ceil rounding, or padded by one with floor rounding.
-        norm, norm_eps: see :func:`dcn_det.models.norm.norm_factory`.
-        frozen_stages: this many leading stages keep their parameters and statistics: 1 the stem, 2 the stem
-            and res2, up to 5.
-        res5_stride: 1 or 2.
-        res5_dilation: of the 3x3 convolutions of res5, for all or one for each of its blocks.
-        deformable: the blocks whose 3x3 convolution is deformable.
-
-    Attributes:
-        channels: of each stage's output, by name.
-        strides: of each stage's output, in input pixels, by name.
+        **options: see :class:`ResidualBackbone`.
     """
 
-    def __init__(
-        self,
-        kind: str = "resnet101",
-        *,
-        width: int = 64,
-        stem_width: int = 64,
-        stride_on: Literal["first_1x1", "3x3"] = "first_1x1",
-        stem_pool: Literal["ceil", "pad"] = "ceil",
-        norm: Literal["frozen_bn", "bn", "sync_bn", "gn"] = "frozen_bn",
-        norm_eps: float = 1e-5,
-        frozen_stages: int = 2,
-        res5_stride: Literal[1, 2] = 1,
-        res5_dilation: int | tuple[int, ...] = 2,
-        deformable: DeformableBlocks | None = None,
-    ) -> None:
-        deform = deformable or DeformableBlocks()
-        names = stage_block_names(kind)
-        unknown = set(deform.names) - set(block_names(kind))
-        if unknown:
-            raise ValueError(f"{kind} has no blocks {sorted(unknown)}")
-        dilations = res5_dilations(kind, res5_dilation, len(names["res5"]))
-        make_norm = norm_factory(norm, norm_eps)
-        block = BasicBlock if kind in BASIC else Bottleneck
+    def __init__(self, kind: str = "resnet101", **options: Any) -> None:
+        super().__init__(kind, **options)
 
-        def make_block(stage: str, position: int, in_channels: int, channels: int, stride: int) -> nn.Module:
-            return block(
-                in_channels,
-                channels,
-                stride=stride,
-                dilation=dilations[position] if stage == "res5" else 1,
-                stride_on_3x3=stride_on == "3x3",
-                norm=make_norm,
-                main3x3=partial(deformable3x3, deform) if names[stage][position] in deform.names else plain3x3,
-            )
+    @classmethod
+    def depths(cls, kind: str) -> tuple[int, int, int, int]:
+        return DEPTHS[kind]
 
-        super().__init__(
-            make_block,
-            DEPTHS[kind],
-            expansion=block.expansion,
-            width=width,
-            stem_width=stem_width,
-            stem_pool=stem_pool,
-            norm=make_norm,
-            frozen_stages=frozen_stages,
-            res5_stride=res5_stride,
-            offset_lr_mult=deform.lr_mult,
+    @classmethod
+    def expansion_of(cls, kind: str) -> int:
+        return _block(kind).expansion
+
+    @classmethod
+    def deformable_channels(cls, kind: str, width: int) -> dict[str, int]:
+        stages = enumerate(stage_block_names(kind).values())
+        return {name: width * 2**index for index, names in stages for name in names}
+
+    def make_block(
+        self, stage: str, position: int, in_channels: int, channels: int, stride: int, dilation: int
+    ) -> nn.Module:
+        name = stage_block_names(self.kind)[stage][position]
+        return _block(self.kind)(
+            in_channels,
+            channels,
+            stride=stride,
+            dilation=dilation,
+            stride_on_3x3=self.stride_on == "3x3",
+            norm=self._norm,
+            main3x3=partial(deformable3x3, self.deform) if name in self.deform.blocks else plain3x3,
         )
+
+
+def _block(kind: str) -> type[BasicBlock] | type[Bottleneck]:
+    return BasicBlock if kind in BASIC else Bottleneck

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn_det.models import boxes as box_ops
-from dcn_det.models import initialise
+from dcn_det.models import initialize
 from dcn_det.models.heads.roi_head import RoIHead
 from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, roi_align, roi_pool
@@ -38,18 +38,8 @@ class FasterRCNNHead(RoIHead):
         channels: of the 1x1 convolution; None pools from the feature maps as they are.
         pooling: ``max`` (plain RoI pooling), ``align`` (RoIAlign, He et al., ICCV 2017), ``bilinear`` (the
             deformable operator without offsets) or ``deformable``.
-        pooled_size: bins along each axis.
-        samples_per_bin: bilinear samples along each axis of a bin.
-        offset_std: factor on the predicted offsets, which are relative to the RoI's size.
-        offset_lr_mult: learning-rate multiplier of the offset layers.
         hidden: width of the fully connected layers.
-        class_agnostic: one set of box deltas instead of one for each class.
-        sampler: chooses the RoIs to train on.
-        box_stds: the box deltas are learned divided by these.
-        sigma: of the smooth L1 loss.
-        loss_weight: on both losses.
-        hidden_init: how the layers before the two outputs start: ``normal``, N(0, 0.01) as in the authors' code, or
-            ``he``, for narrow heads trained from scratch.
+        class_agnostic, sampler, offset_lr_mult, **options: see :class:`dcn_det.models.heads.roi_head.RoIHead`.
     """
 
     def __init__(
@@ -60,47 +50,36 @@ class FasterRCNNHead(RoIHead):
         *,
         channels: int | None = 256,
         pooling: Literal["max", "align", "bilinear", "deformable"] = "max",
-        pooled_size: int = 7,
-        samples_per_bin: int = 4,
-        offset_std: float = 0.1,
-        offset_lr_mult: float = 0.01,
         hidden: int = 1024,
         class_agnostic: bool = False,
         sampler: RoISampler | None = None,
-        box_stds: box_ops.Stds = (0.1, 0.1, 0.2, 0.2),
-        sigma: float = 1.0,
-        loss_weight: float = 1.0,
-        hidden_init: Literal["normal", "he"] = "normal",
+        offset_lr_mult: float = 0.01,
+        **options: Any,
     ) -> None:
         super().__init__(
             num_classes,
             class_agnostic=class_agnostic,
             sampler=sampler or RoISampler(),
-            box_stds=box_stds,
-            sigma=sigma,
-            loss_weight=loss_weight,
+            offset_lr_mult=offset_lr_mult,
+            **options,
         )
         self.strides = (stride,) if isinstance(stride, int) else tuple(stride)
         self.channels = channels or in_channels
-        self.pooled_size = pooled_size
-        self.samples_per_bin = samples_per_bin
         self.pooling = pooling
-        self.offset_std = offset_std
-        self.offset_lr_mult = offset_lr_mult
 
-        pooled = self.channels * pooled_size**2
+        pooled = self.channels * self.pooled_size**2
         self.reduce = None if channels is None else nn.Conv2d(in_channels, channels, 1)
         self.fc1 = nn.Linear(pooled, hidden)
         self.fc2 = nn.Linear(hidden, hidden)
         self.cls_score = nn.Linear(hidden, num_classes + 1)
         self.bbox_pred = nn.Linear(hidden, 4 if class_agnostic else 4 * (num_classes + 1))
-        start = initialise.he if hidden_init == "he" else initialise.normal
+        start = initialize.START[self.hidden_init]
         start(*([] if self.reduce is None else [self.reduce]), self.fc1, self.fc2)
-        initialise.normal(self.cls_score, self.bbox_pred)
+        initialize.normal(self.cls_score, self.bbox_pred)
         self.offset: nn.Module | None = None
         if pooling == "deformable":
-            layers = [nn.Linear(pooled, 2 * pooled_size**2) for _ in self.strides]
-            initialise.zero(*layers)
+            layers = [nn.Linear(pooled, 2 * self.pooled_size**2) for _ in self.strides]
+            initialize.zero(*layers)
             self.offset = layers[0] if len(layers) == 1 else nn.ModuleList(layers)
 
     def lr_multipliers(self) -> dict[str, float]:
@@ -109,8 +88,8 @@ class FasterRCNNHead(RoIHead):
             return {}
         return {f"offset.{name}": self.offset_lr_mult for name, _ in self.offset.named_parameters()}
 
-    def prepare(self, *features: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) of each level -> (B, channels, H, W): the work that does not depend on RoIs."""
+    def _prepare(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) of each level -> (B, channels, H, W)."""
         if self.reduce is None:
             return features
         return tuple(F.relu(self.reduce(level), inplace=True) for level in features)
@@ -166,8 +145,8 @@ class FasterRCNNHead(RoIHead):
             group_size=1,
             pooled_size=self.pooled_size,
             part_size=self.pooled_size,
-            sample_per_part=self.samples_per_bin,
-            trans_std=self.offset_std,
+            samples_per_bin=self.samples_per_bin,
+            offset_std=self.offset_std,
         )
 
 

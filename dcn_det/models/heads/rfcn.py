@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn_det.models import boxes as box_ops
-from dcn_det.models import initialise
+from dcn_det.models import initialize
 from dcn_det.models.heads.roi_head import RoIHead
 from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, psroi_pool
@@ -50,19 +50,11 @@ class RFCNHead(RoIHead):
         channels: of the first 1x1 convolution.
         pooling: ``average`` (plain position-sensitive pooling over whole cells), ``bilinear`` (the deformable
             operator without offsets) or ``deformable``.
-        pooled_size: bins along each axis, k.
-        samples_per_bin: bilinear samples along each axis of a bin.
-        offset_std: factor on the predicted offsets, which are relative to the RoI's size.
-        offset_lr_mult: learning-rate multiplier of the offset layers.
         reduce_lr_mult: learning-rate multiplier of the first 1x1 convolution.
-        class_agnostic: box deltas for background, which nothing uses, and for all classes together, as the
-            authors have it, instead of for each class.
-        sampler: chooses the RoIs to train on; the default mines hard ones.
-        box_stds: the box deltas are learned divided by these.
-        sigma: of the smooth L1 loss.
-        loss_weight: on both losses.
-        hidden_init: how the first 1x1 convolution starts: ``normal``, N(0, 0.01) as in the authors' code, or
-            ``he``, for narrow heads trained from scratch.
+        class_agnostic: one set of box deltas for all classes and an unused one for background, as the authors have it,
+            instead of one per class.
+        sampler: chooses the RoIs to train on; hard example mining by default.
+        offset_lr_mult, **options: see :class:`dcn_det.models.heads.roi_head.RoIHead`; ``pooled_size`` is k.
     """
 
     def __init__(
@@ -73,46 +65,35 @@ class RFCNHead(RoIHead):
         *,
         channels: int = 1024,
         pooling: Literal["average", "bilinear", "deformable"] = "average",
-        pooled_size: int = 7,
-        samples_per_bin: int = 4,
-        offset_std: float = 0.1,
-        offset_lr_mult: float = 1.0,
         reduce_lr_mult: float = 3.0,
         class_agnostic: bool = True,
         sampler: RoISampler | None = None,
-        box_stds: box_ops.Stds = (0.1, 0.1, 0.2, 0.2),
-        sigma: float = 1.0,
-        loss_weight: float = 1.0,
-        hidden_init: Literal["normal", "he"] = "normal",
+        offset_lr_mult: float = 1.0,
+        **options: Any,
     ) -> None:
         super().__init__(
             num_classes,
             class_agnostic=class_agnostic,
-            sampler=sampler or RoISampler(negative_iou=(0.0, 0.5), hard=True),
-            box_stds=box_stds,
-            sigma=sigma,
-            loss_weight=loss_weight,
+            sampler=sampler or RoISampler(negative_iou=(0.0, 0.5), ohem=True),
+            offset_lr_mult=offset_lr_mult,
+            **options,
         )
         self.spatial_scale = 1.0 / stride
         self.pooling = pooling
-        self.pooled_size = pooled_size
-        self.samples_per_bin = samples_per_bin
-        self.offset_std = offset_std
-        self.offset_lr_mult = offset_lr_mult
         self.reduce_lr_mult = reduce_lr_mult
 
-        bins, classes = pooled_size**2, num_classes + 1
+        bins, classes = self.pooled_size**2, num_classes + 1
         self.reduce = nn.Conv2d(in_channels, channels, 1)
         self.cls_score = nn.Conv2d(channels, bins * classes, 1)
         self.bbox_pred = nn.Conv2d(channels, bins * 4 * (2 if class_agnostic else classes), 1)
-        (initialise.he if hidden_init == "he" else initialise.normal)(self.reduce)
-        initialise.normal(self.cls_score, self.bbox_pred)
+        initialize.START[self.hidden_init](self.reduce)
+        initialize.normal(self.cls_score, self.bbox_pred)
         self.cls_offset: nn.Conv2d | None = None
         self.bbox_offset: nn.Conv2d | None = None
         if pooling == "deformable":
             self.cls_offset = nn.Conv2d(channels, bins * 2 * classes, 1)
             self.bbox_offset = nn.Conv2d(channels, bins * 2, 1)
-            initialise.zero(self.cls_offset, self.bbox_offset)
+            initialize.zero(self.cls_offset, self.bbox_offset)
 
     def lr_multipliers(self) -> dict[str, float]:
         """Learning-rate multipliers other than 1, by parameter name."""
@@ -121,8 +102,8 @@ class RFCNHead(RoIHead):
             layers |= {"cls_offset": self.offset_lr_mult, "bbox_offset": self.offset_lr_mult}
         return {f"{layer}.{kind}": x for layer, x in layers.items() if x != 1 for kind in ("weight", "bias")}
 
-    def prepare(self, *features: Tensor) -> RFCNMaps:
-        """One map (B, in_channels, H, W) -> the maps to pool from: the work that does not depend on RoIs."""
+    def _prepare(self, *features: Tensor) -> RFCNMaps:
+        """One map (B, in_channels, H, W) -> the maps to pool from."""
         (single,) = features
         x = F.relu(self.reduce(single), inplace=True)
         return RFCNMaps(
@@ -171,6 +152,6 @@ class RFCNHead(RoIHead):
             group_size=self.pooled_size,
             pooled_size=self.pooled_size,
             part_size=self.pooled_size,
-            sample_per_part=self.samples_per_bin,
-            trans_std=self.offset_std,
+            samples_per_bin=self.samples_per_bin,
+            offset_std=self.offset_std,
         )

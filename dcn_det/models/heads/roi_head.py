@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,21 +19,27 @@ from dcn_det.structures import ImageInfo, Target
 ROI_STREAM = 1
 
 
-class RoIHead(nn.Module):
-    """Base of the second stages: a subclass says how RoIs become class scores and box deltas.
+class RoIHead(nn.Module, ABC):
+    """Base of the second stages: a subclass turns RoIs into class scores and box deltas.
 
-    It has ``prepare``, the work that does not depend on RoIs, and ``forward``, which takes what ``prepare``
-    returns and the boxes of each image and returns logits (R, num_classes + 1), background first, and deltas
-    (R, D, 4) in units of ``box_stds``. With ``class_agnostic`` the last of the D sets of deltas serves every
-    class, otherwise there are ``num_classes + 1``.
+    Subclasses implement ``_prepare``, the work that does not depend on RoIs, and ``forward``, which takes its result
+    and the boxes of each image and returns logits (R, num_classes + 1), background first, and deltas (R, D, 4) in units
+    of ``box_stds``. With ``class_agnostic`` the last of the D sets of deltas is used for every class; otherwise D is
+    ``num_classes + 1``.
 
     Args:
         num_classes: without background.
-        class_agnostic: one set of box deltas instead of one for each class.
+        class_agnostic: one set of box deltas instead of one per class.
         sampler: chooses the RoIs to train on.
+        pooled_size: bins along each axis of a RoI.
+        samples_per_bin: bilinear samples along each axis of a bin, in pooling that samples.
+        offset_std: factor on the predicted offsets, which are relative to the RoI's size (gamma in the paper).
+        offset_lr_mult: learning-rate multiplier of the layers that predict offsets.
         box_stds: the box deltas are learned divided by these.
         sigma: of the smooth L1 loss.
         loss_weight: on both losses.
+        hidden_init: initialization of the layers before the outputs: ``normal``, N(0, 0.01) as in the authors' code, or
+            ``he``, for narrow heads trained from scratch.
     """
 
     def __init__(
@@ -41,17 +48,48 @@ class RoIHead(nn.Module):
         *,
         class_agnostic: bool,
         sampler: RoISampler,
+        offset_lr_mult: float,
+        pooled_size: int = 7,
+        samples_per_bin: int = 4,
+        offset_std: float = 0.1,
         box_stds: box_ops.Stds = (0.1, 0.1, 0.2, 0.2),
         sigma: float = 1.0,
         loss_weight: float = 1.0,
+        hidden_init: Literal["normal", "he"] = "normal",
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.class_agnostic = class_agnostic
         self.sampler = sampler
+        self.pooled_size = pooled_size
+        self.samples_per_bin = samples_per_bin
+        self.offset_std = offset_std
+        self.offset_lr_mult = offset_lr_mult
         self.box_stds = box_stds
         self.sigma = sigma
         self.loss_weight = loss_weight
+        self.hidden_init = hidden_init
+        self._compiled_prepare: Callable[..., Any] | None = None
+
+    @abstractmethod
+    def _prepare(self, *features: Tensor) -> Any:
+        """Computes the maps to pool from."""
+
+    def prepare(self, *features: Tensor) -> Any:
+        """Computes the maps to pool from: the work that does not depend on RoIs.
+
+        Args:
+            features: (B, in_channels, H, W) of each level.
+
+        Returns:
+            Maps for :meth:`forward`, of a type of the head's own.
+        """
+        return (self._compiled_prepare or self._prepare)(*features)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles :meth:`prepare` and the forward pass; arguments as of ``torch.compile``."""
+        super().compile(*args, **kwargs)
+        self._compiled_prepare = torch.compile(self._prepare, *args, **kwargs)
 
     def losses(
         self, maps: Any, proposals: Sequence[Tensor], infos: Sequence[ImageInfo], targets: Sequence[Target]
@@ -59,8 +97,8 @@ class RoIHead(nn.Module):
         """Training losses.
 
         For each image the classification loss is the mean over the chosen RoIs, the box loss the sum over the
-        foreground ones divided by ``sampler.batch``; both are then averaged over the images. With online hard
-        example mining the chosen ones are the ``sampler.batch`` RoIs whose sum of both losses is largest.
+        foreground ones divided by ``sampler.batch_per_image``; both are then averaged over the images. With online hard
+        example mining the chosen ones are the ``sampler.batch_per_image`` RoIs whose sum of both losses is largest.
 
         Args:
             maps: from ``prepare``.
@@ -75,11 +113,13 @@ class RoIHead(nn.Module):
         cls_losses, box_losses = [], []
         for sample, image_logits, image_deltas in zip(samples, logits.split(counts), deltas.split(counts)):
             cls, box = cross_entropy(image_logits, sample.classes), self._box_losses(sample, image_deltas)
-            if self.sampler.hard:
-                hardest = (cls + box).detach().sort(descending=True, stable=True).indices[: self.sampler.batch]
+            if self.sampler.ohem:
+                hardest = (
+                    (cls + box).detach().sort(descending=True, stable=True).indices[: self.sampler.batch_per_image]
+                )
                 cls, box = cls[hardest], box[hardest]
             cls_losses.append(cls.sum() / max(len(cls), 1))
-            box_losses.append(box.sum() / self.sampler.batch)
+            box_losses.append(box.sum() / self.sampler.batch_per_image)
         return {
             "head_cls": self.loss_weight * torch.stack(cls_losses).mean(),
             "head_box": self.loss_weight * torch.stack(box_losses).mean(),

@@ -1,4 +1,5 @@
-// Defines the operators; kernels register themselves per device, autograd and fake kernels in Python.
+// Defines the operators. Kernels register themselves per device; autograd rules and fake kernels are in
+// Python.
 #include <torch/csrc/stable/library.h>
 
 #include "common/schemas.h"

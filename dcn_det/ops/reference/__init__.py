@@ -1,1 +1,1 @@
-"""The operators in plain PyTorch: the definition to read, and the tier without compiled kernels."""
+"""The operators in plain PyTorch: their definition, and the tier without compiled kernels."""

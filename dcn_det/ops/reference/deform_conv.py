@@ -1,12 +1,12 @@
 """Deformable convolution in plain PyTorch operations, one kernel tap at a time.
 
-With x the features, p an output position and p_k the place of tap k in the kernel::
+With features x, output position p and position p_k of tap k in the kernel::
 
     y(p) = bias + sum over k of weight_k * mask_k(p) * x(p * stride - padding + p_k * dilation + offset_k(p))
 
-where x between the cells is bilinear (Dai et al., "Deformable Convolutional Networks", 2017, equations 2
-to 4, and for the mask Zhu et al., "Deformable ConvNets v2", 2019, equation 1). What it is beyond the map is
-up to ``border``.
+where x is interpolated bilinearly between cells (Dai et al., "Deformable Convolutional Networks", 2017,
+equations 2 to 4; for the mask, Zhu et al., "Deformable ConvNets v2", 2019, equation 1). ``border`` defines x
+beyond the map.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 class Axis(NamedTuple):
-    """The two cells each coordinate lies between, with their weights and the weights' derivatives."""
+    """The two cells around each coordinate, with their weights and the weights' derivatives."""
 
     cells: tuple[Tensor, Tensor]
     weights: tuple[Tensor, Tensor]
@@ -40,7 +40,7 @@ class Tap(NamedTuple):
 
 
 class Problem:
-    """The tensors in the dtype of sums, and how their channels are grouped."""
+    """Tensors of a call in the dtype of sums, and the grouping of their channels."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Problem:
         grouped = (self.batch, self.offset_groups, self.taps)
         self.offset = offset.to(dtype).reshape(*grouped, 2, self.out_height, self.out_width)
         self.mask = None if mask is None else mask.to(dtype).reshape(*grouped, self.positions)
-        # One row of channels for each cell of each offset group of each image.
+        # One row of channels per cell, offset group and image.
         self.table = (
             input.to(dtype)
             .reshape(self.batch, self.offset_groups, self.offset_channels, self.height * self.width)
@@ -101,7 +101,7 @@ class Problem:
             )
 
     def read(self, tap: Tap) -> list[Tensor]:
-        """What the corners hold: four of (batch, offset groups, positions, channels of an offset group)."""
+        """Values of the four corners, each (batch, offset groups, positions, channels of an offset group)."""
         outside = ~tap.inside.unsqueeze(-1)
         return [self.table[rows].masked_fill(outside, 0) for rows in tap.rows]
 
@@ -113,18 +113,18 @@ class Problem:
         return samples.transpose(2, 3).reshape(self.batch, self.groups, self.group_channels, self.positions)
 
     def samples(self, columns: Tensor) -> Tensor:
-        """The reverse of the reshaping in :meth:`columns`."""
+        """Reverses the reshaping in :meth:`columns`."""
         shape = (self.batch, self.offset_groups, self.offset_channels, self.positions)
         return columns.reshape(shape).transpose(2, 3)
 
 
 def reads_map(at: Tensor, size: int, border: str) -> Tensor:
-    """Whether coordinates read anything; false for NaN."""
+    """Whether coordinates read the map; False for NaN."""
     return (at >= 0) & (at < size) if border == "dcn_v1" else (at > -1) & (at < size)
 
 
 def axis_at(at: Tensor, size: int, border: str) -> Axis:
-    """The cells around coordinates for which :func:`reads_map` holds."""
+    """The cells around coordinates that read the map, see :func:`reads_map`."""
     low = at.detach().floor()
     first = low.long()
     fraction = at - low
@@ -150,7 +150,7 @@ def weighted_sum(factors: list[Tensor], corners: list[Tensor]) -> Tensor:
 
 
 def empty_in_layout_of(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An empty tensor: in channels-last memory where ``like`` lies so, else contiguous."""
+    """An empty tensor, in channels-last memory if ``like`` is, else contiguous."""
     channels_last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
@@ -167,7 +167,7 @@ def deform_conv2d(
     dilation: list[int],
     border: str,
 ) -> Tensor:
-    """The forward pass, differentiable by autograd; the arguments are those of the public function."""
+    """Forward pass, differentiable by autograd; takes the arguments of the public function."""
     problem = Problem(input, offset, weight, mask, stride, padding, dilation, border)
     group_outputs = problem.out_channels // problem.groups
     output = problem.table.new_zeros(problem.batch, problem.groups, group_outputs, problem.positions)
@@ -194,7 +194,7 @@ def deform_conv2d_backward(
     need_weight: bool,
     need_mask: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of input, offset, weight and mask; an empty tensor for each that is not needed."""
+    """Gradients of input, offset, weight and mask; an empty tensor for each that is not needed."""
     problem = Problem(input, offset, weight, mask, stride, padding, dilation, border)
     group_outputs = problem.out_channels // problem.groups
     grad = grad_output.to(problem.table.dtype)

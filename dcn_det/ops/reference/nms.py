@@ -1,6 +1,6 @@
 """Non-maximum suppression in plain PyTorch operations, a block of boxes at a time.
 
-By decreasing score, a box is kept unless it overlaps one that is kept already by more than the threshold.
+In order of decreasing score, a box is kept unless its overlap with a kept box exceeds the threshold.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ BLOCK = 256
 
 
 def areas_of(boxes: Tensor) -> Tensor:
-    """(N, 4) half-open boxes -> (N,)."""
+    """Areas, (N,), of half-open boxes, (N, 4)."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def overlaps_of(boxes: Tensor, others: Tensor) -> Tensor:
-    """The intersections over the unions of (N, 4) and (M, 4) boxes: (N, M); NaN for two empty ones."""
+    """Intersections over unions, (N, M), of (N, 4) and (M, 4) boxes; NaN for two empty boxes."""
     low = torch.maximum(boxes[:, None, :2], others[:, :2])
     high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
     width, height = (high - low).clamp(min=0).unbind(-1)
@@ -26,10 +26,10 @@ def overlaps_of(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def threshold_as(dtype: torch.dtype, threshold: float) -> float:
-    """The largest value of a dtype that is not above the threshold.
+    """The largest value of a dtype that does not exceed the threshold.
 
-    PyTorch rounds a number to the dtype of the tensor it is compared with, up as often as down. An overlap of
-    0.3 in float32 exceeds the float64 0.3, but not the float32 0.3.
+    PyTorch rounds a number to the dtype of the tensor it is compared with, up or down: the float32 overlap 0.3
+    exceeds the float64 number 0.3, but not the float32 number 0.3.
     """
     nearest = torch.tensor(threshold, dtype=dtype)
     if nearest.double() > threshold:
@@ -38,9 +38,9 @@ def threshold_as(dtype: torch.dtype, threshold: float) -> float:
 
 
 def unsuppressed(suppresses: Tensor) -> Tensor:
-    """Which of N boxes are kept, given whether each (row) would suppress each later one (column): (N,).
+    """Which of N boxes are kept, (N,), given whether each box (row) suppresses each later one (column).
 
-    Starting from all, every pass settles at least one more box from the left on, so that this ends.
+    Every pass settles at least one more box, from the left, so that the loop ends.
     """
     kept = torch.ones_like(suppresses[0])
     while True:
@@ -51,7 +51,7 @@ def unsuppressed(suppresses: Tensor) -> Tensor:
 
 
 def nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float, max_keep: int | None) -> Tensor:
-    """Both public functions; without labels, boxes suppress each other across classes."""
+    """Implements both public functions; without labels, all boxes form one class."""
     dtype = torch.float64 if torch.float64 in (boxes.dtype, scores.dtype) else torch.float32
     boxes, threshold = boxes.to(dtype), threshold_as(dtype, iou_threshold)
 

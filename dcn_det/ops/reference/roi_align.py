@@ -1,7 +1,7 @@
 """RoI align in plain PyTorch operations.
 
-The samples of a bin form a grid, so that a bin is a sum of cells, each weighted by one factor for its row and
-one for its column; and these depend on the row and the column of the bin alone.
+The samples of a bin form a grid, so that a bin is a sum of cells, each weighted by a factor of its row and a
+factor of its column, which depend only on the row and the column of the bin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Axis(NamedTuple):
     weights: Tensor
 
     def in_windows(self) -> Tensor:
-        """The weights of ``begin``, ``begin + 1``, ...: (R, pooled, cells of the largest bin)."""
+        """Weights of ``begin``, ``begin + 1``, ...: (R, pooled, cells of the largest bin)."""
         cells = span(self.begin, self.end).clamp(max=self.weights.shape[-1] - 1)
         return self.weights.gather(-1, cells)
 
@@ -43,7 +43,7 @@ def sample_axis(first: Tensor, last: Tensor, pooled: int, sampling_ratio: int, a
         samples = torch.full_like(bin_extent, sampling_ratio)
         begin, end = torch.zeros_like(bin_start), samples.expand_as(bin_start)
     else:
-        # Of the samples of huge regions only those near the map are looked at.
+        # Of huge regions, only the samples near the map are visited.
         samples = bin_extent.ceil().nan_to_num(0).clamp(0, MOST_SAMPLES)
         step, before = bin_extent / samples, -1 - bin_start
         near = (before / step - 1.5, (before + size + 1) / step + 1.5)
@@ -73,7 +73,7 @@ def axes(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple[Windows, Axis, Axis]:
-    """The cells of every bin, and the factors of their rows and columns."""
+    """Cells of every bin, and the factors of their rows and columns."""
     valid = valid_rois(rois, batch)
     rois = torch.where(valid[:, None], rois, torch.zeros_like(rois))
     x1, y1, x2, y2 = (rois[:, 1:] * spatial_scale).unbind(1)
@@ -83,7 +83,7 @@ def axes(
 
 
 def cell_weights(y: Axis, x: Axis) -> Tensor:
-    """(R, 1, pooled, pooled, rows, columns)."""
+    """Weights of the cells, (R, 1, pooled, pooled, rows, columns)."""
     rows, columns = y.in_windows()[:, None, :, None, :, None], x.in_windows()[:, None, None, :, None, :]
     return rows * columns
 
@@ -95,7 +95,7 @@ def planes_of(channels: int, pooled: int, device: torch.device) -> Tensor:
 def roi_align(
     input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """The forward pass, differentiable by autograd; ``rois`` in the dtype of sums."""
+    """Forward pass, differentiable by autograd; ``rois`` in the dtype of sums."""
     batch, channels, height, width = input.shape
     output = input.new_zeros(rois.shape[0], channels, pooled_size, pooled_size)
     if input.numel() == 0 or rois.shape[0] == 0:
@@ -120,7 +120,7 @@ def roi_align_backward(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """The gradient of roi_align's input."""
+    """Gradient of roi_align's input."""
     channels, pooled = grad_output.shape[1:3]
     grad_input = rois.new_zeros(batch, channels, height, width)
     if grad_input.numel() == 0 or grad_output.numel() == 0:

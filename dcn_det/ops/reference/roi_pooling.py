@@ -1,9 +1,9 @@
-"""What the RoI pooling operators share in plain PyTorch, and those of them that pool whole cells.
+"""Shared parts of the RoI pooling operators in plain PyTorch, and the operators that pool whole cells.
 
-Every operator reads, for each bin of each region, a small grid of cells: a product of rows and columns that
-depend on the bin, not on the channel. Regions are rows (image, x1, y1, x2, y2) with inclusive corners in
-image pixels. A region whose coordinates or extent in cells are not finite, or of an image that does not exist,
-pools to zero and gives no gradient.
+For each bin of each region, every operator reads a small grid of cells: the product of rows and columns that
+depend on the bin but not on the channel. Regions are rows (image, x1, y1, x2, y2) with inclusive corners in
+image pixels. A region whose coordinates or extent in cells are not finite, or whose image does not exist, pools
+to zero and gives no gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST_CELL = float(1 << 28)
 
 
 class Regions(NamedTuple):
-    """Regions in cells of the feature map; all (R,). Invalid ones are small, at the origin of the first image."""
+    """Regions in cells of the feature map, all (R,). Invalid ones are small, at the origin of the first image."""
 
     valid: Tensor
     image: Tensor
@@ -31,7 +31,7 @@ class Regions(NamedTuple):
 
 
 def round_half_away(values: Tensor) -> Tensor:
-    """C's round(); ``torch.round`` sends halves to the even neighbour."""
+    """Rounds halves away from zero, as C's ``round`` does; ``torch.round`` rounds them to even."""
     whole = values.trunc()
     return whole + torch.where((values - whole).abs() >= 0.5, values.sign(), torch.zeros_like(values))
 
@@ -41,7 +41,7 @@ def valid_rois(rois: Tensor, images: int) -> Tensor:
 
 
 def read_rois(rois: Tensor, spatial_scale: float, shift: float, images: int) -> Regions:
-    """Rounds, then scales; the far corner is taken at its outer edge. ``shift`` is added to both."""
+    """Rounds and scales the corners, adds ``shift`` to both; the bottom-right one is taken at its outer edge."""
     start = round_half_away(rois[:, 1:3]) * spatial_scale + shift
     end = (round_half_away(rois[:, 3:5]) + 1) * spatial_scale + shift
     valid = valid_rois(rois, images) & (end - start).isfinite().all(1)
@@ -53,19 +53,19 @@ def read_rois(rois: Tensor, spatial_scale: float, shift: float, images: int) -> 
 
 
 def bin_parts(bins: int, parts: int, device: torch.device) -> Tensor:
-    """Which of ``parts`` equal parts holds each of ``bins`` bins."""
+    """Index of the part, of ``parts`` equal ones, that holds each of ``bins`` bins."""
     return torch.arange(bins, device=device) * parts // bins
 
 
 def source_planes(output_dim: int, group: int, pooled: int, device: torch.device) -> Tensor:
-    """The input channel of each output channel and bin: (output_dim, pooled, pooled)."""
+    """Input channel of each output channel and bin: (output_dim, pooled, pooled)."""
     part = bin_parts(pooled, group, device)
     first = torch.arange(output_dim, device=device)[:, None, None] * (group * group)
     return first + part[:, None] * group + part
 
 
 def chunks(regions: int, cells_per_region: int) -> Iterator[slice]:
-    """Slices of the regions that bound the memory at work."""
+    """Slices of the regions, of bounded working memory."""
     step = max(1, CHUNK_CELLS // max(1, cells_per_region))
     return (slice(first, first + step) for first in range(0, regions, step))
 
@@ -86,11 +86,11 @@ class Windows(NamedTuple):
         return rows[:, :, None] * columns[:, None, :] * self.valid[:, None, None]
 
     def each_chunk(self, planes: Tensor, shape: torch.Size) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yields regions, where their cells lie in a flattened map of ``shape``, and which of these count.
+        """Yields slices of regions, their cells' indices into a flattened map of ``shape``, and which of them count.
 
-        ``planes`` tells the input channel of an output channel and bin: (channels, pooled, pooled). The
-        results are (r, channels or 1, pooled, pooled, rows, columns). Rows and columns are padded to the
-        largest bin; what does not count has index 0.
+        ``planes``, (channels, pooled, pooled), gives the input channel of each output channel and bin. Results
+        are (r, channels or 1, pooled, pooled, rows, columns), with rows and columns padded to the largest bin;
+        the index is 0 where a cell does not count.
         """
         _, channels, height, width = shape
         rows, columns = span(self.top, self.bottom), span(self.left, self.right)
@@ -107,7 +107,7 @@ class Windows(NamedTuple):
 
 
 def span(begin: Tensor, end: Tensor) -> Tensor:
-    """``begin``, ``begin + 1``, ... along a new dimension, far enough to reach every ``end``."""
+    """``begin``, ``begin + 1``, ... along a new dimension, long enough to reach every ``end``."""
     longest = max(1, int((end - begin).max())) if begin.numel() else 1
     return begin[..., None] + torch.arange(longest, device=begin.device)
 
@@ -132,7 +132,7 @@ def psroi_windows(rois: Tensor, spatial_scale: float, pooled: int, batch: int, h
 def psroi_pool(
     input: Tensor, rois: Tensor, spatial_scale: float, output_dim: int, group_size: int, pooled_size: int
 ) -> Tensor:
-    """The forward pass, differentiable by autograd; ``rois`` in the dtype of sums."""
+    """Forward pass, differentiable by autograd; ``rois`` in the dtype of sums."""
     output = input.new_zeros(rois.shape[0], output_dim, pooled_size, pooled_size)
     if input.numel() == 0:
         return output
@@ -156,7 +156,7 @@ def psroi_pool_backward(
     spatial_scale: float,
     group_size: int,
 ) -> Tensor:
-    """The gradient of psroi_pool's input."""
+    """Gradient of psroi_pool's input."""
     output_dim, pooled = grad_output.shape[1:3]
     grad_input = rois.new_zeros(batch, output_dim * group_size**2, height, width)
     if grad_input.numel() == 0:
@@ -171,7 +171,7 @@ def psroi_pool_backward(
 
 
 def roi_pool_windows(rois: Tensor, spatial_scale: float, pooled: int, batch: int, height: int, width: int) -> Windows:
-    """Corners become cells, both inclusive; a region has at least one and its bins overlap."""
+    """Windows between corners rounded to cells, both inclusive; a region has at least one cell, and bins overlap."""
     valid = valid_rois(rois, batch)
     rois = torch.where(valid[:, None], rois, torch.zeros_like(rois))
     cells = round_half_away(rois[:, 1:] * spatial_scale).clamp(-LARGEST_CELL, LARGEST_CELL).long()
@@ -188,7 +188,7 @@ def roi_pool_windows(rois: Tensor, spatial_scale: float, pooled: int, batch: int
 
 
 def roi_pool(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int) -> tuple[Tensor, Tensor]:
-    """The forward pass, differentiable by autograd, and where in its plane each maximum lies; -1 for none."""
+    """Forward pass, differentiable by autograd, and the index of each maximum in its plane; -1 for none."""
     batch, channels, height, width = input.shape
     output = input.new_zeros(rois.shape[0], channels, pooled_size, pooled_size)
     argmax = torch.full(output.shape, -1, dtype=torch.int32, device=input.device)
@@ -199,7 +199,7 @@ def roi_pool(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int
     empty = windows.area() == 0
     for chunk, index, inside in windows.each_chunk(planes, input.shape):
         values = input.reshape(-1)[index].masked_fill(~inside, -torch.inf).flatten(-2)
-        # argmax gives the first of equal values, and NaN counts as the largest.
+        # argmax returns the first of equal values and treats NaN as the largest.
         best = values.argmax(-1, keepdim=True)
         none = empty[chunk, None]
         output[chunk] = values.gather(-1, best).squeeze(-1).masked_fill(none, 0)
@@ -209,7 +209,7 @@ def roi_pool(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int
 
 
 def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int, height: int, width: int) -> Tensor:
-    """The gradient of roi_pool's input."""
+    """Gradient of roi_pool's input."""
     channels = grad_output.shape[1]
     grad_input = rois.new_zeros(batch * channels, height * width)
     if grad_input.numel() and grad_output.numel():

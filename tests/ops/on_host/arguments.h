@@ -1,4 +1,4 @@
-// What the calls from Python have in common.
+// Shared parts of the functions called from Python.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -13,7 +13,7 @@
 
 #include "cuda/sums.cuh"
 
-extern "C" void host_tensor(const void* data, size_t size, bool writable, bool initialised);
+extern "C" void host_tensor(const void* data, size_t size, bool writable, bool initialized);
 
 namespace dcn_det {
 
@@ -35,15 +35,15 @@ void dispatch(int64_t dtype, const Body& body) {
   }
 }
 
-// Memory of the call itself, which kernels may write to.
+// Scratch memory of a call, which kernels may write to.
 template <typename T>
-std::vector<T> scratch(int64_t count, bool initialised) {
-  std::vector<T> memory(count, initialised ? T{} : T{static_cast<T>(-1)});
-  host_tensor(memory.data(), memory.size() * sizeof(T), true, initialised);
+std::vector<T> scratch(int64_t count, bool initialized) {
+  std::vector<T> memory(count, initialized ? T{} : T{static_cast<T>(-1)});
+  host_tensor(memory.data(), memory.size() * sizeof(T), true, initialized);
   return memory;
 }
 
-// Blocks as the .cu files choose them, unless the test names a number.
+// The number of blocks of the .cu files, unless a test gives one.
 inline unsigned blocks_of(int64_t wanted, int64_t threads) {
   return wanted > 0 ? static_cast<unsigned>(wanted) : blocks_for(threads);
 }
@@ -58,7 +58,7 @@ Measure largest_of(const void* values, int64_t count) {
   };
 }
 
-// As in launch.h.
+// Like add_up in launch.h.
 template <typename A, typename Body>
 void add_up(void* result, int64_t count, bool deterministic, double terms,
             const std::vector<Measure>& factors, const Body& body) {

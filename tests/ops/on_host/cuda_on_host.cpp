@@ -1,9 +1,10 @@
-// Runs CUDA kernels on the host, block by block, every thread a fiber, and watches what they do:
-// - accesses to memory outside the tensors of a call, the kernel's own stack and shared memory,
-// - writes to tensors that are only read, reads of memory that nothing was written to,
-// - races: two threads at one place, one of them writing, not both atomically, with no barrier between them,
-// - barriers and shuffles that not all of the lanes come to.
-// The order of blocks and threads follows a seed.
+// Runs CUDA kernels on the host, block by block, every thread as a fiber, and reports:
+// - accesses to memory outside the tensors of a call, the kernel's stack and shared memory,
+// - writes to read-only tensors, reads of uninitialized memory,
+// - races: accesses of two threads to one place, one of them a write, not both atomic, without a barrier in
+// between,
+// - barriers and shuffles that not all lanes reach.
+// A seed determines the order of blocks and threads.
 #include "cuda_on_host.h"
 
 #include <setjmp.h>
@@ -28,11 +29,11 @@ Indices indices;
 namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
-constexpr size_t kGrain = 2;  // bytes that are watched as one: no kernel touches less
+constexpr size_t kGrain = 2;  // bytes watched as a unit: no kernel accesses fewer
 constexpr unsigned kLanes = 32;
 
-// Who touched a grain, and when: threads of a block are in order across its barriers, lanes of a warp across
-// the warp's.
+// The thread that accessed a grain, and when: barriers of a block order its threads, barriers of a warp its
+// lanes.
 struct Access {
   int launch = -1;
   unsigned block = 0, thread = 0, block_phase = 0, warp_phase = 0;
@@ -55,7 +56,7 @@ struct Grain {
 
 struct Region {
   uintptr_t begin, end;
-  bool writable, initialised;
+  bool writable, initialized;
   std::vector<Grain> grains;
 };
 
@@ -67,7 +68,7 @@ struct Fiber {
   ucontext_t context;
   jmp_buf place;
   char* stack = nullptr;
-  // At a meeting:
+  // While waiting for other lanes:
   unsigned mask = 0;
   Collective kind = Collective::barrier;
   uint64_t value = 0;
@@ -75,7 +76,7 @@ struct Fiber {
 };
 
 std::vector<Region>& regions = *new std::vector<Region>;
-std::vector<Grain>& shared_memory = *new std::vector<Grain>;  // of the module's static variables
+std::vector<Grain>& shared_memory = *new std::vector<Grain>;  // the module's static variables
 std::vector<std::unique_ptr<Fiber>>& fibers = *new std::vector<std::unique_ptr<Fiber>>;
 std::vector<unsigned>& warp_phases = *new std::vector<unsigned>;
 std::string& error = *new std::string;
@@ -130,7 +131,7 @@ void resume(unsigned thread) {
 
 void watch(Grain& grain, const Access& now, bool write, bool read, const char* place) {
   const auto complain = [&](const char* what) { fail((std::string(what) + " " + place).c_str()); };
-  if (read && !grain.written) complain("a read of uninitialised");
+  if (read && !grain.written) complain("a read of uninitialized");
   if (grain.write.races_with(now))
     complain(write ? "a race of two writes to" : "a race of a write and a read of");
   if (write) {
@@ -156,7 +157,7 @@ void access(const void* pointer, size_t size, bool write, bool read, bool atomic
   const Access now{launch_number, block_number, thread, block_phase, warp_phases[thread / kLanes], atomic};
   for (Region& region : regions) {
     if (at < region.begin || at + size > region.end) continue;
-    if (write && !region.writable) fail("a write to a tensor that is only read");
+    if (write && !region.writable) fail("a write to a read-only tensor");
     if (!region.writable) return;
     for (size_t i = (at - region.begin) / kGrain; i <= (at + size - 1 - region.begin) / kGrain; ++i)
       watch(region.grains[i], now, write, read, "global memory");
@@ -166,13 +167,13 @@ void access(const void* pointer, size_t size, bool write, bool read, bool atomic
   if (at < begin || at + size > end) fail(write ? "a write out of bounds" : "a read out of bounds");
   for (size_t i = (at - begin) / kGrain; i <= (at + size - 1 - begin) / kGrain; ++i) {
     Grain& grain = shared_memory[i];
-    // A new block finds nothing in its shared memory.
+    // Shared memory of a new block is uninitialized.
     if (grain.write.launch != launch_number || grain.write.block != block_number) grain = {};
     watch(grain, now, write, read, "shared memory");
   }
 }
 
-// Lets go the lanes of a warp that have all come to where they wait for each other.
+// Releases lanes of a warp that wait for each other, once all of them have arrived.
 bool resolve_meetings(unsigned warp, unsigned threads) {
   bool progress = false;
   for (unsigned lane = 0; lane < kLanes && warp * kLanes + lane < threads; ++lane) {
@@ -240,7 +241,7 @@ void run_block(unsigned threads) {
       ++block_phase;
       progress = true;
     }
-    if (!progress) fail("threads wait for each other: at a barrier or a shuffle some of them do not come");
+    if (!progress) fail("threads wait for each other: some do not reach a barrier or a shuffle");
     if (!error.empty()) return;
   }
 }
@@ -297,8 +298,8 @@ void run(Dim grid, unsigned threads, void (*body)(void*), void* context, size_t 
 
 using namespace cuda_on_host;
 
-// Forgets the last call's tensors and errors. With a seed other than 0, blocks and threads take turns at
-// random.
+// Clears the tensors and errors of the last call. With a seed other than 0, blocks and threads run in random
+// order.
 extern "C" void host_begin(unsigned order_seed) {
   regions.clear();
   error.clear();
@@ -307,18 +308,18 @@ extern "C" void host_begin(unsigned order_seed) {
   random_numbers.seed(order_seed);
 }
 
-// What kernels may touch. Memory that is not initialised has to be written before it is read.
-extern "C" void host_tensor(const void* data, size_t size, bool writable, bool initialised) {
+// Registers memory that kernels may access. Uninitialized memory must be written before it is read.
+extern "C" void host_tensor(const void* data, size_t size, bool writable, bool initialized) {
   const auto begin = reinterpret_cast<uintptr_t>(data);
   Grain grain;
-  grain.written = initialised;
-  regions.push_back({begin, begin + size, writable, initialised,
+  grain.written = initialized;
+  regions.push_back({begin, begin + size, writable, initialized,
                      std::vector<Grain>(writable ? (size + kGrain - 1) / kGrain : 0, grain)});
 }
 
 extern "C" const char* host_error() { return error.c_str(); }
 
-// What -fsanitize=thread calls.
+// Functions called by -fsanitize=thread.
 #define CUDA_ON_HOST_ACCESS(size)                                                                 \
   extern "C" void __tsan_read##size(void* at) { access(at, size, false, true, false); }           \
   extern "C" void __tsan_write##size(void* at) { access(at, size, true, false, false); }          \
@@ -337,15 +338,15 @@ extern "C" void __tsan_func_exit(void*) {}
 extern "C" void __tsan_vptr_update(void*, void*) {}
 extern "C" void __tsan_vptr_read(void*) {}
 
-// What -fsanitize=undefined calls; all of these begin with where in the source it happened.
+// Functions called by -fsanitize=undefined; the first argument of each is the position in the source.
 struct SourceLocation {
   const char* file;
   uint32_t line, column;
 };
 
 static void undefined(const SourceLocation* at) {
-  fail(("undefined behaviour at " + std::string(at->file) + ":" + std::to_string(at->line)).c_str());
-  std::fputs((error + "\n").c_str(), stderr);  // outside kernels there is nothing to go back to
+  fail(("undefined behavior at " + std::string(at->file) + ":" + std::to_string(at->line)).c_str());
+  std::fputs((error + "\n").c_str(), stderr);  // outside kernels, there is no scheduler to return to
   std::abort();
 }
 

@@ -1,7 +1,7 @@
-// As much of CUDA as the kernels use, for a host compiler: every thread of a block is a fiber of its own, and
-// cuda_on_host.cpp plays the scheduler. Kernels are compiled with -fsanitize=thread, but linked without its
-// library: the calls that the compiler puts before every access to memory go to cuda_on_host.cpp, which
-// checks them. To run another kernel, include its header and launch it, as kernels_on_host.cpp does.
+// The part of CUDA that the kernels use, for a host compiler: every thread of a block is a fiber, scheduled
+// by cuda_on_host.cpp. Kernels are compiled with -fsanitize=thread, but linked without its library: the calls
+// that the compiler inserts before every memory access go to cuda_on_host.cpp, which checks them. To run
+// another kernel, include its header and launch it, as in nms.cpp.
 #pragma once
 
 #include <cmath>
@@ -28,17 +28,17 @@ struct Dim {
 struct Indices {
   Dim thread, block, blocks, threads;
 };
-extern Indices indices;  // those of the running thread
+extern Indices indices;  // of the running thread
 
 enum class Collective : int { barrier, shuffle, vote };
 
-// Waits until every lane of the mask has come to the same operation, and gives what each one brought.
+// Waits until all lanes of the mask have reached the same operation; returns the values that they passed.
 void meet(unsigned mask, Collective kind, uint64_t value, uint64_t (&values)[32]);
 void synchronize_block();
 // Checks an atomic operation.
 void access_atomically(void* at, size_t size);
 void run(Dim grid, unsigned threads, void (*body)(void*), void* context, size_t context_size);
-void fail(const char* message);  // ends the running thread's launch
+void fail(const char* message);  // ends the launch
 
 template <typename... Parameters>
 struct Call {
@@ -128,7 +128,7 @@ T atomicAdd(T* at, T value) {
   return cuda_on_host::atomically(at, [=](T before) { return before + value; });
 }
 
-// Each of the four is added on its own.
+// Each of the four values is added separately.
 inline float4 atomicAdd(float4* at, float4 value) {
   if (reinterpret_cast<uintptr_t>(at) % sizeof(float4) != 0) cuda_on_host::fail("misaligned atomicAdd");
   auto* parts = reinterpret_cast<float*>(at);

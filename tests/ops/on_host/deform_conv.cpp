@@ -1,4 +1,4 @@
-// The kernels of deformable convolution, launched as deform_conv.cu does.
+// Kernels of the deformable convolution, launched as in deform_conv.cu.
 #include "arguments.h"
 
 #include "cuda/deform_conv.cuh"
@@ -26,7 +26,7 @@ Columns<T> columns_of(const DeformConvShape& shape, void* data, int64_t capacity
           shape.group_channels(), shape.taps()};
 }
 
-// Calls body.operator()<T, N>(lanes), with the widest accesses that the sizes allow or one at a time.
+// Calls body.operator()<T, N>(lanes), with the widest accesses that the sizes allow, or single elements.
 template <typename Body>
 void dispatch_width(int64_t dtype, const DeformConvShape& shape, bool wide, const Body& body) {
   dispatch(dtype, [&]<typename T>() {
@@ -56,8 +56,8 @@ extern "C" void deform_conv_fill(int64_t dtype, const int64_t* s, int64_t wide, 
   });
 }
 
-// The gradients of features, offset and mask, those whose pointer is not null, from those of all columns,
-// which lie in tiles of `capacity` rows; the columns take their place.
+// Computes the gradients of features, offset and mask, except those whose pointer is null, from the gradients
+// of all columns, in tiles of `capacity` rows, which the columns replace.
 extern "C" void deform_conv_sweep(int64_t dtype, const int64_t* s, int64_t wide, int64_t blocks,
                                   int64_t deterministic, void* features, void* offset,
                                   const int64_t* offset_strides, void* mask, const int64_t* mask_strides,

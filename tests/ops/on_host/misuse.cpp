@@ -1,4 +1,4 @@
-// Kernels that do wrong, each in its own way, to see that the shim notices.
+// Kernels with one mistake each, to test that the shim reports it.
 #include "arguments.h"
 
 namespace {
@@ -7,7 +7,7 @@ __global__ void wrong_kernel(int kind, const float* in, float* out) {
   __shared__ float shared[64];
   const int thread = static_cast<int>(threadIdx.x);
   switch (kind) {
-    case 0:  // nothing wrong
+    case 0:  // no mistake
       shared[thread] = in[thread];
       __syncthreads();
       out[thread] = shared[63 - thread];
@@ -16,7 +16,7 @@ __global__ void wrong_kernel(int kind, const float* in, float* out) {
       shared[thread] = in[thread];
       out[thread] = shared[63 - thread];
       return;
-    case 2:  // a warp's barrier where the block's is needed
+    case 2:  // a barrier of the warp where one of the block is needed
       shared[thread] = in[thread];
       __syncwarp();
       out[thread] = shared[63 - thread];
@@ -66,7 +66,7 @@ __global__ void wrong_kernel(int kind, const float* in, float* out) {
       *reinterpret_cast<Four*>(out + 1) = {};
       return;
     }
-    case 15:  // one adds atomically, the others write
+    case 15:  // one thread adds atomically, the others write
       if (thread == 0) {
         atomicAdd(out, 1.f);
       } else {
@@ -78,7 +78,7 @@ __global__ void wrong_kernel(int kind, const float* in, float* out) {
   }
 }
 
-// Every lane's sum over its warp, by each of the ways that lanes talk.
+// Sums over a warp, by each way of exchanging values between lanes.
 __global__ void lanes_kernel(const float* in, float* out) {
   const int thread = static_cast<int>(threadIdx.x);
   float sum = in[thread];

@@ -1,11 +1,11 @@
-// The kernels of non-maximum suppression, launched as nms.cu does.
+// Kernels of non-maximum suppression, launched as in nms.cu.
 #include "arguments.h"
 
 #include "cuda/nms.cuh"
 
 using namespace dcn_det;
 
-// Scores come sorted, with their order.
+// Scores are sorted, and `order` holds their indices.
 extern "C" void nms(int64_t dtype, int64_t count, int64_t limit, double threshold, int64_t strip_words,
                     const void* boxes, const void* sorted_scores, const int64_t* labels, const int64_t* order,
                     int64_t* kept, int64_t* kept_count) {

@@ -1,4 +1,4 @@
-// The kernels of RoI pooling, launched as their .cu files do.
+// Kernels of RoI pooling, launched as in their .cu files.
 #include "arguments.h"
 
 #include "cuda/deform_psroi_pool.cuh"
@@ -28,8 +28,8 @@ DeformPsroiSizes sizes_of(const int64_t* s) {
 }
 
 template <typename A>
-DeformPsroiRegions<A> regions_of(const void* rois, const void* trans, double scale, double std) {
-  return {static_cast<const A*>(rois), static_cast<const A*>(trans), static_cast<A>(scale),
+DeformPsroiRegions<A> regions_of(const void* rois, const void* offset, double scale, double std) {
+  return {static_cast<const A*>(rois), static_cast<const A*>(offset), static_cast<A>(scale),
           static_cast<A>(std)};
 }
 
@@ -58,23 +58,23 @@ void dispatch_last(int64_t dtype, const DeformPsroiSizes& sizes, const Body& bod
 }  // namespace
 
 extern "C" void deform_psroi_pool_last(int64_t dtype, const int64_t* s, int64_t blocks, double scale,
-                                       double std, const void* features, const void* rois, const void* trans,
+                                       double std, const void* features, const void* rois, const void* offset,
                                        void* output) {
   const auto sizes = sizes_of(s);
   dispatch_last(dtype, sizes, [&]<typename T, int N>(int lanes) {
     using A = accumulate_t<T>;
     cuda_on_host::launch({blocks_of(blocks, sizes.rois * sizes.classes * sizes.bins() * lanes)}, kThreads,
                          deform_psroi_pool_last_kernel<T, A, N>, sizes,
-                         regions_of<A>(rois, trans, scale, std), static_cast<const T*>(features),
+                         regions_of<A>(rois, offset, scale, std), static_cast<const T*>(features),
                          static_cast<T*>(output), lanes);
   });
 }
 
-// The gradients whose pointer is not null.
+// Computes the gradients whose pointer is not null.
 extern "C" void deform_psroi_pool_last_backward(int64_t dtype, const int64_t* s, int64_t blocks,
                                                 int64_t deterministic, double scale, double std,
                                                 const void* grad, const void* features, const void* rois,
-                                                const void* trans, void* grad_features, void* grad_trans) {
+                                                const void* offset, void* grad_features, void* grad_offset) {
   const auto sizes = sizes_of(s);
   dispatch_last(dtype, sizes, [&]<typename T, int N>(int lanes) {
     using A = accumulate_t<T>;
@@ -82,8 +82,8 @@ extern "C" void deform_psroi_pool_last_backward(int64_t dtype, const int64_t* s,
       cuda_on_host::launch({blocks_of(blocks, sizes.rois * sizes.classes * sizes.offset_plane() * lanes)},
                            kThreads,
                            deform_psroi_pool_last_backward_kernel<T, A, N, std::decay_t<decltype(sums)>>,
-                           sizes, regions_of<A>(rois, trans, scale, std), static_cast<const T*>(features),
-                           static_cast<const T*>(grad), sums, static_cast<A*>(grad_trans), lanes);
+                           sizes, regions_of<A>(rois, offset, scale, std), static_cast<const T*>(features),
+                           static_cast<const T*>(grad), sums, static_cast<A*>(grad_offset), lanes);
     };
     if (grad_features == nullptr) return run(FloatingSums<A>{nullptr});
     add_up<A>(grad_features, cells_of(sizes), deterministic != 0, terms_of(sizes),
@@ -92,19 +92,19 @@ extern "C" void deform_psroi_pool_last_backward(int64_t dtype, const int64_t* s,
 }
 
 extern "C" void deform_psroi_pool(int64_t dtype, const int64_t* s, int64_t blocks, double scale, double std,
-                                  const void* input, const void* rois, const void* trans, void* output) {
+                                  const void* input, const void* rois, const void* offset, void* output) {
   const auto sizes = sizes_of(s);
   dispatch(dtype, [&]<typename T>() {
     using A = accumulate_t<T>;
     cuda_on_host::launch({blocks_of(blocks, outputs_of(sizes))}, kThreads, deform_psroi_pool_kernel<T, A>,
-                         sizes, regions_of<A>(rois, trans, scale, std), static_cast<const T*>(input),
+                         sizes, regions_of<A>(rois, offset, scale, std), static_cast<const T*>(input),
                          static_cast<T*>(output));
   });
 }
 
 extern "C" void deform_psroi_pool_grad_input(int64_t dtype, const int64_t* s, int64_t blocks,
                                              int64_t deterministic, double scale, double std,
-                                             const void* grad, const void* rois, const void* trans,
+                                             const void* grad, const void* rois, const void* offset,
                                              void* grad_input) {
   const auto sizes = sizes_of(s);
   dispatch(dtype, [&]<typename T>() {
@@ -113,22 +113,22 @@ extern "C" void deform_psroi_pool_grad_input(int64_t dtype, const int64_t* s, in
               {largest_of<T>(grad, outputs_of(sizes))}, [&](const auto& sums) {
                 cuda_on_host::launch({blocks_of(blocks, outputs_of(sizes))}, kThreads,
                                      deform_psroi_pool_grad_input_kernel<T, A, std::decay_t<decltype(sums)>>,
-                                     sizes, regions_of<A>(rois, trans, scale, std),
+                                     sizes, regions_of<A>(rois, offset, scale, std),
                                      static_cast<const T*>(grad), sums);
               });
   });
 }
 
-extern "C" void deform_psroi_pool_grad_trans(int64_t dtype, const int64_t* s, int64_t blocks, int64_t lanes,
-                                             double scale, double std, const void* grad, const void* input,
-                                             const void* rois, const void* trans, void* grad_trans) {
+extern "C" void deform_psroi_pool_grad_offset(int64_t dtype, const int64_t* s, int64_t blocks, int64_t lanes,
+                                              double scale, double std, const void* grad, const void* input,
+                                              const void* rois, const void* offset, void* grad_offset) {
   const auto sizes = sizes_of(s);
   const int64_t threads = sizes.rois * sizes.classes * sizes.offset_plane() * lanes;
   dispatch(dtype, [&]<typename T>() {
     using A = accumulate_t<T>;
-    cuda_on_host::launch({blocks_of(blocks, threads)}, kThreads, deform_psroi_pool_grad_trans_kernel<T, A>,
-                         sizes, regions_of<A>(rois, trans, scale, std), static_cast<const T*>(input),
-                         static_cast<const T*>(grad), static_cast<A*>(grad_trans), static_cast<int>(lanes));
+    cuda_on_host::launch({blocks_of(blocks, threads)}, kThreads, deform_psroi_pool_grad_offset_kernel<T, A>,
+                         sizes, regions_of<A>(rois, offset, scale, std), static_cast<const T*>(input),
+                         static_cast<const T*>(grad), static_cast<A*>(grad_offset), static_cast<int>(lanes));
   });
 }
 

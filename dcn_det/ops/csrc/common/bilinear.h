@@ -1,4 +1,4 @@
-// Bilinear reading of a feature map, one axis at a time; shared by the CPU and CUDA kernels.
+// Bilinear interpolation of a feature map, one axis at a time; shared by the CPU and CUDA kernels.
 #pragma once
 
 #include <cmath>
@@ -7,14 +7,14 @@
 
 namespace dcn_det {
 
-// What a sampling point beyond the map reads.
-//   zeros:  the map is surrounded by zeros, as in torchvision and DCNv2. A point within one cell of the map
-//   fades out. dcn_v1: the authors' first release: zero outside [0, size), the last row and column repeated
-//   within it.
+// The value of a sampling point beyond the map.
+// - zeros: the map is surrounded by zeros, as in torchvision and DCNv2; within one cell of the map, values
+//   fade out.
+// - dcn_v1: the authors' first release: zero outside [0, size); inside, the last row and column are repeated.
 enum class Border : int { zeros, dcn_v1 };
 
-// The two cells a coordinate lies between. An interpolated value is the sum of weight * cell, its derivative
-// with respect to the coordinate the sum of slope * cell. Cells lie in the map even where their weight is 0.
+// The two cells around a coordinate. The interpolated value is the sum of weight * cell, its derivative with
+// respect to the coordinate the sum of slope * cell. Cells lie in the map even if their weight is 0.
 template <typename A>
 struct Axis {
   int cell[2];
@@ -22,13 +22,13 @@ struct Axis {
   A slope[2];
 };
 
-// Whether a coordinate reads anything; false for NaN.
+// Whether a coordinate reads the map; false for NaN.
 template <typename A>
 DCN_DET_INLINE bool reads_map(Border border, A at, int size) {
   return border == Border::zeros ? (at > A(-1) && at < A(size)) : (at >= A(0) && at < A(size));
 }
 
-// The cells around a coordinate for which reads_map holds.
+// The cells around a coordinate that reads the map.
 template <typename A>
 DCN_DET_INLINE Axis<A> axis_at(Border border, A at, int size) {
   const A low = std::floor(at);

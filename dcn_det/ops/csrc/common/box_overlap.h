@@ -1,4 +1,4 @@
-// The overlap of two boxes, to the same bits on every device; free of torch.
+// The overlap of two boxes, the same bits on every device; free of torch.
 #pragma once
 
 #include <cmath>
@@ -26,25 +26,25 @@ DCN_DET_INLINE A common_area(const Box<A>& a, const Box<A>& b) {
   return rounded_product(width > A(0) ? width : A(0), height > A(0) ? height : A(0));
 }
 
-// Whether the intersection over the union is above a threshold of at least 0; false where it is not a number,
-// as between two empty boxes or beside coordinates that are not finite.
+// Whether the intersection over union exceeds a threshold of at least 0; false if it is NaN, as for two empty
+// boxes or non-finite coordinates.
 template <typename A>
 DCN_DET_INLINE bool overlap_exceeds(A threshold, const Box<A>& a, A area_a, const Box<A>& b, A area_b) {
   const A common = common_area(a, b);
   return common / (area_a + area_b - common) > threshold;
 }
 
-// True wherever overlap_exceeds is, and hardly anywhere else, without its costly division. Rounding keeps the
-// order of numbers: a rounded quotient above the threshold was above it before, so that the intersection was
-// above the product before that was rounded.
+// True wherever overlap_exceeds is true, and rarely elsewhere, without its costly division. Rounding
+// preserves order: if the rounded quotient exceeds the threshold, so does the exact quotient, and the
+// intersection exceeds the exact product.
 template <typename A>
 DCN_DET_INLINE bool overlap_may_exceed(A threshold, const Box<A>& a, A area_a, const Box<A>& b, A area_b) {
   const A common = common_area(a, b);
   return common >= threshold * (area_a + area_b - common);
 }
 
-// The largest A that is not above the threshold: an A exceeds it exactly where it exceeds the threshold
-// itself.
+// The largest A that does not exceed the threshold: an A exceeds this value exactly if it exceeds the
+// threshold.
 template <typename A>
 inline A threshold_as(double threshold) {
   const A nearest = static_cast<A>(threshold);

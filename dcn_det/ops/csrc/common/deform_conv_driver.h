@@ -1,14 +1,15 @@
-// The deformable convolution as tiles of columns and matrix products: what is the same for every device.
+// The deformable convolution as tiles of columns and matrix products, for every device.
 //
 // A Device supplies, as static members:
-// - guard(input): makes the input's device the current one while the result lives.
-// - dense_copy(tensor): a contiguous copy, or the tensor itself if it is contiguous.
-// - kForwardTileBytes: the size of a tile of columns.
-// - for_each_tile(tiles, body): body(begin, end) for ranges that make up [0, tiles), perhaps in parallel.
-// - multiply(out, a, b): out = a b.
-// - multiply_add(out, self, a, b): out = self + a b, where self is broadcast and may be out.
-// - fill(shape, features, offset, mask, columns, first, rows): the columns from position `first` on.
-// - backward(shape, tensors, needs): the gradients that are needed.
+// - guard(input): makes the input's device current for the lifetime of the result.
+// - dense_copy(tensor): returns a contiguous copy, or the tensor itself if it is contiguous.
+// - kForwardTileBytes: size of a tile of columns.
+// - for_each_tile(tiles, body): calls body(begin, end) for ranges that cover [0, tiles), possibly in
+// parallel.
+// - multiply(out, a, b): computes out = a b.
+// - multiply_add(out, self, a, b): computes out = self + a b, where self is broadcast and may be out.
+// - fill(shape, features, offset, mask, columns, first, rows): computes the columns from position `first` on.
+// - backward(shape, tensors, needs): computes the gradients that are needed.
 #pragma once
 
 #include <algorithm>
@@ -22,9 +23,9 @@ namespace dcn_det {
 
 constexpr int64_t kTileMultiple = 4;
 
-// Output positions in a tile: as many as `bytes` of columns hold. The tiles are of about equal size, and
-// their number can be divided by usual numbers of threads; it does not depend on that of the machine, because
-// a product's rounding may depend on the number of its rows.
+// Output positions per tile: as many as fit in `bytes` of columns. Tiles have about equal size, and their
+// number is divisible by common numbers of threads. It does not depend on the machine's number of threads,
+// because the rounding of a product may depend on its number of rows.
 inline int64_t tile_rows(const DeformConvShape& shape, const Tensor& input, int64_t bytes) {
   const int64_t row_bytes = static_cast<int64_t>(shape.taps()) * shape.channels * input.element_size();
   const int64_t most = std::max<int64_t>(bytes / row_bytes, 32);
@@ -48,7 +49,7 @@ Columns<T> columns_of(const DeformConvShape& shape, const Tensor& columns) {
           shape.taps()};
 }
 
-// The rows of a tile, the columns of a group, of a (positions, out_channels) matrix.
+// The rows of a tile and the columns of a group in a (positions, out_channels) matrix.
 inline Tensor tile_of(const Tensor& matrix, const DeformConvShape& shape, int64_t first, int64_t rows,
                       int group) {
   const int64_t width = shape.out_channels / shape.groups;
@@ -100,20 +101,20 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   return from_channels_last<Device>(grid, is_channels_last(input));
 }
 
-// Which gradients are asked for.
+// The gradients that are needed.
 struct Needs {
   bool input, offset, weight, mask;
   bool samples() const { return input || offset || mask; }
 };
 
-// What a backward pass reads and, where it is needed, writes.
+// Tensors that a backward pass reads and, where needed, writes.
 struct BackwardTensors {
   Tensor grad_rows;            // (positions, out_channels)
   Tensor features;             // (batch, height, width, channels)
   Tensor matrices;             // (groups, out_channels / groups, taps * channels / groups)
   Tensor offset;               // planes of the dtype of sums
   std::optional<Tensor> mask;  // likewise
-  // In the dtype of sums. grad_features is zero at first, the others are uninitialised.
+  // In the dtype of sums. grad_features starts as zeros, the others are uninitialized.
   std::optional<Tensor> grad_features, grad_offset, grad_mask, grad_matrices;
 };
 

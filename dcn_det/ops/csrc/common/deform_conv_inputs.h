@@ -1,4 +1,4 @@
-// The deformable convolution's arguments: their agreement, and the layouts that the kernels read.
+// Arguments of the deformable convolution: checks, and the layouts that kernels read.
 #pragma once
 
 #include <string>
@@ -14,7 +14,7 @@ struct DeformConvOptions {
   std::string border;
 };
 
-// Guards the memory the kernels touch; the public Python function explains the user's mistakes.
+// Guards the memory that kernels access; the public Python function raises the errors that users see.
 inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const Tensor& weight,
                                 const std::optional<Tensor>& mask, const DeformConvOptions& options) {
   STD_TORCH_CHECK(input.dim() == 4 && offset.dim() == 4 && weight.dim() == 4,
@@ -46,10 +46,10 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
   STD_TORCH_CHECK(taps <= INT32_MAX, "deform_conv2d: the kernel is too large");
   STD_TORCH_CHECK(groups > 0 && input.size(1) == groups * weight.size(1) && weight.size(0) > 0 &&
                       weight.size(0) % groups == 0,
-                  "deform_conv2d: channels of input and weight do not fit");
+                  "deform_conv2d: channels of input and weight do not match");
   STD_TORCH_CHECK(
       offset_groups > 0 && offset.size(1) == 2 * taps * offset_groups && input.size(1) % offset_groups == 0,
-      "deform_conv2d: channels of input and offset do not fit");
+      "deform_conv2d: channels of input and offset do not match");
   int64_t out_size[2];
   for (int i = 0; i < 2; ++i) {
     const int64_t span = options.dilation[i] * (weight.size(2 + i) - 1) + 1;
@@ -66,7 +66,7 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
     STD_TORCH_CHECK(mask->dim() == 4 && mask->size(0) == offset.size(0) &&
                         mask->size(1) == taps * offset_groups && mask->size(2) == out_size[0] &&
                         mask->size(3) == out_size[1],
-                    "deform_conv2d: mask does not fit offset");
+                    "deform_conv2d: mask does not match offset");
   }
   const auto narrow = [](int64_t value) {
     STD_TORCH_CHECK(value <= INT32_MAX, "deform_conv2d: a dimension is too large");
@@ -94,12 +94,12 @@ inline DeformConvShape describe(const Tensor& input, const Tensor& offset, const
   return shape;
 }
 
-// Whether a step of one cell is the same everywhere in a plane.
+// Whether the stride between consecutive cells is the same everywhere in a plane.
 inline bool has_dense_planes(const Tensor& self) {
   return self.size(2) == 1 || self.size(3) == 1 || self.stride(2) == self.stride(3) * self.size(3);
 }
 
-// Offsets and masks as the kernels read them: in the dtype of sums.
+// Offsets and masks in the dtype of sums, as kernels read them.
 inline Tensor dense_planes(const Tensor& self, ScalarType dtype) {
   const Tensor planes = cast(self, dtype);
   return has_dense_planes(planes) ? planes : torch::stable::contiguous(planes);
@@ -116,7 +116,7 @@ Planes<A> planes_of(const std::optional<Tensor>& dense) {
   return dense.has_value() ? planes_of<A>(*dense) : Planes<A>{nullptr, 0, 0, 0};
 }
 
-// An uninitialised tensor of the shape and the layout of `like`.
+// An uninitialized tensor with the shape and layout of `like`.
 inline Tensor empty_planes(const Tensor& like, ScalarType dtype) {
   if (!is_channels_last(like)) return torch::stable::new_empty(like, like.sizes(), dtype);
   return permuted(
@@ -124,7 +124,7 @@ inline Tensor empty_planes(const Tensor& like, ScalarType dtype) {
       {0, 3, 1, 2});
 }
 
-// A matrix for each group: (groups, out_channels / groups, taps * channels / groups).
+// One matrix per group: (groups, out_channels / groups, taps * channels / groups).
 template <typename Device>
 Tensor weight_matrices(const Tensor& weight, const DeformConvShape& shape) {
   const int64_t depth = static_cast<int64_t>(shape.taps()) * shape.group_channels();
@@ -132,7 +132,7 @@ Tensor weight_matrices(const Tensor& weight, const DeformConvShape& shape) {
                              {shape.groups, shape.out_channels / shape.groups, depth});
 }
 
-// The same transposed: (groups, taps * channels / groups, out_channels / groups).
+// The transposed matrices: (groups, taps * channels / groups, out_channels / groups).
 template <typename Device>
 Tensor transposed_matrices(const Tensor& weight, const DeformConvShape& shape) {
   const Tensor matrices = weight_matrices<Device>(weight, shape);

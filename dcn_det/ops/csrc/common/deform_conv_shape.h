@@ -1,4 +1,4 @@
-// What the deformable convolution's kernels know about their tensors; free of torch.
+// Shapes and samples of the deformable convolution, as kernels see them; free of torch.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace dcn_det {
 
-// Features lie in memory as (batch, height, width, channels). Columns, the sampled features that the weights
-// are multiplied with, lie as (groups, rows, taps, channels / groups), a row for each output position.
+// Features are stored as (batch, height, width, channels). Columns, the sampled features that are multiplied
+// by the weights, are stored as (groups, rows, taps, channels / groups), one row per output position.
 struct DeformConvShape {
   int64_t batch;
   int channels, height, width;
@@ -38,14 +38,14 @@ struct Planes {
   }
 };
 
-// The columns of a tile.
+// Columns of a tile.
 template <typename T>
 struct Columns {
   T* data;
   int64_t group_stride;
   int groups, group_channels, taps;
 
-  // The element for a channel of the whole map.
+  // The element of a channel, counted over the whole map.
   DCN_DET_INLINE T* at(int64_t row, int tap, int channel) const {
     const int group = groups == 1 ? 0 : channel / group_channels;
     return data + group * group_stride + (row * taps + tap) * group_channels +
@@ -53,12 +53,12 @@ struct Columns {
   }
 };
 
-// Where one tap of one output position reads, for the channels of one offset group.
+// The position read by one tap of one output position, for the channels of one offset group.
 template <typename A>
 struct Sample {
   Axis<A> y, x;
-  A modulation;  // the mask's factor
-  bool inside;   // false: the value and all gradients are 0
+  A modulation;  // factor of the mask
+  bool inside;   // if false, the value and all gradients are 0
 
   DCN_DET_INLINE int64_t cell(int corner, int width) const {
     return static_cast<int64_t>(y.cell[corner >> 1]) * width + x.cell[corner & 1];
@@ -68,7 +68,7 @@ struct Sample {
   DCN_DET_INLINE A slope_x(int corner) const { return y.weight[corner >> 1] * x.slope[corner & 1]; }
 };
 
-// Offsets are interleaved (y, x) for each tap; mask.data is null where there is no mask.
+// Offsets are interleaved (y, x) for each tap; mask.data is null without a mask.
 template <typename A>
 DCN_DET_INLINE Sample<A> sample_at(const DeformConvShape& shape, const Planes<const A>& offset,
                                    const Planes<const A>& mask, int64_t image, int64_t cell, int offset_group,

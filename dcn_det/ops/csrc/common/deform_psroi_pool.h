@@ -1,26 +1,26 @@
-// Where the samples of a deformable position-sensitive RoI pooling bin fall. A bin's grid of samples is a
-// product of two axes, weights and validity included, so that one axis at a time is all there is to compute.
+// Sample positions of deformable position-sensitive RoI pooling. The samples of a bin form a grid, the
+// product of two axes, and so do their weights and validity: everything is computed one axis at a time.
 #pragma once
 
 #include "common/psroi_pool.h"
 
 namespace dcn_det {
 
-// What every bin shares.
+// Sizes that all bins share.
 struct DeformPsroiSizes : PsroiSizes {
-  int64_t classes;  // pairs of offset planes, each for output_dim / classes channels; 1 without offsets
+  int64_t classes;  // pairs of offset planes, one per output_dim / classes channels; 1 without offsets
   int part, samples;
 
   DCN_DET_INLINE int64_t channels_per_class() const { return output_dim / classes; }
   DCN_DET_INLINE int64_t offset_plane() const { return int64_t(part) * part; }
-  // The x offset of a bin; its y offset lies one plane further.
+  // Index of a bin's x offset; its y offset is one plane further.
   DCN_DET_INLINE int64_t offset_index(int64_t roi, int64_t class_, int row, int column) const {
     return (roi * classes + class_) * 2 * offset_plane() + part_of_bin(row, pooled, part) * part +
            part_of_bin(column, pooled, part);
   }
 };
 
-// One axis of a region, cut into bins and samples.
+// One axis of a region, divided into bins and samples.
 template <typename T>
 struct RoiAxis {
   T origin, extent, bin_extent, step;
@@ -32,7 +32,7 @@ struct RoiAxis {
         step(bin_extent / static_cast<T>(samples)) {}
 };
 
-// Where a bin's samples start; `offset` moves the bin, relative to the region's extent.
+// Position of a bin's first sample; `offset` moves the bin, relative to the region's extent.
 template <typename T>
 DCN_DET_INLINE T bin_start(T origin, T extent, T bin_extent, int bin, T offset) {
   return rounded_product(static_cast<T>(bin), bin_extent) + origin + rounded_product(offset, extent);
@@ -67,7 +67,7 @@ struct SampleAxis {
   }
 };
 
-// A cell that an axis reads: the sum of its samples' interpolation weights, and that of their derivatives
+// A cell read along an axis: the sum of its samples' interpolation weights, and the sum of their derivatives
 // with respect to the position.
 template <typename T>
 struct CellSum {
@@ -75,7 +75,7 @@ struct CellSum {
   T weight, slope;
 };
 
-// Walks the cells that an axis reads, in increasing order and each once.
+// Visits the cells read along an axis, in increasing order and each once.
 template <typename T>
 class CellWalker {
  public:
@@ -102,7 +102,7 @@ class CellWalker {
   }
 
  private:
-  // Gives the cell and moves to the next one.
+  // Returns the cell and moves to the next one.
   DCN_DET_INLINE bool step(CellSum<T>& sum) {
     sum = here_;
     here_ = {here_.cell + 1, next_weight_, next_slope_};

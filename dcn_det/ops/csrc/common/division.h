@@ -7,7 +7,7 @@
 
 namespace dcn_det {
 
-// Divisions take the 32-bit instruction where they can: it is several times faster, on GPUs above all.
+// Divides with the 32-bit instruction where possible: it is several times faster, especially on GPUs.
 struct Division {
   int64_t quotient, remainder;
 };

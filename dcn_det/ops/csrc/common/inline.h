@@ -1,4 +1,4 @@
-// Functions that are compiled along with each kernel that calls them.
+// Marks functions that are inlined into every kernel that calls them.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,4 +1,4 @@
-// Non-maximum suppression around what a device supplies.
+// Non-maximum suppression, for every device: checks and casts, around the kernel of a Device.
 #pragma once
 
 #include <algorithm>
@@ -7,18 +7,18 @@
 
 namespace dcn_det {
 
-// Device::suppress takes at least one box, contiguous tensors in the dtype of overlaps, and a limit of 1 to
-// N.
+// Device::suppress receives at least one box, contiguous tensors in the dtype of overlaps, and a limit in
+// [1, N].
 template <typename Device>
 Tensor nms(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels,
            double iou_threshold, std::optional<int64_t> max_keep) {
-  // Guards the memory the kernels touch; the public Python functions explain the user's mistakes.
-  const auto beside_boxes = [&](const Tensor& tensor) {
+  // Guards the memory that kernels access; the public Python functions raise the errors that users see.
+  const auto fits_boxes = [&](const Tensor& tensor) {
     return tensor.dim() == 1 && tensor.size(0) == boxes.size(0) && tensor.is_cpu() == boxes.is_cpu() &&
            tensor.is_cuda() == boxes.is_cuda() && tensor.get_device_index() == boxes.get_device_index();
   };
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "nms: boxes must be (N, 4)");
-  STD_TORCH_CHECK(beside_boxes(scores) && (!labels.has_value() || beside_boxes(*labels)),
+  STD_TORCH_CHECK(fits_boxes(scores) && (!labels.has_value() || fits_boxes(*labels)),
                   "nms: scores and labels must be (N,), on the device of the boxes");
   STD_TORCH_CHECK(iou_threshold >= 0 && iou_threshold <= 1, "nms: iou_threshold must be in [0, 1]");
   STD_TORCH_CHECK(max_keep.value_or(1) > 0, "nms: max_keep must be positive");

@@ -1,4 +1,4 @@
-// Position-sensitive RoI pooling: which channel feeds a bin, and which whole cells a bin covers.
+// Position-sensitive RoI pooling: the channel that feeds a bin, and the whole cells that a bin covers.
 #pragma once
 
 #include "common/roi.h"
@@ -18,7 +18,7 @@ struct PsroiSizes {
   }
 };
 
-// The cells of one axis that a bin touches.
+// The cells that a bin touches along one axis.
 template <typename T>
 DCN_DET_INLINE CellRange psroi_bin_cells(T origin, T extent, int bin, int bins, int size) {
   const T bin_extent = extent / static_cast<T>(bins);

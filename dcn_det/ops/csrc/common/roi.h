@@ -1,5 +1,5 @@
-// Regions of interest as the authors' pooling operators read them: (image, x1, y1, x2, y2) with inclusive
-// corners in image pixels. Shared by every device; free of torch.
+// Regions of interest as in the authors' pooling operators: (image, x1, y1, x2, y2) with inclusive corners in
+// image pixels. Shared by all devices; free of torch.
 #pragma once
 
 #include <cmath>
@@ -9,8 +9,8 @@
 
 namespace dcn_det {
 
-// A region in cells of the feature map. `valid` is false when a coordinate or the extent is not finite or
-// there is no such image; such a region pools to zero and gets no gradient.
+// A region in cells of the feature map. `valid` is false if a coordinate or the extent is not finite or if
+// there is no such image; such a region pools to zero and gives no gradient.
 template <typename T>
 struct Roi {
   T x, y, width, height;
@@ -29,8 +29,8 @@ DCN_DET_INLINE bool is_valid_roi(const T* row, int64_t images) {
          is_finite(row[3]) && is_finite(row[4]);
 }
 
-// Corners are rounded half away from zero before they are scaled, and the far one is taken at its outer edge.
-// `shift` is -0.5 where cells are sampled at their centres and 0 where whole cells are counted.
+// Corners are rounded half away from zero before they are scaled; the bottom-right one is taken at its outer
+// edge. `shift` is -0.5 if cells are sampled at their centers, and 0 if whole cells are counted.
 template <typename T>
 DCN_DET_INLINE Roi<T> read_roi(const T* row, T spatial_scale, T shift, int64_t images) {
   Roi<T> roi{};
@@ -48,13 +48,13 @@ DCN_DET_INLINE Roi<T> read_roi(const T* row, T spatial_scale, T shift, int64_t i
   return roi;
 }
 
-// Cells [begin, end) of one axis.
+// Cells [begin, end) along one axis.
 struct CellRange {
   int begin, end;
   DCN_DET_INLINE int size() const { return end > begin ? end - begin : 0; }
 };
 
-// The cells that [begin, end] touches, clipped to [0, size). Written so that no value overflows an int.
+// The cells that [begin, end] touches, clipped to [0, size) without overflowing an int.
 template <typename T>
 DCN_DET_INLINE CellRange touched_cells(T begin, T end, int size) {
   const T limit = static_cast<T>(size);
@@ -65,7 +65,7 @@ DCN_DET_INLINE CellRange touched_cells(T begin, T end, int size) {
   return range;
 }
 
-// Which of `parts` equal parts holds bin `bin` of `bins`; all below 2^15.
+// Index of the part, of `parts` equal ones, that holds bin `bin` of `bins`; all are below 2^15.
 DCN_DET_INLINE int part_of_bin(int bin, int bins, int parts) { return bin * parts / bins; }
 
 }  // namespace dcn_det

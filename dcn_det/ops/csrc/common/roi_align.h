@@ -1,5 +1,5 @@
 // RoI align: the corners of a region are not rounded, and a bin is the mean of bilinear samples at the
-// centres of the equal parts it is cut into.
+// centers of equal parts.
 #pragma once
 
 #include "common/psroi_pool.h"
@@ -8,7 +8,7 @@ namespace dcn_det {
 
 // Every bin reads all channels: output_dim is the number of channels and group is 1.
 struct RoiAlignSizes : PsroiSizes {
-  int sampling_ratio;  // samples along an axis of a bin; 0: as many as the bin has cells, rounded up
+  int sampling_ratio;  // samples along each axis of a bin; 0: the cells that the bin spans, rounded up
   bool aligned;
 };
 
@@ -16,7 +16,7 @@ struct RoiAlignSizes : PsroiSizes {
 template <typename T>
 struct RoiAlignAxis {
   T start, bin_extent;
-  int samples, size;  // samples: along a bin
+  int samples, size;  // samples: per bin
   bool adaptive;
 
   DCN_DET_INLINE RoiAlignAxis(T first, T last, T spatial_scale, const RoiAlignSizes& sizes, int size)
@@ -34,8 +34,8 @@ struct RoiAlignAxis {
            rounded_product(static_cast<T>(sample) + T(0.5), bin_extent) / static_cast<T>(samples);
   }
 
-  // The samples of a bin among which are all that read the map. A far larger region has as many samples as
-  // cells, and to look at them one by one would never end.
+  // A range that contains all samples of a bin that read the map. A huge region has as many samples as cells:
+  // visiting all of them would not finish in practice.
   DCN_DET_INLINE CellRange candidates(int bin) const {
     if (!adaptive || samples == 0) return {0, samples};
     const T step = bin_extent / static_cast<T>(samples), before = T(-1) - bin_start(bin);
@@ -43,7 +43,7 @@ struct RoiAlignAxis {
             to_count((before + static_cast<T>(size) + T(1)) / step + T(1.5), samples)};
   }
 
-  // Samples within a cell of the map are clamped to it; those farther out are zero, but count.
+  // Samples within one cell of the map are clamped to it; those farther out count as zeros.
   DCN_DET_INLINE bool reads(T position) const {
     return position >= T(-1) && position <= static_cast<T>(size);
   }

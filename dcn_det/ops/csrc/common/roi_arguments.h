@@ -1,5 +1,5 @@
-// Sizes of a call of a RoI pooling operator. The public functions explain wrong arguments; the checks here
-// keep a direct call of an operator from reading outside its tensors.
+// Sizes of a RoI pooling call. The public Python functions raise the errors that users see; the checks here
+// keep direct calls of an operator from accessing memory outside its tensors.
 #pragma once
 
 #include <optional>
@@ -14,7 +14,7 @@ namespace dcn_det {
 
 using torch::headeronly::MemoryFormat;
 
-// Sizes along an axis are held in an int; squares of these and 4-byte cell indices of a plane too.
+// Limits sizes along an axis such that these, their squares and the cell indices of a plane fit an int.
 constexpr int64_t kMaxBins = 1 << 14;
 
 inline void check_rois(const Tensor& rois, const Tensor& features) {
@@ -50,14 +50,14 @@ inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> shape
   return torch::stable::zero_(zeros);
 }
 
-// The gradient of `like`, in its dtype and layout, from contiguous sums.
+// Contiguous sums as the gradient of `like`, in its dtype and layout.
 inline Tensor in_layout_of(const Tensor& like, const Tensor& sums) {
   if (sums.scalar_type() == like.scalar_type() && like.is_contiguous()) return sums;
   Tensor result = torch::stable::empty_like(like);
   return torch::stable::copy_(result, sums);
 }
 
-// The gradient of the output of a call with `input`.
+// Checks the output's gradient in a call with `input`.
 inline void check_grad(const Tensor& grad_output, const Tensor& input, std::initializer_list<int64_t> shape) {
   check_shape(grad_output, shape, "grad_output");
   STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(),
@@ -91,7 +91,7 @@ inline PsroiSizes psroi_sizes(const Tensor& input, const Tensor& rois, int64_t o
   return sizes;
 }
 
-// The sizes of the forward call that gave the output of grad_output's shape.
+// The sizes of the forward call whose output has the shape of grad_output.
 inline PsroiSizes psroi_sizes(const Tensor& grad_output, const Tensor& rois, int64_t images, int64_t height,
                               int64_t width, int64_t group) {
   STD_TORCH_CHECK(grad_output.dim() == 4, "grad_output must have 4 dimensions, got ", grad_output.dim());
@@ -102,19 +102,19 @@ inline PsroiSizes psroi_sizes(const Tensor& grad_output, const Tensor& rois, int
 }
 
 inline DeformPsroiSizes deform_psroi_sizes(const Tensor& input, const Tensor& rois,
-                                           const std::optional<Tensor>& trans, int64_t output_dim,
+                                           const std::optional<Tensor>& offset, int64_t output_dim,
                                            int64_t group, int64_t pooled, int64_t part, int64_t samples) {
   DeformPsroiSizes sizes{psroi_sizes(input, rois, output_dim, group, pooled)};
   sizes.part = bounded(part, 1, kMaxBins, "part_size");
-  sizes.samples = bounded(samples, 1, kMaxBins, "sample_per_part");
+  sizes.samples = bounded(samples, 1, kMaxBins, "samples_per_bin");
   sizes.classes = 1;
-  if (!trans) return sizes;
-  STD_TORCH_CHECK(trans->dim() == 4 && trans->size(1) >= 2 && trans->size(1) % 2 == 0 &&
-                      output_dim % (trans->size(1) / 2) == 0,
-                  "trans must have 2 * K channels, K dividing output_dim");
-  check_shape(*trans, {sizes.rois, trans->size(1), part, part}, "trans");
-  STD_TORCH_CHECK(trans->scalar_type() == rois.scalar_type(), "trans must have the dtype of rois");
-  sizes.classes = trans->size(1) / 2;
+  if (!offset) return sizes;
+  STD_TORCH_CHECK(offset->dim() == 4 && offset->size(1) >= 2 && offset->size(1) % 2 == 0 &&
+                      output_dim % (offset->size(1) / 2) == 0,
+                  "offset must have 2 * K channels, K dividing output_dim");
+  check_shape(*offset, {sizes.rois, offset->size(1), part, part}, "offset");
+  STD_TORCH_CHECK(offset->scalar_type() == rois.scalar_type(), "offset must have the dtype of rois");
+  sizes.classes = offset->size(1) / 2;
   return sizes;
 }
 
@@ -128,7 +128,7 @@ inline RoiAlignSizes roi_align_sizes(const Tensor& input, const Tensor& rois, in
   return roi_align_sizes(psroi_sizes(input, rois, input.size(1), 1, pooled), sampling_ratio, aligned);
 }
 
-// The sizes of the forward call that gave the output of grad_output's shape.
+// The sizes of the forward call whose output has the shape of grad_output.
 inline RoiAlignSizes roi_align_sizes(const Tensor& grad_output, const Tensor& rois, int64_t images,
                                      int64_t height, int64_t width, int64_t sampling_ratio, bool aligned) {
   return roi_align_sizes(psroi_sizes(grad_output, rois, images, height, width, 1), sampling_ratio, aligned);
@@ -153,7 +153,7 @@ inline RoiPoolSizes roi_pool_sizes(const Tensor& input, const Tensor& rois, int6
   return roi_pool_sizes(input.size(0), input.size(1), input.size(2), input.size(3), rois, pooled);
 }
 
-// The sizes of the forward call that gave the output of grad_output's shape.
+// The sizes of the forward call whose output has the shape of grad_output.
 inline RoiPoolSizes roi_pool_sizes(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
                                    int64_t images, int64_t height, int64_t width) {
   STD_TORCH_CHECK(grad_output.dim() == 4, "grad_output must have 4 dimensions, got ", grad_output.dim());

@@ -1,4 +1,4 @@
-// RoI max pooling: a region becomes whole cells of the feature map, at least one, before it is cut into bins.
+// RoI max pooling: a region is rounded to whole cells, at least one, before it is divided into bins.
 #pragma once
 
 #include "common/roi.h"
@@ -24,7 +24,7 @@ struct RoiPoolAxis {
     bin_extent = static_cast<T>(extent > 1 ? extent : 1) / static_cast<T>(bins);
   }
 
-  // The cells of a bin, which overlaps its neighbours, clipped to [0, size).
+  // The cells of a bin, clipped to [0, size); neighboring bins overlap.
   DCN_DET_INLINE CellRange cells(int bin, int size) const {
     const int begin = static_cast<int>(std::floor(rounded_product(static_cast<T>(bin), bin_extent))) + start;
     const int end = static_cast<int>(std::ceil(rounded_product(static_cast<T>(bin + 1), bin_extent))) + start;
@@ -32,7 +32,7 @@ struct RoiPoolAxis {
   }
 
  private:
-  // Half away from zero, and within bounds far outside any map, so that sums of two fit an int.
+  // Rounds half away from zero, within bounds far beyond any map, so that the sum of two cells fits an int.
   DCN_DET_INLINE static int to_cell(T coordinate, T spatial_scale) {
     const T limit = T(1 << 28);
     const T cell = std::round(rounded_product(coordinate, spatial_scale));

@@ -1,14 +1,14 @@
-// Arithmetic that rounds the same way on every device.
+// Arithmetic that rounds the same way on all devices.
 #pragma once
 
 #include "common/inline.h"
 
 namespace dcn_det {
 
-// A product that is rounded before anything is added to it. Compilers may round a * b + c only once, and two
-// tiers would disagree where it matters: on the cell that floor() sends a sample to, on boxes whose overlap
-// is next to the threshold. (Compilers for the CPU do so only where they may contract: a loop that is
-// compiled for other than the baseline of x86-64 and needs this has to forbid it.)
+// A product that is rounded before anything is added to it. Compilers may round a * b + c only once, and
+// tiers would then disagree on the cell that floor() assigns to a sample, or on boxes whose overlap is close
+// to the threshold. (CPU compilers do so only where contraction is allowed: loops that rely on this and are
+// compiled for more than the baseline of x86-64 must forbid contraction, see cpu/no_contraction.h.)
 DCN_DET_INLINE float rounded_product(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);

@@ -1,7 +1,7 @@
-// The operators' schemas; dcn_det/ops/schemas.py holds the same text, for when there is no compiled library.
+// Schemas of the operators; dcn_det/ops/schemas.py holds the same text, for use without a compiled library.
 #pragma once
 
-// A backward operator and its twin whose sums do not depend on the order in which threads come.
+// A backward operator and its twin, whose sums do not depend on the order of threads.
 #define DCN_DET_BACKWARD_SCHEMAS(X, name, schema) X(name schema) X(name "_deterministic" schema)
 
 #define DCN_DET_SCHEMAS(X)                                                                                   \
@@ -13,13 +13,13 @@
       "int[2] stride, int[2] padding, int[2] dilation, str border, bool need_input, bool need_offset, "      \
       "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "    \
       "Tensor grad_mask)")                                                                                   \
-  X("deform_psroi_pool(Tensor input, Tensor rois, Tensor? trans, float spatial_scale, int output_dim, int "  \
-    "group_size, int pooled_size, int part_size, int sample_per_part, float trans_std) -> Tensor")           \
+  X("deform_psroi_pool(Tensor input, Tensor rois, Tensor? offset, float spatial_scale, int output_dim, int " \
+    "group_size, int pooled_size, int part_size, int samples_per_bin, float offset_std) -> Tensor")          \
   DCN_DET_BACKWARD_SCHEMAS(                                                                                  \
       X, "deform_psroi_pool_backward",                                                                       \
-      "(Tensor grad_output, Tensor input, Tensor rois, Tensor? trans, float "                                \
-      "spatial_scale, int output_dim, int group_size, int pooled_size, int part_size, int sample_per_part, " \
-      "float trans_std, bool need_input, bool need_trans) -> (Tensor grad_input, Tensor grad_trans)")        \
+      "(Tensor grad_output, Tensor input, Tensor rois, Tensor? offset, float "                               \
+      "spatial_scale, int output_dim, int group_size, int pooled_size, int part_size, int samples_per_bin, " \
+      "float offset_std, bool need_input, bool need_offset) -> (Tensor grad_input, Tensor grad_offset)")     \
   X("psroi_pool(Tensor input, Tensor rois, float spatial_scale, int output_dim, int group_size, int "        \
     "pooled_size) -> Tensor")                                                                                \
   DCN_DET_BACKWARD_SCHEMAS(X, "psroi_pool_backward",                                                         \

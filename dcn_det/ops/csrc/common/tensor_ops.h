@@ -1,4 +1,4 @@
-// What the stable ABI leaves out: operators called by name, layouts, and the choice of a kernel by dtype.
+// Additions to the stable ABI: operators called by name, layouts, and dispatch by dtype.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -25,13 +25,13 @@ Tensor call_operator(const char* name, const char* overload, const Args&... args
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// torch::stable has it too, but not in all the versions this builds with.
+// torch::stable has this function as well, but not in all supported versions.
 inline Tensor permuted(const Tensor& self, IntHeaderOnlyArrayRef order) {
   return call_operator("aten::permute", "", self, order);
 }
 
-// PyTorch's threads do not know that the caller runs below autograd, and would record what they do with a
-// tensor that requires a gradient.
+// PyTorch's worker threads do not know that the caller runs below autograd: they would record operations on
+// tensors that require gradients.
 inline Tensor detached(const Tensor& self) { return call_operator("aten::detach", "", self); }
 
 inline bool on_same_device(const Tensor& a, const Tensor& b) {
@@ -43,13 +43,13 @@ inline Tensor narrowed(Tensor self, int64_t dim, int64_t start, int64_t length) 
   return torch::stable::narrow(self, dim, start, length);
 }
 
-// (N, C, H, W) -> dense (N, H, W, C); a view where the memory already lies so.
+// (N, C, H, W) -> dense (N, H, W, C); a view if memory already has this layout.
 template <typename Device>
 Tensor to_channels_last(const Tensor& self) {
   return Device::dense_copy(permuted(self, {0, 2, 3, 1}));
 }
 
-// Whether memory lies as (N, H, W, C) and not, as it may for trivial sizes, as (N, C, H, W) too.
+// Whether memory is (N, H, W, C) and not also (N, C, H, W), as is possible for trivial sizes.
 inline bool is_channels_last(const Tensor& self) {
   return !self.is_contiguous() && permuted(self, {0, 2, 3, 1}).is_contiguous();
 }

@@ -9,7 +9,7 @@ namespace dcn_det {
 namespace {
 
 struct Cpu {
-  // A tile of columns stays in a core's cache between being made and being multiplied.
+  // Small enough for a core's cache, so that columns stay there until they are multiplied.
   static constexpr int64_t kForwardTileBytes = 9 << 18;
   static constexpr auto dense_copy = dcn_det::dense_copy;
   static constexpr auto multiply = dcn_det::multiply;

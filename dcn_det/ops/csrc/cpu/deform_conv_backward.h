@@ -1,9 +1,10 @@
 // The backward pass of the deformable convolution on the CPU.
 //
-// Threads share out the input's channels in blocks. For each block a thread makes the columns' gradients,
-// turns them into the samples' gradients and the columns themselves, and these into the weight's gradient,
-// some rows at a time, so that they stay in the core's cache. No two threads write to the same place. Blocks
-// and rows depend on the shape alone, never on the number of threads, and so do the sums.
+// The input's channels are divided into blocks, each processed by one thread, some rows at a time, so that
+// the columns stay in the core's cache: the thread computes the gradients of the columns, derives those of
+// the samples, replaces the column gradients by the columns, and computes the gradient of the weight. No two
+// threads write to the same place. Blocks and rows, and with them the order of sums, depend only on the
+// shape, not on the number of threads.
 #pragma once
 
 #include <memory>
@@ -20,7 +21,7 @@ class CpuBackward {
   using A = accumulate_t<T>;
   static constexpr bool kExact = std::is_same_v<T, A>;
   static constexpr int kBlockChannels = 64;
-  static constexpr int64_t kSampleBytes = 16 << 20;  // bounds the output positions that are treated at a time
+  static constexpr int64_t kSampleBytes = 16 << 20;    // limits the output positions processed at a time
   static constexpr int64_t kColumnBytes = 576 * 1024;  // of a block's columns
 
  public:
@@ -53,7 +54,7 @@ class CpuBackward {
     for (int64_t first = 0; first < shape_.positions(); first += rows_) {
       const int64_t rows = std::min(rows_, shape_.positions() - first);
       locate(first, rows);
-      // Few parallel regions: where threads have to share cores, each costs a wait for the last of them.
+      // Few parallel regions, because each ends with a wait for the slowest thread.
       parallel_with_products(static_cast<int64_t>(blocks_.size()), [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b) {
           if (first == 0) start_block(b);
@@ -132,7 +133,7 @@ class CpuBackward {
     }
   }
 
-  // Adds the blocks' shares of the samples' gradients, in the order of the blocks.
+  // Adds up the blocks' shares of the samples' gradients, in block order.
   void sum_shares(int64_t first, int64_t rows) {
     const auto grad_offset = planes_of<A>(tensors_.grad_offset);
     const auto grad_mask = planes_of<A>(tensors_.grad_mask);
@@ -166,7 +167,7 @@ class CpuBackward {
   const BackwardTensors& tensors_;
   const Needs& needs_;
   std::vector<ChannelBlock> blocks_;
-  std::vector<Tensor> weights_, grad_weights_;  // for each block: (out_channels, taps * the block's channels)
+  std::vector<Tensor> weights_, grad_weights_;  // per block: (out_channels, taps * channels of the block)
   int64_t rows_;
   std::unique_ptr<Sample<A>[]> samples_;     // (rows, offset groups, taps)
   std::unique_ptr<SampleGrad<A>[]> shares_;  // (blocks, rows, taps)

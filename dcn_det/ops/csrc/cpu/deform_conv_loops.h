@@ -1,5 +1,5 @@
-// The deformable convolution's loops over samples on the CPU. Channels lie next to each other, so that the
-// innermost loops, over channels, read and write memory in order. Free of torch's tensors.
+// Loops of the deformable convolution over samples, on the CPU. Channels are contiguous, so that the
+// innermost loops, over channels, access memory in order. Free of torch's tensors.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 
 namespace dcn_det {
 
-// The four corners' features, from a channel on.
+// Features of the four corners, from a channel on.
 template <typename T>
 struct Corners {
   T* at[4];
@@ -19,7 +19,7 @@ struct Corners {
     for (int i = 0; i < 4; ++i) at[i] = image + sample.cell(i, shape.width) * shape.channels + channel;
   }
 
-  // Asks for the first cache lines; the processor finds out about those that follow, but not about these.
+  // Prefetches the first cache lines; the hardware prefetches the following ones.
   DCN_DET_INLINE void prefetch() const {
     for (int i = 0; i < 4; ++i) {
       for (int byte = 0; byte < 256; byte += 64)
@@ -61,7 +61,7 @@ struct FillColumns {
           if (ahead.inside) Corners<const T>(map, ahead, shape, next_group * offset_channels).prefetch();
         }
         const int stop = (group + 1) * offset_channels;
-        // A stretch of channels that lies together in the columns too.
+        // A run of channels that are also contiguous in the columns.
         for (int channel = group * offset_channels, next; channel < stop; channel = next) {
           next = std::min((channel / group_channels + 1) * group_channels, stop);
           T* out = columns.at(position - first, tap, channel);
@@ -76,7 +76,7 @@ struct FillColumns {
   }
 };
 
-// Where the output positions [begin, end) read: samples[position - first][offset group][tap].
+// Samples of the output positions [begin, end): samples[position - first][offset group][tap].
 template <typename A>
 void locate_samples(const DeformConvShape& shape, const Planes<const A>& offset, const Planes<const A>& mask,
                     Sample<A>* samples, int64_t first, int64_t begin, int64_t end) {
@@ -91,13 +91,13 @@ void locate_samples(const DeformConvShape& shape, const Planes<const A>& offset,
   }
 }
 
-// Channels [begin, end) of the map, all of one group and one offset group.
+// Channels [begin, end) of the map, all in one group and one offset group.
 struct ChannelBlock {
   int begin, end, group, offset_group;
   int size() const { return end - begin; }
 };
 
-// A block's share of the gradients of one sample.
+// A block's share of one sample's gradients.
 template <typename A>
 struct SampleGrad {
   A y, x, modulation;
@@ -139,9 +139,9 @@ DCN_DET_INLINE void scatter(const T* grad, const Corners<A>& corner, const Sampl
   }
 }
 
-// The gradients of a block's samples for the output positions first, first + 1, ..., whose samples start at
-// `samples`. `columns`, (rows, taps, the block's channels), holds the columns' gradients; with `keep_columns`
-// the columns take their place. grad_features and sample_grads, (rows, taps), may be null.
+// Gradients of a block's samples at the output positions first, first + 1, ..., whose samples start at
+// `samples`. `columns`, (rows, taps, channels of the block), holds the gradients of the columns; with
+// `keep_columns` they are replaced by the columns. grad_features and sample_grads, (rows, taps), may be null.
 struct SweepBlock {
   template <typename T, typename A>
   DCN_DET_INLINE static void run(const DeformConvShape& shape, const ChannelBlock& block, const T* features,

@@ -41,9 +41,9 @@ void pool_over_regions(const DeformPsroiProblem<T>& problem, const T* input, T* 
 }
 
 template <typename T>
-Tensor forward(const Tensor& input, const Tensor& rois, const std::optional<Tensor>& trans,
-               const DeformPsroiSizes& sizes, double spatial_scale, double trans_std) {
-  const DeformPsroiProblem<T> problem(sizes, rois, trans, spatial_scale, trans_std);
+Tensor forward(const Tensor& input, const Tensor& rois, const std::optional<Tensor>& offset,
+               const DeformPsroiSizes& sizes, double spatial_scale, double offset_std) {
+  const DeformPsroiProblem<T> problem(sizes, rois, offset, spatial_scale, offset_std);
   const Tensor map = problem.readable(cast(input, accumulate_dtype(input.scalar_type())));
   if (problem.over_channels()) return pool_cells(plan_cells(problem, false), map);
   Tensor output = torch::stable::new_empty(map, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
@@ -53,15 +53,15 @@ Tensor forward(const Tensor& input, const Tensor& rois, const std::optional<Tens
   return output;
 }
 
-Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<Tensor> trans,
+Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<Tensor> offset,
                          double spatial_scale, int64_t output_dim, int64_t group_size, int64_t pooled_size,
-                         int64_t part_size, int64_t sample_per_part, double trans_std) {
-  const auto sizes =
-      deform_psroi_sizes(input, rois, trans, output_dim, group_size, pooled_size, part_size, sample_per_part);
+                         int64_t part_size, int64_t samples_per_bin, double offset_std) {
+  const auto sizes = deform_psroi_sizes(input, rois, offset, output_dim, group_size, pooled_size, part_size,
+                                        samples_per_bin);
   const Tensor rows = torch::stable::contiguous(rois);
-  if (trans) trans = torch::stable::contiguous(*trans);
+  if (offset) offset = torch::stable::contiguous(*offset);
   const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
-  return cast(run(input, rows, trans, sizes, spatial_scale, trans_std), input.scalar_type());
+  return cast(run(input, rows, offset, sizes, spatial_scale, offset_std), input.scalar_type());
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
-// How the CPU lays out a deformable position-sensitive RoI pooling.
+// Deformable position-sensitive RoI pooling on the CPU: the parts that forward and backward share.
 //
-// Where many output channels move together, their cells are found once and the loops run over channels
-// (roi_tiles.h). Otherwise, as with offsets of each class, the loops run over regions (roi_lanes.h): one
-// thread has the planes of a class to itself, and takes bin after bin, so that a plane stays in the cache
-// while all regions read it. Either way every sum is made by one thread in an order that depends on shapes
-// and regions alone: the number of threads does not change a bit.
+// If many output channels move together, their cells are located once and the loops run over channels
+// (roi_tiles.h). Otherwise, as with offsets per class, the loops run over regions (roi_lanes.h): one thread
+// processes all planes of a class, bin by bin, so that a plane stays in the cache while all regions read it.
+// In both cases, each sum is computed by one thread in an order that depends only on shapes and regions: the
+// number of threads does not change a bit.
 #pragma once
 
 #include <algorithm>
@@ -22,20 +22,20 @@ template <typename T>
 struct DeformPsroiProblem {
   DeformPsroiSizes sizes;
   std::vector<Roi<T>> rois;
-  int64_t bins, class_stride;          // class_stride: from one class's offset planes to the next one's
+  int64_t bins, class_stride;          // class_stride: between the offset planes of consecutive classes
   std::vector<int64_t> offset_of_bin;  // within the planes of a class
   std::vector<int64_t> plane_of_bin;   // within the group
-  const T *roi_rows, *offsets;         // offsets: null for none
-  T trans_std;
+  const T *roi_rows, *offsets;         // offsets: null without offsets
+  T offset_std;
 
   DeformPsroiProblem(const DeformPsroiSizes& sizes, const Tensor& roi_rows,
-                     const std::optional<Tensor>& trans, double spatial_scale, double trans_std)
+                     const std::optional<Tensor>& offset, double spatial_scale, double offset_std)
       : sizes(sizes),
         bins(sizes.bins()),
         class_stride(2 * sizes.offset_plane()),
         roi_rows(roi_rows.const_data_ptr<T>()),
-        offsets(trans ? trans->const_data_ptr<T>() : nullptr),
-        trans_std(static_cast<T>(trans_std)) {
+        offsets(offset ? offset->const_data_ptr<T>() : nullptr),
+        offset_std(static_cast<T>(offset_std)) {
     for (int64_t r = 0; r < sizes.rois; ++r) {
       rois.push_back(read_roi(this->roi_rows + r * 5, static_cast<T>(spatial_scale), T(-0.5), sizes.images));
       columns_.emplace_back(rois[r].x, rois[r].width, sizes.pooled, sizes.samples);
@@ -57,9 +57,9 @@ struct DeformPsroiProblem {
   const RoiAxis<T>& rows(int64_t r) const { return rows_[r]; }
   const RoiAxis<T>& columns(int64_t r) const { return columns_[r]; }
 
-  // The derivative of a bin's position with respect to its offset.
-  T offset_scale_x(int64_t r) const { return trans_std * rois[r].width; }
-  T offset_scale_y(int64_t r) const { return trans_std * rois[r].height; }
+  // Derivatives of a bin's position with respect to its offset.
+  T offset_scale_x(int64_t r) const { return offset_std * rois[r].width; }
+  T offset_scale_y(int64_t r) const { return offset_std * rois[r].height; }
 
  private:
   static constexpr int64_t kMinTileChannels = 8;
@@ -67,7 +67,7 @@ struct DeformPsroiProblem {
   std::vector<RoiAxis<T>> rows_, columns_;
 };
 
-// Regions of one image, for loops over regions. A block that is not full repeats its last region.
+// Regions of one image, for loops over regions. A partial block repeats its last region.
 template <typename T>
 struct LaneBlock {
   int64_t image, regions[kLanes];
@@ -75,7 +75,7 @@ struct LaneBlock {
   LaneAxis<T> rows, columns;
 };
 
-// Blocks of regions of similar height: a block reads as many rows as its largest bin.
+// Blocks of regions of similar height, because a block reads as many rows as its largest bin.
 template <typename T>
 std::vector<LaneBlock<T>> lane_blocks(const DeformPsroiProblem<T>& problem) {
   const auto& rois = problem.rois;
@@ -101,8 +101,8 @@ std::vector<LaneBlock<T>> lane_blocks(const DeformPsroiProblem<T>& problem) {
   return blocks;
 }
 
-// Arrays (values of a region, lane) of a block, from and to tensors whose values of a region lie side by
-// side.
+// Copies between arrays (values of a region, lane) of a block and tensors in which the values of a region are
+// contiguous.
 template <typename T>
 void load_lanes(const T* values, int64_t region_stride, int64_t count, const LaneBlock<T>& block, T* lanes) {
   for (int l = 0; l < kLanes; ++l) {
@@ -119,7 +119,7 @@ void store_lanes(const T* lanes, int64_t count, const LaneBlock<T>& block, T* va
   }
 }
 
-// The offsets of a block's bins, of one class at a time; zeros where nothing moves.
+// Offsets of a block's bins, one class at a time; zeros without offsets.
 template <typename T>
 class LaneOffsets {
  public:
@@ -146,7 +146,7 @@ class LaneOffsets {
   std::vector<T> values_;
 };
 
-// The cells of all bins, for loops over channels.
+// Cells of all bins, for loops over channels.
 template <typename T>
 CellPlan<T> plan_cells(const DeformPsroiProblem<T>& problem, bool slopes) {
   const DeformPsroiSizes& sizes = problem.sizes;
@@ -168,8 +168,8 @@ CellPlan<T> plan_cells(const DeformPsroiProblem<T>& problem, bool slopes) {
       offsets.load(block, i / count);
       for (int bin = 0; bin < problem.bins; ++bin) {
         const int row = bin / sizes.pooled, column = bin % sizes.pooled;
-        vectorized<LocateRows>(block.rows, row, offsets.y(bin), problem.trans_std, slopes, y_samples, y);
-        vectorized<LocateRows>(block.columns, column, offsets.x(bin), problem.trans_std, slopes, x_samples,
+        vectorized<LocateRows>(block.rows, row, offsets.y(bin), problem.offset_std, slopes, y_samples, y);
+        vectorized<LocateRows>(block.columns, column, offsets.x(bin), problem.offset_std, slopes, x_samples,
                                x);
         for (int l = 0; l < block.active; ++l) {
           CellLists<T>& lists = plan.lists(i / count, block.regions[l]);
@@ -183,7 +183,7 @@ CellPlan<T> plan_cells(const DeformPsroiProblem<T>& problem, bool slopes) {
   return plan;
 }
 
-// Visits the bins of all regions for one class after the other, plane by plane of the group.
+// Visits the bins of all regions, class by class, and within a class plane by plane of the group.
 template <typename T>
 class LaneSweep {
  public:
@@ -201,8 +201,8 @@ class LaneSweep {
     for (size_t b = 0; b < blocks.size(); ++b) offsets_.emplace_back(problem);
   }
 
-  // Calls enter(image, plane), then visit(block, bin) for the bins that read the plane, with their cells in
-  // `y` and `x`, then leave(image, plane); for all planes of the class in all images.
+  // For every plane of the class in every image, calls enter(image, plane), then visit(block, bin) for the
+  // bins that read the plane, with their cells in `y` and `x`, then leave(image, plane).
   template <typename Enter, typename Visit, typename Leave>
   void run(int64_t class_, const Enter& enter, const Visit& visit, const Leave& leave) {
     const DeformPsroiSizes& sizes = problem_.sizes;
@@ -225,9 +225,9 @@ class LaneSweep {
  private:
   void locate(int64_t b, int bin) {
     const int row = bin / problem_.sizes.pooled, column = bin % problem_.sizes.pooled;
-    vectorized<LocateRows>(blocks_[b].rows, row, offsets_[b].y(bin), problem_.trans_std, slopes_, y_samples_,
+    vectorized<LocateRows>(blocks_[b].rows, row, offsets_[b].y(bin), problem_.offset_std, slopes_, y_samples_,
                            y);
-    vectorized<LocateColumns>(blocks_[b].columns, column, offsets_[b].x(bin), problem_.trans_std, slopes_,
+    vectorized<LocateColumns>(blocks_[b].columns, column, offsets_[b].x(bin), problem_.offset_std, slopes_,
                               x_samples_, x);
   }
 

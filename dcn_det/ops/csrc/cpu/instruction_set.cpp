@@ -40,7 +40,7 @@ InstructionSet instruction_set() { return chosen; }
 
 }  // namespace dcn_det
 
-// For Python, which reads it without an operator.
+// Read by Python through ctypes.
 extern "C" __attribute__((used, visibility("default"))) const char* dcn_det_instruction_set() {
   return dcn_det::kNames[static_cast<int>(dcn_det::chosen)];
 }

@@ -1,4 +1,4 @@
-// The instruction sets that inner loops are compiled for.
+// Instruction sets that inner loops are compiled for.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -9,11 +9,11 @@
 
 namespace dcn_det {
 
-// In increasing order; `baseline` is what the compiler targets, SSE2 on x86-64.
+// In increasing order; `baseline` is the compiler's default target, SSE2 on x86-64.
 enum class InstructionSet : int { baseline, avx2, avx512 };
 
-// The best that this CPU has, or the one that DCN_DET_CPU in the environment names if the CPU has it. Does
-// not change while the process lives.
+// The best set that this CPU supports, or the one named by DCN_DET_CPU in the environment if the CPU supports
+// it. Constant during the life of the process.
 InstructionSet instruction_set();
 
 }  // namespace dcn_det

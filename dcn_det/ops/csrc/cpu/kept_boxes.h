@@ -1,5 +1,5 @@
-// The boxes that are kept so far, in blocks by the place of their centres, so that a box need not be compared
-// with those far away. The order of comparisons does not matter: one overlap is enough.
+// The boxes kept so far, in blocks by the position of their centers, so that a box is not compared with
+// distant boxes. The order of comparisons does not matter: one overlap is enough.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace dcn_det {
 
-// Boxes, a coordinate at a time. A place that is still free meets no box.
+// Boxes, stored one coordinate at a time. A free place meets no box.
 template <typename A>
 struct BoxBlock {
   static constexpr int kSize = 64;
@@ -32,7 +32,7 @@ struct BoxBlock {
     area[i] = box_area;
   }
 
-  // Makes box i the smallest one around itself and another one.
+  // Extends box i to enclose another box.
   DCN_DET_INLINE void widen(int i, const Box<A>& box) {
     x1[i] = box.x1 < x1[i] ? box.x1 : x1[i];
     y1[i] = box.y1 < y1[i] ? box.y1 : y1[i];
@@ -40,7 +40,7 @@ struct BoxBlock {
     y2[i] = box.y2 > y2[i] ? box.y2 : y2[i];
   }
 
-  // Whether box i may share an area with this one; false where a coordinate that matters is not a number.
+  // Whether box i may intersect this box; false if a coordinate that matters is NaN.
   DCN_DET_INLINE bool meets(int i, const Box<A>& box) const {
     return (x1[i] < box.x2) & (box.x1 < x2[i]) & (y1[i] < box.y2) & (box.y1 < y2[i]);
   }
@@ -71,11 +71,11 @@ struct BoxBlock {
 template <typename A>
 class KeptBoxes {
   static constexpr int kRows = 8, kCells = kRows * kRows;
-  static constexpr int64_t kFewBoxes = 512;  // for which one cell is quicker than many
+  static constexpr int64_t kFewBoxes = 512;  // up to which one cell is faster than many
   static_assert(kCells == BoxBlock<A>::kSize, "a block holds the bounds of all cells");
 
  public:
-  // Empties it, for at most `most` boxes, whose corners are near (x, y) -> (x + width, y + height).
+  // Removes all boxes and prepares for at most `most` boxes, which lie mostly within `around`.
   void reset(int64_t most, const Box<A>& around) {
     const int64_t needed = most / BoxBlock<A>::kSize + 1 + kCells;
     if (static_cast<int64_t>(blocks_.size()) < needed) {
@@ -128,16 +128,16 @@ class KeptBoxes {
     return extent > A(0) && extent < BoxBlock<A>::kInfinity ? A(kRows) / (2 * extent) : A(0);
   }
 
-  // The row or column of twice a centre's distance from the origin; the first one if it is not a number.
+  // The row or column at twice a center's distance from the origin; the first one for NaN.
   DCN_DET_INLINE static int cell_of(A twice, A scale) {
     const A cell = twice * scale;
     return cell > A(0) ? static_cast<int>(cell < A(kRows - 1) ? cell : A(kRows - 1)) : 0;
   }
 
   std::vector<BoxBlock<A>> blocks_;
-  std::vector<int64_t> previous_;  // of each block, in its cell
+  std::vector<int64_t> previous_;  // the previous block of each block's cell
   int64_t used_;
-  BoxBlock<A> bounds_;  // of each cell's boxes
+  BoxBlock<A> bounds_;  // bounding boxes of the cells
   int64_t newest_[kCells], count_[kCells];
   A x_, y_, x_scale_, y_scale_;
 };

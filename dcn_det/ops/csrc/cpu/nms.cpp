@@ -1,4 +1,4 @@
-// Non-maximum suppression on the CPU: the boxes by decreasing score, each against those kept so far.
+// Non-maximum suppression on the CPU: compares boxes, by decreasing score, with those kept so far.
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
@@ -26,7 +26,7 @@ struct Ranked {
   Bits key;
   int64_t index;
 
-  // Keys rise as scores fall.
+  // Keys increase as scores decrease.
   Ranked(A score, int64_t index_) : index(index_) {
     constexpr Bits kSign = Bits(1) << (8 * sizeof(Bits) - 1);
     const Bits bits = std::bit_cast<Bits>(score == A(0) ? A(0) : score);  // -0 and 0 tie
@@ -35,7 +35,7 @@ struct Ranked {
   Ranked() = default;
 };
 
-// Boxes by decreasing score, ties by index; those whose score is NaN are left out.
+// Indices of boxes by decreasing score, then by index; boxes whose score is NaN are left out.
 template <typename A>
 std::vector<int64_t> rank_by_score(const A* scores, int64_t count) {
   std::vector<Ranked<A>> ranked, sorted;
@@ -44,7 +44,7 @@ std::vector<int64_t> rank_by_score(const A* scores, int64_t count) {
     if (!std::isnan(scores[i])) ranked.emplace_back(scores[i], i);
   }
   sorted.resize(ranked.size());
-  // A radix sort, a byte at a time from the lowest on; every pass keeps the order of equal bytes.
+  // Radix sort, byte by byte from the lowest; every pass is stable.
   for (size_t shift = 0; shift < 8 * sizeof(ranked[0].key); shift += 8) {
     const auto byte_of = [&](const Ranked<A>& entry) { return (entry.key >> shift) & 255; };
     std::array<size_t, 257> start{};
@@ -58,12 +58,12 @@ std::vector<int64_t> rank_by_score(const A* scores, int64_t count) {
   return order;
 }
 
-// Group g holds the ranks [start[g], start[g + 1]) of `ranks`, in increasing order.
+// Group g consists of ranks[start[g]], ..., ranks[start[g + 1] - 1], in increasing order.
 struct Groups {
   std::vector<int64_t> start, ranks;
 };
 
-// The ranks of each label's boxes; all in one group without labels.
+// Groups the ranks of boxes by label; without labels, all form one group.
 Groups group_by_label(const std::vector<int64_t>& order, const int64_t* labels) {
   const int64_t count = static_cast<int64_t>(order.size());
   Groups groups{{0}, std::vector<int64_t>(order.size())};
@@ -86,7 +86,7 @@ Groups group_by_label(const std::vector<int64_t>& order, const int64_t* labels) 
   return groups;
 }
 
-// The smallest box around all; coordinates that are not finite are left out.
+// The bounding box of all boxes; non-finite coordinates are ignored.
 template <typename A>
 Box<A> bounds_of(const A* boxes, int64_t count) {
   constexpr A kInfinity = std::numeric_limits<A>::infinity();
@@ -100,7 +100,7 @@ Box<A> bounds_of(const A* boxes, int64_t count) {
   return {low[0], low[1], high[0], high[1]};
 }
 
-// Marks the kept ones among the boxes of a group, at most `limit`.
+// Marks the kept boxes of a group, at most `limit`.
 struct SuppressGroup {
   template <typename A>
   DCN_DET_INLINE static void run(const A* boxes, const int64_t* order, const int64_t* begin,
@@ -124,7 +124,7 @@ std::vector<int64_t> kept_boxes(const A* boxes, const A* scores, const int64_t* 
                                 A threshold, int64_t limit) {
   const std::vector<int64_t> order = rank_by_score(scores, count);
   const Groups groups = group_by_label(order, labels);
-  std::vector<char> kept(order.size());  // by rank; not bits, which threads could not write side by side
+  std::vector<char> kept(order.size());  // by rank; not bits, as threads write to neighboring entries
   const int64_t group_count = static_cast<int64_t>(groups.start.size()) - 1;
   const Box<A> around = bounds_of(boxes, count);
   torch::stable::parallel_for(0, group_count, 1, [&](int64_t first, int64_t last) {

@@ -1,4 +1,4 @@
-// Position-sensitive RoI pooling on the CPU: the mean of whole cells.
+// Position-sensitive RoI pooling on the CPU: means of whole cells.
 #include "cpu/no_contraction.h"
 
 #include "common/roi_arguments.h"

@@ -1,5 +1,5 @@
-// The cells that the bins of a RoI pooling read. Every operator but the maximum is a sum of cells, each
-// weighted by one factor for its row and one for its column, so that two lists tell all about a bin.
+// Cells that the bins of a RoI pooling operator read. In every operator except max pooling, a bin is a sum of
+// cells, each weighted by a factor of its row and a factor of its column, so that two lists describe a bin.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace dcn_det {
 
-// A row or a column that a bin reads. `slope` is the derivative of the weight with respect to the bin's
+// A row or column that a bin reads. `slope` is the derivative of the weight with respect to the bin's
 // position.
 template <typename T>
 struct Cell {
@@ -28,8 +28,7 @@ struct CellList {
   DCN_DET_INLINE const Cell<T>& operator[](int i) const { return cells[i]; }
 };
 
-// The cells of a bin on a map whose channels lie side by side; those of a cell start `stride` after those of
-// the one before.
+// Cells of a bin on a map with contiguous channels; `stride` is the distance between neighboring cells.
 template <typename T>
 struct BinCells {
   const T* map;
@@ -37,8 +36,8 @@ struct BinCells {
   CellList<T> rows, columns;
 };
 
-// Lists of rows and columns, made one after the other. Cells whose weight is zero are left out: what they
-// hold, be it NaN, does not matter.
+// Lists of rows and columns, built one after the other. Cells of weight zero are left out, so that their
+// values, even NaN, do not matter.
 template <typename T>
 class CellLists {
  public:
@@ -49,7 +48,7 @@ class CellLists {
 
   void open() { starts_.push_back(static_cast<int>(cells_.size())); }
 
-  // A bilinear sample at a position in [0, size - 1].
+  // Adds a bilinear sample at a position in [0, size - 1].
   void add_sample(T position) {
     const int lower = static_cast<int>(position);
     const T fraction = position - static_cast<T>(lower), inside = fraction > 0 ? T(1) : T(0);
@@ -57,11 +56,11 @@ class CellLists {
     if (fraction > 0) add(lower + 1, fraction, inside);
   }
 
-  // Also a cell that the list has already.
+  // Appends a cell without merging it with an equal one.
   void append(int index, T weight, T slope) { cells_.push_back({index, weight, slope}); }
 
   void add(int index, T weight, T slope) {
-    // Positions ascend, so that neighbouring samples share the newest cells.
+    // Positions increase, so that neighboring samples share the newest cells.
     const int end = static_cast<int>(cells_.size());
     for (int i = end - 1; i >= starts_.back() && i >= end - 2; --i) {
       if (cells_[i].index != index) continue;
@@ -91,23 +90,24 @@ class CellLists {
   std::vector<int> starts_;
 };
 
-// Output channels [begin, begin + size), all of one class: they read the same cells.
+// Output channels [begin, begin + size) of one class; they read the same cells.
 struct ChannelTile {
   int64_t class_, begin, size;
 };
 
-// What the bins of all regions read. Where bins move on their own (`per_bin`), the lists of a region are rows
-// and columns of bin after bin; otherwise the rows of each row of bins, then the columns of each column.
+// Cells that the bins of all regions read. If bins move independently (`per_bin`), the lists of a region are
+// the rows and columns of each bin in turn; otherwise, the rows of each row of bins, then the columns of each
+// column.
 template <typename T>
 class CellPlan {
  public:
   PsroiSizes sizes;
   int64_t classes;
-  std::vector<std::vector<int64_t>> regions;  // of each image, from top to bottom: neighbours share cells
+  std::vector<std::vector<int64_t>> regions;  // per image, from top to bottom: neighbors share cells
   std::vector<int64_t> invalid;               // regions that pool to zero
-  std::vector<std::vector<int>> bins;         // that read each of the group^2 planes
+  std::vector<std::vector<int>> bins;         // bins that read each of the group^2 planes
 
-  // `rois` are rows of five numbers; is_valid(region) tells whether a region reads anything.
+  // `rois` are rows of five numbers; is_valid(region) tells whether a region reads the map.
   template <typename IsValid>
   CellPlan(const PsroiSizes& sizes, int64_t classes, bool per_bin, const T* rois, const IsValid& is_valid)
       : sizes(sizes),
@@ -126,10 +126,10 @@ class CellPlan {
       bins[sizes.source_channel(0, bin / sizes.pooled, bin % sizes.pooled)].push_back(bin);
   }
 
-  // The lists of a region, to be made before they are read.
+  // The lists of a region, to be filled before they are read.
   CellLists<T>& lists(int64_t class_, int64_t r) { return lists_[class_ * sizes.rois + r]; }
 
-  // What a bin reads of a map whose cells start `stride` apart.
+  // Cells of a bin on a map whose cells are `stride` apart.
   BinCells<T> cells(const T* map, int64_t stride, int64_t class_, int64_t r, int bin) const {
     const CellLists<T>& lists = lists_[class_ * sizes.rois + r];
     return {map, stride, sizes.width, lists.list(per_bin_ ? 2 * bin : bin / sizes.pooled),

@@ -1,6 +1,6 @@
-// RoI pooling for regions whose channels read cells of their own: the loops run over regions. Lane l of an
-// array holds what belongs to the l-th region of a block. Cells are found for all lanes together, and read
-// lane after lane, a window of neighbouring columns at a time.
+// RoI pooling for regions whose channels read different cells: the loops run over regions. Lane l of an array
+// belongs to the l-th region of a block. Cells are located for all lanes together and read lane by lane, a
+// window of neighboring columns at a time.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace dcn_det {
 constexpr int kLanes = 16;
 constexpr int kWindow = 8;
 
-// One axis of the regions of a block, see RoiAxis.
+// One axis of the regions of a block; see RoiAxis.
 template <typename T>
 struct LaneAxis {
   T origin[kLanes], extent[kLanes], bin_extent[kLanes], step[kLanes];
@@ -28,11 +28,11 @@ struct LaneAxis {
   }
 };
 
-// The samples of a bin along one axis. Entry i of lane l is at i * kLanes + l; `lower` counts from the lane's
-// first cell, and is negative for samples that do not count.
+// Samples of a bin along one axis. Entry i of lane l is at i * kLanes + l; `lower` is relative to the lane's
+// first cell, and negative for samples that do not count.
 template <typename T>
 struct LaneSamples {
-  int size, samples, span = 0;  // size: cells of the map; span: cells that the lane that reads most reads
+  int size, samples, span = 0;  // size: cells of the map; span: maximum over lanes of cells spanned
   int first[kLanes];
   T scale[kLanes];
   std::vector<int> lower;
@@ -42,8 +42,8 @@ struct LaneSamples {
       : size(size), samples(samples), lower(samples * kLanes), fraction(samples * kLanes) {}
 };
 
-// The rows that a bin reads: entry a of lane l is at a * kLanes + l. `index` is the place of the row's first
-// cell in a LanePlanes; lanes that read fewer rows than others read the blank row with weight 0.
+// Rows that a bin reads: entry a of lane l is at a * kLanes + l. `index` is the position of the row's first
+// cell in a LanePlanes; lanes with fewer rows than others read the blank row with weight 0.
 template <typename T>
 struct LaneRows {
   int count = 0, width, blank;
@@ -58,8 +58,8 @@ struct LaneRows {
         slope(2 * samples * kLanes) {}
 };
 
-// The columns that a bin reads, in windows: those of window w and lane l start at column first[l] + w *
-// kWindow and have their weights at (w * kLanes + l) * kWindow. Columns of weight 0 are not read.
+// Columns that a bin reads, in windows: window w of lane l starts at column first[l] + w * kWindow, and its
+// weights are at (w * kLanes + l) * kWindow. Columns of weight 0 are not read.
 template <typename T>
 struct LaneColumns {
   int windows = 0, first[kLanes];
@@ -68,7 +68,8 @@ struct LaneColumns {
   explicit LaneColumns(int width) : weight((width + kWindow) * kLanes), slope(weight) {}
 };
 
-// Copies of planes with room after the last cell for the blank row and for windows that reach beyond the map.
+// Copies of planes, with room after the last cell for the blank row and for windows that extend beyond the
+// map.
 template <typename T>
 class LanePlanes {
  public:
@@ -85,12 +86,12 @@ class LanePlanes {
   std::vector<T> data_;
 };
 
-// Finds the cells of the samples that count (see SampleAxis), with the weights of their mean; slopes only
-// where wanted. `offset` moves the bin of each lane, relative to the region's extent.
+// Locates the cells of the samples that count (see SampleAxis), with the weights of their mean, and the
+// slopes if needed. `offset` moves the bin of each lane, relative to the region's extent.
 struct LocateLanes {
  protected:
   template <typename T>
-  DCN_DET_INLINE static void place(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std,
+  DCN_DET_INLINE static void place(const LaneAxis<T>& axis, int bin, const T* offset, T offset_std,
                                    LaneSamples<T>& samples) {
     const int size = samples.size;
     const T limit = static_cast<T>(size) - T(0.5), end = static_cast<T>(size - 1);
@@ -101,12 +102,12 @@ struct LocateLanes {
       first[l] = size;
       last[l] = 0;
       start[l] = bin_start(axis.origin[l], axis.extent[l], axis.bin_extent[l], bin,
-                           rounded_product(offset[l], trans_std));
+                           rounded_product(offset[l], offset_std));
     }
     for (int i = 0; i < samples.samples; ++i) {
       int* lower = samples.lower.data() + i * kLanes;
       T* fraction = samples.fraction.data() + i * kLanes;
-      // In two loops and with truth as a number: GCC would branch on it otherwise, and stay scalar.
+      // Two loops, and booleans as integers: otherwise GCC branches and the loops stay scalar.
       T inside[kLanes];
       int counts[kLanes];
 #pragma omp simd
@@ -119,7 +120,7 @@ struct LocateLanes {
 #pragma omp simd
       for (int l = 0; l < kLanes; ++l) {
         const int cell = static_cast<int>(inside[l]);
-        const int away = (1 - counts[l]) * (size + 1);  // from all cells that there are
+        const int away = (1 - counts[l]) * (size + 1);  // beyond all cells
         const int low = cell + away, high = counts[l] * (cell + 1);
         fraction[l] = inside[l] - static_cast<T>(cell);
         lower[l] = cell - away;
@@ -145,7 +146,7 @@ struct LocateLanes {
     }
   }
 
-  // The k-th cell from each lane's first one on.
+  // Weights of cell k, counted from each lane's first cell.
   template <typename T>
   DCN_DET_INLINE static void weigh_cell(const LaneSamples<T>& samples, int k, bool slopes, T* weights,
                                         T* slopes_out) {
@@ -175,19 +176,19 @@ struct LocateLanes {
 
 struct LocateRows : LocateLanes {
   template <typename T>
-  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std, bool slopes,
+  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T offset_std, bool slopes,
                                  LaneSamples<T>& samples, LaneRows<T>& rows) {
-    place(axis, bin, offset, trans_std, samples);
+    place(axis, bin, offset, offset_std, samples);
     if (samples.span <= 2 * samples.samples)
-      list_neighbours(samples, slopes, rows);
+      list_neighbors(samples, slopes, rows);
     else
       list_samples(samples, rows);
   }
 
  private:
-  // Every row from the first to the last one; samples share them.
+  // Lists all rows from the first to the last; samples share them.
   template <typename T>
-  DCN_DET_INLINE static void list_neighbours(const LaneSamples<T>& samples, bool slopes, LaneRows<T>& rows) {
+  DCN_DET_INLINE static void list_neighbors(const LaneSamples<T>& samples, bool slopes, LaneRows<T>& rows) {
     rows.count = samples.span;
     for (int k = 0; k < rows.count; ++k) {
       T* weight = rows.weight.data() + k * kLanes;
@@ -199,7 +200,7 @@ struct LocateRows : LocateLanes {
     }
   }
 
-  // The two rows of each sample, where there are many between the samples that nobody reads.
+  // Lists the two rows of each sample, for samples with many unread rows between them.
   template <typename T>
   DCN_DET_INLINE static void list_samples(const LaneSamples<T>& samples, LaneRows<T>& rows) {
     rows.count = 2 * samples.samples;
@@ -225,9 +226,9 @@ struct LocateColumns : LocateLanes {
   using Turn = TransposeMatrix<16>;
 
   template <typename T>
-  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T trans_std, bool slopes,
+  DCN_DET_INLINE static void run(const LaneAxis<T>& axis, int bin, const T* offset, T offset_std, bool slopes,
                                  LaneSamples<T>& samples, LaneColumns<T>& columns) {
-    place(axis, bin, offset, trans_std, samples);
+    place(axis, bin, offset, offset_std, samples);
     columns.windows = (samples.span + kWindow - 1) / kWindow;
     for (int l = 0; l < kLanes; ++l) columns.first[l] = samples.first[l];
     T weight[kWindow * kLanes] = {}, slope[kWindow * kLanes] = {};
@@ -246,11 +247,11 @@ struct LocateColumns : LocateLanes {
   }
 };
 
-// What a window adds up to. Vectors are registers only as locals, hence a base class with one function for
-// all that the loops below do.
+// Sums over a window. Vectors stay in registers only as local variables, hence this base class with a
+// function for the loops below.
 struct SweepLanes {
  protected:
-  // The sum of values[i] * factors[i] over the columns that are read; what the others hold, be it NaN, does
+  // The sum of values[i] * factors[i] over the columns that are read; values of other columns, even NaN, do
   // not matter.
   template <typename T, typename Window>
   DCN_DET_INLINE static T sum_read(const Window& values, const T* weights, const T* factors) {
@@ -264,7 +265,7 @@ struct SweepLanes {
   }
 };
 
-// sum[l] = the weighted cells of lane l of a plane of LanePlanes.
+// sum[l] = the weighted sum of lane l's cells in a plane of LanePlanes.
 struct SumLanes : SweepLanes {
   template <typename T>
   DCN_DET_INLINE static void run(const T* plane, const LaneRows<T>& y, const LaneColumns<T>& x, T* sum) {
@@ -284,7 +285,7 @@ struct SumLanes : SweepLanes {
   }
 };
 
-// Adds to grad_x and grad_y the derivatives of lane l with respect to its bin's position.
+// Adds the derivatives with respect to the position of each lane's bin to grad_x and grad_y.
 struct MoveLanes : SweepLanes {
   template <typename T>
   DCN_DET_INLINE static void run(const T* plane, const LaneRows<T>& y, const LaneColumns<T>& x, const T* grad,
@@ -306,7 +307,7 @@ struct MoveLanes : SweepLanes {
   }
 };
 
-// Adds the gradients of the first `active` lanes to a plane of LanePlanes, lane after lane.
+// Adds the gradients of the first `active` lanes to a plane of LanePlanes, lane by lane.
 struct SpreadLanes : SweepLanes {
   template <typename T>
   DCN_DET_INLINE static void run(T* grad_plane, const LaneRows<T>& y, const LaneColumns<T>& x, const T* grad,

@@ -1,5 +1,5 @@
-// RoI max pooling on the CPU. The map is channels-last and the loops run over channels; backward works on
-// planes, one thread to a block of them.
+// RoI max pooling on the CPU. The forward pass reads a channels-last map, with loops over channels; the
+// backward pass writes planes, one thread per block of planes.
 #include <tuple>
 #include <vector>
 
@@ -9,8 +9,8 @@
 namespace dcn_det {
 namespace {
 
-// The largest of the cells and its index in the plane, for n channels that lie side by side. The first of
-// equal cells wins, and a NaN over all numbers.
+// The maximum of the cells and its index in the plane, for n contiguous channels. The first of equal cells
+// wins; a NaN wins over all numbers.
 struct MaxCells {
   template <typename T>
   DCN_DET_INLINE static void run(const T* map, CellRange rows, CellRange columns, int width, int64_t n,
@@ -26,7 +26,7 @@ struct MaxCells {
         const T* value = map + cell * n;
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
-          // Also true where only the value is NaN; with || there would be a branch.
+          // Also true if only the value is NaN; || would cause a branch.
           const bool better = !(value[i] <= best[i]) & (best[i] == best[i]);
           best[i] = better ? value[i] : best[i];
           index[i] = better ? cell : index[i];
@@ -64,20 +64,20 @@ void pool(const RoiPoolSizes& sizes, const T* input, const T* rois, T spatial_sc
   });
 }
 
-// A function of its own, whose arguments stay in registers: what a lambda refers to is read again after every
-// write.
+// A separate function, so that its arguments stay in registers: a lambda's captures would be reloaded after
+// every write.
 template <typename T>
 void spread_maxima(const T* grad, const int32_t* cells, int64_t bins, uint32_t plane, T* target) {
   for (int64_t bin = 0; bin < bins; ++bin)
     if (const uint32_t cell = cells[bin]; cell < plane) target[cell] += grad[bin];
 }
 
-// grad_input need not be initialised.
+// grad_input may be uninitialized.
 template <typename T>
 void pool_backward(const RoiPoolSizes& sizes, const T* grad_output, const T* rois, const int32_t* argmax,
                    T* grad_input) {
-  constexpr int64_t kBlock =
-      32;  // channels whose planes stay in the cache while all regions are read in order
+  // Channels whose planes stay in the cache while all regions are read in order.
+  constexpr int64_t kBlock = 32;
   const int64_t bins = sizes.bins(), plane = int64_t(sizes.height) * sizes.width, channels = sizes.channels;
   const int64_t blocks = (channels + kBlock - 1) / kBlock;
   torch::stable::parallel_for(0, blocks, grain(sizes.rois * bins * kBlock), [&](int64_t begin, int64_t end) {
@@ -91,7 +91,7 @@ void pool_backward(const RoiPoolSizes& sizes, const T* grad_output, const T* roi
         T* target = grad_input + (static_cast<int64_t>(roi[0]) * channels + first) * plane;
         int64_t bin = (r * channels + first) * bins;
         for (int64_t c = 0; c < size; ++c, target += plane, bin += bins) {
-          // Of the next region, which lies `channels` planes of bins further.
+          // The same channel of the next region, `channels` planes of bins further.
           for (int64_t ahead = bin + channels * bins; ahead < bin + (channels + 1) * bins; ahead += 16) {
             __builtin_prefetch(grad_output + ahead);
             __builtin_prefetch(argmax + ahead);

@@ -1,9 +1,8 @@
-// RoI pooling for regions whose channels read the same cells: the loops run over channels that lie side by
-// side.
+// RoI pooling for regions whose channels read the same cells: the loops run over contiguous channels.
 //
-// A channels-last map is read in place. Of any other, tiles are copied that hold a few channels of the planes
-// that a bin reads; a tile stays in the cache while all regions read it. Tiles depend on shapes alone, each
-// is the work of one thread, and every sum has a fixed order: the number of threads does not change a bit.
+// A channels-last map is read in place. Other maps are copied in tiles of a few channels of the planes that a
+// bin reads; a tile stays in the cache while all regions read it. Tiles depend only on shapes, each is
+// processed by one thread, and every sum has a fixed order: the number of threads does not change a bit.
 #pragma once
 
 #include <memory>
@@ -16,10 +15,10 @@
 namespace dcn_det {
 
 constexpr int kTileChannels = 32;
-constexpr int kPadding = 16;  // between rows of channels: those that start 4 kB apart evict each other
+constexpr int kPadding = 16;  // between rows of channels: rows 4 KiB apart would evict each other
 
-// sum[i] = the weighted cells of channel i < n. Up to eight vectors of channels stay in registers over all
-// cells.
+// sum[i] = the weighted sum of cells in channel i < n. Up to eight vectors of channels stay in registers over
+// all cells.
 template <int kVectorBytes>
 struct SumCells {
   template <typename T>
@@ -30,7 +29,7 @@ struct SumCells {
     sum_vectors<4, kVectorBytes>(bin, n, sum);
     sum_vectors<2, kVectorBytes>(bin, n, sum);
     sum_vectors<1, kVectorBytes>(bin, n, sum);
-    if (n > 0 && fills_vector) {  // some channels again, to the same bits, rather than the rest one by one
+    if (n > 0 && fills_vector) {  // repeats some channels, with equal results, instead of single channels
       bin.map -= kLength - n;
       sum -= kLength - n;
       n = kLength;
@@ -42,13 +41,13 @@ struct SumCells {
   }
 
  private:
-  // Of all blocks of so many vectors that there are left; moves on behind them.
+  // Processes as many blocks of kVectors vectors as remain, and advances past them.
   template <int kVectors, int kBytes, typename T>
   DCN_DET_INLINE static void sum_vectors(BinCells<T>& bin, int64_t& n, T*& sum) {
     typedef T Vector __attribute__((vector_size(kBytes)));
     constexpr int64_t kLength = kBytes / sizeof(T), kBlock = kVectors * kLength;
     for (; n >= kBlock; n -= kBlock, bin.map += kBlock, sum += kBlock) {
-      Vector total[kVectors];  // registers only if each is filled and stored by itself
+      Vector total[kVectors];  // in registers only if filled and stored one by one
       for (Vector& each : total) each = Vector{};
       for (int a = 0; a < bin.rows.size; ++a) {
         const T* row = bin.map + bin.rows[a].index * bin.width * bin.stride;
@@ -67,7 +66,7 @@ struct SumCells {
   }
 };
 
-// Spreads the gradient of n <= kTileChannels channels of a bin over the cells of grad_map, and sums the
+// Adds the gradient of n <= kTileChannels channels of a bin to the cells of grad_map, and computes the
 // derivatives with respect to the bin's position, (x, y). Either target may be null.
 struct SpreadCells {
   template <typename T>
@@ -117,19 +116,19 @@ struct SpreadCells {
   }
 };
 
-// Whether a call with this map reads it in place.
+// Whether a map is read in place.
 inline bool reads_in_place(const PsroiSizes& sizes, const Tensor& map) {
   return sizes.group == 1 && is_channels_last(map);
 }
 
-// The map in a layout that the loops can read.
+// The map in a layout that the loops read.
 inline Tensor readable_map(const Tensor& map, const PsroiSizes& sizes) {
   return reads_in_place(sizes, map) ? map : dense_copy(map);
 }
 
 namespace tiles {
 
-// Planes of one image that are read by the same bins, of the channels of one tile.
+// Planes of one image that the same bins read, for the channels of one tile.
 struct Item {
   ChannelTile tile;
   int64_t image, part, first_plane;  // first_plane: of the tile's first channel
@@ -161,7 +160,7 @@ void pool_packed(const CellPlan<T>& plan, const T* input, T* output) {
   const PsroiSizes& sizes = plan.sizes;
   const int64_t bins = sizes.bins(), cells = items.cells(), channels = sizes.output_dim;
   const int64_t pitch = channels + kPadding;
-  // Neighbouring channels are written together, and turned into neighbouring bins afterwards.
+  // Neighboring channels are written together and transposed to neighboring bins afterwards.
   const std::unique_ptr<T[]> by_bin(new T[sizes.rois * bins * pitch]);
   torch::stable::parallel_for(0, items.count(), grain(items.work()), [&](int64_t begin, int64_t end) {
     std::vector<T> packed(cells * kTileChannels);
@@ -209,7 +208,7 @@ void pool_in_place(const CellPlan<T>& plan, const T* input, T* output) {
   }
 }
 
-// What the bins of one tile do to a map, whose channels of the tile start at `map` and `grad_map`.
+// Gradients from the bins of one tile; the tile's channels start at `map` and `grad_map`.
 template <typename T>
 void spread_tile(const CellPlan<T>& plan, const ChannelTile& tile, int64_t image,
                  const std::vector<int>& bins, const T* grad_output, const T* map, T* grad_map,
@@ -227,7 +226,7 @@ void spread_tile(const CellPlan<T>& plan, const ChannelTile& tile, int64_t image
 
 }  // namespace tiles
 
-// `input` has the plan's dtype and is a readable_map.
+// Pools `input`, a readable_map in the dtype of the plan.
 template <typename T>
 Tensor pool_cells(const CellPlan<T>& plan, const Tensor& input) {
   const PsroiSizes& sizes = plan.sizes;
@@ -242,9 +241,9 @@ Tensor pool_cells(const CellPlan<T>& plan, const Tensor& input) {
   return output;
 }
 
-// Gradients of a call. `map` is its input, as for pool_cells, or null where neither position_grads nor its
-// layout is wanted; grad_map, if not null, need not be initialised, and has the layout `in_place` tells.
-// position_grads, if not null, is (tiles, R, bins, 2) zeros, for the tiles of plan.tiles(kTileChannels).
+// Gradients of pool_cells. `map` is its input, and may be null if position_grads is null. grad_map, if not
+// null, may be uninitialized, and is channels-last if `in_place`. position_grads, if not null, is (tiles, R,
+// bins, 2) zeros, for the tiles of plan.tiles(kTileChannels).
 template <typename T>
 void spread_cells(const CellPlan<T>& plan, const T* grad_output, const T* map, T* grad_map, bool in_place,
                   T* position_grads) {
@@ -290,7 +289,7 @@ void spread_cells(const CellPlan<T>& plan, const T* grad_output, const T* map, T
   });
 }
 
-// The gradient of a call's input, contiguous.
+// The contiguous gradient of pool_cells' input.
 template <typename T>
 Tensor input_gradient(const CellPlan<T>& plan, const Tensor& grad_output) {
   const PsroiSizes& sizes = plan.sizes;

@@ -1,4 +1,4 @@
-// Matrix products on the thread that asks for them.
+// Matrix products on the calling thread.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -7,20 +7,21 @@
 
 #include "common/tensor_ops.h"
 
-// Null where PyTorch was built without MKL or OpenMP.
+// Null if PyTorch was built without MKL or OpenMP.
 extern "C" int MKL_Set_Num_Threads_Local(int) __attribute__((weak));
 extern "C" int omp_get_max_threads() __attribute__((weak));
 extern "C" void omp_set_num_threads(int) __attribute__((weak));
 
 namespace dcn_det {
 
-// While it lives, products in a parallel region run on this thread alone: oneDNN heeds the region, MKL has to
-// be told. They then give the same bits for any number of threads, which products spread over threads do not.
-// oneDNN yet cuts a product into blocks for as many threads as OpenMP has, hence a number for that, too.
+// During its lifetime, products in a parallel region run on this thread only: oneDNN respects the region, MKL
+// must be told. Products then have the same bits for any number of threads, unlike products spread over
+// threads. As oneDNN still divides a product into blocks by OpenMP's number of threads, that number is also
+// set to 1.
 class SerialProducts {
  public:
   SerialProducts() {
-    torch::stable::get_num_threads();  // at its first call in a thread, PyTorch sets MKL's number, too
+    torch::stable::get_num_threads();  // its first call in a thread also sets MKL's number of threads
     if (MKL_Set_Num_Threads_Local != nullptr) before_ = MKL_Set_Num_Threads_Local(1);
     if (omp_set_num_threads != nullptr && omp_get_max_threads != nullptr) {
       openmp_before_ = omp_get_max_threads();
@@ -38,8 +39,8 @@ class SerialProducts {
   int before_ = 0, openmp_before_ = 0;
 };
 
-// Calls body(begin, end) in parallel for ranges that make up [0, count). Two at least, because parallel_for
-// calls the body for a single one outside of any parallel region.
+// Calls body(begin, end) in parallel for ranges that cover [0, count). There are at least two ranges, because
+// parallel_for runs a single one outside a parallel region.
 template <typename Body>
 void parallel_with_products(int64_t count, const Body& body) {
   torch::stable::parallel_for(0, std::max<int64_t>(count, 2), 1, [&](int64_t begin, int64_t end) {
@@ -48,7 +49,7 @@ void parallel_with_products(int64_t count, const Body& body) {
   });
 }
 
-// out = a b. The kernels are called directly, as PyTorch's threads do not know the caller's dispatch state.
+// out = a b. Calls kernels directly, because PyTorch's worker threads lack the caller's dispatch state.
 inline void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
 }

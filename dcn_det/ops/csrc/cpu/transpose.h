@@ -1,5 +1,5 @@
-// Transposed matrices, and copies between (N, C, H, W) and (N, H, W, C) memory, several times faster than
-// PyTorch's general one.
+// Matrix transposition, and copies between (N, C, H, W) and (N, H, W, C) memory, several times faster than
+// PyTorch's general copy.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -26,7 +26,7 @@ struct TransposeMatrix {
     const int64_t wide_rows = kWide ? rows / 8 * 8 : 0, whole_rows = rows / 4 * 4;
     const int64_t whole_columns = columns / 4 * 4;
     for (int64_t column = 0; column < whole_columns; column += 4) {
-      // The processor does not fetch ahead for so many rows in as many pages, nor for so many short writes.
+      // The hardware does not prefetch for so many rows in as many pages, nor for so many short writes.
       if (column % 16 == 0 && in_stride >= 1024)
         for (int64_t row = 0; row < whole_rows; ++row) __builtin_prefetch(in + row * in_stride + column + 64);
       for (int64_t ahead = column + 16; ahead < std::min(column + 20, columns); ++ahead)
@@ -44,7 +44,7 @@ struct TransposeMatrix {
   }
 
  private:
-  // Four columns, in registers, which compilers do not find in loops.
+  // Transposes four columns in registers; compilers do not vectorize loops this way.
   template <int kRows, typename T>
   DCN_DET_INLINE static void transpose_block(const T* in, int64_t in_stride, T* out, int64_t out_stride) {
     typedef T Vector __attribute__((vector_size(kRows * sizeof(T))));
@@ -61,7 +61,7 @@ struct TransposeMatrix {
     for (int i = 0; i < 4; ++i) std::memcpy(out + i * out_stride, &columns[i], sizeof(Vector));
   }
 
-  // Four values of a row; in vectors of eight also four of the fourth row below it.
+  // Loads four values of a row; in vectors of eight, also four values of the fourth row below it.
   template <typename T, typename Vector>
   DCN_DET_INLINE static void load_rows(const T* in, int64_t in_stride, Vector& rows) {
     typedef T Half __attribute__((vector_size(4 * sizeof(T))));
@@ -75,7 +75,7 @@ struct TransposeMatrix {
     }
   }
 
-  // Of every four values, the first two of either vector in turn become `low`, and the last two `high`.
+  // Of every four values of both vectors, interleaves the first two into `low` and the last two into `high`.
   template <typename Vector>
   DCN_DET_INLINE static void interleave(Vector& low, Vector& high) {
     const Vector a = low, b = high;
@@ -91,7 +91,7 @@ struct TransposeMatrix {
 
 template <typename T>
 void transpose(T* out, const T* in, int64_t batch, int64_t rows, int64_t columns) {
-  constexpr int64_t kBlock = 16;  // rows, of which whole cache lines are written
+  constexpr int64_t kBlock = 16;  // rows, so that whole cache lines are written
   const int64_t blocks = (rows + kBlock - 1) / kBlock;
   torch::stable::parallel_for(0, batch * blocks, grain(kBlock * columns), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
@@ -116,7 +116,7 @@ inline Tensor dense_copy(const Tensor& self) {
   const Tensor out = torch::stable::new_empty(self, self.sizes());
   const int64_t rows = from_channels_first ? c : b * c, columns = from_channels_first ? a * b : a;
   dispatch_floating(self.scalar_type(), "transpose", [&]<typename T>() {
-    // Vectors are of numbers that C++ has.
+    // Vector types require built-in element types.
     using Number = std::conditional_t<sizeof(T) == sizeof(uint16_t), uint16_t, T>;
     transpose(reinterpret_cast<Number*>(out.mutable_data_ptr<T>()),
               reinterpret_cast<const Number*>(self.const_data_ptr<T>()), batch, rows, columns);

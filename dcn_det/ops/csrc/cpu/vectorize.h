@@ -1,4 +1,4 @@
-// Inner loops for the CPU: compiled for several instruction sets, one of which is chosen at load time.
+// Inner loops for the CPU, compiled for several instruction sets, one of which is chosen at load time.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -29,7 +29,7 @@ auto run_baseline(Args&... args) {
   return Loop::run(args...);
 }
 
-// A loop of its own for each instruction set.
+// Runs the loop of the chosen instruction set.
 template <typename Baseline, typename Avx2, typename Avx512, typename... Args>
 auto vectorized_of(Args&... args) {
 #if defined(DCN_DET_X86)
@@ -45,20 +45,20 @@ auto vectorized_of(Args&... args) {
   return run_baseline<Baseline>(args...);
 }
 
-// Loop::run(args...), compiled for the chosen instruction set. `run` is static and DCN_DET_INLINE, and so is
-// what its loops call (thus no lambdas): only what is inlined is compiled along.
+// Runs Loop::run(args...), compiled for the chosen instruction set. `run` is static and DCN_DET_INLINE, and
+// so must be everything that it calls (hence no lambdas): only inlined code is compiled for that set.
 template <typename Loop, typename... Args>
 auto vectorized(Args&&... args) {
   return vectorized_of<Loop, Loop, Loop>(args...);
 }
 
-// The same of loops that are written for registers of so many bytes.
+// The same for loops written for a vector size in bytes.
 template <template <int> typename Loop, typename... Args>
 auto vectorized(Args&&... args) {
   return vectorized_of<Loop<16>, Loop<32>, Loop<64>>(args...);
 }
 
-// Conversions the compiler can vectorise; those of the types themselves branch or call.
+// Conversions that compilers can vectorize; the types' own conversions branch or call functions.
 template <typename A, typename T>
 DCN_DET_INLINE A load_as(const T& value) {
   return static_cast<A>(value);

@@ -1,4 +1,4 @@
-// Deformable convolution on CUDA: launches of the kernels in deform_conv.cuh, and the products between them.
+// Deformable convolution on CUDA: launches the kernels of deform_conv.cuh and the products between them.
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 
@@ -27,8 +27,8 @@ void dispatch_width(const DeformConvShape& shape, const Tensor& features, const 
 }
 
 struct Cuda {
-  // A tile of columns fits the L2 cache of a large GPU together with the features that it is sampled from,
-  // and has rows enough for the tensor cores.
+  // A tile of columns fits the L2 cache of a large GPU together with the features that it samples, and has
+  // enough rows for the tensor cores.
   static constexpr int64_t kForwardTileBytes = 32 << 20;
   static constexpr int64_t kBackwardTileBytes = 32 << 20;
 
@@ -98,7 +98,7 @@ struct Cuda {
   static void add_up_features(const DeformConvShape& shape, const BackwardTensors& tensors,
                               const Needs& needs, bool deterministic, const Run& run) {
     if (!needs.input) return run(FloatingSums<A>{nullptr});
-    // A column's gradient is a sum over output channels, and adds to a cell with a weight of at most 1.
+    // The gradient of a column is a sum over output channels, added to a cell with a weight of at most 1.
     const double terms =
         static_cast<double>(shape.out_cells()) * shape.taps() * (shape.out_channels / shape.groups);
     if (tensors.mask.has_value()) {

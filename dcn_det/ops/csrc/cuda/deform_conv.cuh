@@ -1,6 +1,6 @@
-// The deformable convolution's CUDA kernels. A warp takes kBatch samples at a time, of neighbouring output
-// positions and the same tap: first its lanes compute where these read, a corner each; then they share the
-// samples' channels, which lie next to each other in memory, kWidth to an access. Free of torch.
+// CUDA kernels of the deformable convolution. A warp processes kBatch samples at a time, of neighboring
+// output positions and the same tap: first each lane locates one corner of one sample, then the lanes share
+// the samples' channels, which are contiguous in memory, several per access. Free of torch.
 #pragma once
 
 #include "common/deform_conv_shape.h"
@@ -10,15 +10,15 @@
 namespace dcn_det {
 
 constexpr int kCorners = 4;
-constexpr int kBatch = kWarp / kCorners;  // samples that a warp takes at a time
-static_assert(kLeastLanes >= kCorners, "sum_corners needs a lane for each");
+constexpr int kBatch = kWarp / kCorners;  // samples that a warp processes at a time
+static_assert(kLeastLanes >= kCorners, "sum_corners needs one lane per corner");
 
-// Batches of samples in a tile; a warp for each.
+// Batches of samples in a tile, one warp per batch.
 DCN_DET_INLINE int64_t batch_count(const DeformConvShape& shape, int64_t rows) {
   return (rows + kBatch - 1) / kBatch * shape.offset_groups * shape.taps();
 }
 
-// Up to kBatch neighbouring rows of a tile, for one tap and one offset group.
+// Up to kBatch neighboring rows of a tile, for one tap and one offset group.
 struct Batch {
   int64_t row;
   int count, offset_group, tap;
@@ -33,8 +33,8 @@ struct Batch {
   }
 };
 
-// Where a sample reads: the corners' places among the features, from the offset group's first channel on, and
-// their modulated weights. A sample outside the map has place[0] < 0.
+// Positions read by a sample: indices of the corners in the features, at the offset group's first channel,
+// and their modulated weights. A sample outside the map has place[0] < 0.
 template <typename A>
 struct CornerReads {
   int64_t place[kCorners];
@@ -43,14 +43,14 @@ struct CornerReads {
   __device__ __forceinline__ bool inside() const { return place[0] >= 0; }
 };
 
-// A lane's part in finding a sample: everything about one of its corners.
+// A lane's share of locating a sample: one of its corners.
 template <typename A>
 struct LocatedCorner {
   int64_t image, cell;
   A weight, slope_y, slope_x, modulation;
   bool inside;
 
-  // Writes to `reads`, of the warp's kBatch samples, what the other lanes have to know.
+  // Writes what other lanes need to `reads`, of the warp's kBatch samples.
   __device__ __forceinline__ LocatedCorner(const DeformConvShape& shape, const Planes<const A>& offset,
                                            const Planes<const A>& mask, const Batch& batch, int64_t first,
                                            int lane, CornerReads<A>* reads)
@@ -105,7 +105,7 @@ __device__ __forceinline__ Pack<T, N> nothing() {
   return result;
 }
 
-// Columns for the output positions first, first + 1, ... of a tile of `rows`. N divides the channels of a
+// Computes the columns of a tile: the `rows` output positions from `first` on. N divides the channels of a
 // group and of an offset group.
 template <typename T, typename A, int N>
 __global__ void __launch_bounds__(kThreads)
@@ -132,9 +132,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Adds a batch's column gradients to the corners that they were sampled from. The lanes of a group take a run
-// of neighbouring samples, W channels at a time. A sample's right corners are often the next one's left
-// corners: they wait for it, so that one addition serves both.
+// Adds a batch's column gradients to the corners that they were sampled from. The lanes of a group process a
+// run of neighboring samples, W channels at a time. A sample's right corners are often the left corners of
+// the next sample: their values are held back, so that one addition serves both.
 template <typename T, typename A, int W, typename Sums>
 __device__ __forceinline__ void scatter(const Sums& grad_features, const Columns<T>& columns,
                                         const CornerReads<A>* reads, const Batch& batch, const Share& share,
@@ -171,8 +171,8 @@ __device__ __forceinline__ void scatter(const Sums& grad_features, const Columns
   }
 }
 
-// The sum of `values` over a group's lanes, for corner k in each lane k modulo 4. Lanes halve the values they
-// deal with before they pass them on, so that four sums cost little more than one.
+// The sum of `values` over a group's lanes: lanes with index k modulo 4 receive the sum of corner k. Every
+// exchange halves the number of values per lane, so that four sums cost little more than one.
 template <typename A>
 __device__ __forceinline__ A sum_corners(const A (&values)[kCorners], const Share& share) {
   const bool lower = (share.lane & 2) != 0, right = (share.lane & 1) != 0;
@@ -185,9 +185,9 @@ __device__ __forceinline__ A sum_corners(const A (&values)[kCorners], const Shar
   return sum;
 }
 
-// The gradients of a tile's samples. `columns` holds the columns' gradients; with `keep_columns` the columns
-// take their place. Of the gradients, those whose pointer is null are left out. Maps overlap, so that
-// grad_features is added to atomically; every other element is written by one warp.
+// Computes the gradients of a tile's samples, except those whose pointer is null. `columns` holds the
+// gradients of the columns; with `keep_columns` they are replaced by the columns. Samples share cells, so
+// that grad_features is added to atomically; all other elements are written by one warp.
 template <typename T, typename A, int N, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     sweep_kernel(DeformConvShape shape, const T* __restrict__ features, Planes<const A> offset,
@@ -208,9 +208,9 @@ __global__ void __launch_bounds__(kThreads)
     const int begin = batch.offset_group * count;
     if (grad_features.wanted()) {
       scatter<T, A, N == 1 ? 1 : Sums::kWidth>(grad_features, columns, reads, batch, share, begin, count);
-      __syncwarp();  // before columns take the place of their gradients
+      __syncwarp();  // before columns replace their gradients
     }
-    // All lanes stay together: sum_corners needs them.
+    // All lanes take part, because sum_corners needs them.
     for (int base = 0; base < kBatch && (sample_grads || keep_columns); base += share.groups) {
       const int s = base + share.group;
       const bool inside = s < batch.count && reads[s].inside();

@@ -1,4 +1,5 @@
-// Deformable position-sensitive RoI pooling on CUDA: launches of the kernels in deform_psroi_pool.cuh.
+// Deformable position-sensitive RoI pooling on CUDA: launches the kernels of deform_psroi_pool.cuh and
+// deform_psroi_pool_last.cuh.
 #include <cuda_runtime.h>
 
 #include <tuple>
@@ -12,13 +13,13 @@ namespace dcn_det {
 namespace {
 
 template <typename A>
-DeformPsroiRegions<A> regions_of(const Tensor& rois, const std::optional<Tensor>& trans, double spatial_scale,
-                                 double trans_std) {
-  return {rois.const_data_ptr<A>(), trans ? trans->const_data_ptr<A>() : nullptr,
-          static_cast<A>(spatial_scale), static_cast<A>(trans_std)};
+DeformPsroiRegions<A> regions_of(const Tensor& rois, const std::optional<Tensor>& offset,
+                                 double spatial_scale, double offset_std) {
+  return {rois.const_data_ptr<A>(), offset ? offset->const_data_ptr<A>() : nullptr,
+          static_cast<A>(spatial_scale), static_cast<A>(offset_std)};
 }
 
-// How many lanes share the work for an offset: as many as find some, at most a warp.
+// The number of lanes that share the work of an offset: as many as have work, at most a warp.
 int offset_lanes(const DeformPsroiSizes& sizes) {
   const int64_t bins = (sizes.pooled + sizes.part - 1) / sizes.part;
   const int64_t items = sizes.channels_per_class() * bins * bins;
@@ -27,7 +28,7 @@ int offset_lanes(const DeformPsroiSizes& sizes) {
   return lanes;
 }
 
-// Whether lanes share channels, for which these have to lie next to each other.
+// Whether the kernels for channels-last memory apply, in which lanes share channels.
 bool suits_channels_last(const DeformPsroiSizes& sizes) {
   return sizes.group == 1 && sizes.channels_per_class() >= 4 * kLeastLanes;
 }
@@ -49,21 +50,21 @@ void dispatch_last(const DeformPsroiSizes& sizes, const Tensor& features, const 
 
 Tensor channels_last(const Tensor& input) { return dense_copy(permuted(input, {0, 2, 3, 1})); }
 
-// The gradient of `like`, in its dtype and layout, from (images, height, width, channels) sums.
+// Sums, (images, height, width, channels), as the gradient of `like`, in its dtype and layout.
 Tensor from_channels_last(const Tensor& like, const Tensor& sums) {
   const Tensor view = permuted(cast(sums, like.scalar_type()), {0, 3, 1, 2});
   if (is_channels_last(like)) return view;
   return in_layout_of(like, dense_copy(view));
 }
 
-Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<Tensor> trans,
+Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<Tensor> offset,
                          double spatial_scale, int64_t output_dim, int64_t group_size, int64_t pooled_size,
-                         int64_t part_size, int64_t sample_per_part, double trans_std) {
-  const auto sizes =
-      deform_psroi_sizes(input, rois, trans, output_dim, group_size, pooled_size, part_size, sample_per_part);
+                         int64_t part_size, int64_t samples_per_bin, double offset_std) {
+  const auto sizes = deform_psroi_sizes(input, rois, offset, output_dim, group_size, pooled_size, part_size,
+                                        samples_per_bin);
   const DeviceGuard guard(input.get_device_index());
   const Tensor rows = torch::stable::contiguous(rois);
-  if (trans) trans = torch::stable::contiguous(*trans);
+  if (offset) offset = torch::stable::contiguous(*offset);
   Tensor output = torch::stable::new_empty(input, {sizes.rois, output_dim, pooled_size, pooled_size});
   if (output.numel() == 0) return output;
   if (input.numel() == 0) return torch::stable::zero_(output);
@@ -73,7 +74,7 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
       using A = accumulate_t<T>;
       deform_psroi_pool_last_kernel<T, A, N><<<blocks_for(sizes.rois * sizes.classes * sizes.bins() * lanes),
                                                kThreads, 0, current_stream(input)>>>(
-          sizes, regions_of<A>(rows, trans, spatial_scale, trans_std), map.template const_data_ptr<T>(),
+          sizes, regions_of<A>(rows, offset, spatial_scale, offset_std), map.template const_data_ptr<T>(),
           output.template mutable_data_ptr<T>(), lanes);
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -83,7 +84,7 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
   dispatch_floating(input.scalar_type(), "deform_psroi_pool", [&]<typename T>() {
     using A = accumulate_t<T>;
     deform_psroi_pool_kernel<T, A><<<blocks_for(output.numel()), kThreads, 0, current_stream(input)>>>(
-        sizes, regions_of<A>(rows, trans, spatial_scale, trans_std), map.template const_data_ptr<T>(),
+        sizes, regions_of<A>(rows, offset, spatial_scale, offset_std), map.template const_data_ptr<T>(),
         output.template mutable_data_ptr<T>());
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -92,38 +93,38 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
 
 template <bool kDeterministic>
 std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output, const Tensor& input,
-                                                      const Tensor& rois, std::optional<Tensor> trans,
+                                                      const Tensor& rois, std::optional<Tensor> offset,
                                                       double spatial_scale, int64_t output_dim,
                                                       int64_t group_size, int64_t pooled_size,
-                                                      int64_t part_size, int64_t sample_per_part,
-                                                      double trans_std, bool need_input, bool need_trans) {
-  const auto sizes =
-      deform_psroi_sizes(input, rois, trans, output_dim, group_size, pooled_size, part_size, sample_per_part);
+                                                      int64_t part_size, int64_t samples_per_bin,
+                                                      double offset_std, bool need_input, bool need_offset) {
+  const auto sizes = deform_psroi_sizes(input, rois, offset, output_dim, group_size, pooled_size, part_size,
+                                        samples_per_bin);
   check_grad(grad_output, input, {sizes.rois, output_dim, pooled_size, pooled_size});
-  STD_TORCH_CHECK(trans || !need_trans, "there is no gradient of trans without trans");
+  STD_TORCH_CHECK(offset || !need_offset, "need_offset must be false without offset");
   const DeviceGuard guard(input.get_device_index());
   const Tensor rows = torch::stable::contiguous(rois), grad = torch::stable::contiguous(grad_output);
-  if (trans) trans = torch::stable::contiguous(*trans);
+  if (offset) offset = torch::stable::contiguous(*offset);
   const bool last = suits_channels_last(sizes), empty = grad.numel() == 0 || input.numel() == 0;
   const int64_t images = input.size(0), channels = input.size(1), height = input.size(2),
                 width = input.size(3);
-  Tensor sums = torch::stable::new_empty(rois, {0}), grad_trans = torch::stable::new_empty(rois, {0});
+  Tensor sums = torch::stable::new_empty(rois, {0}), grad_offset = torch::stable::new_empty(rois, {0});
   if (need_input)
     sums = last ? new_zeros(rois, {images, height, width, channels})
                 : new_zeros(rois, {images, channels, height, width});
-  if (need_trans) grad_trans = new_zeros(rois, {sizes.rois, trans->size(1), part_size, part_size});
+  if (need_offset) grad_offset = new_zeros(rois, {sizes.rois, offset->size(1), part_size, part_size});
   const cudaStream_t stream = current_stream(input);
   const double terms = static_cast<double>(sizes.rois) * sizes.bins();
-  if (!empty && last && (need_input || need_trans)) {
+  if (!empty && last && (need_input || need_offset)) {
     const Tensor map = channels_last(input);
     dispatch_last(sizes, map, "deform_psroi_pool_backward", [&]<typename T, int N>(int lanes) {
       using A = accumulate_t<T>;
       const auto launch = [&](const auto& target) {
         deform_psroi_pool_last_backward_kernel<T, A, N>
             <<<blocks_for(sizes.rois * sizes.classes * sizes.offset_plane() * lanes), kThreads, 0, stream>>>(
-                sizes, regions_of<A>(rows, trans, spatial_scale, trans_std), map.template const_data_ptr<T>(),
-                grad.template const_data_ptr<T>(), target,
-                need_trans ? grad_trans.template mutable_data_ptr<A>() : nullptr, lanes);
+                sizes, regions_of<A>(rows, offset, spatial_scale, offset_std),
+                map.template const_data_ptr<T>(), grad.template const_data_ptr<T>(), target,
+                need_offset ? grad_offset.template mutable_data_ptr<A>() : nullptr, lanes);
       };
       if (need_input) {
         add_up<A>(sums, kDeterministic, terms, {grad}, launch);
@@ -136,7 +137,7 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
     const Tensor map = torch::stable::contiguous(input);
     dispatch_floating(input.scalar_type(), "deform_psroi_pool_backward", [&]<typename T>() {
       using A = accumulate_t<T>;
-      const auto regions = regions_of<A>(rows, trans, spatial_scale, trans_std);
+      const auto regions = regions_of<A>(rows, offset, spatial_scale, offset_std);
       const T* grads = grad.template const_data_ptr<T>();
       if (need_input) {
         add_up<A>(sums, kDeterministic, terms, {grad}, [&](const auto& target) {
@@ -144,20 +145,20 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
               <<<blocks_for(grad.numel()), kThreads, 0, stream>>>(sizes, regions, grads, target);
         });
       }
-      if (need_trans) {
+      if (need_offset) {
         const int lanes = offset_lanes(sizes);
-        deform_psroi_pool_grad_trans_kernel<T, A>
-            <<<blocks_for(grad_trans.numel() / 2 * lanes), kThreads, 0, stream>>>(
+        deform_psroi_pool_grad_offset_kernel<T, A>
+            <<<blocks_for(grad_offset.numel() / 2 * lanes), kThreads, 0, stream>>>(
                 sizes, regions, map.template const_data_ptr<T>(), grads,
-                grad_trans.template mutable_data_ptr<A>(), lanes);
+                grad_offset.template mutable_data_ptr<A>(), lanes);
       }
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  if (!need_input) return {torch::stable::new_empty(input, {0}), grad_trans};
+  if (!need_input) return {torch::stable::new_empty(input, {0}), grad_offset};
   return {last && !empty ? from_channels_last(input, sums)
                          : in_layout_of(input, torch::stable::view(sums, {images, channels, height, width})),
-          grad_trans};
+          grad_offset};
 }
 
 }  // namespace

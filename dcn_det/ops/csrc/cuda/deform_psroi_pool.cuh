@@ -1,5 +1,5 @@
-// The deformable position-sensitive RoI pooling's CUDA kernels: a thread for each element of the output, or a
-// few lanes of a warp for each offset. Free of torch, so that a host compiler can run them, too.
+// CUDA kernels of deformable position-sensitive RoI pooling: one thread per element of the output, or some
+// lanes of a warp per offset. Free of torch, so that a host compiler can compile them as well.
 #pragma once
 
 #include "common/deform_psroi_pool.h"
@@ -7,15 +7,15 @@
 
 namespace dcn_det {
 
-// Regions and offsets as they arrive; trans is null without offsets.
+// Regions and offsets as passed to the operator; offset is null without offsets.
 template <typename A>
 struct DeformPsroiRegions {
   const A* rois;
-  const A* trans;
-  A spatial_scale, trans_std;
+  const A* offset;
+  A spatial_scale, offset_std;
 };
 
-// The samples of a bin. A bin that reads nothing has scale 0.
+// Samples of a bin. The scale of a bin that reads nothing is 0.
 template <typename A>
 struct DeformPsroiBin {
   Roi<A> roi;
@@ -34,7 +34,7 @@ struct DeformPsroiBin {
     scale = count > 0 ? A(1) / static_cast<A>(count) : A(0);
   }
 
-  // Where the bin's plane for an output channel begins.
+  // Index of the first cell of the plane that the bin reads for an output channel.
   __device__ __forceinline__ int64_t plane(const DeformPsroiSizes& sizes, int64_t channel, int row,
                                            int column) const {
     return (roi.image * sizes.input_channels() + sizes.source_channel(channel, row, column)) * sizes.height *
@@ -45,9 +45,9 @@ struct DeformPsroiBin {
   __device__ __forceinline__ static A offset(const DeformPsroiSizes& sizes,
                                              const DeformPsroiRegions<A>& regions, int64_t r, int64_t class_,
                                              int row, int column, int64_t plane) {
-    if (regions.trans == nullptr) return A(0);
-    return rounded_product(regions.trans[sizes.offset_index(r, class_, row, column) + plane],
-                           regions.trans_std);
+    if (regions.offset == nullptr) return A(0);
+    return rounded_product(regions.offset[sizes.offset_index(r, class_, row, column) + plane],
+                           regions.offset_std);
   }
 };
 
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Bins overlap, so that the additions are atomic.
+// Bins overlap, so that additions are atomic.
 template <typename T, typename A, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     deform_psroi_pool_grad_input_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
@@ -99,19 +99,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The first bin of a part: bins [first_bin_of_part(part), first_bin_of_part(part + 1)) read it.
+// The first bin of a part; bins [first_bin_of_part(part), first_bin_of_part(part + 1)) read it.
 __device__ __forceinline__ int first_bin_of_part(int part, int parts, int bins) {
   return (part * bins + parts - 1) / parts;
 }
 
-// One group of `lanes` threads, a power of 2 that divides a warp, for each pair of offsets. The lanes share
-// the channels of the class and the bins of the part, and add up in a fixed order.
+// One group of `lanes` threads, a power of 2 that divides a warp, per pair of offsets. The lanes share the
+// channels of the class and the bins of the part, and their sums have a fixed order.
 template <typename T, typename A>
 __global__ void __launch_bounds__(kThreads)
-    deform_psroi_pool_grad_trans_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions, const T* input,
-                                        const T* grad_output, A* grad_trans, int lanes) {
+    deform_psroi_pool_grad_offset_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
+                                         const T* input, const T* grad_output, A* grad_offset, int lanes) {
   const int64_t pairs = sizes.rois * sizes.classes * sizes.offset_plane();
-  // All lanes of a warp leave the loop together, as the sum needs them.
+  // All lanes of a warp leave the loop together, because the sum needs them.
   const int64_t threads = (pairs * lanes + kWarp - 1) / kWarp * kWarp;
   for (int64_t thread = first_thread(); thread < threads; thread += all_threads()) {
     const int64_t pair = thread / lanes;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads)
         sum_y += a.slope * row_sum;
       }
       const int64_t out = ((r * sizes.output_dim + channel) * sizes.pooled + row) * sizes.pooled + column;
-      const A grad = bin.scale * static_cast<A>(grad_output[out]) * regions.trans_std;
+      const A grad = bin.scale * static_cast<A>(grad_output[out]) * regions.offset_std;
       grad_x += grad * bin.roi.width * sum_x;
       grad_y += grad * bin.roi.height * sum_y;
     }
@@ -155,8 +155,8 @@ __global__ void __launch_bounds__(kThreads)
     if (lane == 0 && pair < pairs) {
       const int64_t target = (r * sizes.classes + class_) * 2 * sizes.offset_plane() +
                              static_cast<int64_t>(part_row) * sizes.part + part_column;
-      grad_trans[target] = grad_x;
-      grad_trans[target + sizes.offset_plane()] = grad_y;
+      grad_offset[target] = grad_x;
+      grad_offset[target + sizes.offset_plane()] = grad_y;
     }
   }
 }

@@ -1,6 +1,5 @@
-// The deformable RoI pooling's CUDA kernels for maps without position-sensitive channels (group 1) in
-// channels-last memory: lanes share a bin's channels, which lie next to each other, and find its samples
-// once. Free of torch.
+// CUDA kernels of deformable RoI pooling for maps without position-sensitive channels (group 1) in
+// channels-last memory: lanes share a bin's contiguous channels and locate its samples once. Free of torch.
 #pragma once
 
 #include "cuda/deform_psroi_pool.cuh"
@@ -16,7 +15,7 @@ __global__ void __launch_bounds__(kThreads)
   const Share share(static_cast<int>(threadIdx.x % kWarp), lanes);
   const int64_t count = sizes.rois * sizes.classes * sizes.bins(), per_class = sizes.channels_per_class();
   for (int64_t i = first_thread() / lanes; i < count; i += all_threads() / lanes) {
-    const OutputIndex at(i, sizes.classes, sizes.pooled);  // of a class in the place of a channel
+    const OutputIndex at(i, sizes.classes, sizes.pooled);  // `channel` is a class
     const DeformPsroiBin<A> bin(sizes, regions, at.roi, at.channel, at.row, at.column);
     const int64_t begin = at.channel * per_class;
     const T* image = features + bin.roi.image * sizes.height * sizes.width * sizes.output_dim + begin;
@@ -45,18 +44,18 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Both gradients, those whose pointer is not null. Lanes share the channels of all bins that read a pair of
-// offsets, and add up in a fixed order what these receive.
+// Computes both gradients, except those whose pointer is null. Lanes share the channels of all bins that read
+// a pair of offsets, and sum the gradients of the offsets in a fixed order.
 template <typename T, typename A, int N, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     deform_psroi_pool_last_backward_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
                                            const T* __restrict__ features, const T* __restrict__ grad_output,
-                                           Sums grad_features, A* grad_trans, int lanes) {
+                                           Sums grad_features, A* grad_offset, int lanes) {
   const Share share(static_cast<int>(threadIdx.x % kWarp), lanes);
   const int64_t pairs = sizes.rois * sizes.classes * sizes.offset_plane(),
                 per_class = sizes.channels_per_class();
   const int64_t step = all_threads() / kWarp * share.groups;
-  // All lanes of a warp leave the loop together, as the sum needs them.
+  // All lanes of a warp leave the loop together, because the sum needs them.
   for (int64_t base = first_thread() / kWarp * share.groups; base < pairs; base += step) {
     const bool active = base + share.group < pairs;
     const OutputIndex at(active ? base + share.group : 0, sizes.classes, sizes.part);
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
             CellWalker<A> columns(bin.x);
             for (CellSum<A> x; columns.next(x);) {
               const int64_t place = image + (int64_t(y.cell) * sizes.width + x.cell) * sizes.output_dim + c;
-              if (grad_trans != nullptr) {
+              if (grad_offset != nullptr) {
                 const Pack<T, N> values = load<N>(features + place);
                 A product = 0;
 #pragma unroll
@@ -104,15 +103,15 @@ __global__ void __launch_bounds__(kThreads)
             move_y += y.slope * row_sum;
           }
         }
-        grad_x += move_x * bin.roi.width * regions.trans_std;
-        grad_y += move_y * bin.roi.height * regions.trans_std;
+        grad_x += move_x * bin.roi.width * regions.offset_std;
+        grad_y += move_y * bin.roi.height * regions.offset_std;
       }
     }
-    if (grad_trans == nullptr) continue;
+    if (grad_offset == nullptr) continue;
     grad_x = sum_over_lanes(grad_x, lanes);
     grad_y = sum_over_lanes(grad_y, lanes);
     if (share.lane == 0 && active) {
-      A* target = grad_trans + (at.roi * sizes.classes + at.channel) * 2 * sizes.offset_plane() +
+      A* target = grad_offset + (at.roi * sizes.classes + at.channel) * 2 * sizes.offset_plane() +
                   static_cast<int64_t>(at.row) * sizes.part + at.column;
       target[0] = grad_x;
       target[sizes.offset_plane()] = grad_y;

@@ -1,5 +1,5 @@
 // How threads share the work of a launch. Free of torch and of CUDA's headers, so that a host compiler can
-// run the kernels, too.
+// compile the kernels as well.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +8,14 @@
 
 namespace dcn_det {
 
-using Word = unsigned long long;  // the 64-bit type of atomic functions
+using Word = unsigned long long;  // 64-bit type of atomic functions
 
-constexpr int kThreads = 256;  // of a block
+constexpr int kThreads = 256;  // per block
 constexpr int kWarp = 32;
-constexpr int kWarps = kThreads / kWarp;  // of a block
+constexpr int kWarps = kThreads / kWarp;  // per block
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Enough blocks for a thread each, or as many as keep any GPU busy while kernels stride over the rest.
+// Blocks for so many threads, at most as many as keep any GPU busy; kernels stride over the rest.
 inline unsigned blocks_for(int64_t threads) {
   constexpr int64_t most = 1 << 20;
   const int64_t blocks = (threads + kThreads - 1) / kThreads;
@@ -28,15 +28,15 @@ __device__ __forceinline__ int64_t first_thread() {
 
 __device__ __forceinline__ int64_t all_threads() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
-// The sum of the values of `lanes` neighbouring lanes, a power of 2, for each of them. All lanes of the warp
-// have to call it.
+// The sum over `lanes` neighboring lanes, a power of 2, returned to each of them. All lanes of the warp must
+// call it.
 template <typename A>
 __device__ __forceinline__ A sum_over_lanes(A value, int lanes) {
   for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
   return value;
 }
 
-// An element of the output (R, channels, pooled, pooled).
+// Indices of an element of the output, (R, channels, pooled, pooled).
 struct OutputIndex {
   int64_t roi, channel;
   int row, column;

@@ -1,14 +1,14 @@
-// How the lanes of a warp share channels that lie next to each other in memory. Free of torch.
+// How the lanes of a warp share contiguous channels. Free of torch.
 #pragma once
 
 #include "cuda/grid.cuh"
 
 namespace dcn_det {
 
-constexpr int kAccessBytes = 16;  // of the widest access to memory
-constexpr int kLeastLanes = 4;    // that share the channels of one place
+constexpr int kAccessBytes = 16;  // of the widest memory access
+constexpr int kLeastLanes = 4;    // minimum number of lanes that share channels
 
-// What one access to memory moves.
+// Values moved by one memory access.
 template <typename T, int N>
 struct alignas(N * sizeof(T)) Pack {
   T at[N];
@@ -24,14 +24,14 @@ __device__ __forceinline__ void store(T* to, const Pack<T, N>& values) {
   *reinterpret_cast<Pack<T, N>*>(to) = values;
 }
 
-// Lanes for so many channels, `width` to an access: a power of 2.
+// The number of lanes for so many channels, `width` per access: a power of 2.
 inline int lanes_for(int channels, int width) {
   int lanes = kLeastLanes;
   while (lanes < kWarp && lanes * width < channels) lanes *= 2;
   return lanes;
 }
 
-// Groups of `lanes` neighbours, each with work of its own.
+// A lane's place among groups of `lanes` neighbors; each group has its own work.
 struct Share {
   int group, lane, groups, lanes;
 

@@ -1,4 +1,4 @@
-// What launches need: the current stream, copies in another layout, and sums that threads add to.
+// Helpers of launches: the current stream, layout copies, and sums that threads add to.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,14 +22,14 @@ inline cudaStream_t current_stream(const Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Whether the widest accesses may begin where the tensor does.
+// Whether the tensor is aligned for the widest memory accesses.
 inline bool is_aligned(const Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kAccessBytes == 0;
 }
 
 // A contiguous copy of a 4-dimensional tensor, or the tensor itself if it is contiguous. Most copies are
-// between (N, C, H, W) and (N, H, W, C), or transpose a matrix: PyTorch's general copy takes several times as
-// long.
+// between (N, C, H, W) and (N, H, W, C) or transpose a matrix; PyTorch's general copy is several times
+// slower.
 inline Tensor dense_copy(const Tensor& self) {
   if (self.is_contiguous() || self.numel() == 0) return torch::stable::contiguous(self);
   const int64_t batch = self.size(0), a = self.size(1), b = self.size(2), c = self.size(3);
@@ -59,8 +59,8 @@ inline void measure(const Tensor& values, Word* largest) {
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Calls body(sums) to fill `result`, contiguous and zero, of dtype A. Deterministic sums need to know how
-// many terms there are at most, and contiguous tensors whose largest magnitudes, multiplied, bound them.
+// Calls body(sums) to fill `result`, contiguous zeros of dtype A. Deterministic sums need the maximum number
+// of terms, and contiguous tensors whose largest magnitudes, multiplied, bound a term.
 template <typename A, typename Body>
 void add_up(const Tensor& result, bool deterministic, double terms, std::initializer_list<Tensor> factors,
             const Body& body) {

@@ -1,4 +1,4 @@
-// Non-maximum suppression on CUDA: launches of the kernels in nms.cuh.
+// Non-maximum suppression on CUDA: launches the kernels of nms.cuh.
 #include <cuda_runtime.h>
 
 #include <tuple>
@@ -10,7 +10,7 @@
 namespace dcn_det {
 namespace {
 
-// Values by decreasing size, NaN first, and their indices; equal ones stay in order.
+// Values in decreasing order, NaN first, and their indices; equal values keep their order.
 std::tuple<Tensor, Tensor> sort_descending(const Tensor& values) {
   using torch::stable::detail::from, torch::stable::detail::to;
   std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(int64_t(0)),
@@ -41,12 +41,12 @@ struct Cuda {
     const cudaStream_t stream = current_stream(boxes);
     const int64_t count = boxes.size(0), words = (count + kWordBits - 1) / kWordBits;
     const int64_t most_strip_words = std::min<int64_t>(words, kStripWords);
-    STD_TORCH_CHECK(words <= INT32_MAX, "nms: too many boxes");  // the width of a grid
+    STD_TORCH_CHECK(words <= INT32_MAX, "nms: too many boxes");  // limit of a grid's width
 
     const auto [sorted_scores, order] = sort_descending(scores);
     const Tensor sorted = torch::stable::new_empty(boxes, {count, 4});
     const Tensor overlaps =
-        torch::stable::new_empty(order, {most_strip_words * kWordBits, words});  // bits, as are `dropped`
+        torch::stable::new_empty(order, {most_strip_words * kWordBits, words});  // bits, like `dropped`
     const Tensor dropped = torch::stable::new_zeros(order, {words});
     const Tensor kept = torch::stable::new_empty(order, {limit});
     const Tensor kept_count = torch::stable::new_zeros(order, {1});
@@ -74,7 +74,7 @@ struct Cuda {
                  kernel<<<dim3(x, y), threads, 0, stream>>>(arguments...);
                  STD_CUDA_KERNEL_LAUNCH_CHECK();
                });
-    // The only wait: the result's size has to be known here.
+    // The only synchronization: the size of the result must be known here.
     int64_t size = 0;
     STD_CUDA_CHECK(cudaMemcpyAsync(&size, found, sizeof(size), cudaMemcpyDeviceToHost, stream));
     STD_CUDA_CHECK(cudaStreamSynchronize(stream));

@@ -1,6 +1,6 @@
-// Non-maximum suppression's CUDA kernels. Boxes, sorted by decreasing score, are dealt with in strips: first
-// all overlaps of a strip's boxes with those that follow, a bit each, then one block that walks along the
-// strip and drops what its kept boxes overlap. Free of torch.
+// CUDA kernels of non-maximum suppression. Boxes, sorted by decreasing score, are processed in strips: first
+// all overlaps of the strip's boxes with the boxes that follow are computed, one bit each, then one block
+// goes through the strip and drops the boxes that its kept boxes overlap. Free of torch.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,12 @@
 
 namespace dcn_det {
 
-constexpr int kWordBits = 64;  // boxes to a word, one bit each
-// Words of boxes in a strip: bounds the memory for overlaps to 512 bytes a box, and lets max_keep save work.
+constexpr int kWordBits = 64;  // boxes per word, one bit each
+// Words of boxes per strip: limits the memory for overlaps to 512 bytes per box, and lets max_keep save work.
 constexpr int kStripWords = 64;
 constexpr int kKeepThreads = 512;
 
-// `sorted` = boxes in `order`. Scores come sorted; where they are NaN the box counts as dropped.
+// sorted = boxes[order]. Scores are sorted already; boxes whose score is NaN are marked as dropped.
 template <typename A>
 __global__ void gather_kernel(const A* boxes, const A* sorted_scores, const int64_t* labels,
                               const int64_t* order, int64_t count, Box<A>* sorted, int64_t* sorted_labels,
@@ -28,24 +28,24 @@ __global__ void gather_kernel(const A* boxes, const A* sorted_scores, const int6
   }
 }
 
-// What the kernels know about the strip that starts at box first_word * kWordBits.
+// The strip that starts at box first_word * kWordBits.
 struct Strip {
-  int64_t count;       // boxes in all
+  int64_t count;       // number of all boxes
   int64_t first_word;  // of the strip
-  int64_t words;       // from the strip's first to the last of all
-  int64_t limit;       // boxes to keep
+  int64_t words;       // from the strip's first word to the last of all
+  int64_t limit;       // number of boxes to keep
 
   DCN_DET_INLINE int64_t first_box(int64_t word) const { return (first_word + word) * kWordBits; }
-  // Boxes in a word; the last one need not be full.
+  // Boxes in a word; the last word may be partial.
   DCN_DET_INLINE int boxes_in(int64_t word) const {
     const int64_t left = count - first_box(word);
     return left < kWordBits ? static_cast<int>(left) : kWordBits;
   }
 };
 
-// overlaps[box of the strip][word]: which of the word's boxes follow the box and overlap it by more than the
-// threshold. One block of kWordBits threads for each word (x) and each word of the strip (y); words before
-// the box's own are left unwritten.
+// overlaps[box of the strip][word]: bits of the word's boxes that follow the box and overlap it by more than
+// the threshold. One block of kWordBits threads per word (x) and word of the strip (y); words before the
+// box's own are not written.
 template <typename A>
 __global__ void overlap_kernel(Strip strip, const Box<A>* boxes, const int64_t* labels, A threshold,
                                const Word* dropped, const int64_t* kept_count, Word* overlaps) {
@@ -82,7 +82,7 @@ __global__ void overlap_kernel(Strip strip, const Box<A>* boxes, const int64_t* 
   overlaps[(row_word * kWordBits + thread) * strip.words + column_word] = bits;
 }
 
-// Appends the strip's kept boxes, as indices into the unsorted ones, and drops those after it that they
+// Appends the strip's kept boxes, as indices into the unsorted boxes, and drops the later boxes that they
 // overlap. One block.
 static __global__ void keep_kernel(Strip strip, int64_t strip_words, const Word* overlaps,
                                    const int64_t* order, Word* dropped, int64_t* kept, int64_t* kept_count) {
@@ -120,15 +120,15 @@ static __global__ void keep_kernel(Strip strip, int64_t strip_words, const Word*
       if (bits != 0) dropped[strip.first_word + later] |= bits;
     }
   }
-  __syncthreads();  // all have read the count
+  __syncthreads();  // all threads have read the count
   if (thread == 0) *kept_count = found < strip.limit ? found : strip.limit;
 }
 
-// What the kernels read and write. All but the labels, which may be null, are there.
+// Memory that the kernels access. Only the labels may be null.
 template <typename A>
 struct NmsMemory {
   const A* boxes;          // (count, 4)
-  const A* sorted_scores;  // by decreasing score, NaN anywhere
+  const A* sorted_scores;  // decreasing, NaN anywhere
   const int64_t* labels;
   const int64_t* order;    // of the sorted scores
   Box<A>* sorted;          // (count,)
@@ -136,10 +136,10 @@ struct NmsMemory {
   Word* dropped;           // (words of all boxes,), zero
   Word* overlaps;          // (boxes of a strip, words of all boxes)
   int64_t* kept;           // (limit,)
-  int64_t* kept_count;     // zero
+  int64_t* kept_count;     // one zero
 };
 
-// The whole algorithm, by launch(blocks in x, blocks in y, threads, kernel, arguments...).
+// Runs the whole algorithm, with calls of launch(blocks in x, blocks in y, threads, kernel, arguments...).
 template <typename A, typename Launch>
 void launch_nms(const NmsMemory<A>& memory, int64_t count, int64_t limit, A threshold, int64_t strip_words,
                 const Launch& launch) {

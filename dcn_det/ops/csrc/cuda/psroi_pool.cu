@@ -1,4 +1,4 @@
-// Position-sensitive RoI pooling on CUDA: launches of the kernels in psroi_pool.cuh.
+// Position-sensitive RoI pooling on CUDA: launches the kernels of psroi_pool.cuh.
 #include <cuda_runtime.h>
 
 #include "common/roi_arguments.h"

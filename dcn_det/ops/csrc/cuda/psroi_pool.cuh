@@ -1,5 +1,5 @@
-// The position-sensitive RoI pooling's CUDA kernels: a thread for each element of the output. Free of torch,
-// so that a host compiler can run them, too.
+// CUDA kernels of position-sensitive RoI pooling: one thread per element of the output. Free of torch, so
+// that a host compiler can compile them as well.
 #pragma once
 
 #include "common/psroi_pool.h"
@@ -7,7 +7,7 @@
 
 namespace dcn_det {
 
-// The cells of a bin, in its plane for an output channel. A bin that reads nothing has area 0.
+// Cells of a bin in the plane that it reads for an output channel. The area of an empty bin is 0.
 template <typename A>
 struct PsroiBin {
   CellRange rows, columns;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Bins share cells, so that the additions are atomic.
+// Bins share cells, so that additions are atomic.
 template <typename T, typename A, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     psroi_pool_grad_input_kernel(PsroiSizes sizes, const T* grad_output, const A* rois, A spatial_scale,

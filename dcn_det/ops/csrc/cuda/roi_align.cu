@@ -1,4 +1,4 @@
-// RoI align on CUDA: launches of the kernels in roi_align.cuh.
+// RoI align on CUDA: launches the kernels of roi_align.cuh.
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 
@@ -40,7 +40,7 @@ Tensor roi_align_backward(const Tensor& grad_output, const Tensor& rois, int64_t
   if (grad.numel() == 0 || result.numel() == 0) return cast(result, grad.scalar_type());
   dispatch_floating(grad.scalar_type(), "roi_align_backward", [&]<typename T>() {
     using A = accumulate_t<T>;
-    // Samples of a bin that read the same cell; where their number follows the region, they are more than
+    // Samples of a bin that read the same cell; if their number depends on the region, they are more than
     // half a cell apart.
     const double along_axis = sampling_ratio > 0 ? static_cast<double>(sampling_ratio) : 4;
     const double terms = static_cast<double>(sizes.rois) * sizes.bins() * along_axis * along_axis;

@@ -1,5 +1,5 @@
-// RoI align's CUDA kernels: a thread for each element of the output. Free of torch, so that a host compiler
-// can run them, too.
+// CUDA kernels of RoI align: one thread per element of the output. Free of torch, so that a host compiler can
+// compile them as well.
 #pragma once
 
 #include "common/roi_align.h"
@@ -7,11 +7,11 @@
 
 namespace dcn_det {
 
-// The two cells that a sample lies between along an axis.
+// The two cells around a sample along one axis.
 template <typename A>
 struct RoiAlignSample {
   int lower, upper;
-  A fraction;  // the upper one's weight; 0 where both are the same
+  A fraction;  // weight of the upper cell; 0 if both are the same
 
   __device__ __forceinline__ RoiAlignSample(const RoiAlignAxis<A>& axis, A raw) {
     const A position = axis.clamp(raw);
@@ -21,7 +21,7 @@ struct RoiAlignSample {
   }
 };
 
-// Calls visit(cell, weight) for the cells that the samples of a bin read, some of them more than once.
+// Calls visit(cell, weight) for the cells that the samples of a bin read, possibly several times per cell.
 template <typename A, typename Visit>
 __device__ __forceinline__ void for_each_sampled_cell(const RoiAlignSizes& sizes, const A* roi,
                                                       A spatial_scale, const OutputIndex& at, Visit&& visit) {
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Bins share cells, so that the additions are atomic.
+// Bins share cells, so that additions are atomic.
 template <typename T, typename A, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     roi_align_grad_input_kernel(RoiAlignSizes sizes, const T* grad_output, const A* rois, A spatial_scale,

@@ -1,4 +1,4 @@
-// RoI max pooling on CUDA: launches of the kernels in roi_pool.cuh.
+// RoI max pooling on CUDA: launches the kernels of roi_pool.cuh.
 #include <cuda_runtime.h>
 
 #include <tuple>

@@ -1,5 +1,5 @@
-// The RoI max pooling's CUDA kernels: a thread for each element of the output. Free of torch, so that a host
-// compiler can run them, too.
+// CUDA kernels of RoI max pooling: one thread per element of the output. Free of torch, so that a host
+// compiler can compile them as well.
 #pragma once
 
 #include "common/roi_pool.h"
@@ -7,7 +7,7 @@
 
 namespace dcn_det {
 
-// The first of equal cells wins, and a NaN over all numbers.
+// The first of equal cells wins; a NaN wins over all numbers.
 template <typename T, typename A>
 __global__ void __launch_bounds__(kThreads) roi_pool_kernel(RoiPoolSizes sizes, const T* input, const A* rois,
                                                             A spatial_scale, T* output, int32_t* argmax) {
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) roi_pool_kernel(RoiPoolSizes sizes, 
   }
 }
 
-// Bins share cells, so that the additions are atomic.
+// Bins share cells, so that additions are atomic.
 template <typename T, typename A, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     roi_pool_grad_input_kernel(RoiPoolSizes sizes, const T* grad_output, const A* rois, const int32_t* argmax,

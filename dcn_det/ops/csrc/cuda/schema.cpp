@@ -1,5 +1,5 @@
-// Carries the schemas the CUDA kernels were compiled against, so that Python can tell a library of another
-// version before it loads it. The definitions themselves are made once, by the CPU library or by Python.
+// Embeds the schemas that the CUDA kernels were compiled with, so that Python recognizes a library of another
+// version before loading it. The operators are defined once, by the CPU library or by Python.
 #include "common/schemas.h"
 
 #define DCN_DET_LIST(schema) schema,

@@ -1,5 +1,5 @@
-// Sums that many threads add to: in floating point, where the order of the additions shows in the last
-// digits, or in integers, where it does not.
+// Sums that many threads add to: in floating point, where the order of additions affects the last digits, or
+// in integers, where it does not.
 #pragma once
 
 #include <cmath>
@@ -18,19 +18,19 @@ constexpr bool kWideAtomics = false;
 __device__ void add_four(float4* at, const float4& values);  // not called
 #endif
 
-// Added to in whatever order the threads come.
+// Floating point sums, in the order in which threads arrive.
 template <typename A>
 struct FloatingSums {
   A* data;
 
-  // How many neighbouring values one atomic addition can take.
+  // Number of neighboring values per atomic addition.
   static constexpr int kWidth = kWideAtomics && std::is_same_v<A, float> ? 4 : 1;
 
   __device__ __forceinline__ bool wanted() const { return data != nullptr; }
 
   __device__ __forceinline__ void add(int64_t place, A value) const { atomicAdd(data + place, value); }
 
-  // `place` is a multiple of kWidth where N is.
+  // `place` is a multiple of kWidth if N is.
   template <int N>
   __device__ __forceinline__ void add(int64_t place, const A (&values)[N]) const {
     if constexpr (kWidth == 4 && N % 4 == 0) {
@@ -43,18 +43,18 @@ struct FloatingSums {
   }
 };
 
-// The grid of a fixed-point number: value = (high + low / fine) / scale. All are powers of 2; `scale` is NaN
-// where a term may not be finite.
+// Scales of a fixed-point number: value = (high + low / fine) / scale. Both are powers of 2; `scale` is NaN
+// if a term may be non-finite.
 struct FixedPoint {
   double scale, fine;
 };
 
-// The same bits for any order of the additions: every term is rounded to one grid, and integers are added. A
-// float64 term is cut into two parts that do not overlap.
+// Fixed-point sums, the same bits for any order of additions: every term is rounded to the same grid, and
+// integers are added. A float64 term is split into two parts that do not overlap.
 template <typename A>
 struct FixedPointSums {
   Word* high;
-  Word* low;  // null but for float64
+  Word* low;  // null except for float64
   const FixedPoint* grid;
 
   static constexpr int kWidth = 1;
@@ -77,10 +77,10 @@ struct FixedPointSums {
   }
 };
 
-// Raises *largest, the bits of a double, to the largest magnitude among the values; NaN exceeds infinity.
+// Raises *largest, the bits of a double, to the largest magnitude of the values; NaN exceeds infinity.
 template <typename T, typename A>
 __global__ void __launch_bounds__(kThreads) largest_kernel(const T* values, int64_t count, Word* largest) {
-  Word most = 0;  // numbers that are not negative have the order of their bits
+  Word most = 0;  // non-negative numbers are ordered like their bits
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const double magnitude = std::fabs(static_cast<double>(static_cast<A>(values[i])));
     const Word bits = static_cast<Word>(__double_as_longlong(magnitude));
@@ -93,9 +93,10 @@ __global__ void __launch_bounds__(kThreads) largest_kernel(const T* values, int6
   if (threadIdx.x % kWarp == 0 && most > 0) atomicMax(largest, most);
 }
 
-// The grid for at most `terms` terms, each at most the product of the magnitudes in `largest`. One thread.
+// Computes the grid for at most `terms` terms, each at most the product of the magnitudes in `largest`. One
+// thread.
 static __global__ void fixed_point_kernel(const Word* largest, int factors, double terms, FixedPoint* grid) {
-  constexpr int bits = 62;  // of a sum; one more takes the sign, one is to spare
+  constexpr int bits = 62;  // of a sum, plus the sign and one spare bit
   int count_bits = 0;
   std::frexp(terms, &count_bits);
   int exponent = count_bits;

@@ -1,17 +1,17 @@
-// Transposes matrices by way of shared memory, so that reads and writes both go along rows. Free of torch.
+// Transposes matrices through shared memory, so that both reads and writes go along rows. Free of torch.
 #pragma once
 
 #include "cuda/grid.cuh"
 
 namespace dcn_det {
 
-constexpr int kTile = kWarp;  // rows and columns of what a block transposes at a time
+constexpr int kTile = kWarp;  // rows and columns that a block transposes at a time
 
 inline int64_t transpose_blocks(int64_t batch, int64_t rows, int64_t columns) {
   return batch * ((rows + kTile - 1) / kTile) * ((columns + kTile - 1) / kTile);
 }
 
-// Calls body.operator()<Word>() with the integer of so many bytes: 2, 4 or 8.
+// Calls body.operator()<Element>() with the integer type of 2, 4 or 8 bytes.
 template <typename Body>
 void dispatch_size(int64_t bytes, const Body& body) {
   if (bytes == 2) return body.template operator()<uint16_t>();
@@ -23,7 +23,7 @@ void dispatch_size(int64_t bytes, const Body& body) {
 template <typename T>
 __global__ void __launch_bounds__(kThreads) transpose_kernel(const T* __restrict__ in, T* __restrict__ out,
                                                              int64_t batch, int64_t rows, int64_t columns) {
-  // A column more than is used, so that a warp that reads along a column meets every bank once.
+  // One unused column, so that a warp that reads along a column accesses every bank once.
   __shared__ T tile[kTile][kTile + 1];
   const int x = static_cast<int>(threadIdx.x % kTile), y = static_cast<int>(threadIdx.x / kTile);
   const int64_t across = (columns + kTile - 1) / kTile, down = (rows + kTile - 1) / kTile;

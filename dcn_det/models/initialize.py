@@ -1,4 +1,4 @@
-"""How layers that no pretrained weights fill start."""
+"""Initialization of layers without pretrained weights."""
 
 from __future__ import annotations
 
@@ -31,3 +31,7 @@ def zero(*layers: nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+START = {"normal": normal, "he": he}
+"""By the name that ``hidden_init`` gives it."""

@@ -1,0 +1,195 @@
+"""Reading, writing and drawing on images. All are uint8 (H, W, 3) RGB."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dcn_det.errors import UserError
+from dcn_det.files import write_bytes
+
+Image = NDArray[np.uint8]
+
+_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
+_JPEG_QUALITY = 92
+
+
+def read_image(path: str | Path) -> Image:
+    """Reads an image file as 8-bit RGB, as stored: an EXIF orientation is ignored, as COCO's annotations do.
+
+    Args:
+        path: JPEG, PNG or anything else OpenCV decodes.
+
+    Returns:
+        uint8 (H, W, 3), contiguous.
+
+    Raises:
+        UserError: the file is missing, truncated or not an image.
+    """
+    try:
+        with FileIO(path) as file:  # faster than Path.read_bytes, by 1% of the time per image
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"cannot read image {path}: {error.strerror}") from error
+    image = decode(data)
+    if image is None:
+        raise UserError(f"cannot decode image {path}: {len(data)} bytes, truncated or not an image")
+    return image
+
+
+def is_readable(path: str | Path) -> bool:
+    """Whether ``read_image`` would succeed; decodes at an eighth of the size, which is faster."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return False
+    return _decode(data, cv2.IMREAD_REDUCED_COLOR_8) is not None
+
+
+def decode(data: bytes) -> Image | None:
+    """Decodes an image file's content to uint8 (H, W, 3) RGB; None if it is damaged or not an image."""
+    if _RGB is not None:
+        return _decode(data, _RGB)
+    image = _decode(data, cv2.IMREAD_COLOR)
+    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _decode(data: bytes, flags: int) -> NDArray[np.uint8] | None:
+    # OpenCV 4 fills the missing part of a truncated JPEG with gray and returns it. In a complete one, the
+    # end-of-image marker (FF D9) follows the last start-of-scan marker (FF DA). It is nearly always at the very end,
+    # where it is found without a search.
+    suspect = data.startswith(b"\xff\xd8") and not data.endswith(b"\xff\xd9")
+    truncated = suspect and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if truncated or not data:
+        return None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else np.asarray(image, dtype=np.uint8)
+
+
+def as_rgb(image: Any) -> Image:
+    """Converts an image in any common form to uint8 (H, W, 3) RGB.
+
+    Args:
+        image: a path (str or Path), a PIL image of any mode, a uint8 array (H, W, 3) RGB, or a uint8 tensor (3, H, W)
+            or (H, W, 3) RGB on any device.
+
+    Raises:
+        UserError: the file cannot be read, or is not an image.
+        ValueError: another shape or dtype.
+        TypeError: another type.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    if hasattr(image, "convert") and hasattr(image, "getbands"):  # PIL, without importing it
+        image = np.asarray(image.convert("RGB"))
+    elif hasattr(image, "detach"):  # a tensor, without importing torch
+        image = image.detach().cpu().numpy()
+        if image.ndim == 3 and image.shape[0] == 3 and image.shape[2] != 3:
+            image = image.transpose(1, 2, 0)
+    elif not isinstance(image, np.ndarray):
+        raise TypeError(f"expected a path, a PIL image, an array or a tensor, got {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"expected a uint8 RGB image of shape (H, W, 3), got {image.dtype} of shape {image.shape}")
+    return np.ascontiguousarray(image)
+
+
+def write_image(path: str | Path, image: Image) -> None:
+    """Writes an image atomically, in the format of the path's suffix (``.jpg``, ``.png``, ...).
+
+    Raises:
+        UserError: OpenCV cannot write that format.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        good, data = cv2.imencode(
+            path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+        )
+    except cv2.error:
+        good = False
+    if not good:
+        raise UserError(f"{path}: cannot write images of type '{path.suffix}'; use .jpg or .png")
+    write_bytes(path, data.tobytes())
+
+
+def color(label: int) -> tuple[int, int, int]:
+    """Returns a vivid RGB color (0-255) per class; adjacent labels differ most (golden-ratio steps of the hue)."""
+    red, green, blue = colorsys.hsv_to_rgb((label * 0.618034) % 1.0, 0.85, 1.0)
+    return int(255 * red), int(255 * green), int(255 * blue)
+
+
+def draw_boxes(
+    image: Image,
+    boxes: np.ndarray,
+    labels: Sequence[int],
+    names: Sequence[str],
+    scores: Sequence[float] | None = None,
+) -> Image:
+    """Draws boxes with captions on a copy of an image.
+
+    Args:
+        image: uint8 (H, W, 3) RGB; not modified.
+        boxes: (N, 4) half-open xyxy, in pixels of ``image``.
+        labels: class index of each box.
+        names: class names.
+        scores: score of each box, appended to its caption.
+
+    Returns:
+        uint8 (H, W, 3) RGB copy of the image with the boxes.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    height, width = canvas.shape[:2]
+    size = max(min(height, width), 1)
+    thick = max(1, round(size / 300))
+    font_scale = max(0.35, size / 1000)
+    for index in range(len(labels) - 1, -1, -1):  # the best score comes first and is drawn on top
+        x1, y1, x2, y2 = (round(float(v)) for v in boxes[index])
+        paint = color(labels[index])
+        cv2.rectangle(canvas, (x1, y1), (max(x2 - 1, x1), max(y2 - 1, y1)), paint, thick)
+        caption = names[labels[index]] + (f": {scores[index]:.2f}" if scores is not None else "")
+        (text_width, text_height), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)
+        left = min(max(x1, 0), max(width - text_width - 2, 0))
+        bottom = y1 if y1 - text_height - base - 2 >= 0 else min(y1 + text_height + base + 2, height - 1)
+        cv2.rectangle(canvas, (left, bottom - text_height - base - 2), (left + text_width + 2, bottom), paint, -1)
+        luminance = 0.299 * paint[0] + 0.587 * paint[1] + 0.114 * paint[2]
+        ink = (0, 0, 0) if luminance > 140 else (255, 255, 255)
+        cv2.putText(
+            canvas,
+            caption,
+            (left + 1, bottom - base),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            font_scale,
+            ink,
+            1,
+            cv2.LINE_AA,
+        )
+    return canvas
+
+
+def sheet(images: Sequence[np.ndarray], columns: int, margin: int = 4) -> np.ndarray:
+    """Arranges images in a grid on a white background.
+
+    Args:
+        images: uint8 (H, W, 3) RGB, of any sizes; every cell fits the largest height and width.
+        columns: number of columns.
+        margin: pixels between cells and around the grid.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+    """
+    height = max(image.shape[0] for image in images) + margin
+    width = max(image.shape[1] for image in images) + margin
+    rows = -(-len(images) // columns)
+    canvas = np.full((rows * height + margin, columns * width + margin, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        top, left = margin + index // columns * height, margin + index % columns * width
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return canvas
