@@ -6,12 +6,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from dcn_det.config import Config
+from dcn_det.config import Config, load_config
 from dcn_det.data.build import build_dataset
 from dcn_det.data.formats.voc import VOC_CLASSES, read_voc
 from dcn_det.data.sampler import Draw
 from dcn_det.errors import UserError
+from dcn_det.evaluation.truth import Truth
+from dcn_det.evaluation.voc import VocTruth
 from tests.data.helpers import load_voc
 
 OBJECT = (
@@ -71,6 +74,17 @@ def test_sets_of_one_class_and_the_dataset_of_a_config(root: Path) -> None:
     assert target is not None
     torch.testing.assert_close(target.boxes, 7.5 * torch.tensor([[10.0, 20, 60, 70]]))
     assert len(build_dataset(data, "test")) == 2
+
+
+def test_a_variant_of_a_sample_config_names_image_sets_alone(root: Path, tiny: Path) -> None:
+    variant = tiny.with_name("variant.yaml")
+    data = {"kind": "voc", "root": str(root), "train": {"sets": SETS}, "test": {"sets": SETS[:1]}}
+    variant.write_text(yaml.safe_dump({"base": tiny.name, "data": data, "train": {"best_metric": "mAP50"}}))
+    config = load_config(variant)
+    assert config.data.resize == load_config(tiny).data.resize, "what all kinds share is inherited"
+    assert len(build_dataset(config.data, "train")) == 3
+    truth = Truth.of_config(config)
+    assert isinstance(truth, VocTruth) and len(truth.coco.images) == 2
 
 
 def test_images_without_annotations_can_be_tested(root: Path) -> None:

@@ -27,14 +27,18 @@ class DataFormat(ABC):
     which evaluation does without.
 
     Args:
-        data: the settings; ``getattr(data, split)`` is not null.
-        split: ``train`` or ``test``.
+        data: the settings.
+        split: ``train`` or ``test``; its block in ``data`` is not null.
     """
+
+    paths: Any
+    """Settings of the split: the block ``data.train`` or ``data.test``."""
 
     def __init__(self, data: DataConfig, split: Split) -> None:
         self.data = data
         self.split = split
         self.root = Path(data.root)
+        self.paths = getattr(data, split)
 
     @property
     def folder(self) -> Path:

@@ -24,7 +24,7 @@ from dcn_det.files import kind_of, read_json
 from dcn_det.progress import Count
 
 if TYPE_CHECKING:
-    from dcn_det.config.data import CocoFilesConfig, CocoSplitConfig
+    from dcn_det.config.data import CocoSplitConfig
 
 Rows = list[dict[str, Any]]
 
@@ -32,20 +32,14 @@ Rows = list[dict[str, Any]]
 class CocoFormat(DataFormat):
     """An annotation file and a folder of images, ``annotations`` and ``images`` of a split."""
 
-    data: CocoFilesConfig
+    paths: CocoSplitConfig
 
     @property
     def folder(self) -> Path:
-        return self.root / self._paths.images
-
-    @property
-    def _paths(self) -> CocoSplitConfig:
-        paths = self.data.train if self.split == "train" else self.data.test
-        assert paths is not None
-        return paths
+        return self.root / self.paths.images
 
     def _file(self) -> Path:
-        path = self.root / self._paths.annotations
+        path = self.root / self.paths.annotations
         if not path.is_file():
             raise UserError(f"data.{self.split}.annotations: no file {path} (data.root is {self.root})")
         return path

@@ -23,7 +23,7 @@ from dcn_det.images import read_image
 from dcn_det.progress import Count
 
 if TYPE_CHECKING:
-    from dcn_det.config.data import VocDataConfig, VocSplitConfig
+    from dcn_det.config.data import VocSplitConfig
 
 _NAMES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
@@ -35,25 +35,19 @@ VOC_CLASSES = tuple(_NAMES.split())
 class VocFormat(DataFormat):
     """Image sets, ``sets`` of a split."""
 
-    data: VocDataConfig
-
-    @property
-    def _sets(self) -> tuple[str, ...]:
-        paths: VocSplitConfig | None = self.data.train if self.split == "train" else self.data.test
-        assert paths is not None
-        return paths.sets
+    paths: VocSplitConfig
 
     @property
     def _classes(self) -> tuple[str, ...]:
         return self.data.classes or VOC_CLASSES
 
     def read(self, labelled: bool = True) -> Records:
-        return read_voc(self.root, self._sets, self._classes, labelled)
+        return read_voc(self.root, self.paths.sets, self._classes, labelled)
 
     def check(self, anchors: AnchorCheck, workers: int = 0, progress: Count | None = None) -> Report:
         from dcn_det.data.formats.voc_check import check_voc
 
-        return check_voc(self.root, self._sets, self._classes, self.split == "train", anchors, workers, progress)
+        return check_voc(self.root, self.paths.sets, self._classes, self.split == "train", anchors, workers, progress)
 
 
 def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
