@@ -1,7 +1,8 @@
 """Writing and reading configs that are wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from dcn_det.errors import UserError
 Write = Callable[..., Path]
 
 
-def error(path: Path, *overrides: str) -> str:
+def error(path: Path, *overrides: str | Mapping[str, Any]) -> str:
     with pytest.raises(UserError) as caught:
         load_config(path, *overrides)
     return str(caught.value)

@@ -1,8 +1,10 @@
 """Files, inheritance, overlays and overrides become a config in which every value knows where it was set."""
 
+import pickle
+
 import pytest
 
-from dcn_det.config import Config, from_plain, load_config, to_plain
+from dcn_det.config import Config, from_plain, load_config, to_plain, with_values
 from dcn_det.config.load import leaves
 from dcn_det.config.train import AdamWConfig, CosineScheduleConfig
 from dcn_det.errors import UserError
@@ -158,6 +160,45 @@ def test_a_stated_dilation_goes_with_any_stride(write):
     assert load_config(write(text)).model.backbone.res5_stride == 2
 
 
+def test_overrides_may_be_mappings_of_plain_values(write):
+    path = write("model: {kind: rfcn, head: {channels: 9}}\n")
+    over = write("train: {log_every: 6, batch_size: 4}\n", "over.yaml")
+    config = load_config(
+        path,
+        {"train.batch_size": 8, "model": {"head.channels": 32, "backbone": {"norm": "gn"}}, "overlay": over},
+        "seed=4",
+        {"seed": 5, "model.rpn.anchors.scales": (2, 4), "data": {"root": over, "classes": None}},
+    )
+    assert (config.seed, config.train.batch_size, config.train.log_every) == (5, 8, 6)
+    assert (config.model.kind, config.model.head.channels, config.model.backbone.norm) == ("rfcn", 32, "gn")
+    assert config.model.rpn.anchors.scales == (2.0, 4.0)
+    assert (config.data.root, config.data.classes) == ("over.yaml", None)
+    assert {config.origins[key] for key in ("seed", "model.head.channels", "data.root")} == {"override"}
+    assert config.origins["train.log_every"] == "over.yaml:1"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ({"train": {"batch_size": "x"}}, "override: train.batch_size: wrong value (got the string 'x')"),
+        ({"train.batch_sise": 3}, "did you mean 'batch_size'?"),
+        ({3: 1}, "override: wrong key '3'; allowed: "),
+        ({"train..epochs": 1}, "override: wrong key 'train..epochs'; allowed: "),
+        ({"seed": object()}, "override: seed: wrong value (got <object "),
+        ({"overlay": 3}, "override 'overlay=3': expected overlay=FILE"),
+    ],
+)
+def test_a_wrong_mapping_says_so(write, override, expected):
+    message = error(write("seed: 1\n"), override)
+    assert expected in message and "\n" not in message
+
+
+@pytest.mark.parametrize("override", [["seed=2"], 3, None])
+def test_an_override_is_no_list(write, override):
+    with pytest.raises(TypeError, match=type(override).__name__):
+        load_config(write("seed: 1\n"), override)
+
+
 # Origins
 
 
@@ -172,6 +213,21 @@ def test_origins_name_file_and_line_override_or_default(write):
     assert origins["train.batch_size"] == "override"
     assert origins["train.optimizer.momentum"] == "default"
     assert origins["name"] == "default"
+    assert Config().origins == {}
+    assert set(from_plain({"seed": 3}, "w.pth").origins.values()) == {"w.pth", "default"}
+
+
+def test_origins_stay_with_other_values_and_do_not_count_in_comparisons(write):
+    config = load_config(write("seed: 1\ntrain:\n  iterations: 3\nmodel: {kind: rfcn}\n"))
+    changed = with_values(config, {"train.epochs": 2.0, "model.head.box_stds": (1, 1, 1, 1)}, "'w.pth'")
+    assert (changed.train.epochs, changed.train.iterations, changed.model.head.box_stds) == (2.0, None, (1, 1, 1, 1))
+    assert changed.origins["seed"] == "a.yaml:1" and changed.origins["model.kind"] == "a.yaml:4"
+    assert changed.origins["train.epochs"] == changed.origins["model.head.box_stds"] == "'w.pth'"
+    with pytest.raises(UserError, match=r"^'w\.pth': model\.head\.box_stds: "):
+        with_values(config, {"model.head.box_stds": 3}, "'w.pth'")
+    assert with_values(config, {}, "") == config == config.with_origins({}) == pickle.loads(pickle.dumps(config))
+    assert pickle.loads(pickle.dumps(config)).origins == config.origins
+    assert changed != config and config != to_plain(config)
 
 
 def test_what_a_replaced_block_said_is_not_an_origin(write):

@@ -122,6 +122,8 @@ def test_every_line_with_a_value_ends_with_its_origin(tmp_path: Path, monkeypatc
     for line in lines:
         assert line.endswith(":") != ("  # " in line)
     assert len({line.index("  # ") for line in lines if "  # " in line}) == 1
+    assert "#" not in print_config(config, comments=False)
+    assert "#" not in print_config(config.with_origins({}))
 
 
 def test_a_line_that_is_too_long_does_not_push_the_comments_away(tmp_path: Path) -> None:
