@@ -8,8 +8,8 @@ from dcn_det.config.data import DataConfig, SplitConfig
 from dcn_det.config.registry import register_format
 from dcn_det.data.formats.base import DataFormat
 from dcn_det.data.records import ImageRecord, ObjectRecord, Records, pack
-from dcn_det.data.transforms import read_image
 from dcn_det.errors import UserError
+from dcn_det.images import read_image
 
 
 class CsvSplitConfig(SplitConfig):
