@@ -1,4 +1,4 @@
-"""The settings of models: backbones, proposals, heads and the detectors made of them."""
+"""Settings of models: backbones, proposals, heads and detectors."""
 
 from __future__ import annotations
 
@@ -22,73 +22,78 @@ from dcn_det.config.section import (
 
 
 class PreprocessConfig(Section):
-    """How the backbone's weights expect their input; travels with the weights."""
+    """Input that the weights of the backbone expect."""
 
     channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels at the input of the backbone."""
     mean: Triple = (123.15, 115.90, 103.06)
-    """Subtracted from pixel values 0-255, in the order red, green, blue whatever ``channel_order`` is."""
+    """Subtracted from pixel values from 0 to 255; red, green, blue for either ``channel_order``."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
-    """Divides after the subtraction, in the order red, green, blue."""
+    """Divisor after the subtraction; red, green, blue for either ``channel_order``."""
 
 
 class DeformConfig(Section):
     """Deformable convolution in the backbone."""
 
     blocks: tuple[Text, ...] = ()
-    """Names of residual blocks whose 3x3 convolutions are deformable, such as ``res5a`` or ``res4b22``; of
-    ``aligned_inception_resnet`` also single convolutions, such as ``res5a_branch2c``."""
+    """Residual blocks with deformable 3x3 convolutions, such as ``res5a`` or ``res4b22``; single convolutions of
+    ``aligned_inception_resnet`` as well, such as ``res5a_branch2c``."""
     kind: Literal["v1", "v2"] = "v1"
-    """v1 learns offsets; v2 learns a modulation mask as well."""
+    """Learned quantities: offsets (``v1``), or offsets and a modulation mask (``v2``)."""
     offset_groups: Positive = 4
-    """Channels are divided into this many groups, each with offsets of its own."""
+    """Groups of input channels, each with its own offsets."""
     offset_dilation: Literal["host"] | Positive = "host"
-    """Dilation of the 3x3 convolution that predicts the offsets; ``host``: that of the deformable one."""
+    """Dilation of the 3x3 convolution that predicts the offsets; ``host``: the same as the deformable convolution."""
     border: Literal["zeros", "dcn_v1"] = "zeros"
-    """Sampling beyond the map: zero padding, or the rule of the authors' first release."""
+    """Sampling outside the feature map: zero padding, or the rule of the authors' released operator."""
     lr_mult: NonNegativeFloat = 1.0
-    """Learning-rate multiplier of the offset branches."""
+    """Learning-rate multiplier of the convolutions that predict offsets."""
 
 
 class BackboneConfig(Section):
-    """What every backbone has; base of the sections that ``register_backbone`` takes."""
+    """Keys of every backbone; base class of the sections for ``register_backbone``."""
 
     kind: str
     weights: Text = "none"
-    """``none``, or a local file."""
+    """Pretrained weights: ``none``, or a local file."""
     preprocess: PreprocessConfig = PreprocessConfig()
 
 
 class ResidualBackboneConfig(BackboneConfig):
-    """What residual networks share.
+    """Keys of residual networks.
 
-    ``weights: torchvision`` fixes ``stride_on``, ``stem_pool``, ``norm_eps`` and ``preprocess``, see
-    :mod:`dcn_det.config.layouts`; keys that are left out then have its values.
+    Defaults of ``stride_on``, ``stem_pool``, ``norm_eps`` and ``preprocess`` depend on ``weights``; ``torchvision``
+    allows no other values. See :mod:`dcn_det.config.layouts`.
     """
 
     weights: Text = "torchvision"
-    """``none``, ``torchvision`` (ImageNet weights by name, downloaded once), or a local file."""
+    """Pretrained weights: ``none``, ``torchvision`` (trained on ImageNet, downloaded once), or a local file."""
     width: Positive = 64
-    """Channels of the 3x3 convolutions of res2 (of the wider branch); the later stages follow in proportion."""
+    """Channels of the 3x3 convolutions in res2 (in the wider branch); doubles with every later stage."""
     stem_width: Positive = 64
     """Channels of the first convolution."""
     stride_on: Literal["first_1x1", "3x3"] = "first_1x1"
-    """Convolution of a bottleneck or branch with the stride: the first 1x1 (Caffe) or the 3x3 (torchvision)."""
+    """Convolution with the stride of a stage: the first 1x1 (Caffe), or the 3x3 (torchvision)."""
     stem_pool: Literal["ceil", "pad"] = "ceil"
-    """3x3 stride-2 max pooling: unpadded, rounding up (Caffe), or padded by one, rounding down (PyTorch)."""
+    """3x3 max pooling with stride 2: without padding, size rounded up (Caffe), or padded by 1, size rounded down
+    (torchvision)."""
     norm: Literal["frozen_bn", "bn", "sync_bn", "gn"] = "frozen_bn"
+    """Batch normalization with constant statistics, scale and shift; trained batch normalization, per process or over
+    all processes; or group normalization."""
     norm_eps: PositiveFloat = 1e-5
+    """Added to the variance in normalization layers."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
-    """Leading stages that are not trained: 0 none, 1 the stem, 2 the stem and res2, ... 5 all."""
+    """Number of leading stages without training: 1 is the stem, 2 adds res2, 5 is the whole network."""
     res5_stride: Literal[1, 2] = 1
-    """1 keeps the output at stride 16 (the paper), 2 goes to 32."""
+    """Stride of res5; its output has stride 16 (the paper) or 32."""
     res5_dilation: Positive | tuple[Positive, Positive, Positive] = 2
-    """Dilation of the 3x3 convolutions of res5, one number or one per block."""
+    """Dilation of the 3x3 convolutions in res5, one number or one per block."""
     deform: DeformConfig = DeformConfig()
 
     @model_validator(mode="before")
     @classmethod
     def _default_layout(cls, data: Any) -> Any:
-        """Fills in what the weights decide and nothing else does."""
+        """Fills in the layout of the weights where a key is missing."""
         if not isinstance(data, dict):
             return data
         filled, preprocess = dict(data), data.get("preprocess", {})
@@ -113,8 +118,8 @@ class ResidualBackboneConfig(BackboneConfig):
     def _check(self) -> ResidualBackboneConfig:
         if self.res5_stride == 2 and "res5_dilation" not in self.model_fields_set:
             raise ValueError(
-                f"res5_stride 2 goes with a stated res5_dilation (1 in an ordinary ResNet); its default "
-                f"{self.res5_dilation} makes up for a stride of 1"
+                f"res5_stride 2 requires an explicit res5_dilation (1 in the original ResNet); "
+                f"the default {self.res5_dilation} is for res5_stride 1"
             )
         return self
 
@@ -134,27 +139,33 @@ class AlignedInceptionResNetConfig(ResidualBackboneConfig):
 
 class AnchorsConfig(Section):
     base_size: Literal["stride"] | Positive = "stride"
-    """Pixels; side of the anchor at scale 1 and ratio 1. ``stride``: that of the feature map, level by level."""
+    """Side of the anchor with scale 1 and ratio 1, in pixels; ``stride``: the stride of each feature map."""
     scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (4, 8, 16, 32)
+    """Multiples of ``base_size``."""
     ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1, 2)
-    """Height over width."""
+    """Height divided by width."""
 
 
 class AnchorHeadConfig(Section):
-    """What the RPN and the class-aware RPN share."""
+    """Keys of the RPN and the class-aware RPN."""
 
     anchors: AnchorsConfig = AnchorsConfig()
     positive_iou: Fraction = 0.7
+    """Minimum IoU of a positive anchor with an object (inclusive); the best anchor per object is positive as well."""
     negative_iou: Fraction = 0.3
+    """Maximum IoU of a negative anchor with any object (exclusive)."""
     batch_per_image: Positive = 256
+    """Anchors per image in the loss."""
     positive_fraction: Fraction = 0.5
+    """Maximum share of positive anchors among them."""
     cross_border: bool = False
-    """Whether anchors that leave the image are trained, too."""
+    """Train anchors that cross the border of the image as well."""
     pre_nms: Positive = 6000
-    """Boxes that take part in non-maximum suppression, best first."""
+    """Boxes per image before non-maximum suppression, by score."""
     sigma: PositiveFloat = 3
-    """Smooth-L1 is quadratic below 1 / sigma^2."""
+    """Smooth L1 loss is quadratic below 1 / sigma^2."""
     loss_weight: NonNegativeFloat = 1.0
+    """Factor of both losses."""
 
     @model_validator(mode="after")
     def _check_iou(self) -> AnchorHeadConfig:
@@ -167,10 +178,13 @@ class AnchorHeadConfig(Section):
 
 class RPNConfig(AnchorHeadConfig):
     channels: Positive = 512
+    """Channels of the 3x3 convolution."""
     post_nms: Positive = 300
+    """Proposals per image after non-maximum suppression, by score."""
     nms_iou: Fraction = 0.7
+    """Maximum IoU of two proposals (inclusive)."""
     min_size: NonNegativeFloat = 0
-    """Proposals with a side shorter than this (original pixels) are dropped."""
+    """Minimum side of a proposal, in pixels of the original image."""
 
     @model_validator(mode="after")
     def _check(self) -> RPNConfig:
@@ -181,78 +195,87 @@ class RPNConfig(AnchorHeadConfig):
 
 class ClassAwareRPNHeadConfig(AnchorHeadConfig):
     cross_border: bool = True
+    """Train anchors that cross the border of the image as well."""
     channels: Positive = 1024
-    """Width of the 1x1 convolution between res5 and the outputs."""
+    """Channels of the 1x1 convolution after res5."""
     conv_channels: NonNegative = 0
-    """Width of a 3x3 convolution after it, as the RPN has; 0 leaves it out, as the paper's counts suggest."""
+    """Channels of a 3x3 convolution after it, as in the RPN; 0: none, which matches the paper's parameter counts."""
     hidden_init: Literal["normal", "he"] = "normal"
-    """How the layers before the outputs start: N(0, 0.01), or He's rule for narrow ones trained from scratch."""
+    """Initialization of the layers before the outputs: N(0, 0.01), or He's for narrow layers trained from scratch."""
 
 
 class RoIHeadConfig(Section):
-    """What the second stages share."""
+    """Keys of all second stages."""
 
     pooled_size: Positive = 7
+    """Bins along each axis of a RoI."""
     samples_per_bin: Positive = 4
-    """Samples along each axis of a bin (``align``, ``bilinear`` and ``deformable``)."""
+    """Sampling points along each axis of a bin, for ``align``, ``bilinear`` and ``deformable``."""
     offset_std: NonNegativeFloat = 0.1
-    """Factor on the predicted, RoI-relative offsets (gamma in the paper)."""
+    """Factor of the predicted offsets, which are relative to the RoI's size (gamma in the paper)."""
     hidden_init: Literal["normal", "he"] = "normal"
-    """How the layers before the outputs start: N(0, 0.01), or He's rule for narrow heads trained from scratch."""
+    """Initialization of the layers before the outputs: N(0, 0.01), or He's for narrow heads trained from scratch."""
     ohem: bool = False
-    """Online hard example mining: of all RoIs train on the ``batch_per_image`` of largest loss."""
+    """Online hard example mining: train on the ``batch_per_image`` RoIs with the largest loss."""
     batch_per_image: Positive = 128
+    """RoIs per image in the loss."""
     positive_fraction: Fraction | None = None
-    """At most this share of the batch is foreground, 0.25 when not given; not with ``ohem``."""
+    """Maximum share of foreground RoIs among them; null: 0.25. Not with ``ohem``."""
     positive_iou: Fraction = 0.5
+    """Minimum IoU of a foreground RoI with an object (inclusive)."""
     negative_iou: tuple[Fraction, Fraction] = (0.1, 0.5)
-    """Background RoIs have their best IoU in [low, high)."""
+    """Largest IoU of a background RoI with any object, in [low, high)."""
     box_stds: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (0.1, 0.1, 0.2, 0.2)
-    """Box targets (dx, dy, dw, dh) are divided by these."""
+    """Divisors of the box targets dx, dy, dw, dh."""
     sigma: PositiveFloat = 1
-    """Smooth-L1 is quadratic below 1 / sigma^2."""
+    """Smooth L1 loss is quadratic below 1 / sigma^2."""
     loss_weight: NonNegativeFloat = 1.0
+    """Factor of both losses."""
 
     @model_validator(mode="after")
     def _check(self) -> RoIHeadConfig:
         low, high = self.negative_iou
         if low >= high:
-            raise ValueError(f"negative_iou [{low:g}, {high:g}) is empty; its first number must be the smaller")
+            raise ValueError(f"negative_iou [{low:g}, {high:g}) is empty; the first number must be the smaller one")
         if high > self.positive_iou:
             raise ValueError(f"negative_iou ends at {high:g}, above positive_iou {self.positive_iou:g}; lower its end")
         if self.ohem and self.positive_fraction is not None:
-            raise ValueError("positive_fraction has no use with ohem; set it to null, or ohem to false")
+            raise ValueError("positive_fraction has no effect with ohem; set it to null, or ohem to false")
         return self
 
 
 class FasterRCNNHeadConfig(RoIHeadConfig):
     channels: Positive = 256
-    """Width of the 1x1 convolution between res5 and pooling, or of the feature pyramid."""
+    """Channels of the 1x1 convolution between res5 and pooling, or of the feature pyramid."""
     pooling: Literal["max", "align", "bilinear", "deformable"] = "max"
-    """Max RoI pooling (the plain baseline), RoIAlign, the deformable operator with its offsets off, or on."""
+    """Max RoI pooling, RoIAlign, deformable RoI pooling without offsets (``bilinear``), or with them."""
     offset_lr_mult: NonNegativeFloat = 0.01
+    """Learning-rate multiplier of the layer that predicts offsets."""
     hidden: Positive = 1024
-    """Width of the two fully connected layers."""
+    """Units of each of the two fully connected layers."""
     class_agnostic: bool = False
-    """One set of box deltas for all classes instead of one per class."""
+    """Predict one box for all classes instead of one per class."""
 
 
 class RFCNHeadConfig(RoIHeadConfig):
     channels: Positive = 1024
-    """Width of the 1x1 convolution between res5 and the position-sensitive maps."""
+    """Channels of the 1x1 convolution between res5 and the position-sensitive score maps."""
     pooling: Literal["average", "bilinear", "deformable"] = "average"
-    """Position-sensitive pooling over whole cells, the deformable operator with its offsets off, or on."""
+    """Position-sensitive RoI pooling, its deformable form without offsets (``bilinear``), or with offsets."""
     offset_lr_mult: NonNegativeFloat = 1.0
+    """Learning-rate multiplier of the layers that predict offsets."""
     reduce_lr_mult: NonNegativeFloat = 3.0
     """Learning-rate multiplier of the 1x1 convolution after res5."""
     class_agnostic: bool = True
-    """One set of box deltas for all classes instead of one per class."""
+    """Predict one box for all classes instead of one per class."""
     ohem: bool = True
+    """Online hard example mining: train on the ``batch_per_image`` RoIs with the largest loss."""
     negative_iou: tuple[Fraction, Fraction] = (0, 0.5)
+    """Largest IoU of a background RoI with any object, in [low, high)."""
 
 
 class DetectorConfig(Section):
-    """What every detector has; base of the sections that ``register_detector`` takes."""
+    """Keys of every detector; base class of the sections for ``register_detector``."""
 
     lasting = ("rpn",)
 
@@ -261,28 +284,28 @@ class DetectorConfig(Section):
 
     @property
     def pooling(self) -> str:
-        """How RoIs are pooled; ``none`` for a detector without RoIs."""
+        """Kind of RoI pooling; ``none`` for a detector without RoIs."""
         return "none"
 
 
 class FasterRCNNConfig(DetectorConfig):
     kind: Literal["faster_rcnn"] = "faster_rcnn"
     fpn: bool = False
-    """Feature pyramid: proposals and RoIs come from levels at strides 4 to 64 and 4 to 32."""
+    """Feature pyramid: anchors on levels with strides 4 to 64, RoIs on levels with strides 4 to 32."""
     rpn: RPNConfig = RPNConfig()
     head: FasterRCNNHeadConfig = FasterRCNNHeadConfig()
 
     @model_validator(mode="after")
     def _check(self) -> FasterRCNNConfig:
         if self.fpn and getattr(self.backbone, "res5_stride", 2) != 2:
-            raise ValueError("fpn goes with backbone.res5_stride 2 (and res5_dilation 1)")
+            raise ValueError("fpn requires backbone.res5_stride 2 (and res5_dilation 1)")
         if self.fpn and self.rpn.anchors.base_size != "stride":
-            raise ValueError("fpn goes with rpn.anchors.base_size 'stride', since every level has another")
+            raise ValueError("fpn requires rpn.anchors.base_size 'stride', since the size differs between levels")
         return self
 
     @property
     def pooling(self) -> str:
-        """How RoIs are pooled."""
+        """Kind of RoI pooling."""
         return self.head.pooling
 
 
@@ -293,7 +316,7 @@ class RFCNConfig(DetectorConfig):
 
     @property
     def pooling(self) -> str:
-        """How RoIs are pooled."""
+        """Kind of RoI pooling."""
         return self.head.pooling
 
 

@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from dcn_det.categories import Category
 from dcn_det.config import Config, from_plain, to_plain
 from dcn_det.config.data import CocoDataConfig, VocDataConfig
 from dcn_det.config.load import leaves
@@ -13,7 +14,8 @@ from dcn_det.config.section import Section
 from dcn_det.config.train import TrainConfig
 from dcn_det.errors import UserError
 from dcn_det.evaluation.coco import METRICS
-from dcn_det.evaluation.voc import VOC_METRICS
+from dcn_det.evaluation.ground_truth import GroundTruth
+from dcn_det.evaluation.voc import evaluate_voc
 
 LEAVES = list(leaves(to_plain(Config(name="x", expected=[{"metric": "AP", "value": 0.3, "source": "here"}]))))
 
@@ -67,7 +69,9 @@ def test_every_block_is_frozen_closed_and_strict():
 
 def test_metrics_are_those_that_the_evaluation_gives():
     assert CocoDataConfig.metrics == METRICS
-    assert VocDataConfig.metrics == VOC_METRICS
+    thing = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0}
+    truth = GroundTruth("one object", {1: (9, 9)}, (Category(1, "cat"),), (thing,))
+    assert VocDataConfig.metrics == tuple(evaluate_voc(truth, []).values)
 
 
 def test_blocks_with_variants_know_their_kinds():

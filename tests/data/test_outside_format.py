@@ -94,4 +94,4 @@ def test_it_is_checked_and_fixed(config: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_a_kind_near_it_is_led_to_it(config: Path) -> None:
     with pytest.raises(UserError, match=r"data\.kind.*did you mean 'csv_boxes'"):
-        load_config(config, ["data.kind=csv_boxs"])
+        load_config(config, "data.kind=csv_boxs")
