@@ -209,7 +209,7 @@ def test_malformed_files_are_errors_that_say_where(
 
 def test_files_that_are_not_annotations(write: Write, tmp_path: Path) -> None:
     annotations, images = write()
-    with pytest.raises(UserError, match=r"none\.json: .*No such file"):
+    with pytest.raises(UserError, match=r"none\.json"):
         load_coco(tmp_path / "none.json", images)
     with pytest.raises(UserError, match=r"image folder .*nowhere does not exist"):
         load_coco(annotations, tmp_path / "nowhere")
