@@ -65,9 +65,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if report.good else 1
 
 
-def _anchors(config: Config) -> AnchorCheck:
+def _anchors(config: Config) -> AnchorCheck | None:
     rpn = getattr(build_detector(config, 1), "rpn", None)
-    assert isinstance(rpn, AnchorHead)
+    if not isinstance(rpn, AnchorHead):
+        return None
     resize = config.data.resize
     return AnchorCheck(rpn.anchors.double().numpy(), rpn.strides, resize.short_side, resize.max_side)
 

@@ -46,7 +46,7 @@ def _import(name: str, origin: str, folder: Path) -> None:
             f"{origin}: imports: no module '{name}' on Python's path, in '{label(folder)}' or in the working directory"
             f"{did_you_mean(name, near)}"
         ) from None
-    except Exception as error:
+    except Exception as error:  # a module of the user may raise any error
         raise _failed(name, origin, error) from error
 
 

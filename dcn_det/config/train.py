@@ -101,7 +101,7 @@ class TrainConfig(Section):
     """Activation checkpointing: the blocks of these stages are computed again in the backward pass instead of being
     kept, which saves memory and costs time."""
     compile: bool = False
-    """Compile backbone and heads with ``torch.compile``."""
+    """Compile backbone and heads with ``torch.compile``; not with ``recompute_stages``."""
     deterministic: bool = False
     """Repeatable to the bit on the same machine; an operation that cannot be is an error."""
     nonfinite_skips: NonNegative = 3
@@ -131,4 +131,9 @@ class TrainConfig(Section):
     def _check(self) -> TrainConfig:
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give exactly one of iterations and epochs; remove the other or set it to null")
+        if self.compile and self.recompute_stages:
+            # torch.compile refuses a checkpoint that holds the statistics of batch norm while recomputing.
+            raise ValueError(
+                "compile does not work with recompute_stages; set compile to false, or recompute_stages to []"
+            )
         return self

@@ -144,7 +144,7 @@ def check_document(
     document: dict[str, Any],
     folder: Path,
     report: Report,
-    anchors: AnchorCheck,
+    anchors: AnchorCheck | None,
     workers: int = 0,
     progress: Count | None = None,
 ) -> None:
@@ -155,7 +155,7 @@ def check_document(
             to state its size or to hold objects; one with ``_bad`` cannot be used.
         folder: what the names of the images are relative to.
         report: may already hold problems found in reading.
-        anchors: what boxes are compared with.
+        anchors: what boxes are compared with; None for a detector without anchors.
         workers: processes that decode images; 0 uses this one.
         progress: called with images read and images in all.
     """
@@ -233,7 +233,7 @@ def look_at(path: str) -> tuple[int, int] | str:
 
 
 def _check_objects(
-    rows: list[Row], images: dict[Any, Row], categories: dict[Any, str], anchors: AnchorCheck, report: Report
+    rows: list[Row], images: dict[Any, Row], categories: dict[Any, str], anchors: AnchorCheck | None, report: Report
 ) -> list[Row]:
     """The objects that can be used, clipped to their image; crowds are kept as they are."""
     kept, ids, seen = [], set(), set()
@@ -274,5 +274,6 @@ def _check_objects(
         if not row.get("iscrowd"):
             bucket = int(np.searchsorted(SIZES, (width * height) ** 0.5, side="right"))
             report.sizes[bucket] += 1
-            report.coverage[bucket].append(anchors.best_iou(clipped, image["height"], image["width"]))
+            if anchors is not None:
+                report.coverage[bucket].append(anchors.best_iou(clipped, image["height"], image["width"]))
     return kept

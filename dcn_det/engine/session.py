@@ -114,8 +114,7 @@ class Session:
         dataset = build_dataset(data, "test", self.config.test.resize)
         if dataset.categories != self.train_set.categories:
             raise UserError(
-                f"data.test.annotations: '{dataset.index.source}' has different categories than "
-                f"'{self.train_set.index.source}'"
+                f"data.test: '{dataset.index.source}' has different categories than '{self.train_set.index.source}'"
             )
         if not dataset.index.annotated:
             warnings.warn(f"'{dataset.index.source}' has no annotations: training is not evaluated", stacklevel=3)

@@ -9,8 +9,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from pycocotools.coco import COCO
-
 from dcn_det.categories import Category
 from dcn_det.errors import UserError
 from dcn_det.evaluation.results import box_problem, is_number
@@ -42,14 +40,14 @@ class GroundTruth:
         return frozenset(category.id for category in self.categories)
 
 
-def load_ground_truth(source: str | Path | Mapping[str, Any] | COCO) -> GroundTruth:
+def load_ground_truth(source: str | Path | Mapping[str, Any]) -> GroundTruth:
     """Reads and checks COCO annotations.
 
     Annotation ids are given anew: they play no part in the metrics, but pycocotools takes an object with id 0
     for a missed one. A missing ``iscrowd`` is 0 and a missing ``area`` that of the box; both are noted.
 
     Args:
-        source: a file, its content, or pycocotools' object of it.
+        source: a file, or its content.
 
     Raises:
         UserError: no COCO annotations, an annotation that is malformed or belongs to no image or category, or
@@ -58,7 +56,6 @@ def load_ground_truth(source: str | Path | Mapping[str, Any] | COCO) -> GroundTr
     """
     name = str(source) if isinstance(source, str | Path) else "ground truth"
     data = read_json(source) if isinstance(source, str | Path) else source
-    data = data.dataset if isinstance(data, COCO) else data
     if not isinstance(data, Mapping):
         hint = "; this looks like a results file" if isinstance(data, list) else ""
         raise UserError(f"{name}: not COCO annotations: expected an object{hint}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcn_det.config import Config, as_config
-from dcn_det.evaluation.coco import Backend, IouType
+from dcn_det.evaluation.backends import Backend, IouType
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
 from dcn_det.evaluation.truth import Truth
@@ -27,8 +27,8 @@ def evaluate(
 
     Args:
         truth: annotations in COCO's format (JSON file), or a config (or its YAML file), whose test split is taken.
-        results: detections in COCO's results format, as a file or a list of dicts; for VOC data also a folder of VOC
-            result files.
+        results: detections in COCO's results format, as a file or a list of dicts; or a folder of result files
+            of the data format.
         iou_type: overlap of boxes (``bbox``) or of masks (``segm``).
         backend: ``auto``, ``hotcoco`` or ``pycocotools``; that of the config by default.
         **overrides: settings laid over the config.

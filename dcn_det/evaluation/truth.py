@@ -13,8 +13,9 @@ from dcn_det.config.registry import resolve
 from dcn_det.config.testing import EvaluationConfig
 from dcn_det.data.formats import open_split
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import IouType, evaluate, load_ground_truth
-from dcn_det.evaluation.ground_truth import GroundTruth
+from dcn_det.evaluation.backends import IouType
+from dcn_det.evaluation.coco import evaluate
+from dcn_det.evaluation.ground_truth import GroundTruth, load_ground_truth
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result, ResultTable, check_results
 from dcn_det.files import iterate_json

@@ -19,7 +19,8 @@ from dcn_det.categories import Category
 from dcn_det.config.data import DataConfig, VocDataConfig
 from dcn_det.config.testing import EvaluationConfig
 from dcn_det.errors import UserError, did_you_mean
-from dcn_det.evaluation.coco import IouType, evaluate
+from dcn_det.evaluation.backends import IouType
+from dcn_det.evaluation.coco import evaluate
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result, ResultTable, check_results

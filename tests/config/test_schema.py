@@ -13,7 +13,7 @@ from dcn_det.config.model import AlignedInceptionResNetConfig, ResNetConfig, RFC
 from dcn_det.config.section import Section
 from dcn_det.config.train import TrainConfig
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import METRICS
+from dcn_det.evaluation.coco import evaluate
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.voc import evaluate_voc
 
@@ -68,9 +68,9 @@ def test_every_block_is_frozen_closed_and_strict():
 
 
 def test_metrics_are_those_that_the_evaluation_gives():
-    assert CocoDataConfig.metrics == METRICS
     thing = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0}
     truth = GroundTruth("one object", {1: (9, 9)}, (Category(1, "cat"),), (thing,))
+    assert CocoDataConfig.metrics == tuple(evaluate(truth, []).values)
     assert VocDataConfig.metrics == tuple(evaluate_voc(truth, []).values)
 
 
@@ -79,3 +79,9 @@ def test_blocks_with_variants_know_their_kinds():
     assert TrainConfig.default_kind("optimizer") == "sgd"
     assert TrainConfig.variants("warmup") == {}
     assert TrainConfig.variants("nonsense") == {}
+
+
+def test_compilation_and_recomputation_exclude_each_other() -> None:
+    with pytest.raises(UserError, match=r"^settings: train: .*compile.*recompute_stages"):
+        from_plain({"train": {"compile": True, "recompute_stages": ["res4"]}})
+    assert from_plain({"train": {"compile": True, "recompute_stages": []}}).train.compile

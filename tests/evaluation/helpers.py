@@ -1,7 +1,15 @@
-"""A COCO ground truth of two images, and results for it."""
+"""A COCO ground truth of two images, results for it, and metrics of such data."""
+
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from pycocotools import mask
+
+from dcn_det.evaluation import coco
+from dcn_det.evaluation.ground_truth import load_ground_truth
+from dcn_det.evaluation.metrics import Metrics
+from dcn_det.evaluation.results import ResultTable
 
 
 def ground_truth() -> dict:
@@ -26,3 +34,7 @@ def rle(rows: slice, columns: slice, height: int = 100, width: int = 120) -> dic
     pixels[rows, columns] = 1
     encoded = mask.encode(pixels)
     return {"size": [height, width], "counts": encoded["counts"].decode()}
+
+
+def evaluate(truth: Mapping | str | Path, results: list[dict] | ResultTable, *args, **options) -> Metrics:
+    return coco.evaluate(load_ground_truth(truth), results, *args, **options)

@@ -9,8 +9,10 @@ import pytest
 
 from dcn_det.errors import UserError
 from dcn_det.evaluation import backends
-from dcn_det.evaluation.coco import evaluate, load_ground_truth, load_results
+from dcn_det.evaluation.ground_truth import load_ground_truth
 from dcn_det.evaluation.results import check_results
+from dcn_det.evaluation.truth import Truth
+from tests.evaluation.helpers import evaluate
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("hotcoco") is None, reason="hotcoco is not installed")
 
@@ -94,7 +96,7 @@ def test_arrays_are_equal_without_results() -> None:
 def test_arrays_are_equal_on_real_annotations(shared: Path, iou_type: backends.IouType) -> None:
     folder = shared / "data" / "cocoeval_val2014_100"
     truth = load_ground_truth(folder / "instances_val2014_100.json")
-    table = load_results(folder / f"instances_val2014_fake{iou_type}100_results.json", truth, iou_type)
+    table = Truth(truth).read(folder / f"instances_val2014_fake{iou_type}100_results.json", iou_type)
     assert_same(*(backends.accumulate(truth, table, iou_type, name) for name in ("pycocotools", "hotcoco")))
 
 

@@ -11,11 +11,12 @@ import torch
 from pycocotools import mask
 
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import evaluate, load_ground_truth, load_results
+from dcn_det.evaluation.ground_truth import load_ground_truth
 from dcn_det.evaluation.results import rle_length
+from dcn_det.evaluation.truth import Truth
 from dcn_det.files import write_json
 from dcn_det.structures import Category, Detections
-from tests.evaluation.helpers import ground_truth, result, rle
+from tests.evaluation.helpers import evaluate, ground_truth, result, rle
 
 # From detections to results
 
@@ -26,7 +27,7 @@ def test_detections_survive_the_way_through_a_file(tmp_path: Path) -> None:
     categories = (Category(1, "cat"), Category(3, "dog"))
     results = Detections(boxes, torch.linspace(1, 0.1, 20), torch.arange(20) % 2, categories).to_coco(5)
     write_json(tmp_path / "new" / "results.json", results)
-    table = load_results(tmp_path / "new" / "results.json", load_ground_truth(ground_truth()))
+    table = Truth(load_ground_truth(ground_truth())).read(tmp_path / "new" / "results.json")
     assert table.boxes.tolist() == [entry["bbox"] for entry in results]
     assert table.scores.tolist() == [entry["score"] for entry in results]
     assert table.category_ids.tolist() == [entry["category_id"] for entry in results]
@@ -75,7 +76,7 @@ def test_wrong_results_are_refused(tmp_path: Path, monkeypatch, entries: object,
     monkeypatch.chdir(tmp_path)
     Path("r.json").write_text(json.dumps(entries))
     with pytest.raises(UserError) as caught:
-        load_results("r.json", load_ground_truth(ground_truth()))
+        Truth(load_ground_truth(ground_truth())).read(Path("r.json"))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     if isinstance(entries, list):

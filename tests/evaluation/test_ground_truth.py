@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 
 from dcn_det.errors import UserError
-from dcn_det.evaluation.coco import (
-    evaluate,
-    load_ground_truth,
-)
-from tests.evaluation.helpers import ground_truth, result
+from dcn_det.evaluation.ground_truth import load_ground_truth
+from tests.evaluation.helpers import evaluate, ground_truth, result
 
 
 def changed(part: str, index: int, **changes: object) -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dcn_det.config.data import VocDataConfig
 from dcn_det.data.records import ImageRecord, ObjectRecord, pack, to_coco
 from dcn_det.errors import UserError
 from dcn_det.evaluation.ground_truth import GroundTruth, load_ground_truth
@@ -129,6 +130,7 @@ def slow_ap(images: list[Picture], results: list[dict], name: str, iou: float, r
 def test_average_precision_is_that_of_the_definition(seed: int, rule: str) -> None:
     images, results = random_case(seed)
     metrics = evaluate_voc(truth(images), results, rule, (0.5, 0.7))
+    assert tuple(metrics.values) == VocDataConfig.metrics
     for iou in (0.5, 0.7):
         expected = [slow_ap(images, results, name, iou, rule) for name in CLASSES]
         assert metrics[f"mAP{round(100 * iou)}"] == pytest.approx(np.nanmean(expected), abs=1e-9)

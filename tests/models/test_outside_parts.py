@@ -66,7 +66,7 @@ class AverageHead(RoIHead):
 
 
 class AverageConfig(FasterRCNNConfig):
-    kind: Literal["average_rcnn"] = "average_rcnn"  # type: ignore[assignment]
+    kind: Literal["average_rcnn"] = "average_rcnn"
 
 
 def build_average(

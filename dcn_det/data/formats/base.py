@@ -95,7 +95,7 @@ class DataFormat(ABC):
         """
         return to_coco(self.read())
 
-    def check(self, anchors: AnchorCheck, workers: int = 0, progress: Count | None = None) -> Report:
+    def check(self, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None) -> Report:
         """Checks every image and object; ``check_dataset`` prints the report.
 
         Args:

@@ -53,7 +53,7 @@ class CocoFormat(DataFormat):
     def ground_truth(self) -> Path:
         return self._file()
 
-    def check(self, anchors: AnchorCheck, workers: int = 0, progress: Count | None = None) -> Report:
+    def check(self, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None) -> Report:
         return check_coco(self._file(), self.folder, anchors, workers, progress)
 
     def settings_of_fixed(self, path: Path) -> list[str]:
@@ -101,7 +101,7 @@ def read_coco(path: Path, classes: Sequence[str] | None = None, labelled: bool =
 
 
 def check_coco(
-    annotations: Path, images: Path, anchors: AnchorCheck, workers: int = 0, progress: Count | None = None
+    annotations: Path, images: Path, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None
 ) -> Report:
     """Checks one split in COCO's format.
 

@@ -44,7 +44,7 @@ class VocFormat(DataFormat):
     def read(self, labelled: bool = True) -> Records:
         return read_voc(self.root, self.paths.sets, self._classes, labelled)
 
-    def check(self, anchors: AnchorCheck, workers: int = 0, progress: Count | None = None) -> Report:
+    def check(self, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None) -> Report:
         from dcn_det.data.formats.voc_check import check_voc
 
         return check_voc(self.root, self.paths.sets, self._classes, self.split == "train", anchors, workers, progress)

@@ -20,7 +20,7 @@ def check_voc(
     sets: Sequence[str],
     classes: Sequence[str],
     labelled: bool,
-    anchors: AnchorCheck,
+    anchors: AnchorCheck | None,
     workers: int = 0,
     progress: Count | None = None,
 ) -> Report:
