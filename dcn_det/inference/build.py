@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from dcn_det.config import Config, as_config, from_plain, to_plain
+from dcn_det.config.options import Options
 from dcn_det.distributed import resolve_device
 from dcn_det.errors import UserError
 from dcn_det.inference.box_average import BoxAverage
@@ -57,16 +58,8 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
         categories,
         build_views(config),
         next(model.parameters()).device,
-        PostProcess(
-            score_threshold=test.score_threshold,
-            nms=test.nms,
-            nms_iou=test.nms_iou,
-            nms_sigma=test.nms_sigma,
-            nms_class_agnostic=test.nms_class_agnostic,
-            max_detections=test.max_detections,
-            vote_iou=average.vote_iou if average else None,
-        ),
-        BoxAverage(average.iterations, average.prune_iou, average.max_boxes) if average else None,
+        PostProcess(**Options(test)(PostProcess, vote_iou=average.vote_iou if average else None)),
+        BoxAverage(**Options(average)(BoxAverage)) if average else None,
         PRECISIONS[config.train.precision],
     )
 

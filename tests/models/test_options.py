@@ -17,13 +17,13 @@ from dcn_det.config.model import (
     RFCNHeadConfig,
     RPNConfig,
 )
+from dcn_det.config.options import Options, argument_names
 from dcn_det.config.section import Section
 from dcn_det.inference.box_average import BoxAverage
 from dcn_det.models.anchor_head import AnchorSampling
 from dcn_det.models.backbones.aligned_inception_resnet import AlignedInceptionResNet
 from dcn_det.models.backbones.convolution import DeformableBlocks
 from dcn_det.models.backbones.resnet import ResNet
-from dcn_det.models.build import Options, argument_names
 from dcn_det.models.class_aware_rpn import ClassAwareRPN
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
 from dcn_det.models.heads.rfcn import RFCNHead
