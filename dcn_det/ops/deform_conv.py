@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dcn_det.ops import library
 from dcn_det.ops.deform_conv_check import check_arguments, check_border, pair_of
-from dcn_det.ops.deform_conv_rules import OPERATOR
+from dcn_det.ops.deform_conv_rules import OPERATOR, splits_products
 
 
 def deform_conv2d(
@@ -69,7 +69,8 @@ def deform_conv2d(
         pair_of("dilation", dilation),
     )
     check_arguments(input, offset, weight, bias, mask, stride, padding, dilation, border)
-    return OPERATOR(input, offset, weight, bias, mask, stride, padding, dilation, border)
+    split = splits_products(input)
+    return OPERATOR(input, offset, weight, bias, mask, stride, padding, dilation, border, split)
 
 
 class DeformConv2d(nn.Module):

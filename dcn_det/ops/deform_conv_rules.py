@@ -15,6 +15,15 @@ from dcn_det.ops.reference import deform_conv as reference
 OPERATOR = torch.ops.dcn_det.deform_conv2d
 
 
+def splits_products(tensor: Tensor) -> bool:
+    """Returns whether float32 products on the tensor's device may be split into products of bfloat16 parts."""
+    return (
+        tensor.is_cuda
+        and not torch.are_deterministic_algorithms_enabled()
+        and torch.get_float32_matmul_precision() == "highest"
+    )
+
+
 def _fake(
     input: Tensor,
     offset: Tensor,
@@ -25,6 +34,7 @@ def _fake(
     padding: Sequence[int],
     dilation: Sequence[int],
     border: str,
+    split: bool = False,
 ) -> Tensor:
     _check(input, offset, weight, bias, mask, stride, padding, dilation, border)
     shape = (input.shape[0], weight.shape[0], offset.shape[2], offset.shape[3])
@@ -73,7 +83,7 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, offset, weight, _, mask, *ctx.options = inputs
+    input, offset, weight, _, mask, *ctx.options = inputs[:9]
     ctx.save_for_backward(input, offset, weight, mask)
 
 
@@ -84,10 +94,11 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grads: list[Tensor | None] = [None] * 4
     if any(needs):
         operator = library.backward_operator("deform_conv2d", grad_output, need_input)
-        results = operator(grad_output, input, offset, weight, mask, *ctx.options, *needs)
+        split = splits_products(grad_output)
+        results = operator(grad_output, input, offset, weight, mask, *ctx.options, *needs, split)
         grads = [result if need else None for result, need in zip(results, needs)]
     grad_bias = grad_output.sum((0, 2, 3)) if need_bias else None
-    return (*grads[:3], grad_bias, grads[3], None, None, None, None)
+    return (*grads[:3], grad_bias, grads[3], *[None] * (len(ctx.needs_input_grad) - 5))
 
 
 library.register(

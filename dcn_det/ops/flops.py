@@ -31,7 +31,7 @@ def _deform_conv2d_backward(
     *options: Any,
     **kwargs: Any,
 ) -> int:
-    need_input, need_offset, need_weight, need_mask = options[-4:]
+    need_input, need_offset, need_weight, need_mask = options[5:9]
     products = int(need_input or need_offset or need_mask) + int(need_weight)
     return products * _deform_conv2d(input, offset, weight)
 

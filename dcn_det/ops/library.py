@@ -120,6 +120,12 @@ def _instruction_set(state: LibraryState) -> str:
     return str(name().decode())
 
 
+# Asked in advance, because not every supported version of PyTorch can compile the question.
+_WITH_AUTOCAST = frozenset(
+    device_type
+    for device_type in ("cpu", "cuda", "hpu", "mps", "mtia", "xpu")
+    if torch.amp.is_autocast_available(device_type)
+)
 _states = _load_all()
 _registry = torch.library.Library(NAMESPACE, "FRAGMENT")
 if not _states["cpu"].loaded:
@@ -236,7 +242,7 @@ def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Returns a context that disables autocast on a device; a no-op for devices without autocast."""
-    if not torch.amp.is_autocast_available(device_type):
+    if device_type not in _WITH_AUTOCAST:
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 

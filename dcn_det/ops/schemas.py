@@ -6,13 +6,13 @@
 SCHEMAS: dict[str, str] = {
     "deform_conv2d": (
         "(Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask, int[2] stride, "
-        "int[2] padding, int[2] dilation, str border) -> Tensor"
+        "int[2] padding, int[2] dilation, str border, bool split=False) -> Tensor"
     ),
     "deform_conv2d_backward": (
         "(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
         "int[2] stride, int[2] padding, int[2] dilation, str border, bool need_input, bool need_offset, "
-        "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "
-        "Tensor grad_mask)"
+        "bool need_weight, bool need_mask, bool split=False) -> (Tensor grad_input, Tensor grad_offset, "
+        "Tensor grad_weight, Tensor grad_mask)"
     ),
     "deform_psroi_pool": (
         "(Tensor input, Tensor rois, Tensor? offset, float spatial_scale, int output_dim, int group_size, "

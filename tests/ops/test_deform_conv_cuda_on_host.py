@@ -23,6 +23,57 @@ SIZES = {
 }
 
 
+PARTS = 3  # bfloat16 parts of a float32 number
+COPIES = {"left": 6, "right": 6, "chunked right": 5}
+
+
+class Problem:
+    """A call as the kernels see it, and the numbers that :class:`Host` passes on with every launch."""
+
+    def __init__(self, arguments: dict, border: str, grad: torch.Tensor, capacity: int) -> None:
+        input, weight = arguments["input"], arguments["weight"]
+        self.dtype, self.capacity = input.dtype, capacity
+        self.sums = torch.float64 if input.dtype == torch.float64 else torch.float32
+        self.offset = arguments["offset"].to(self.sums)
+        self.mask = None if arguments["mask"] is None else arguments["mask"].to(self.sums)
+        self.batch, channels, *size = input.shape
+        self.out_channels, self.group_channels, *self.kernel = weight.shape
+        self.groups, taps = channels // self.group_channels, self.kernel[0] * self.kernel[1]
+        self.out_size = self.offset.shape[2:]
+        self.positions = self.batch * self.out_size[0] * self.out_size[1]
+        self.tiles = [(at, min(capacity, self.positions - at)) for at in range(0, self.positions, capacity)]
+        steps = [step for name in ("stride", "padding", "dilation") for step in arguments[name]]
+        sizes = (self.batch, channels, *size, self.out_channels, *self.out_size, *self.kernel, *steps)
+        self.shape = (*sizes, self.groups, self.offset.shape[1] // (2 * taps), int(border == "dcn_v1"))
+        self.width, self.depth = self.out_channels // self.groups, taps * self.group_channels
+        self.features = input.permute(0, 2, 3, 1).contiguous()
+        self.matrices = weight.permute(0, 2, 3, 1).reshape(self.groups, self.width, self.depth).contiguous()
+        self.grad = grad.contiguous()
+        rows = grad.permute(0, 2, 3, 1).reshape(self.positions, self.groups, self.width)
+        self.rows = rows.transpose(0, 1).contiguous()
+        planes = [(plane, self._strides(plane)) for plane in (self.offset, self.mask)]
+        self.reads = (self.features, *planes[0], *planes[1])
+
+    @staticmethod
+    def _strides(plane: torch.Tensor | None) -> tuple[int, ...] | None:
+        return None if plane is None else (plane.stride(0), plane.stride(1), plane.stride(3))
+
+    def output_of(self, groups: torch.Tensor) -> torch.Tensor:
+        """Arranges (groups, positions, width) as (batch, out_channels, height, width)."""
+        rows = groups.transpose(0, 1).reshape(self.batch, *self.out_size, self.out_channels)
+        return rows.permute(0, 3, 1, 2)
+
+
+def whole_columns(host, problem: Problem, how: tuple, seed: int) -> torch.Tensor:
+    """Returns the columns of all tiles, in the dtype of the input."""
+    shape = (len(problem.tiles), problem.groups, problem.capacity, problem.depth)
+    columns = torch.full(shape, torch.nan, dtype=problem.dtype)
+    for tile, (first, count) in zip(columns, problem.tiles):
+        place = (Out(tile), problem.capacity, first, count)
+        host("deform_conv_fill", problem.dtype, problem.shape, *how, *problem.reads, *place, seed=seed)
+    return columns
+
+
 def on_host(
     host,
     arguments: dict,
@@ -37,62 +88,124 @@ def on_host(
     needs: tuple[str, ...] = ("input", "offset", "mask", "weight"),
 ) -> dict:
     """Returns the output and the gradients, tile by tile as in the operator, with products by PyTorch."""
-    input, offset, weight, mask = (arguments[name] for name in ("input", "offset", "weight", "mask"))
-    bias = arguments.get("bias")
-    dtype = input.dtype
-    sums = torch.float64 if dtype == torch.float64 else torch.float32
-    offset, mask = offset.to(sums), None if mask is None else mask.to(sums)
-    batch, channels, *size = input.shape
-    out_channels, group_channels, *kernel = weight.shape
-    groups, taps, out_size = channels // group_channels, kernel[0] * kernel[1], offset.shape[2:]
-    steps = [step for name in ("stride", "padding", "dilation") for step in arguments[name]]
-    offset_groups = offset.shape[1] // (2 * taps)
-    sizes = (batch, channels, *size, out_channels, *out_size, *kernel, *steps, groups, offset_groups)
-    shape = (*sizes, int(border == "dcn_v1"))
-    positions = batch * out_size[0] * out_size[1]
-    tiles = -(-positions // capacity)
-
-    def strides(planes):
-        return None if planes is None else (planes.stride(0), planes.stride(1), planes.stride(3))
-
-    features = input.permute(0, 2, 3, 1).contiguous()
-    matrices = weight.permute(0, 2, 3, 1).reshape(groups, out_channels // groups, -1)
-    rows = grad.permute(0, 2, 3, 1).reshape(positions, groups, out_channels // groups).transpose(0, 1).contiguous()
-    reads = (features, offset, strides(offset), mask, strides(mask))
-    columns = input.new_full((tiles, groups, capacity, matrices.shape[2]), torch.nan)
+    problem = Problem(arguments, border, grad, capacity)
+    columns = whole_columns(host, problem, (wide, blocks), seed)
+    output = torch.empty(problem.groups, problem.positions, problem.width, dtype=problem.dtype)
     grad_columns = torch.zeros_like(columns)
-    output = input.new_empty(groups, positions, out_channels // groups)
-    for tile in range(tiles):
-        first = tile * capacity
-        count = min(capacity, positions - first)
-        place = (capacity, first, count)
-        host("deform_conv_fill", dtype, shape, wide, blocks, *reads, Out(columns[tile]), *place, seed=seed)
-        output[:, first : first + count] = columns[tile, :, :count] @ matrices.transpose(1, 2)
-        grad_columns[tile, :, :count] = rows[:, first : first + count] @ matrices
-    grad_features = torch.zeros_like(features, dtype=sums)
-    grad_offset = torch.full_like(offset, torch.nan)
-    grad_mask = None if mask is None else torch.full_like(mask, torch.nan)
+    for tile, (first, count) in enumerate(problem.tiles):
+        here = slice(first, first + count)
+        output[:, here] = columns[tile, :, :count] @ problem.matrices.transpose(1, 2)
+        grad_columns[tile, :, :count] = problem.rows[:, here] @ problem.matrices
+    kept, before = "weight" in needs, grad_columns.clone()
+    how = (wide, blocks, deterministic, False)
+    found = sweep_on_host(host, problem, grad_columns, grad_columns if kept else None, how, needs, seed)
+    for tile, (_, count) in enumerate(problem.tiles):
+        assert torch.equal(grad_columns[tile, :, :count], (columns if kept else before)[tile, :, :count])
+    whole = grad_columns.transpose(0, 1).flatten(1, 2)[:, : problem.positions]
+    grad_matrices = problem.rows.transpose(1, 2).to(problem.sums) @ whole.to(problem.sums)
+    return results_of(problem, arguments, output, grad_matrices, found, needs)
+
+
+def sweep_on_host(
+    host,
+    problem: Problem,
+    grad_columns: torch.Tensor,
+    kept: torch.Tensor | None,
+    how: tuple,
+    needs: tuple[str, ...],
+    seed: int,
+) -> dict:
+    """Returns the gradients of input, offset and mask; writes the columns to ``kept``."""
+    grads = {
+        "input": torch.zeros_like(problem.features, dtype=problem.sums),
+        "offset": torch.full_like(problem.offset, torch.nan),
+        "mask": None if problem.mask is None else torch.full_like(problem.mask, torch.nan),
+    }
+    wanted = {name: value if name in needs else None for name, value in grads.items()}
     results = (
-        InOut(grad_features) if "input" in needs else None,
-        Out(grad_offset) if "offset" in needs else None,
-        Out(grad_mask) if "mask" in needs and mask is not None else None,
+        None if wanted["input"] is None else InOut(wanted["input"]),
+        *[None if wanted[name] is None else Out(wanted[name]) for name in ("offset", "mask")],
     )
-    factors = (grad.contiguous(), matrices.contiguous())
-    how = (dtype, shape, wide, blocks, deterministic)
-    keep, before = "weight" in needs, grad_columns.clone()
-    host("deform_conv_sweep", *how, *reads, *factors, InOut(grad_columns), capacity, *results, keep, seed=seed)
-    for tile in range(tiles):
-        count = min(capacity, positions - tile * capacity)
-        assert torch.equal(grad_columns[tile, :, :count], (columns if keep else before)[tile, :, :count])
-    whole = grad_columns.transpose(0, 1).reshape(groups, tiles * capacity, columns.shape[3])[:, :positions]
-    grad_matrices = rows.transpose(1, 2).to(sums) @ whole.to(sums)
-    output = output.transpose(0, 1).reshape(batch, *out_size, out_channels).permute(0, 3, 1, 2)
-    grad_weight = grad_matrices.reshape(out_channels, *kernel, group_channels).permute(0, 3, 1, 2)
-    found = {"output": output, "input": grad_features.permute(0, 3, 1, 2), "offset": grad_offset}
-    found |= {"weight": grad_weight} | ({} if mask is None else {"mask": grad_mask})
-    if bias is not None:
-        found["output"] = output + bias[:, None, None]
-    return {name: value for name, value in found.items() if name in ("output", *needs)}
+    arguments = (*problem.reads, problem.grad, problem.matrices, InOut(grad_columns), problem.capacity, *results)
+    target = None if kept is None else InOut(kept)
+    host("deform_conv_sweep", problem.dtype, problem.shape, *how, *arguments, target, seed=seed)
+    return grads | {"input": grads["input"].permute(0, 3, 1, 2)}
+
+
+def results_of(
+    problem: Problem,
+    arguments: dict,
+    output: torch.Tensor,
+    grad_matrices: torch.Tensor,
+    grads: dict,
+    needs: tuple[str, ...],
+) -> dict:
+    grad_weight = grad_matrices.reshape(problem.out_channels, *problem.kernel, problem.group_channels)
+    found = {"output": problem.output_of(output), **grads, "weight": grad_weight.permute(0, 3, 1, 2)}
+    if arguments.get("bias") is not None:
+        found["output"] = found["output"] + arguments["bias"][:, None, None]
+    return {name: value for name, value in found.items() if name in ("output", *needs) and value is not None}
+
+
+def parts_on_host(host, matrix: torch.Tensor, kind: str, blocks: int = 0) -> torch.Tensor:
+    """Returns copies of the bfloat16 parts of (rows, columns), as products need them: (rows, copies, columns)."""
+    copies = matrix.new_empty(matrix.shape[0], COPIES[kind], matrix.shape[1], dtype=torch.bfloat16)
+    host("split_parts", list(COPIES).index(kind), blocks, matrix, Out(copies), *matrix.shape)
+    return copies
+
+
+def sum_on_host(host, products: list[torch.Tensor], out: torch.Tensor, bias=None, more=False) -> None:
+    """Sets ``out``, or adds to it, the sum of matrices."""
+    stacked, target = torch.stack(products), InOut(out) if more else Out(out)
+    host("add_products", 0, stacked, *stacked.shape, bias, more, target, out.stride(0))
+
+
+def split_on_host(
+    host,
+    arguments: dict,
+    border: str,
+    grad: torch.Tensor,
+    *,
+    capacity: int = CAPACITY,
+    wide: bool = True,
+    seed: int = 0,
+) -> dict:
+    """Returns the output and the gradients computed with bfloat16 parts, as in the operator."""
+    problem = Problem(arguments, border, grad, capacity)
+    groups, width, depth = problem.groups, problem.width, problem.depth
+    right = parts_on_host(host, problem.matrices.reshape(groups * width, depth), "chunked right")
+    right = right.reshape(groups, width, 5 * depth).float()
+    output = torch.full((groups, problem.positions, width), torch.nan)
+    for first, count in problem.tiles:
+        columns = torch.full((groups, capacity, PARTS * depth), torch.nan, dtype=torch.bfloat16)
+        place = (Out(columns), capacity, True, first, count)
+        host("deform_conv_split_fill", problem.shape, wide, 0, *problem.reads, *place, seed=seed)
+        for group in range(groups):
+            samples, matrix = columns[group, :count].float(), right[group]
+            factors = [(2, 0, 1), (0, 0, 2), (1, 2, 2), (2, 4, 1)]  # first part of each, number of parts
+            products = [
+                samples[:, a * depth : (a + n) * depth] @ matrix[:, b * depth : (b + n) * depth].T
+                for a, b, n in factors
+            ]
+            sum_on_host(host, products, output[group, first : first + count])
+
+    left = parts_on_host(host, problem.rows.reshape(-1, width), "left")
+    left = left.reshape(groups, problem.positions, 6, width).float()
+    right = parts_on_host(host, problem.matrices.reshape(groups, -1), "right").reshape(groups, 6 * width, depth)
+    grad_columns = torch.zeros(len(problem.tiles), groups, capacity, depth)
+    for tile, (first, count) in enumerate(problem.tiles):
+        grad_columns[tile, :, :count] = left[:, first : first + count].flatten(2) @ right.float()
+    kept = torch.zeros(len(problem.tiles), groups, PARTS, capacity, depth, dtype=torch.bfloat16)
+    needs = ("input", "offset", "mask", "weight")
+    grads = sweep_on_host(host, problem, grad_columns, kept, (wide, 0, False, True), needs, seed)
+    grad_matrices = torch.zeros(groups, width, depth)
+    for tile, (first, count) in enumerate(problem.tiles):
+        for group in range(groups):
+            rows, parts = left[group, first : first + count], kept[tile, group, :, :count].float()
+            factors = [(5, 2), (1, 1), (2, 1), (0, 2), (1, 2), (2, 0)]  # part of the gradients, of the columns
+            products = [rows[:, a].T @ parts[b] for a, b in factors]
+            sum_on_host(host, products, grad_matrices[group], more=tile > 0)
+    return results_of(problem, arguments, output, grad_matrices, grads, needs)
 
 
 def expected_of(arguments: dict, border: str, grad: torch.Tensor) -> dict:
@@ -283,3 +396,50 @@ def test_deterministic_sums_of_nothing_and_of_what_is_not_finite(host):
     for value in (float("inf"), float("nan")):
         grad[0, 0, 0, 0] = value
         assert on_host(host, arguments, "zeros", grad, deterministic=True)["input"].isnan().all()
+
+
+@pytest.mark.parametrize("border", ["zeros", "dcn_v1"])
+@pytest.mark.parametrize("case", CASES)
+def test_split_products_equal_the_reference(host, case, border):
+    """Products of bfloat16 parts are as exact as products in float32."""
+    arguments = make_case(**CASES[case], seed=1, dtype=torch.float32)
+    grad = grad_for(arguments)
+    expected = expected_of(arguments, border, grad)
+    assert_near(split_on_host(host, arguments, border, grad), expected, 2e-6)
+
+
+@pytest.mark.parametrize("case", SIZES)
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
+def test_split_products_of_every_width(host, case, wide):
+    arguments = make_case(**SIZES[case], dtype=torch.float32)
+    grad = grad_for(arguments)
+    expected = expected_of(arguments, "zeros", grad)
+    assert_near(split_on_host(host, arguments, "zeros", grad, wide=wide, seed=3), expected, 2e-6)
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_parts_add_up(host, blocks):
+    """Three bfloat16 parts hold a float32 number, and six products of parts what float32 can hold of a product."""
+    values = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) * torch.logspace(-12, 12, 30)
+    left = parts_on_host(host, values, "left", blocks).double()
+    right = parts_on_host(host, values, "right", blocks).double()
+    chunked = parts_on_host(host, values, "chunked right", blocks).double()
+    for parts in (left[:, :3], right[:, :3], chunked[:, [0, 2, 4]]):
+        assert torch.equal(parts.sum(1), values.double())
+    exact = values.double() ** 2
+    assert ((left * right).sum(1) - exact).abs().div(exact).max() < 2**-23
+
+
+def test_parts_of_what_is_not_finite(host):
+    for value in (float("inf"), float("-inf"), float("nan")):
+        assert parts_on_host(host, torch.full((1, 1), value), "left").sum(1).isnan().all()
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_products_are_added_to_strided_rows(host, more):
+    products, bias = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0)), torch.arange(5.0)
+    whole = torch.ones(7, 9)
+    sum_on_host(host, list(products), whole[:, 2:7], bias, more)
+    torch.testing.assert_close(whole[:, 2:7], products.sum(0) + bias + (1 if more else 0))
+    assert (whole[:, :2] == 1).all()
+    assert (whole[:, 7:] == 1).all()

@@ -166,8 +166,9 @@ def deform_conv2d(
     padding: list[int],
     dilation: list[int],
     border: str,
+    split: bool = False,
 ) -> Tensor:
-    """Forward pass, differentiable by autograd; takes the arguments of the public function."""
+    """Forward pass, differentiable by autograd; takes the arguments of the operator, of which it ignores ``split``."""
     problem = Problem(input, offset, weight, mask, stride, padding, dilation, border)
     group_outputs = problem.out_channels // problem.groups
     output = problem.table.new_zeros(problem.batch, problem.groups, group_outputs, problem.positions)
@@ -193,6 +194,7 @@ def deform_conv2d_backward(
     need_offset: bool,
     need_weight: bool,
     need_mask: bool,
+    split: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input, offset, weight and mask; an empty tensor for each that is not needed."""
     problem = Problem(input, offset, weight, mask, stride, padding, dilation, border)

@@ -3,13 +3,16 @@
 // A Device supplies, as static members:
 // - guard(input): makes the input's device current for the lifetime of the result.
 // - dense_copy(tensor): returns a contiguous copy, or the tensor itself if it is contiguous.
-// - kForwardTileBytes: size of a tile of columns.
+// - forward(shape, tensors, split): computes the output.
+// - backward(shape, tensors, needs, split): computes the gradients that are needed.
+//
+// `split` allows products of float32 matrices that are split into bfloat16 parts; devices without them
+// ignore it. forward_tiles() is the forward pass with one product per tile. It also needs:
 // - for_each_tile(tiles, body): calls body(begin, end) for ranges that cover [0, tiles), possibly in
 // parallel.
 // - multiply(out, a, b): computes out = a b.
 // - multiply_add(out, self, a, b): computes out = self + a b, where self is broadcast and may be out.
 // - fill(shape, features, offset, mask, columns, first, rows): computes the columns from position `first` on.
-// - backward(shape, tensors, needs): computes the gradients that are needed.
 #pragma once
 
 #include <algorithm>
@@ -21,16 +24,13 @@
 
 namespace dcn_det {
 
-constexpr int64_t kTileMultiple = 4;
-
-// Output positions per tile: as many as fit in `bytes` of columns. Tiles have about equal size, and their
-// number is divisible by common numbers of threads. It does not depend on the machine's number of threads,
-// because the rounding of a product may depend on its number of rows.
-inline int64_t tile_rows(const DeformConvShape& shape, const Tensor& input, int64_t bytes) {
-  const int64_t row_bytes = static_cast<int64_t>(shape.taps()) * shape.channels * input.element_size();
+// Output positions per tile: as many as fit in `bytes`, with `row_bytes` per position. Tiles have about equal
+// size, and their number, if larger, is divisible by `multiple`. It does not depend on the machine's number
+// of threads, because the rounding of a product may depend on its number of rows.
+inline int64_t tile_rows(const DeformConvShape& shape, int64_t row_bytes, int64_t bytes, int64_t multiple) {
   const int64_t most = std::max<int64_t>(bytes / row_bytes, 32);
   int64_t tiles = std::max<int64_t>((shape.positions() + most - 1) / most, 1);
-  if (tiles > kTileMultiple) tiles = (tiles + kTileMultiple - 1) / kTileMultiple * kTileMultiple;
+  if (tiles > multiple) tiles = (tiles + multiple - 1) / multiple * multiple;
   return std::max<int64_t>((shape.positions() + tiles - 1) / tiles, 1);
 }
 
@@ -45,8 +45,8 @@ inline Tensor empty_columns(const DeformConvShape& shape, const Tensor& input, i
 
 template <typename T>
 Columns<T> columns_of(const DeformConvShape& shape, const Tensor& columns) {
-  return {columns.mutable_data_ptr<T>(), columns.stride(0), shape.groups, shape.group_channels(),
-          shape.taps()};
+  return {columns.mutable_data_ptr<T>(), columns.stride(0), columns.stride(1), shape.groups,
+          shape.group_channels()};
 }
 
 // The rows of a tile and the columns of a group in a (positions, out_channels) matrix.
@@ -60,44 +60,68 @@ inline Tensor group_columns(const Tensor& columns, int group, int64_t rows) {
   return narrowed(torch::stable::select(columns, 0, group), 0, 0, rows);
 }
 
-template <typename Device>
-Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& weight,
-                     const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
-                     std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,
-                     std::string border) {
-  [[maybe_unused]] const auto guard = Device::guard(input);
-  const DeformConvShape shape = describe(input, offset, weight, mask, {stride, padding, dilation, border});
-  STD_TORCH_CHECK(!bias.has_value() || (bias->dim() == 1 && bias->size(0) == shape.out_channels),
-                  "deform_conv2d: bias does not have the output's channels");
-  const ScalarType sums = accumulate_dtype(input.scalar_type());
-  const Tensor features = to_channels_last<Device>(input);
-  const Tensor matrices = transposed_matrices<Device>(weight, shape);
-  const Tensor planes = dense_planes(offset, sums);
-  std::optional<Tensor> mask_planes, shift;
-  if (mask.has_value()) mask_planes = dense_planes(*mask, sums);
-  if (bias.has_value()) shift = detached(*bias);
+// Tensors that a forward pass reads, and its output.
+struct ForwardTensors {
+  Tensor features;                   // (batch, height, width, channels)
+  Tensor matrices;                   // (groups, out_channels / groups, taps * channels / groups)
+  Tensor offset;                     // planes of the dtype of sums
+  std::optional<Tensor> mask, bias;  // the mask likewise
+  Tensor output;                     // (positions, out_channels)
 
-  const int64_t rows = tile_rows(shape, input, Device::kForwardTileBytes);
-  const Tensor output = torch::stable::new_empty(input, {shape.positions(), shape.out_channels});
+  // The bias of a group's output channels.
+  std::optional<Tensor> bias_of(const DeformConvShape& shape, int group) const {
+    const int64_t width = shape.out_channels / shape.groups;
+    if (!bias.has_value()) return std::nullopt;
+    return narrowed(*bias, 0, group * width, width);
+  }
+};
+
+// `right` holds the transposed matrices: (groups, taps * channels / groups, out_channels / groups).
+template <typename Device>
+void forward_tiles(const DeformConvShape& shape, const ForwardTensors& tensors, const Tensor& right,
+                   int64_t rows) {
   Device::for_each_tile(tile_count(shape, rows), [&](int64_t begin, int64_t end) {
-    const Tensor columns = empty_columns(shape, input, rows);
+    const Tensor columns = empty_columns(shape, tensors.features, rows);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = tile * rows, count = std::min(rows, shape.positions() - first);
-      Device::fill(shape, features, planes, mask_planes, columns, first, count);
+      Device::fill(shape, tensors.features, tensors.offset, tensors.mask, columns, first, count);
       for (int group = 0; group < shape.groups; ++group) {
-        const Tensor out = tile_of(output, shape, first, count, group);
+        const Tensor out = tile_of(tensors.output, shape, first, count, group);
         const Tensor samples = group_columns(columns, group, count);
-        const Tensor matrix = torch::stable::select(matrices, 0, group);
-        if (shift.has_value()) {
-          Device::multiply_add(out, narrowed(*shift, 0, group * out.size(1), out.size(1)), samples, matrix);
+        const Tensor matrix = torch::stable::select(right, 0, group);
+        if (tensors.bias.has_value()) {
+          Device::multiply_add(out, *tensors.bias_of(shape, group), samples, matrix);
         } else {
           Device::multiply(out, samples, matrix);
         }
       }
     }
   });
-  const Tensor grid =
-      torch::stable::view(output, {shape.batch, shape.out_height, shape.out_width, shape.out_channels});
+}
+
+template <typename Device>
+Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& weight,
+                     const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
+                     std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                     std::string border, bool split) {
+  [[maybe_unused]] const auto guard = Device::guard(input);
+  const DeformConvShape shape = describe(input, offset, weight, mask, {stride, padding, dilation, border});
+  STD_TORCH_CHECK(
+      !bias.has_value() || (bias->dim() == 1 && bias->size(0) == shape.out_channels &&
+                            bias->scalar_type() == input.scalar_type() && on_same_device(*bias, input)),
+      "deform_conv2d: bias does not have the output's channels, dtype and device");
+  const ScalarType sums = accumulate_dtype(input.scalar_type());
+  ForwardTensors tensors{to_channels_last<Device>(input),
+                         weight_matrices<Device>(weight, shape),
+                         dense_planes(offset, sums),
+                         {},
+                         {},
+                         torch::stable::new_empty(input, {shape.positions(), shape.out_channels})};
+  if (mask.has_value()) tensors.mask = dense_planes(*mask, sums);
+  if (bias.has_value()) tensors.bias = detached(*bias);
+  if (shape.positions() > 0) Device::forward(shape, tensors, split);
+  const Tensor grid = torch::stable::view(
+      tensors.output, {shape.batch, shape.out_height, shape.out_width, shape.out_channels});
   return from_channels_last<Device>(grid, is_channels_last(input));
 }
 
@@ -123,7 +147,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
     const std::optional<Tensor>& mask, std::vector<int64_t> stride, std::vector<int64_t> padding,
     std::vector<int64_t> dilation, std::string border, bool need_input, bool need_offset, bool need_weight,
-    bool need_mask) {
+    bool need_mask, bool split) {
   [[maybe_unused]] const auto guard = Device::guard(input);
   const DeformConvShape shape = describe(input, offset, weight, mask, {stride, padding, dilation, border});
   STD_TORCH_CHECK(grad_output.dim() == 4 && grad_output.scalar_type() == input.scalar_type() &&
@@ -154,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   }
 
   if (shape.positions() > 0) {
-    Device::backward(shape, tensors, needs);
+    Device::backward(shape, tensors, needs, split);
   } else if (needs.weight) {
     torch::stable::zero_(*tensors.grad_matrices);
   }

@@ -132,13 +132,4 @@ Tensor weight_matrices(const Tensor& weight, const DeformConvShape& shape) {
                              {shape.groups, shape.out_channels / shape.groups, depth});
 }
 
-// The transposed matrices: (groups, taps * channels / groups, out_channels / groups).
-template <typename Device>
-Tensor transposed_matrices(const Tensor& weight, const DeformConvShape& shape) {
-  const Tensor matrices = weight_matrices<Device>(weight, shape);
-  const int64_t rows = matrices.size(1), columns = matrices.size(2);
-  const Tensor grid = torch::stable::view(matrices, {shape.groups, rows, columns, 1});
-  return torch::stable::view(to_channels_last<Device>(grid), {shape.groups, columns, rows});
-}
-
 }  // namespace dcn_det

@@ -42,13 +42,13 @@ struct Planes {
 template <typename T>
 struct Columns {
   T* data;
-  int64_t group_stride;
-  int groups, group_channels, taps;
+  int64_t group_stride, row_stride;
+  int groups, group_channels;
 
   // The element of a channel, counted over the whole map.
   DCN_DET_INLINE T* at(int64_t row, int tap, int channel) const {
     const int group = groups == 1 ? 0 : channel / group_channels;
-    return data + group * group_stride + (row * taps + tap) * group_channels +
+    return data + group * group_stride + row * row_stride + tap * group_channels +
            (channel - group * group_channels);
   }
 };

@@ -6,13 +6,13 @@
 
 #define DCN_DET_SCHEMAS(X)                                                                                   \
   X("deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask, int[2] stride, "  \
-    "int[2] padding, int[2] dilation, str border) -> Tensor")                                                \
+    "int[2] padding, int[2] dilation, str border, bool split=False) -> Tensor")                              \
   DCN_DET_BACKWARD_SCHEMAS(                                                                                  \
       X, "deform_conv2d_backward",                                                                           \
       "(Tensor grad_output, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "                      \
       "int[2] stride, int[2] padding, int[2] dilation, str border, bool need_input, bool need_offset, "      \
-      "bool need_weight, bool need_mask) -> (Tensor grad_input, Tensor grad_offset, Tensor grad_weight, "    \
-      "Tensor grad_mask)")                                                                                   \
+      "bool need_weight, bool need_mask, bool split=False) -> (Tensor grad_input, Tensor grad_offset, "      \
+      "Tensor grad_weight, Tensor grad_mask)")                                                               \
   X("deform_psroi_pool(Tensor input, Tensor rois, Tensor? offset, float spatial_scale, int output_dim, int " \
     "group_size, int pooled_size, int part_size, int samples_per_bin, float offset_std) -> Tensor")          \
   DCN_DET_BACKWARD_SCHEMAS(                                                                                  \

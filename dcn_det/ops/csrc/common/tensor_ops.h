@@ -51,7 +51,13 @@ Tensor to_channels_last(const Tensor& self) {
 
 // Whether memory is (N, H, W, C) and not also (N, C, H, W), as is possible for trivial sizes.
 inline bool is_channels_last(const Tensor& self) {
-  return !self.is_contiguous() && permuted(self, {0, 2, 3, 1}).is_contiguous();
+  if (self.is_contiguous()) return false;
+  int64_t stride = 1;
+  for (const int dim : {1, 3, 2, 0}) {
+    if (self.size(dim) != 1 && self.stride(dim) != stride) return false;
+    stride *= self.size(dim);
+  }
+  return true;
 }
 
 // (N, H, W, C) -> (N, C, H, W), in channels-last memory or contiguous.

@@ -10,7 +10,8 @@ namespace {
 
 struct Cpu {
   // Small enough for a core's cache, so that columns stay there until they are multiplied.
-  static constexpr int64_t kForwardTileBytes = 9 << 18;
+  static constexpr int64_t kTileBytes = 9 << 18;
+  static constexpr int64_t kTileMultiple = 4;  // divisible by common numbers of threads
   static constexpr auto dense_copy = dcn_det::dense_copy;
   static constexpr auto multiply = dcn_det::multiply;
   static constexpr auto multiply_add = dcn_det::multiply_add;
@@ -33,7 +34,16 @@ struct Cpu {
     });
   }
 
-  static void backward(const DeformConvShape& shape, const BackwardTensors& tensors, const Needs& needs) {
+  static void forward(const DeformConvShape& shape, const ForwardTensors& tensors, bool /*split*/) {
+    const int64_t width = tensors.matrices.size(1), depth = tensors.matrices.size(2);
+    const Tensor grid = torch::stable::view(tensors.matrices, {shape.groups, width, depth, 1});
+    const Tensor right = torch::stable::view(to_channels_last<Cpu>(grid), {shape.groups, depth, width});
+    const int64_t row_bytes = shape.groups * depth * tensors.features.element_size();
+    forward_tiles<Cpu>(shape, tensors, right, tile_rows(shape, row_bytes, kTileBytes, kTileMultiple));
+  }
+
+  static void backward(const DeformConvShape& shape, const BackwardTensors& tensors, const Needs& needs,
+                       bool /*split*/) {
     dispatch_floating(tensors.features.scalar_type(), "deform_conv2d_backward",
                       [&]<typename T>() { CpuBackward<T>(shape, tensors, needs).run(); });
   }

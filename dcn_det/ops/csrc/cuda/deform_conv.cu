@@ -9,28 +9,52 @@
 namespace dcn_det {
 namespace {
 
-// Calls body.operator()<T, N>(lanes).
-template <typename Body>
-void dispatch_width(const DeformConvShape& shape, const Tensor& features, const Tensor& columns,
-                    const char* name, const Body& body) {
-  dispatch_floating(features.scalar_type(), name, [&]<typename T>() {
-    constexpr int most = kAccessBytes / sizeof(T);
-    const bool whole = shape.offset_group_channels() % most == 0 && shape.group_channels() % most == 0;
-    const int width = whole && is_aligned(features) && is_aligned(columns) ? most : 1;
-    const int lanes = lanes_for(shape.offset_group_channels(), width);
-    if (width == most) {
-      body.template operator()<T, most>(lanes);
-    } else {
-      body.template operator()<T, 1>(lanes);
-    }
-  });
+using Part = torch::headeronly::BFloat16;
+
+// Calls body.operator()<N>(lanes), with the widest accesses that the sizes allow, or single elements.
+template <typename T, typename Body>
+void with_width(const DeformConvShape& shape, bool aligned, const Body& body) {
+  constexpr int most = kAccessBytes / sizeof(T);
+  const int channels = shape.offset_group_channels();
+  if (aligned && channels % most == 0 && shape.group_channels() % most == 0) {
+    body.template operator()<most>(lanes_for(channels, most));
+  } else {
+    body.template operator()<1>(lanes_for(channels, 1));
+  }
+}
+
+// Whether sums are of this type.
+template <typename Sums, typename A>
+constexpr bool kAdds = std::is_same_v<Sums, FloatingSums<A>> || std::is_same_v<Sums, FixedPointSums<A>>;
+
+// Copies of the parts of a matrix of this many rows: (rows, copies, columns).
+template <typename Kind>
+Tensor parts_of(const Tensor& matrix, int64_t rows) {
+  const int64_t columns = matrix.numel() / rows;
+  const Tensor copies = torch::stable::new_empty(matrix, {rows, Kind::count, columns}, ScalarType::BFloat16);
+  split_kernel<Part, Kind><<<blocks_for(matrix.numel()), kThreads, 0, current_stream(matrix)>>>(
+      matrix.const_data_ptr<float>(), copies.mutable_data_ptr<Part>(), rows, columns);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return copies;
+}
+
+// out = the sum of the first `count` products (rows, columns), plus a bias, plus `out` if `more`.
+void add_products(const Tensor& products, int64_t count, const std::optional<Tensor>& bias, bool more,
+                  const Tensor& out) {
+  const int64_t rows = out.size(0), columns = out.size(1);
+  std::optional<Tensor> dense;
+  if (bias.has_value()) dense = torch::stable::contiguous(*bias);
+  add_products_kernel<<<blocks_for(rows * columns), kThreads, 0, current_stream(out)>>>(
+      products.const_data_ptr<float>(), static_cast<int>(count), rows, columns,
+      dense.has_value() ? dense->const_data_ptr<float>() : nullptr, more, out.mutable_data_ptr<float>(),
+      out.stride(0));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 struct Cuda {
-  // A tile of columns fits the L2 cache of a large GPU together with the features that it samples, and has
-  // enough rows for the tensor cores.
-  static constexpr int64_t kForwardTileBytes = 32 << 20;
-  static constexpr int64_t kBackwardTileBytes = 32 << 20;
+  // Few large products, because small ones leave multiprocessors idle; still less than the columns of a batch
+  // of 8 images.
+  static constexpr int64_t kTileBytes = 512 << 20;
 
   static DeviceGuard guard(const Tensor& input) { return DeviceGuard(input.get_device_index()); }
 
@@ -41,8 +65,13 @@ struct Cuda {
     body(0, tiles);
   }
 
+  // out = a b, where `out` may be float32 for half-precision matrices.
   static void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
+    if (out.scalar_type() == a.scalar_type()) {
+      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
+    } else {
+      call_operator("aten::mm", "dtype_out", a, b, out.scalar_type(), out);
+    }
   }
 
   static void multiply_add(const Tensor& out, const Tensor& self, const Tensor& a, const Tensor& b) {
@@ -50,44 +79,129 @@ struct Cuda {
         aoti_torch_cuda_addmm_out(out.get(), self.get(), a.get(), b.get(), 1.0, 1.0));
   }
 
-  static void fill(const DeformConvShape& shape, const Tensor& features, const Tensor& offset,
-                   const std::optional<Tensor>& mask, const Tensor& columns, int64_t first, int64_t rows) {
+  // The products of the columns of `a` with the rows of `b`, kChunk at a time, each (rows, columns): stores
+  // them from products[0] on and returns their number.
+  static int64_t multiply_chunks(const Tensor& products, const Tensor& a, const Tensor& b) {
+    const int64_t rows = a.size(0), columns = b.size(1), depth = a.size(1);
+    const int64_t whole = depth / kChunk, rest = depth % kChunk;
+    if (whole > 0) {
+      const Tensor left = torch::stable::view(narrowed(a, 1, 0, whole * kChunk), {rows, whole, kChunk});
+      const Tensor right = torch::stable::view(narrowed(b, 0, 0, whole * kChunk), {whole, kChunk, columns});
+      call_operator("aten::bmm", "dtype_out", torch::stable::transpose(left, 0, 1), right,
+                    products.scalar_type(), narrowed(products, 0, 0, whole));
+    }
+    if (rest > 0) {
+      multiply(torch::stable::select(products, 0, whole), narrowed(a, 1, whole * kChunk, rest),
+               narrowed(b, 0, whole * kChunk, rest));
+    }
+    return whole + (rest > 0);
+  }
+
+  static int64_t chunks_of(int64_t depth) { return (depth + kChunk - 1) / kChunk; }
+
+  static int64_t rows_of_tile(const DeformConvShape& shape, int64_t element_bytes) {
+    const int64_t elements = static_cast<int64_t>(shape.taps()) * shape.channels;
+    return tile_rows(shape, elements * element_bytes, kTileBytes, 1);
+  }
+
+  template <typename T, typename Target>
+  static void launch_fill(const DeformConvShape& shape, const Tensor& features, const Tensor& offset,
+                          const std::optional<Tensor>& mask, const Target& target, bool aligned,
+                          int64_t first, int64_t rows) {
+    using A = accumulate_t<T>;
     const unsigned blocks = blocks_for(batch_count(shape, rows) * kWarp);
-    dispatch_width(shape, features, columns, "deform_conv2d", [&]<typename T, int N>(int lanes) {
-      using A = accumulate_t<T>;
+    with_width<T>(shape, aligned && is_aligned(features), [&]<int N>(int lanes) {
       fill_columns_kernel<T, A, N><<<blocks, kThreads, 0, current_stream(features)>>>(
-          shape, features.const_data_ptr<T>(), planes_of<const A>(offset), planes_of<const A>(mask),
-          columns_of<T>(shape, columns), first, rows, lanes);
+          shape, features.const_data_ptr<T>(), planes_of<const A>(offset), planes_of<const A>(mask), target,
+          first, rows, lanes);
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
-  template <typename Sums>
-  static void sweep(const DeformConvShape& shape, const BackwardTensors& tensors, const Needs& needs,
-                    const Tensor& columns, const Sums& sums, int64_t first, int64_t rows) {
+  static void fill(const DeformConvShape& shape, const Tensor& features, const Tensor& offset,
+                   const std::optional<Tensor>& mask, const Tensor& columns, int64_t first, int64_t rows) {
+    dispatch_floating(features.scalar_type(), "deform_conv2d", [&]<typename T>() {
+      launch_fill<T>(shape, features, offset, mask, WholeColumns<T>{columns_of<T>(shape, columns)},
+                     is_aligned(columns), first, rows);
+    });
+  }
+
+  static void forward(const DeformConvShape& shape, const ForwardTensors& tensors, bool split) {
+    const ScalarType dtype = tensors.features.scalar_type();
+    if (split && dtype == ScalarType::Float) return split_forward(shape, tensors);
+    forward_tiles<Cuda>(shape, tensors, torch::stable::transpose(tensors.matrices, 1, 2),
+                        rows_of_tile(shape, tensors.features.element_size()));
+  }
+
+  // Columns are (groups, rows, kParts, taps * channels / groups): neighboring parts are one matrix.
+  static void split_forward(const DeformConvShape& shape, const ForwardTensors& tensors) {
+    const int64_t width = tensors.matrices.size(1), depth = tensors.matrices.size(2);
+    const int64_t most = rows_of_tile(shape, kParts * sizeof(Part));
+    const Tensor right = torch::stable::transpose(
+        torch::stable::view(parts_of<ChunkedRight>(tensors.matrices, shape.groups * width),
+                            {shape.groups, width, ChunkedRight::count * depth}),
+        1, 2);
+    const Tensor columns =
+        torch::stable::new_empty(right, {shape.groups, most, kParts * depth}, ScalarType::BFloat16);
+    const Tensor memory = torch::stable::new_empty(tensors.features, {(chunks_of(depth) + 3) * most * width});
+    for (int64_t first = 0; first < shape.positions(); first += most) {
+      const int64_t count = std::min(most, shape.positions() - first);
+      launch_fill<float>(shape, tensors.features, tensors.offset, tensors.mask,
+                         SplitColumns<Part>{columns_of<Part>(shape, columns), depth}, is_aligned(columns),
+                         first, count);
+      const Tensor products = torch::stable::view(narrowed(memory, 0, 0, memory.numel() / most * count),
+                                                  {chunks_of(depth) + 3, count, width});
+      for (int group = 0; group < shape.groups; ++group) {
+        const Tensor samples = group_columns(columns, group, count);
+        const Tensor matrix = torch::stable::select(right, 0, group);
+        // out[product] = columns * matrix, of so many parts from these on
+        const auto multiply_parts = [&](int64_t product, int column_part, int matrix_part, int parts) {
+          multiply(torch::stable::select(products, 0, product),
+                   narrowed(samples, 1, column_part * depth, parts * depth),
+                   narrowed(matrix, 0, matrix_part * depth, parts * depth));
+        };
+        const int64_t chunks =
+            multiply_chunks(products, narrowed(samples, 1, 2 * depth, depth), narrowed(matrix, 0, 0, depth));
+        multiply_parts(chunks, 0, 0, 2);
+        multiply_parts(chunks + 1, 1, 2, 2);
+        multiply_parts(chunks + 2, 2, 4, 1);
+        add_products(products, chunks + 3, tensors.bias_of(shape, group), false,
+                     tile_of(tensors.output, shape, first, count, group));
+      }
+    }
+  }
+
+  template <typename T, typename Sums, typename Target>
+  static void launch_sweep(const DeformConvShape& shape, const BackwardTensors& tensors,
+                           const Tensor& grad_columns, const Sums& sums, const Target& target, bool aligned,
+                           int64_t first, int64_t rows) {
+    using A = accumulate_t<T>;
     const unsigned blocks = blocks_for(batch_count(shape, rows) * kWarp);
-    dispatch_width(
-        shape, tensors.features, columns, "deform_conv2d_backward", [&]<typename T, int N>(int lanes) {
-          using A = accumulate_t<T>;
-          if constexpr (std::is_same_v<Sums, FloatingSums<A>> || std::is_same_v<Sums, FixedPointSums<A>>) {
-            sweep_kernel<T, A, N><<<blocks, kThreads, 0, current_stream(columns)>>>(
-                shape, tensors.features.const_data_ptr<T>(), planes_of<const A>(tensors.offset),
-                planes_of<const A>(tensors.mask), columns_of<T>(shape, columns), sums,
-                planes_of<A>(tensors.grad_offset), planes_of<A>(tensors.grad_mask), needs.weight, first, rows,
-                lanes);
-          }
-        });
+    const Tensor& features = tensors.features;
+    with_width<T>(shape, aligned && is_aligned(features) && is_aligned(grad_columns), [&]<int N>(int lanes) {
+      sweep_kernel<T, A, N><<<blocks, kThreads, 0, current_stream(features)>>>(
+          shape, features.const_data_ptr<T>(), planes_of<const A>(tensors.offset),
+          planes_of<const A>(tensors.mask), columns_of<T>(shape, grad_columns), sums,
+          planes_of<A>(tensors.grad_offset), planes_of<A>(tensors.grad_mask), target, first, rows, lanes);
+    });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
-  static void backward(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs) {
-    backward(shape, tensors, needs, false);
+  static void backward(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs,
+                       bool split) {
+    backward(shape, tensors, needs, split, false);
   }
 
-  static void backward(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs,
+  static void backward(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs, bool split,
                        bool deterministic) {
-    const auto run = [&](const auto& sums) { sweep_tiles(shape, tensors, needs, sums); };
-    if (accumulate_dtype(tensors.features.scalar_type()) == ScalarType::Double) {
+    const ScalarType dtype = tensors.features.scalar_type();
+    const auto run = [&]<typename Sums>(const Sums& sums) {
+      if constexpr (kAdds<Sums, float>) {
+        if (split && dtype == ScalarType::Float) return split_sweep_tiles(shape, tensors, needs, sums);
+      }
+      sweep_tiles(shape, tensors, needs, sums);
+    };
+    if (dtype == ScalarType::Double) {
       add_up_features<double>(shape, tensors, needs, deterministic, run);
     } else {
       add_up_features<float>(shape, tensors, needs, deterministic, run);
@@ -112,18 +226,22 @@ struct Cuda {
   template <typename Sums>
   static void sweep_tiles(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs,
                           const Sums& sums) {
-    if (needs.weight) torch::stable::zero_(*tensors.grad_matrices);
-    const int64_t rows = tile_rows(shape, tensors.features, kBackwardTileBytes);
-    const Tensor columns = empty_columns(shape, tensors.features, rows);
-    for (int64_t first = 0; first < shape.positions(); first += rows) {
-      const int64_t count = std::min(rows, shape.positions() - first);
+    const int64_t most = rows_of_tile(shape, tensors.features.element_size());
+    const Tensor columns = empty_columns(shape, tensors.features, most);
+    for (int64_t first = 0; first < shape.positions(); first += most) {
+      const int64_t count = std::min(most, shape.positions() - first);
       if (needs.samples()) {
         for (int group = 0; group < shape.groups; ++group) {
           multiply(group_columns(columns, group, count),
                    tile_of(tensors.grad_rows, shape, first, count, group),
                    torch::stable::select(tensors.matrices, 0, group));
         }
-        sweep(shape, tensors, needs, columns, sums, first, count);
+        dispatch_floating(columns.scalar_type(), "deform_conv2d_backward", [&]<typename T>() {
+          if constexpr (kAdds<Sums, accumulate_t<T>>) {
+            const WholeColumns<T> kept{needs.weight ? columns_of<T>(shape, columns) : Columns<T>{}};
+            launch_sweep<T>(shape, tensors, columns, sums, kept, true, first, count);
+          }
+        });
       } else {
         fill(shape, tensors.features, tensors.offset, tensors.mask, columns, first, count);
       }
@@ -132,30 +250,84 @@ struct Cuda {
   }
 
   // grad_matrices += grad_rows^T columns, in at least float32.
-  static void add_weight_gradient(const DeformConvShape& shape, BackwardTensors& tensors,
+  static void add_weight_gradient(const DeformConvShape& shape, const BackwardTensors& tensors,
                                   const Tensor& columns, int64_t first, int64_t rows) {
-    Tensor& sum = *tensors.grad_matrices;
-    const bool exact = sum.scalar_type() == columns.scalar_type();
-    Tensor product;
-    if (!exact) product = torch::stable::new_empty(tensors.matrices, tensors.matrices.sizes());
     for (int group = 0; group < shape.groups; ++group) {
+      const Tensor sum = torch::stable::select(*tensors.grad_matrices, 0, group);
       const Tensor grad =
           torch::stable::transpose(tile_of(tensors.grad_rows, shape, first, rows, group), 0, 1);
       const Tensor tile = group_columns(columns, group, rows);
-      if (exact) {
-        const Tensor out = torch::stable::select(sum, 0, group);
-        multiply_add(out, out, grad, tile);
+      if (first == 0) {
+        multiply(sum, grad, tile);
+      } else if (sum.scalar_type() == tile.scalar_type()) {
+        multiply_add(sum, sum, grad, tile);
       } else {
-        multiply(torch::stable::select(product, 0, group), grad, tile);
+        const Tensor product = torch::stable::new_empty(sum, sum.sizes());
+        multiply(product, grad, tile);
+        add_products(product, 1, std::nullopt, true, sum);
       }
     }
-    if (!exact) sum = torch::stable::subtract(sum, product, -1.0);
+  }
+
+  // Columns are (groups, kParts, rows, taps * channels / groups), beside their gradients in float32.
+  template <typename Sums>
+  static void split_sweep_tiles(const DeformConvShape& shape, const BackwardTensors& tensors,
+                                const Needs& needs, const Sums& sums) {
+    const int64_t width = tensors.matrices.size(1), depth = tensors.matrices.size(2);
+    const int64_t kept_bytes = needs.weight ? kParts * sizeof(Part) : 0;
+    const int64_t most = rows_of_tile(shape, kept_bytes + (needs.samples() ? sizeof(float) : 0));
+    const Tensor left =
+        torch::stable::view(parts_of<SixLeft>(tensors.grad_rows, shape.positions() * shape.groups),
+                            {shape.positions(), shape.groups, SixLeft::count * width});
+    const Tensor right = torch::stable::view(parts_of<SixRight>(tensors.matrices, shape.groups),
+                                             {shape.groups, SixRight::count * width, depth});
+    const Tensor grad_columns = empty_columns(shape, tensors.features, needs.samples() ? most : 0);
+    const int64_t kept_rows = needs.weight ? most : 0;
+    const Tensor columns =
+        torch::stable::new_empty(right, {shape.groups, kParts * kept_rows, depth}, ScalarType::BFloat16);
+    const Tensor products =
+        torch::stable::new_empty(tensors.matrices, {needs.weight ? chunks_of(most) + 5 : 0, width, depth});
+    SplitColumns<Part> kept{columns_of<Part>(shape, columns), kept_rows * depth};
+    if (!needs.weight) kept.columns.data = nullptr;
+    for (int64_t first = 0; first < shape.positions(); first += most) {
+      const int64_t count = std::min(most, shape.positions() - first);
+      const Tensor rows = narrowed(left, 0, first, count);
+      if (needs.samples()) {
+        for (int group = 0; group < shape.groups; ++group) {
+          multiply(group_columns(grad_columns, group, count), torch::stable::select(rows, 1, group),
+                   torch::stable::select(right, 0, group));
+        }
+        launch_sweep<float>(shape, tensors, grad_columns, sums, kept, is_aligned(columns), first, count);
+      } else {
+        launch_fill<float>(shape, tensors.features, tensors.offset, tensors.mask, kept, is_aligned(columns),
+                           first, count);
+      }
+      for (int group = 0; group < shape.groups && needs.weight; ++group) {
+        const Tensor grads = torch::stable::transpose(torch::stable::select(rows, 1, group), 0, 1);
+        const auto part_of = [&](int part) {  // of the columns
+          return narrowed(torch::stable::select(columns, 0, group), 0, part * kept_rows, count);
+        };
+        const int64_t chunks = multiply_chunks(products, narrowed(grads, 0, 5 * width, width), part_of(2));
+        // products[product] and the next = gradients * columns, of so many parts of the gradients from this
+        // on
+        const auto multiply_parts = [&](int64_t product, int grad_part, int parts, int column_part) {
+          multiply(torch::stable::view(narrowed(products, 0, product, parts), {parts * width, depth}),
+                   narrowed(grads, 0, grad_part * width, parts * width), part_of(column_part));
+        };
+        multiply_parts(chunks, 1, 2, 1);
+        multiply_parts(chunks + 2, 0, 2, 2);
+        multiply_parts(chunks + 4, 2, 1, 0);
+        add_products(products, chunks + 5, std::nullopt, first > 0,
+                     torch::stable::select(*tensors.grad_matrices, 0, group));
+      }
+    }
   }
 };
 
 struct DeterministicCuda : Cuda {
-  static void backward(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs) {
-    Cuda::backward(shape, tensors, needs, true);
+  static void backward(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs,
+                       bool split) {
+    Cuda::backward(shape, tensors, needs, split, true);
   }
 };
 

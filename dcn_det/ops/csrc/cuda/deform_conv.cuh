@@ -5,6 +5,7 @@
 
 #include "common/deform_conv_shape.h"
 #include "cuda/lanes.cuh"
+#include "cuda/split.cuh"
 #include "cuda/sums.cuh"
 
 namespace dcn_det {
@@ -81,36 +82,52 @@ struct LocatedCorner {
   }
 };
 
-template <typename T, typename A, int N>
-__device__ __forceinline__ Pack<T, N> sampled(const T* __restrict__ features, const CornerReads<A>& read,
-                                              int channel) {
-  A sums[N] = {};
-#pragma unroll
-  for (int k = 0; k < kCorners; ++k) {
-    const Pack<T, N> feature = load<N>(features + read.place[k] + channel);
-#pragma unroll
-    for (int i = 0; i < N; ++i) sums[i] += read.weight[k] * static_cast<A>(feature.at[i]);
-  }
-  Pack<T, N> result;
-#pragma unroll
-  for (int i = 0; i < N; ++i) result.at[i] = static_cast<T>(sums[i]);
-  return result;
-}
+// Columns in the dtype of the features; they may replace their gradients.
+template <typename T>
+struct WholeColumns {
+  Columns<T> columns;
 
-template <typename T, int N>
-__device__ __forceinline__ Pack<T, N> nothing() {
-  Pack<T, N> result;
+  __device__ __forceinline__ bool wanted() const { return columns.data != nullptr; }
+
+  template <int N, typename A>
+  __device__ __forceinline__ void put(int64_t row, int tap, int channel, const A (&values)[N]) const {
+    Pack<T, N> pack;
 #pragma unroll
-  for (int i = 0; i < N; ++i) result.at[i] = static_cast<T>(0.f);
-  return result;
-}
+    for (int i = 0; i < N; ++i) pack.at[i] = static_cast<T>(values[i]);
+    store(columns.at(row, tap, channel), pack);
+  }
+};
+
+// Columns as parts, see split.cuh, the smallest first.
+template <typename P>
+struct SplitColumns {
+  Columns<P> columns;
+  int64_t part_stride;
+
+  __device__ __forceinline__ bool wanted() const { return columns.data != nullptr; }
+
+  template <int N>
+  __device__ __forceinline__ void put(int64_t row, int tap, int channel, const float (&values)[N]) const {
+    Pack<P, N> packs[kParts];
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      P parts[kParts];
+      split(values[i], parts);
+#pragma unroll
+      for (int k = 0; k < kParts; ++k) packs[k].at[i] = parts[k];
+    }
+    P* const place = columns.at(row, tap, channel);
+#pragma unroll
+    for (int k = 0; k < kParts; ++k) store(place + k * part_stride, packs[kParts - 1 - k]);
+  }
+};
 
 // Computes the columns of a tile: the `rows` output positions from `first` on. N divides the channels of a
 // group and of an offset group.
-template <typename T, typename A, int N>
+template <typename T, typename A, int N, typename Target>
 __global__ void __launch_bounds__(kThreads)
     fill_columns_kernel(DeformConvShape shape, const T* __restrict__ features, Planes<const A> offset,
-                        Planes<const A> mask, Columns<T> columns, int64_t first, int64_t rows, int lanes) {
+                        Planes<const A> mask, Target columns, int64_t first, int64_t rows, int lanes) {
   __shared__ CornerReads<A> located[kWarps][kBatch];
   const int lane = static_cast<int>(threadIdx.x % kWarp), count = shape.offset_group_channels();
   CornerReads<A>* reads = located[threadIdx.x / kWarp];
@@ -124,8 +141,16 @@ __global__ void __launch_bounds__(kThreads)
     for (int s = share.group; s < batch.count; s += share.groups) {
       const CornerReads<A>& read = reads[s];
       for (int c = share.lane * N; c < count; c += lanes * N) {
-        store(columns.at(batch.row + s, batch.tap, begin + c),
-              read.inside() ? sampled<T, A, N>(features, read, c) : nothing<T, N>());
+        A values[N] = {};
+        if (read.inside()) {
+#pragma unroll
+          for (int k = 0; k < kCorners; ++k) {
+            const Pack<T, N> feature = load<N>(features + read.place[k] + c);
+#pragma unroll
+            for (int j = 0; j < N; ++j) values[j] += read.weight[k] * static_cast<A>(feature.at[j]);
+          }
+        }
+        columns.put(batch.row + s, batch.tap, begin + c, values);
       }
     }
     __syncwarp();
@@ -185,14 +210,14 @@ __device__ __forceinline__ A sum_corners(const A (&values)[kCorners], const Shar
   return sum;
 }
 
-// Computes the gradients of a tile's samples, except those whose pointer is null. `columns` holds the
-// gradients of the columns; with `keep_columns` they are replaced by the columns. Samples share cells, so
-// that grad_features is added to atomically; all other elements are written by one warp.
-template <typename T, typename A, int N, typename Sums>
+// Computes the gradients of a tile's samples from those of its columns, except those whose pointer is null,
+// and the columns if they are wanted; they may be where their gradients are. Samples share cells, so that
+// grad_features is added to atomically; all other elements are written by one warp.
+template <typename T, typename A, int N, typename Sums, typename Target>
 __global__ void __launch_bounds__(kThreads)
     sweep_kernel(DeformConvShape shape, const T* __restrict__ features, Planes<const A> offset,
-                 Planes<const A> mask, Columns<T> columns, Sums grad_features, Planes<A> grad_offset,
-                 Planes<A> grad_mask, bool keep_columns, int64_t first, int64_t rows, int lanes) {
+                 Planes<const A> mask, Columns<T> grad_columns, Sums grad_features, Planes<A> grad_offset,
+                 Planes<A> grad_mask, Target columns, int64_t first, int64_t rows, int lanes) {
   __shared__ CornerReads<A> located[kWarps][kBatch];
   __shared__ A corner_sums[kWarps][kBatch][kCorners];  // over channels of gradient * feature
   const int lane = static_cast<int>(threadIdx.x % kWarp), count = shape.offset_group_channels();
@@ -207,20 +232,19 @@ __global__ void __launch_bounds__(kThreads)
     __syncwarp();
     const int begin = batch.offset_group * count;
     if (grad_features.wanted()) {
-      scatter<T, A, N == 1 ? 1 : Sums::kWidth>(grad_features, columns, reads, batch, share, begin, count);
+      scatter<T, A, N == 1 ? 1 : Sums::kWidth>(grad_features, grad_columns, reads, batch, share, begin,
+                                               count);
       __syncwarp();  // before columns replace their gradients
     }
     // All lanes take part, because sum_corners needs them.
-    for (int base = 0; base < kBatch && (sample_grads || keep_columns); base += share.groups) {
+    for (int base = 0; base < kBatch && (sample_grads || columns.wanted()); base += share.groups) {
       const int s = base + share.group;
       const bool inside = s < batch.count && reads[s].inside();
       A products[kCorners] = {0, 0, 0, 0};
       for (int c = share.lane * N; s < batch.count && c < count; c += lanes * N) {
-        T* column = columns.at(batch.row + s, batch.tap, begin + c);
-        Pack<T, N> value = nothing<T, N>();
+        A values[N] = {};
         if (inside) {
-          const Pack<T, N> grad = load<N>(column);
-          A values[N] = {};
+          const Pack<T, N> grad = load<N>(grad_columns.at(batch.row + s, batch.tap, begin + c));
 #pragma unroll
           for (int k = 0; k < kCorners; ++k) {
             const Pack<T, N> feature = load<N>(features + reads[s].place[k] + c);
@@ -230,10 +254,8 @@ __global__ void __launch_bounds__(kThreads)
               products[k] += static_cast<A>(grad.at[j]) * static_cast<A>(feature.at[j]);
             }
           }
-#pragma unroll
-          for (int j = 0; j < N; ++j) value.at[j] = static_cast<T>(values[j]);
         }
-        if (keep_columns) store(column, value);
+        if (columns.wanted()) columns.put(batch.row + s, batch.tap, begin + c, values);
       }
       if (sample_grads) {
         const A sum = sum_corners(products, share);
