@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     device = resolve_device(args.device)
     batches = [random_batch(count, short, long, seed) for seed, count in enumerate((args.batch, 1))]
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # that of the events which measure
+        torch.cuda.set_device(device.index or 0)  # the events that measure are on the current device
         batches = [batch.pin_memory() for batch in batches]  # as the loader does
     contestants = {name: ours(config, device, *batches) for name, config in configs.items()}
     first, *others = contestants
@@ -156,7 +156,7 @@ def random_batch(count: int, height: int, width: int, seed: int = 0) -> Batch:
     sides = torch.tensor([width, height])
     examples = []
     for number in range(count):
-        pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator).permute(2, 0, 1)
         size = (0.05 + 0.45 * torch.rand(OBJECTS, 2, generator=generator)) * sides
         start = torch.rand(OBJECTS, 2, generator=generator) * (sides - size)
         labels = torch.randint(CLASSES, (OBJECTS,), generator=generator)
