@@ -4,7 +4,8 @@ There are two libraries because a library linked against CUDA cannot be loaded w
 LibTorch's stable ABI, so one build works with every torch from 2.11 on.
 
 Environment variables: ``DCN_DET_CUDA=0`` disables CUDA, ``DCN_DET_CUDA=1`` fails if CUDA cannot be built;
-``TORCH_CUDA_ARCH_LIST`` names the GPU architectures (default ``8.0;9.0+PTX``).
+``TORCH_CUDA_ARCH_LIST`` names the GPU architectures (default ``8.0;9.0+PTX``); ``DCN_DET_WERROR=0`` accepts warnings
+of nvcc, which another release than the tested one may give.
 """
 
 import os
@@ -21,7 +22,7 @@ CSRC = Path("dcn_det/ops/csrc")
 # torch adds -DPy_LIMITED_API itself, for py_limited_api below.
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 OPTIMIZE = ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-g0"]
-NVCC_WARNINGS = ["-Werror", "all-warnings", "-Xcompiler", "-Wall"]
+NVCC_WARNINGS = [] if os.environ.get("DCN_DET_WERROR") == "0" else ["-Werror", "all-warnings", "-Xcompiler", "-Wall"]
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 

@@ -7,10 +7,11 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
@@ -55,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"device    {_device_name(session.device)}, {torch.get_num_threads()} threads, {config.train.precision}")
     records = {config.name: _time(session, session.model.train(), session.optimizer, args.steps, args.warmup)}
     if args.torchvision:
-        theirs = _Theirs(len(session.categories), config.data.resize.short_side, config.data.resize.max_side)
+        theirs = TorchvisionFasterRCNN(
+            len(session.categories), config.data.resize.short_side, config.data.resize.max_side
+        )
         model = theirs.to(session.device).train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
@@ -109,7 +112,7 @@ def _time(
     return {"images_per_second": steps * division.global_batch / total, **shares}
 
 
-class _Theirs(nn.Module):
+class TorchvisionFasterRCNN(nn.Module):
     """torchvision's Faster R-CNN on our batches: the same boxes, and images of the same size.
 
     Stem, first stage and batch norm are frozen, as with ImageNet weights; torchvision's own builder does not freeze
@@ -125,14 +128,15 @@ class _Theirs(nn.Module):
         backbone = BackboneWithFPN(body, layers, [256, 512, 1024, 2048], 256)
         self.network = FasterRCNN(backbone, num_classes=classes + 1, min_size=short_side, max_size=max_side)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> Any:
+        """Returns losses by name in training mode, else torchvision's detections of each image."""
         images = [
             image[:, : info.input_height, : info.input_width].float() / 255
             for image, info in zip(batch.images, batch.infos)
         ]
-        targets = [{"boxes": target.boxes, "labels": target.labels + 1} for target in batch.targets]
-        losses: dict[str, Tensor] = self.network(images, targets)
-        return losses
+        if not self.training:
+            return self.network(images)
+        return self.network(images, [{"boxes": each.boxes, "labels": each.labels + 1} for each in batch.targets])
 
 
 def _device_name(device: torch.device) -> str:

@@ -8,6 +8,7 @@ import sys
 
 BENCHMARKS = {
     "data": ("dcn_det.benchmark.data", "reading and preparing images"),
+    "detector": ("dcn_det.benchmark.detector", "whole detectors on random images, training and testing"),
     "eval": ("dcn_det.benchmark.evaluation", "the evaluation command with each backend"),
     "ops": ("dcn_det.benchmark.ops", "operators compared with torchvision's and the plain convolution"),
     "postprocess": ("dcn_det.benchmark.postprocess", "post-processing of a head's output, and multi-scale testing"),

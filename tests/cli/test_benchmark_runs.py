@@ -36,7 +36,7 @@ def test_loading_beyond_its_bar_is_told(
 
 def test_torchvisions_detector_is_frozen_where_ours_is() -> None:
     """Otherwise the comparison would favor our detector."""
-    theirs = train._Theirs(3, 64, 64).network
+    theirs = train.TorchvisionFasterRCNN(3, 64, 64).network
     body = theirs.backbone.body
     assert not any(p.requires_grad for part in (body.conv1, body.layer1) for p in part.parameters())
     assert all(p.requires_grad for part in (body.layer2, body.layer4) for p in part.parameters())

@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from dcn_det.benchmark import detector
+from dcn_det.benchmark.detector import limit_candidates, main, ours, random_batch, read_configs, settle
+from dcn_det.config import from_plain
+from dcn_det.errors import UserError
+from dcn_det.models.build import build_detector
+from dcn_det.models.norm import FrozenBatchNorm2d
+
+QUICK = ["--device", "cpu", "--size", "64", "96", "--rounds", "1", "--seconds", "1e-9"]
+
+
+@pytest.fixture
+def plain(tmp_path: Path, tiny_settings: dict) -> Path:
+    """The tiny config without deformable layers."""
+    model = tiny_settings["model"]
+    backbone = {key: value for key, value in model["backbone"].items() if key != "deform"}
+    settings = tiny_settings | {"model": model | {"backbone": backbone, "head": model["head"] | {"pooling": "max"}}}
+    path = tmp_path / "plain.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_detectors_are_measured_side_by_side(
+    plain: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "numbers.json"
+    assert main([str(plain), str(tiny), "train.precision=bfloat16", *QUICK, "--batch", "2", "--save", str(saved)]) == 0
+    text = capsys.readouterr().out
+    assert "plain: faster_rcnn, plain" in text and "tiny: faster_rcnn, deformable" in text
+    assert "training: tiny / plain" in text and "testing: tiny / plain" in text
+    record = json.loads(saved.read_text())
+    assert record["batch"] == 2 and record["size"] == [64, 96] and record["precision"]["tiny"] == "bfloat16"
+    for run in record["runs"].values():
+        assert run["training"]["images_per_second"] == pytest.approx(2e3 / run["training"]["milliseconds"])
+        assert run["testing"]["images_per_second"] == pytest.approx(1e3 / run["testing"]["milliseconds"])
+    assert record["runs"]["plain"]["testing"]["ratio"] == 1
+
+
+@pytest.mark.parametrize(("limit", "code"), [(0, 1), (1e9, 0)])
+def test_check_exits_with_one_when_a_bar_is_missed(
+    plain: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, limit: float, code: int
+) -> None:
+    monkeypatch.setattr(detector, "LIMIT", limit)
+    assert main([str(plain), str(tiny), *QUICK, "--check"]) == code
+
+
+@pytest.mark.slow
+def test_torchvisions_detector_takes_part(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tiny), *QUICK, "--torchvision"]) == 0
+    assert capsys.readouterr().out.count(detector.TORCHVISION) == 3
+
+
+def test_a_settled_network_neither_explodes_nor_samples_the_grid() -> None:
+    deform = {"blocks": ["res5a", "res5b", "res5c"], "offset_groups": 1}
+    backbone = {"kind": "resnet50", "width": 8, "stem_width": 8, "weights": "none", "deform": deform}
+    config = from_plain({"model": {"kind": "rfcn", "backbone": backbone, "head": {"pooling": "deformable"}}})
+    torch.manual_seed(0)
+    model = build_detector(config, detector.CLASSES)
+    batch = random_batch(1, 64, 96)
+    settle(model, batch)
+    seen: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, FrozenBatchNorm2d) or (isinstance(module, nn.Conv2d) and "offset" in name):
+            module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.clone()}))
+    losses = model.train()(batch)
+    assert all(loss.isfinite() for loss in losses.values())
+    for name, output in seen.items():
+        expected = detector.SPREAD[name.partition(".")[0]] if "offset" in name else 1.0
+        assert output.detach().std().item() == pytest.approx(expected, rel=0.1), name
+    assert {"backbone.layer4.2.conv2.offset", "head.cls_offset", "head.bbox_offset"} <= seen.keys()
+
+
+def test_training_leaves_the_weights_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that all turns do the same work."""
+    models: list[nn.Module] = []
+
+    def build(*args: Any) -> nn.Module:
+        models.append(build_detector(*args))
+        return models[0]
+
+    monkeypatch.setattr(detector, "build_detector", build)
+    config = read_configs([str(tiny)], None)["tiny"]
+    contestant = ours(config, torch.device("cpu"), random_batch(2, 64, 96), random_batch(1, 64, 96))
+    before = [parameter.clone() for parameter in models[0].parameters()]
+    contestant.training()
+    assert all(map(torch.equal, models[0].parameters(), before))
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in models[0].parameters())
+
+
+def test_candidates_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "CANDIDATES", 10)
+    values = torch.rand(50)
+    assert limit_candidates(lambda threshold: values[values > threshold]) == 10
+    assert limit_candidates(lambda threshold: values[:5]) == 5
+    for scores in (torch.empty(0), torch.tensor([float("nan")])):
+        with pytest.raises(UserError, match="random weights"):
+            limit_candidates(lambda threshold, scores=scores: scores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.yaml", "--batch", "0"], "--batch and --rounds must be at least 1"),
+        (["a.yaml", "--seconds", "nan"], "--seconds positive"),
+        (["a.yaml", "--size", "100", "64"], "--size is 100 64"),
+        (["train.clip_norm=1"], "no config given"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main(arguments)
+
+
+def test_two_configs_of_one_name(tiny: Path) -> None:
+    with pytest.raises(UserError, match="same name: tiny, tiny"):
+        main([str(tiny), str(tiny), *QUICK])
