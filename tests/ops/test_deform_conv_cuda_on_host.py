@@ -283,3 +283,21 @@ def test_deterministic_sums_of_nothing_and_of_what_is_not_finite(host):
     for value in (float("inf"), float("nan")):
         grad[0, 0, 0, 0] = value
         assert on_host(host, arguments, "zeros", grad, deterministic=True)["input"].isnan().all()
+
+
+OVERFLOWS = [(dtype, sign) for dtype in (torch.float64, torch.float32, torch.float16) for sign in (1, -1)]
+
+
+# The product of float16 matrices is rounded once, from float32, so that its infinities do not cancel to NaN.
+@pytest.mark.parametrize(("dtype", "sign"), [*OVERFLOWS, (torch.float64, 0), (torch.float32, 0)], ids=str)
+def test_deterministic_sums_of_column_gradients_that_overflow(host, dtype, sign):
+    """Factors are finite but their products are infinite or, from infinities of both signs, NaN."""
+    arguments = make_case(channels=4, size=(4, 4), dtype=dtype)
+    large = torch.finfo(dtype).max ** 0.75
+    arguments["weight"] = torch.full_like(arguments["weight"], large)
+    grad = torch.zeros_like(grad_for(arguments))
+    grad[:, :1] = large if sign == 0 else sign * large
+    grad[:, 1:2] = -large if sign == 0 else 0
+    assert grad.isfinite().all() and arguments["weight"].isfinite().all()
+    found = on_host(host, arguments, "zeros", grad, deterministic=True)
+    assert found["input"].isnan().all()

@@ -79,7 +79,7 @@ void add_up(const Tensor& result, bool deterministic, double terms, std::initial
   const auto words_of = [](const Tensor& tensor) {
     return reinterpret_cast<Word*>(tensor.mutable_data_ptr<int64_t>());
   };
-  const Tensor sums = new_words(parts * count), largest = new_words(words);
+  const Tensor sums = new_words(parts * count), largest = new_words(words), spoiled = new_words(1);
   const Tensor grid = torch::stable::new_empty(result, {2}, ScalarType::Double);
   auto* const grid_data = reinterpret_cast<FixedPoint*>(grid.mutable_data_ptr<double>());
   int64_t word = 0;
@@ -87,7 +87,8 @@ void add_up(const Tensor& result, bool deterministic, double terms, std::initial
   const cudaStream_t stream = current_stream(result);
   fixed_point_kernel<<<1, 1, 0, stream>>>(words_of(largest), static_cast<int>(words), terms, grid_data);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  const FixedPointSums<A> target{words_of(sums), parts == 2 ? words_of(sums) + count : nullptr, grid_data};
+  const FixedPointSums<A> target{words_of(sums), parts == 2 ? words_of(sums) + count : nullptr, grid_data,
+                                 words_of(spoiled)};
   body(target);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   finish_sums_kernel<A><<<blocks_for(count), kThreads, 0, stream>>>(target, count, data);
