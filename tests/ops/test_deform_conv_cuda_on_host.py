@@ -246,6 +246,14 @@ def test_transpose(host, shape, dtype, blocks):
     assert torch.equal(found, matrices.transpose(1, 2))
 
 
+@pytest.mark.parametrize("bytes", [1, 16])
+def test_transpose_of_elements_of_another_size(host, bytes):
+    """The caller leaves them to PyTorch: no operator takes bytes or complex numbers."""
+    found = torch.zeros(1, 5, 3, dtype=torch.complex128)
+    host("transpose", bytes, 0, torch.ones(1, 3, 5, dtype=torch.complex128), Out(found), 1, 3, 5)
+    assert not found.any()
+
+
 DETERMINISTIC = [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
 
 

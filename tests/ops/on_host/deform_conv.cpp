@@ -97,6 +97,7 @@ extern "C" void deform_conv_sweep(int64_t dtype, const int64_t* s, int64_t wide,
   });
 }
 
+// Writes nothing if elements have no integer type of their size.
 extern "C" void transpose(int64_t bytes, int64_t blocks, const void* in, void* out, int64_t batch,
                           int64_t rows, int64_t columns) {
   const int64_t threads = transpose_blocks(batch, rows, columns) * kThreads;

@@ -39,12 +39,13 @@ inline Tensor dense_copy(const Tensor& self) {
   if (!whole || !(last_is_first || first_is_last)) return torch::stable::contiguous(self);
   const Tensor out = torch::stable::new_empty(self, self.sizes());
   const int64_t rows = last_is_first ? c : b * c, columns = last_is_first ? a * b : a;
-  dispatch_size(self.element_size(), [&]<typename Element>() {
+  const bool copied = dispatch_size(self.element_size(), [&]<typename Element>() {
     transpose_kernel<<<blocks_for(transpose_blocks(batch, rows, columns) * kThreads), kThreads, 0,
                        current_stream(self)>>>(static_cast<const Element*>(self.const_data_ptr()),
                                                static_cast<Element*>(out.mutable_data_ptr()), batch, rows,
                                                columns);
   });
+  if (!copied) return torch::stable::contiguous(self);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }

@@ -11,12 +11,22 @@ inline int64_t transpose_blocks(int64_t batch, int64_t rows, int64_t columns) {
   return batch * ((rows + kTile - 1) / kTile) * ((columns + kTile - 1) / kTile);
 }
 
-// Calls body.operator()<Element>() with the integer type of 2, 4 or 8 bytes.
+// Calls body.operator()<Element>() with the integer type of 2, 4 or 8 bytes; returns whether there is one.
 template <typename Body>
-void dispatch_size(int64_t bytes, const Body& body) {
-  if (bytes == 2) return body.template operator()<uint16_t>();
-  if (bytes == 4) return body.template operator()<uint32_t>();
-  return body.template operator()<uint64_t>();
+bool dispatch_size(int64_t bytes, const Body& body) {
+  switch (bytes) {
+    case 2:
+      body.template operator()<uint16_t>();
+      return true;
+    case 4:
+      body.template operator()<uint32_t>();
+      return true;
+    case 8:
+      body.template operator()<uint64_t>();
+      return true;
+    default:
+      return false;
+  }
 }
 
 // out[b][column][row] = in[b][row][column] for `batch` matrices of (rows, columns).
