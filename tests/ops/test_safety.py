@@ -125,7 +125,7 @@ def test_kernels_refuse_tensors_on_two_devices(name, moved):
         pytest.skip("no compiled kernel")
     cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
     direct_call(name, {}, "cpu", cpu)
-    with pytest.raises(RuntimeError, match="is on (cpu|another device); expected (cpu|another device), like "):
+    with pytest.raises(RuntimeError, match=r"is on (cpu|another device); expected (cpu|another device), like "):
         direct_call(name, {moved: "meta"}, "cpu", cpu)
 
 
@@ -133,7 +133,7 @@ def test_kernels_refuse_tensors_on_two_devices(name, moved):
 def test_fake_kernels_refuse_tensors_on_two_devices(name, moved):
     with FakeTensorMode(shape_env=ShapeEnv()):
         direct_call(name, {}, "cuda")
-        with pytest.raises(ValueError, match="is on (cpu|cuda:0); expected (cpu|cuda:0), like "):
+        with pytest.raises(ValueError, match=r"is on (cpu|cuda:0); expected (cpu|cuda:0), like "):
             direct_call(name, {moved: "cpu"}, "cuda")
 
 
