@@ -50,7 +50,7 @@ class Checker:
         self.tensor("rois", rois)
         if rois.dim() != 2 or rois.shape[1] != 5:
             raise self.error("rois", f"of shape {tuple(rois.shape)}", "(R, 5): image index, x1, y1, x2, y2")
-        self._on_input_device("rois", rois, input)
+        self._on_device("rois", rois, input, "the input")
         if rois.device.type != "cpu" or not _has_values(rois) or rois.shape[0] == 0:
             return
         index = rois[:, 0]
@@ -71,7 +71,7 @@ class Checker:
             raise self.error("offset", f"of shape {shape}", "({}, {}, {}, {})".format(*expected))
         if shape[1] == 0 or shape[1] % 2 or output_dim % (shape[1] // 2):
             raise self.error("offset", f"of {shape[1]} channels", f"2 * K, K a divisor of output_dim {output_dim}")
-        self._on_input_device("offset", offset, input)
+        self._on_device("offset", offset, input, "the input")
 
     def cast_coordinates(self, input: Tensor, **tensors: Tensor | None) -> None:
         """Checks the dtypes that kernels expect of coordinates; the public function casts to them."""
@@ -80,14 +80,17 @@ class Checker:
             if tensor is not None and tensor.dtype != expected:
                 raise self.error(name, str(tensor.dtype), f"{expected} for features of {input.dtype}")
 
-    def grad(self, grad_output: Tensor, rois: Tensor) -> None:
+    def grad(self, grad_output: Tensor, rois: Tensor, **more: Tensor) -> None:
+        """Checks the output's gradient, and that the regions and ``more`` tensors of the call are on its device."""
+        for name, tensor in {"rois": rois, **more}.items():
+            self._on_device(name, tensor, grad_output, "grad_output")
         shape = tuple(grad_output.shape)
         if len(shape) != 4 or shape[0] != rois.shape[0] or shape[2] != shape[3]:
             raise self.error("grad_output", f"of shape {shape}", f"({rois.shape[0]}, C, P, P)")
 
-    def _on_input_device(self, name: str, tensor: Tensor, input: Tensor) -> None:
-        if tensor.device != input.device:
-            raise self.error(name, f"on {tensor.device}", f"{input.device}, like the input")
+    def _on_device(self, name: str, tensor: Tensor, first: Tensor, first_name: str) -> None:
+        if tensor.device != first.device:
+            raise self.error(name, f"on {tensor.device}", f"{first.device}, like {first_name}")
 
 
 def coordinate_dtype(input: Tensor) -> torch.dtype:

@@ -76,7 +76,7 @@ def _fake(input: Tensor, rois: Tensor, spatial_scale: float, pooled_size: int) -
 
 
 def _fake_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, batch: int, height: int, width: int) -> Tensor:
-    Checker("roi_pool_backward").grad(grad_output, rois)
+    Checker("roi_pool_backward").grad(grad_output, rois, argmax=argmax)
     return grad_output.new_empty(batch, grad_output.shape[1], height, width)
 
 

@@ -1,15 +1,19 @@
 """Tests that need a GPU: streams, devices, full-size tiles, sums that do not depend on the order of threads."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 from pooling_tiers import assert_near, random, random_rois
 from test_nms import random_boxes
+from test_safety import MOVED, direct_call
 
-from dcn_det.ops import batched_nms, deform_conv2d, deform_psroi_pool, library, nms, psroi_pool, roi_pool
+from dcn_det.ops import batched_nms, deform_conv2d, deform_psroi_pool, library, nms, psroi_pool, roi_align, roi_pool
 from dcn_det.ops.reference import deform_conv as conv_reference
 from dcn_det.ops.reference import deform_psroi_pool as deform_reference
+from dcn_det.ops.reference import roi_align as align_reference
 from dcn_det.ops.reference import roi_pooling as reference
 
 DEVICE = "cuda"
@@ -20,14 +24,24 @@ pytestmark = [
 ]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 POOLING = {"spatial_scale": 1 / 16, "output_dim": 6, "group_size": 3, "pooled_size": 3}
-DEFORM = POOLING | {"part_size": 3, "samples_per_bin": 4, "offset_std": 0.1}
+PARTS = {"part_size": 3, "samples_per_bin": 4, "offset_std": 0.1}
+UNGROUPED = POOLING | {"output_dim": 64, "group_size": 1}  # every bin pools all channels
+
+
+@contextmanager
+def sums(strict: bool) -> Iterator[None]:
+    """Sums in fixed point, or in the order in which threads arrive."""
+    torch.use_deterministic_algorithms(strict)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
 def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with sums(True):
+        yield
 
 
 def conv_case(dtype=torch.float32, batch=2, channels=64, size=(19, 23), masked=True) -> dict:
@@ -43,35 +57,86 @@ def conv_case(dtype=torch.float32, batch=2, channels=64, size=(19, 23), masked=T
     return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
-def pool_case(dtype=torch.float32, rois=40, batch=2, size=(20, 24)) -> dict:
+def wide_case(dtype=torch.float32, batch=2, size=(9, 11)) -> dict:
+    """Returns a convolution as in the last stage of a ResNet: lanes of a warp share the 128 channels of a group."""
+    tensors = {
+        "input": random(batch, 512, *size),
+        "offset": random(batch, 8 * 9, *size, seed=1) * 2,
+        "weight": random(64, 512, 3, 3, seed=2) / 10,
+    }
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def roi_case(dtype=torch.float32, rois=40, batch=2, size=(20, 24), channels=54) -> dict:
     return {
-        "input": random(batch, 54, *size, dtype=dtype),
-        "offset": random(rois, 4, 3, 3, seed=1, dtype=dtype),
+        "input": random(batch, channels, *size, dtype=dtype),
         "rois": random_rois(rois, batch, size[0] * 16, size[1] * 16).float(),
     }
 
 
-def run_conv(input, offset, weight, bias=None, mask=None, **more):
-    return deform_conv2d(input, offset, weight, bias, padding=1, mask=mask, **more)
+def offset_case(dtype=torch.float32, rois=40, **more) -> dict:
+    # For this seed float32 and float64 sample the same cells in every dtype.
+    return roi_case(dtype, rois, **more) | {"offset": random(rois, 4, 3, 3, seed=3, dtype=dtype)}
 
 
-def run_deform(input, offset, rois):
-    return deform_psroi_pool(input, rois, offset, **DEFORM)
+def run_conv(input, offset, weight, bias=None, mask=None, padding=1, **more):
+    return deform_conv2d(input, offset, weight, bias, padding=padding, mask=mask, **more)
 
 
-def run_psroi(input, rois, offset=None):
-    return psroi_pool(input, rois, **POOLING)
+def plain_conv(input, offset, weight, bias=None, mask=None, padding=1, dilation=1, border="zeros"):
+    steps = ([1, 1], [padding] * 2, [dilation] * 2)
+    return conv_reference.deform_conv2d(input, offset, weight, bias, mask, *steps, border)
 
 
-def run_roi(input, rois, offset=None):
+def run_deform(input, rois, offset, **more):
+    return deform_psroi_pool(input, rois, offset, **POOLING | PARTS | more)
+
+
+def plain_deform(input, rois, offset, **more):
+    return deform_reference.deform_psroi_pool(input, rois, offset, *(POOLING | PARTS | more).values())
+
+
+def run_psroi(input, rois, **more):
+    return psroi_pool(input, rois, **POOLING | more)
+
+
+def plain_psroi(input, rois, **more):
+    return reference.psroi_pool(input, rois, *(POOLING | more).values())
+
+
+def run_align(input, rois):
+    return roi_align(input, rois, spatial_scale=1 / 16, pooled_size=3)
+
+
+def plain_align(input, rois):
+    return align_reference.roi_align(input, rois, 1 / 16, 3, 0, True)
+
+
+def run_roi(input, rois):
     return roi_pool(input, rois, spatial_scale=1 / 16, pooled_size=3)
 
 
-OPERATORS: dict[str, tuple[Callable, Callable]] = {
-    "deform_conv2d": (run_conv, conv_case),
-    "deform_psroi_pool": (run_deform, pool_case),
-    "psroi_pool": (run_psroi, pool_case),
-    "roi_pool": (run_roi, pool_case),
+def plain_roi(input, rois):
+    return reference.roi_pool(input, rois, 1 / 16, 3)[0]
+
+
+# The operator, its reference, and tensors for both.
+OPERATORS: dict[str, tuple[Callable, Callable, Callable]] = {
+    "deform_conv2d": (run_conv, plain_conv, conv_case),
+    "deform_psroi_pool": (run_deform, plain_deform, offset_case),
+    "deform_psroi_pool, ungrouped": (
+        partial(run_deform, **UNGROUPED),
+        partial(plain_deform, **UNGROUPED),
+        partial(offset_case, channels=64),
+    ),
+    "psroi_pool": (run_psroi, plain_psroi, roi_case),
+    "psroi_pool, ungrouped": (
+        partial(run_psroi, **UNGROUPED),
+        partial(plain_psroi, **UNGROUPED),
+        partial(roi_case, channels=64),
+    ),
+    "roi_align": (run_align, plain_align, roi_case),
+    "roi_pool": (run_roi, plain_roi, roi_case),
 }
 
 
@@ -79,30 +144,16 @@ def results(run: Callable, tensors: dict, device=DEVICE) -> dict:
     """Returns the output and all gradients except that of the regions, on the CPU."""
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name != "rois"}
-    if run in (run_psroi, run_roi):
-        del leaves["offset"]
     output = run(**tensors)
     grad = random(*output.shape, seed=9).to(output)
     grads = torch.autograd.grad(output, list(leaves.values()), grad)
     return {"output": output.detach().cpu()} | {name: g.cpu() for name, g in zip(leaves, grads)}
 
 
-def in_float64(name: str, tensors: dict) -> dict:
-    """Returns the reference in float64 for the same values."""
-    wide = {key: tensor.double() for key, tensor in tensors.items()}
-
-    def conv(input, offset, weight, bias, mask=None):
-        return conv_reference.deform_conv2d(input, offset, weight, bias, mask, [1, 1], [1, 1], [1, 1], "zeros")
-
-    plain = {
-        "deform_conv2d": conv,
-        "deform_psroi_pool": lambda input, offset, rois: deform_reference.deform_psroi_pool(
-            input, rois, offset, *DEFORM.values()
-        ),
-        "psroi_pool": lambda input, rois, offset: reference.psroi_pool(input, rois, *POOLING.values()),
-        "roi_pool": lambda input, rois, offset: reference.roi_pool(input, rois, 1 / 16, 3)[0],
-    }[name]
-    leaves = {k: v.requires_grad_() for k, v in wide.items() if k != "rois" and (k != "offset" or "deform" in name)}
+def in_float64(plain: Callable, tensors: dict) -> dict:
+    """Returns the results of the reference in float64 for the same values."""
+    wide = {name: tensor.detach().double() for name, tensor in tensors.items()}
+    leaves = {name: tensor.requires_grad_() for name, tensor in wide.items() if name != "rois"}
     output = plain(**wide)
     grad = random(*output.shape, seed=9).to(tensors["input"].dtype).double()
     grads = torch.autograd.grad(output, list(leaves.values()), grad)
@@ -126,23 +177,58 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 4e-3, tor
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.usefixtures("exact_products")
 def test_equals_the_reference(name, dtype, layout):
-    run, case = OPERATORS[name]
+    run, plain, case = OPERATORS[name]
     tensors = case(dtype)
-    expected = in_float64(name, tensors)
+    expected = in_float64(plain, tensors)
     tensors["input"] = tensors["input"].contiguous(memory_format=layout)
     assert_near(results(run, tensors), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("border", ["zeros", "dcn_v1"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("exact_products")
+def test_wide_convolution(border, dtype):
+    tensors, options = wide_case(dtype), {"padding": 2, "dilation": 2, "border": border}
+    expected = in_float64(partial(plain_conv, **options), tensors)
+    tensors["input"] = tensors["input"].contiguous(memory_format=torch.channels_last)
+    for strict in (False, True):
+        with sums(strict):
+            found = results(partial(run_conv, **options), tensors)
+        assert_near(found, expected, TOLERANCE[dtype])
+
+
+def beside_alignment(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """Returns an equal tensor on the device whose memory begins 4 bytes after a multiple of 16."""
+    shape = tensor.permute(0, 2, 3, 1).shape if channels_last else tensor.shape
+    skipped = 4 // tensor.element_size()
+    view = torch.empty(tensor.numel() + skipped, dtype=tensor.dtype, device=DEVICE)[skipped:].view(shape)
+    view = view.permute(0, 3, 1, 2) if channels_last else view
+    view.copy_(tensor)
+    assert view.data_ptr() % 16 == 4
+    return view
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.usefixtures("exact_products")
+def test_memory_beside_the_alignment_of_wide_accesses(name, dtype, channels_last):
+    run, plain, case = OPERATORS[name]
+    tensors = case(dtype)
+    beside = {key: beside_alignment(tensor, channels_last and key == "input") for key, tensor in tensors.items()}
+    assert_near(results(run, beside), in_float64(plain, tensors), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("deterministic", "exact_products")
 def test_deterministic_algorithms(name, dtype):
-    run, case = OPERATORS[name]
+    run, plain, case = OPERATORS[name]
     tensors = case(dtype)
     first, *others = (results(run, tensors) for _ in range(4))
     for other in others:
         assert all(torch.equal(other[key], first[key]) for key in first)
-    assert_near(first, in_float64(name, tensors), TOLERANCE[dtype])
+    assert_near(first, in_float64(plain, tensors), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -156,7 +242,7 @@ def test_tiles_of_full_size(dtype):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_side_stream(name):
     """Kernels run on the current stream and wait for inputs that are still being computed there."""
-    run, case = OPERATORS[name]
+    run, _, case = OPERATORS[name]
     tensors = case()
     expected = results(run, tensors)
     stream = torch.cuda.Stream()
@@ -172,7 +258,7 @@ def test_side_stream(name):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("name", OPERATORS)
 def test_another_device_than_the_current_one(name):
-    run, case = OPERATORS[name]
+    run, _, case = OPERATORS[name]
     expected = results(run, case())
     assert torch.cuda.current_device() == 0
     assert_near(results(run, case(), "cuda:1"), expected, 1e-5)
@@ -189,7 +275,7 @@ def test_suppression_on_another_device():
 @pytest.mark.parametrize("strict", [False, True], ids=["atomic", "deterministic"])
 def test_nothing_waits_for_the_device(name, strict):
     """Neither pass synchronizes with the device."""
-    run, case = OPERATORS[name]
+    run, _, case = OPERATORS[name]
     tensors = {key: tensor.to(DEVICE) for key, tensor in case().items()}
     leaves = [tensors["input"].requires_grad_()]
     grad = torch.ones_like(run(**tensors))
@@ -204,7 +290,7 @@ def test_nothing_waits_for_the_device(name, strict):
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_captured_graph(name):
-    run, case = OPERATORS[name]
+    run, _, case = OPERATORS[name]
     tensors = {key: tensor.to(DEVICE) for key, tensor in case().items()}
     expected = run(**tensors)
     stream = torch.cuda.Stream()
@@ -218,6 +304,52 @@ def test_captured_graph(name):
     output.zero_()
     graph.replay()
     torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("strict", [False, True], ids=["atomic", "deterministic"])
+def test_captured_backward(name, strict):
+    run, _, case = OPERATORS[name]
+    tensors = {key: tensor.to(DEVICE) for key, tensor in case().items()}
+    leaves = {key: tensor.requires_grad_() for key, tensor in tensors.items() if key != "rois"}
+    grad = torch.ones_like(run(**tensors))
+
+    def gradients() -> dict:
+        return dict(zip(leaves, torch.autograd.grad(run(**tensors), list(leaves.values()), grad)))
+
+    with sums(strict):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            expected = {key: value.clone() for key, value in gradients().items()}
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = gradients()
+        for value in found.values():
+            value.fill_(torch.nan)
+        for _ in range(2):  # sums start from zero at every replay
+            graph.replay()
+    assert_near(found, expected, 2e-5)
+
+
+@pytest.mark.parametrize(("name", "moved"), MOVED)
+def test_kernels_refuse_tensors_on_two_devices(name, moved):
+    direct_call(name, {}, DEVICE)
+    with pytest.raises(RuntimeError, match=r"is on (cpu|cuda:0); expected (cpu|cuda:0), like "):
+        direct_call(name, {moved: "cpu"}, DEVICE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.usefixtures("deterministic")
+def test_products_that_overflow_on_the_way_give_nan(dtype):
+    """Gradient and weight are finite, but the gradient of the columns, in the same dtype, is not."""
+    tensors = {key: tensor.to(DEVICE) for key, tensor in conv_case(dtype).items()}
+    large = torch.finfo(dtype).max ** 0.75
+    tensors["weight"].fill_(large)
+    output = run_conv(**{**tensors, "input": tensors["input"].requires_grad_()})
+    (found,) = torch.autograd.grad(output, [tensors["input"]], torch.full_like(output, large))
+    assert found.isnan().all()
 
 
 @pytest.mark.usefixtures("deterministic")

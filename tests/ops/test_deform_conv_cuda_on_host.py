@@ -350,13 +350,21 @@ def test_strides_of_the_offsets(host):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 33, 65), (3, 40, 5), (1, 7, 70)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 33, 65), (3, 40, 5), (1, 7, 70), (2, 300, 9), (2, 9, 300)], ids=str)
 @pytest.mark.parametrize("blocks", [0, 2])
 def test_transpose(host, shape, dtype, blocks):
     matrices = torch.arange(shape[0] * shape[1] * shape[2]).reshape(shape).to(dtype)
     found = torch.full((shape[0], shape[2], shape[1]), torch.nan, dtype=dtype)
     host("transpose", dtype.itemsize, blocks, matrices, Out(found), *shape, seed=1)
     assert torch.equal(found, matrices.transpose(1, 2))
+
+
+@pytest.mark.parametrize("bytes", [1, 16])
+def test_transpose_of_elements_of_another_size(host, bytes):
+    """The caller leaves them to PyTorch: no operator takes bytes or complex numbers."""
+    found = torch.zeros(1, 5, 3, dtype=torch.complex128)
+    host("transpose", bytes, 0, torch.ones(1, 3, 5, dtype=torch.complex128), Out(found), 1, 3, 5)
+    assert not found.any()
 
 
 DETERMINISTIC = [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
@@ -443,3 +451,21 @@ def test_products_are_added_to_strided_rows(host, more):
     torch.testing.assert_close(whole[:, 2:7], products.sum(0) + bias + (1 if more else 0))
     assert (whole[:, :2] == 1).all()
     assert (whole[:, 7:] == 1).all()
+
+
+OVERFLOWS = [(dtype, sign) for dtype in (torch.float64, torch.float32, torch.float16) for sign in (1, -1)]
+
+
+# The product of float16 matrices is rounded once, from float32, so that its infinities do not cancel to NaN.
+@pytest.mark.parametrize(("dtype", "sign"), [*OVERFLOWS, (torch.float64, 0), (torch.float32, 0)], ids=str)
+def test_deterministic_sums_of_column_gradients_that_overflow(host, dtype, sign):
+    """Factors are finite but their products are infinite or, from infinities of both signs, NaN."""
+    arguments = make_case(channels=4, size=(4, 4), dtype=dtype)
+    large = torch.finfo(dtype).max ** 0.75
+    arguments["weight"] = torch.full_like(arguments["weight"], large)
+    grad = torch.zeros_like(grad_for(arguments))
+    grad[:, :1] = large if sign == 0 else sign * large
+    grad[:, 1:2] = -large if sign == 0 else 0
+    assert grad.isfinite().all() and arguments["weight"].isfinite().all()
+    found = on_host(host, arguments, "zeros", grad, deterministic=True)
+    assert found["input"].isnan().all()

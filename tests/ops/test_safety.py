@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pooling_tiers import TIERS, use_tier
 from property_cases import Random, repeatable, seeds
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import dcn_det.ops
-from dcn_det.ops import batched_nms, deform_conv2d, nms
+from dcn_det.ops import batched_nms, deform_conv2d, library, nms
 
 LARGEST = torch.finfo(torch.float32).max
 WILD = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, LARGEST, -LARGEST]
@@ -87,6 +89,52 @@ def test_another_device(name, key, tier, monkeypatch):
     assert_refused(
         name, {changed: good_arguments(name)[changed].to("meta")}, f"{changed} is on meta; expected {expected}"
     )
+
+
+# Direct calls of operators; tuples stand for tensors of that shape.
+DIRECT = {
+    "deform_psroi_pool": [(2, 8, 6, 7), (3, 5), (3, 4, 3, 3), *DEFORM.values()],
+    "deform_psroi_pool_backward": [(3, 2, 3, 3), (2, 8, 6, 7), (3, 5), (3, 4, 3, 3), *DEFORM.values(), True, True],
+    "psroi_pool": [(2, 8, 6, 7), (3, 5), *PSROI.values()],
+    "psroi_pool_backward": [(3, 2, 3, 3), (3, 5), 2, 6, 7, 1 / 16, 2],
+    "roi_align": [(2, 8, 6, 7), (3, 5), 1 / 16, 3, 2, True],
+    "roi_align_backward": [(3, 8, 3, 3), (3, 5), 2, 6, 7, 1 / 16, 2, True],
+    "roi_pool": [(2, 8, 6, 7), (3, 5), 1 / 16, 3],
+    "roi_pool_backward": [(3, 8, 3, 3), (3, 5), (3, 8, 3, 3), 2, 6, 7],
+    "nms": [(5, 4), (5,), (5,), 0.5, None],
+}
+MOVED = [(name, i) for name, values in DIRECT.items() for i, value in enumerate(values) if isinstance(value, tuple)]
+
+
+def direct_call(name: str, devices: dict[int, str], device: str, keys: torch._C.DispatchKeySet | None = None) -> object:
+    """Calls an operator below its public function, with tensors on a device, except those at some positions."""
+    operator = getattr(torch.ops.dcn_det, name).default
+    arguments = []
+    for i, value in enumerate(DIRECT[name]):
+        if isinstance(value, tuple):
+            whole = {"argmax": torch.int32, "labels": torch.int64}
+            dtype = whole.get(operator._schema.arguments[i].name, torch.float32)
+            value = torch.zeros(value, dtype=dtype, device=devices.get(i, device))
+        arguments.append(value)
+    return operator(*arguments) if keys is None else operator.redispatch(keys, *arguments)
+
+
+@pytest.mark.parametrize(("name", "moved"), MOVED)
+def test_kernels_refuse_tensors_on_two_devices(name, moved):
+    if library.tier(name, "cpu") != "cpu":
+        pytest.skip("no compiled kernel")
+    cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    direct_call(name, {}, "cpu", cpu)
+    with pytest.raises(RuntimeError, match=r"is on (cpu|another device); expected (cpu|another device), like "):
+        direct_call(name, {moved: "meta"}, "cpu", cpu)
+
+
+@pytest.mark.parametrize(("name", "moved"), MOVED)
+def test_fake_kernels_refuse_tensors_on_two_devices(name, moved):
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        direct_call(name, {}, "cuda")
+        with pytest.raises(ValueError, match=r"is on (cpu|cuda:0); expected (cpu|cuda:0), like "):
+            direct_call(name, {moved: "cpu"}, "cuda")
 
 
 @pytest.mark.parametrize(("name", "key"), TENSORS)

@@ -65,13 +65,15 @@ void add_up(void* result, int64_t count, bool deterministic, double terms,
   auto* data = static_cast<A*>(result);
   if (!deterministic) return body(FloatingSums<A>{data});
   const int parts = std::is_same_v<A, double> ? 2 : 1;
-  std::vector<Word> sums = scratch<Word>(parts * count, true), largest = scratch<Word>(factors.size(), true);
+  std::vector<Word> sums = scratch<Word>(parts * count, true), largest = scratch<Word>(factors.size(), true),
+                    spoiled = scratch<Word>(1, true);
   FixedPoint grid;
   host_tensor(&grid, sizeof(grid), true, false);
   for (size_t i = 0; i < factors.size(); ++i) factors[i](largest.data() + i);
   cuda_on_host::launch({1}, 1, fixed_point_kernel, largest.data(), static_cast<int>(factors.size()), terms,
                        &grid);
-  const FixedPointSums<A> target{sums.data(), parts == 2 ? sums.data() + count : nullptr, &grid};
+  const FixedPointSums<A> target{sums.data(), parts == 2 ? sums.data() + count : nullptr, &grid,
+                                 spoiled.data()};
   body(target);
   cuda_on_host::launch({blocks_for(count)}, kThreads, finish_sums_kernel<A>, target, count, data);
 }

@@ -147,7 +147,12 @@ inline unsigned long long atomicOr(unsigned long long* at, unsigned long long va
 
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
 inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
-inline long long __double2ll_rn(double value) { return std::llrint(value); }
+
+// Saturates as the GPU does; NaN becomes the least integer.
+inline long long __double2ll_rn(double value) {
+  if (value >= 0x1p63) return INT64_MAX;
+  return value >= -0x1p63 ? std::llrint(value) : INT64_MIN;
+}
 
 inline long long __double_as_longlong(double value) {
   long long bits;

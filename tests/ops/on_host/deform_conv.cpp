@@ -159,11 +159,13 @@ extern "C" void deform_conv_sweep(int64_t dtype, const int64_t* s, int64_t wide,
   });
 }
 
+// Writes nothing if elements have no integer type of their size.
 extern "C" void transpose(int64_t bytes, int64_t blocks, const void* in, void* out, int64_t batch,
                           int64_t rows, int64_t columns) {
-  const int64_t threads = transpose_blocks(batch, rows, columns) * kThreads;
   dispatch_size(bytes, [&]<typename T>() {
-    cuda_on_host::launch({blocks_of(blocks, threads)}, kThreads, transpose_kernel<T>,
-                         static_cast<const T*>(in), static_cast<T*>(out), batch, rows, columns);
+    launch_transpose(static_cast<const T*>(in), static_cast<T*>(out), batch, rows, columns,
+                     [&](int64_t threads, auto kernel, auto... arguments) {
+                       cuda_on_host::launch({blocks_of(blocks, threads)}, kThreads, kernel, arguments...);
+                     });
   });
 }

@@ -13,13 +13,13 @@ template <typename Device>
 Tensor nms(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& labels,
            double iou_threshold, std::optional<int64_t> max_keep) {
   // Guards the memory that kernels access; the public Python functions raise the errors that users see.
-  const auto fits_boxes = [&](const Tensor& tensor) {
-    return tensor.dim() == 1 && tensor.size(0) == boxes.size(0) && tensor.is_cpu() == boxes.is_cpu() &&
-           tensor.is_cuda() == boxes.is_cuda() && tensor.get_device_index() == boxes.get_device_index();
-  };
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "nms: boxes must be (N, 4)");
-  STD_TORCH_CHECK(fits_boxes(scores) && (!labels.has_value() || fits_boxes(*labels)),
-                  "nms: scores and labels must be (N,), on the device of the boxes");
+  const auto check_fit = [&](const Tensor& tensor, const char* name) {
+    check_device(tensor, name, boxes, "the boxes");
+    STD_TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == boxes.size(0), "nms: ", name, " must be (N,)");
+  };
+  check_fit(scores, "scores");
+  if (labels.has_value()) check_fit(*labels, "labels");
   STD_TORCH_CHECK(iou_threshold >= 0 && iou_threshold <= 1, "nms: iou_threshold must be in [0, 1]");
   STD_TORCH_CHECK(max_keep.value_or(1) > 0, "nms: max_keep must be positive");
   const int64_t count = boxes.size(0);

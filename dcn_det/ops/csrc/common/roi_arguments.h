@@ -17,7 +17,8 @@ using torch::headeronly::MemoryFormat;
 // Limits sizes along an axis such that these, their squares and the cell indices of a plane fit an int.
 constexpr int64_t kMaxBins = 1 << 14;
 
-inline void check_rois(const Tensor& rois, const Tensor& features) {
+inline void check_rois(const Tensor& rois, const Tensor& features, const char* features_name) {
+  check_device(rois, "rois", features, features_name);
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, "rois must have shape (R, 5)");
   STD_TORCH_CHECK(rois.scalar_type() == accumulate_dtype(features.scalar_type()),
                   "rois must be float64 where the features are, else float32");
@@ -59,6 +60,7 @@ inline Tensor in_layout_of(const Tensor& like, const Tensor& sums) {
 
 // Checks the output's gradient in a call with `input`.
 inline void check_grad(const Tensor& grad_output, const Tensor& input, std::initializer_list<int64_t> shape) {
+  check_device(grad_output, "grad_output", input, "the input");
   check_shape(grad_output, shape, "grad_output");
   STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(),
                   "grad_output must have the dtype of input");
@@ -82,7 +84,7 @@ inline PsroiSizes psroi_sizes(int64_t images, int64_t height, int64_t width, con
 inline PsroiSizes psroi_sizes(const Tensor& input, const Tensor& rois, int64_t output_dim, int64_t group,
                               int64_t pooled) {
   STD_TORCH_CHECK(input.dim() == 4, "input must have 4 dimensions, got ", input.dim());
-  check_rois(rois, input);
+  check_rois(rois, input, "the input");
   const PsroiSizes sizes =
       psroi_sizes(input.size(0), input.size(2), input.size(3), rois, output_dim, group, pooled);
   STD_TORCH_CHECK(input.size(1) == sizes.input_channels(),
@@ -95,7 +97,7 @@ inline PsroiSizes psroi_sizes(const Tensor& input, const Tensor& rois, int64_t o
 inline PsroiSizes psroi_sizes(const Tensor& grad_output, const Tensor& rois, int64_t images, int64_t height,
                               int64_t width, int64_t group) {
   STD_TORCH_CHECK(grad_output.dim() == 4, "grad_output must have 4 dimensions, got ", grad_output.dim());
-  check_rois(rois, grad_output);
+  check_rois(rois, grad_output, "grad_output");
   const int64_t output_dim = grad_output.size(1), pooled = grad_output.size(2);
   check_shape(grad_output, {rois.size(0), output_dim, pooled, pooled}, "grad_output");
   return psroi_sizes(images, height, width, rois, output_dim, group, pooled);
@@ -109,6 +111,7 @@ inline DeformPsroiSizes deform_psroi_sizes(const Tensor& input, const Tensor& ro
   sizes.samples = bounded(samples, 1, kMaxBins, "samples_per_bin");
   sizes.classes = 1;
   if (!offset) return sizes;
+  check_device(*offset, "offset", input, "the input");
   STD_TORCH_CHECK(offset->dim() == 4 && offset->size(1) >= 2 && offset->size(1) % 2 == 0 &&
                       output_dim % (offset->size(1) / 2) == 0,
                   "offset must have 2 * K channels, K dividing output_dim");
@@ -149,7 +152,7 @@ inline RoiPoolSizes roi_pool_sizes(int64_t images, int64_t channels, int64_t hei
 
 inline RoiPoolSizes roi_pool_sizes(const Tensor& input, const Tensor& rois, int64_t pooled) {
   STD_TORCH_CHECK(input.dim() == 4, "input must have 4 dimensions, got ", input.dim());
-  check_rois(rois, input);
+  check_rois(rois, input, "the input");
   return roi_pool_sizes(input.size(0), input.size(1), input.size(2), input.size(3), rois, pooled);
 }
 
@@ -157,9 +160,10 @@ inline RoiPoolSizes roi_pool_sizes(const Tensor& input, const Tensor& rois, int6
 inline RoiPoolSizes roi_pool_sizes(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
                                    int64_t images, int64_t height, int64_t width) {
   STD_TORCH_CHECK(grad_output.dim() == 4, "grad_output must have 4 dimensions, got ", grad_output.dim());
-  check_rois(rois, grad_output);
+  check_rois(rois, grad_output, "grad_output");
   const int64_t channels = grad_output.size(1), pooled = grad_output.size(2);
   check_shape(grad_output, {rois.size(0), channels, pooled, pooled}, "grad_output");
+  check_device(argmax, "argmax", grad_output, "grad_output");
   check_shape(argmax, {rois.size(0), channels, pooled, pooled}, "argmax");
   STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Int, "argmax must be int32");
   return roi_pool_sizes(images, channels, height, width, rois, pooled);

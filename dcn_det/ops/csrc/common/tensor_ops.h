@@ -10,6 +10,7 @@
 
 #include <array>
 #include <optional>
+#include <string>
 #include <type_traits>
 
 namespace dcn_det {
@@ -37,6 +38,18 @@ inline Tensor detached(const Tensor& self) { return call_operator("aten::detach"
 inline bool on_same_device(const Tensor& a, const Tensor& b) {
   return a.is_cpu() == b.is_cpu() && a.is_cuda() == b.is_cuda() &&
          a.get_device_index() == b.get_device_index();
+}
+
+inline std::string device_of(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "cpu";
+  return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index()) : "another device";
+}
+
+// Kernels read every tensor through pointers of the device that the first one is on.
+inline void check_device(const Tensor& tensor, const char* name, const Tensor& first,
+                         const char* first_name) {
+  STD_TORCH_CHECK(on_same_device(tensor, first), name, " is on ", device_of(tensor), "; expected ",
+                  device_of(first), ", like ", first_name);
 }
 
 inline Tensor narrowed(Tensor self, int64_t dim, int64_t start, int64_t length) {

@@ -39,12 +39,14 @@ inline Tensor dense_copy(const Tensor& self) {
   if (!whole || !(last_is_first || first_is_last)) return torch::stable::contiguous(self);
   const Tensor out = torch::stable::new_empty(self, self.sizes());
   const int64_t rows = last_is_first ? c : b * c, columns = last_is_first ? a * b : a;
-  dispatch_size(self.element_size(), [&]<typename Element>() {
-    transpose_kernel<<<blocks_for(transpose_blocks(batch, rows, columns) * kThreads), kThreads, 0,
-                       current_stream(self)>>>(static_cast<const Element*>(self.const_data_ptr()),
-                                               static_cast<Element*>(out.mutable_data_ptr()), batch, rows,
-                                               columns);
+  const bool copied = dispatch_size(self.element_size(), [&]<typename Element>() {
+    launch_transpose(static_cast<const Element*>(self.const_data_ptr()),
+                     static_cast<Element*>(out.mutable_data_ptr()), batch, rows, columns,
+                     [&](int64_t threads, auto kernel, auto... arguments) {
+                       kernel<<<blocks_for(threads), kThreads, 0, current_stream(self)>>>(arguments...);
+                     });
   });
+  if (!copied) return torch::stable::contiguous(self);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }
@@ -79,7 +81,7 @@ void add_up(const Tensor& result, bool deterministic, double terms, std::initial
   const auto words_of = [](const Tensor& tensor) {
     return reinterpret_cast<Word*>(tensor.mutable_data_ptr<int64_t>());
   };
-  const Tensor sums = new_words(parts * count), largest = new_words(words);
+  const Tensor sums = new_words(parts * count), largest = new_words(words), spoiled = new_words(1);
   const Tensor grid = torch::stable::new_empty(result, {2}, ScalarType::Double);
   auto* const grid_data = reinterpret_cast<FixedPoint*>(grid.mutable_data_ptr<double>());
   int64_t word = 0;
@@ -87,7 +89,8 @@ void add_up(const Tensor& result, bool deterministic, double terms, std::initial
   const cudaStream_t stream = current_stream(result);
   fixed_point_kernel<<<1, 1, 0, stream>>>(words_of(largest), static_cast<int>(words), terms, grid_data);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  const FixedPointSums<A> target{words_of(sums), parts == 2 ? words_of(sums) + count : nullptr, grid_data};
+  const FixedPointSums<A> target{words_of(sums), parts == 2 ? words_of(sums) + count : nullptr, grid_data,
+                                 words_of(spoiled)};
   body(target);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   finish_sums_kernel<A><<<blocks_for(count), kThreads, 0, stream>>>(target, count, data);

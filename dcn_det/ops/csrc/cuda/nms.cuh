@@ -14,6 +14,7 @@ constexpr int kWordBits = 64;  // boxes per word, one bit each
 // Words of boxes per strip: limits the memory for overlaps to 512 bytes per box, and lets max_keep save work.
 constexpr int kStripWords = 64;
 constexpr int kKeepThreads = 512;
+constexpr int kLoads = 8;  // loads of a thread that are in flight together
 
 // sorted = boxes[order]. Scores are sorted already; boxes whose score is NaN are marked as dropped.
 template <typename A>
@@ -114,8 +115,17 @@ static __global__ void keep_kernel(Strip strip, int64_t strip_words, const Word*
     found += __popcll(keep);
     for (int64_t later = word + 1 + thread; later < strip.words; later += blockDim.x) {
       Word bits = 0;
-      for (Word left = keep; left != 0; left &= left - 1) {
-        bits |= rows[(__ffsll(static_cast<long long>(left)) - 1) * strip.words + later];
+      int row = 0;
+      for (Word left = keep; left != 0;) {
+        Word loaded[kLoads];
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          if (left != 0) row = __ffsll(static_cast<long long>(left)) - 1;  // else the last row once more
+          left &= left - 1;
+          loaded[i] = rows[row * strip.words + later];
+        }
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) bits |= loaded[i];
       }
       if (bits != 0) dropped[strip.first_word + later] |= bits;
     }

@@ -49,21 +49,31 @@ struct FixedPoint {
   double scale, fine;
 };
 
+constexpr int kSumBits = 62;  // of a fixed-point sum, plus the sign and one spare bit
+
 // Fixed-point sums, the same bits for any order of additions: every term is rounded to the same grid, and
-// integers are added. A float64 term is split into two parts that do not overlap.
+// integers are added. A float64 term is split into two parts that do not overlap. Integers hold neither
+// infinity nor NaN: a term that exceeds the grid, because a product overflowed on its way here, spoils all
+// sums.
 template <typename A>
 struct FixedPointSums {
   Word* high;
   Word* low;  // null except for float64
   const FixedPoint* grid;
+  Word* spoiled;  // not 0 once a term exceeded the grid
 
   static constexpr int kWidth = 1;
 
   __device__ __forceinline__ bool wanted() const { return high != nullptr; }
 
   __device__ __forceinline__ void add(int64_t place, A value) const {
-    const double scaled = static_cast<double>(value) * grid->scale;
-    const long long whole = __double2ll_rn(scaled);
+    const double scale = grid->scale, scaled = static_cast<double>(value) * scale;
+    const long long whole = __double2ll_rn(scaled);  // saturates; NaN becomes the least integer
+    constexpr Word kLimit = Word(1) << kSumBits;
+    if (static_cast<Word>(whole) + kLimit >= 2 * kLimit) {
+      if (scale == scale) atomicOr(spoiled, Word(1));  // otherwise all sums become NaN anyway
+      return;
+    }
     atomicAdd(high + place, static_cast<Word>(whole));
     if constexpr (std::is_same_v<A, double>) {
       const double rest = (scaled - static_cast<double>(whole)) * grid->fine;
@@ -96,7 +106,6 @@ __global__ void __launch_bounds__(kThreads) largest_kernel(const T* values, int6
 // Computes the grid for at most `terms` terms, each at most the product of the magnitudes in `largest`. One
 // thread.
 static __global__ void fixed_point_kernel(const Word* largest, int factors, double terms, FixedPoint* grid) {
-  constexpr int bits = 62;  // of a sum, plus the sign and one spare bit
   int count_bits = 0;
   std::frexp(terms, &count_bits);
   int exponent = count_bits;
@@ -112,20 +121,21 @@ static __global__ void fixed_point_kernel(const Word* largest, int factors, doub
     exponent += factor_bits;
     zero = zero || value == 0;
   }
-  int shift = zero ? 0 : bits - exponent;
+  int shift = zero ? 0 : kSumBits - exponent;
   shift = shift < -1000 ? -1000 : (shift > 1000 ? 1000 : shift);
   grid->scale = finite ? std::ldexp(1.0, shift) : NAN;
-  grid->fine = std::ldexp(1.0, bits - count_bits);
+  grid->fine = std::ldexp(1.0, kSumBits - count_bits);
 }
 
 template <typename A>
 __global__ void __launch_bounds__(kThreads)
     finish_sums_kernel(FixedPointSums<A> sums, int64_t count, A* result) {
+  const double scale = *sums.spoiled == 0 ? sums.grid->scale : NAN;
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     double value = static_cast<double>(static_cast<long long>(sums.high[i]));
     if constexpr (std::is_same_v<A, double>)
       value += static_cast<double>(static_cast<long long>(sums.low[i])) / sums.grid->fine;
-    result[i] = static_cast<A>(value / sums.grid->scale);
+    result[i] = static_cast<A>(value / scale);
   }
 }
 
