@@ -1,12 +1,13 @@
 """Benchmark cases of the operators, at the sizes of a 600x1000 image and a feature map of stride 16.
 
-Every function takes a device and yields cases. Cases have one image on a CPU; convolutions have one, two and
-eight on a GPU.
+Every function takes a device and yields cases. Cases have one image on a CPU; convolutions have one and eight on a
+GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,7 +16,17 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 import dcn_det.ops
-from dcn_det.benchmark.timing import ON_GPU, Bar, Case, Work, at_most, backward_only, faster, with_backward
+from dcn_det.benchmark.timing import (
+    ON_GPU,
+    Bar,
+    Case,
+    Work,
+    at_most,
+    backward_only,
+    captured,
+    faster,
+    with_backward,
+)
 from dcn_det.ops import batched_nms, deform_conv2d, deform_psroi_pool, nms, psroi_pool, roi_pool
 
 CHANNELS = 512
@@ -25,12 +36,21 @@ Forward = Callable[..., Tensor]
 
 def conv_cases(device: str) -> Iterator[Case]:
     """Yields convolutions as in res5: 512 -> 512 channels, 3x3, dilation 2, offsets N(0, 2 cells)."""
-    sizes = ((38, 63), (50, 84)) if device == "cpu" else ((38, 63),)
-    for batch in (1,) if device == "cpu" else (1, 2, 8):
-        for size in sizes:
+    for batch in (1,) if device == "cpu" else (1, 8):
+        for size in ((38, 63), (50, 84)):
             yield from _convolutions(device, batch, size, offset_groups=4)
     if device == "cpu":
         yield from _convolutions(device, 1, (38, 63), offset_groups=1)
+
+
+def graph_cases(device: str) -> Iterator[Case]:
+    """Yields the same convolutions of one image as CUDA graphs: small kernels wait for the CPU otherwise."""
+    if device == "cpu":
+        return
+    for size in ((38, 63), (50, 84)):
+        for case in _convolutions(device, 1, size, offset_groups=4):
+            works = {name: captured(work) for name, work in case.works.items()}
+            yield replace(case, name=f"{case.name}, CUDA graph", works=works)
 
 
 def _convolutions(device: str, batch: int, size: tuple[int, int], offset_groups: int) -> Iterator[Case]:
@@ -47,11 +67,12 @@ def _convolutions(device: str, batch: int, size: tuple[int, int], offset_groups:
     has_bars = offset_groups == 4
     if not has_bars:
         name += ", 1 offset group"
-    forward_bars = {2: (faster("torchvision", 3.4), at_most("plain", 1.25)), ON_GPU: (faster("torchvision", 2),)}
+    on_gpu = (faster("torchvision", 2 if batch > 1 else 1.3),)
+    forward_bars = {2: (faster("torchvision", 3.4), at_most("plain", 1.25)), ON_GPU: on_gpu}
     both_bars = {
         1: (faster("torchvision", 3.8),),
         2: (faster("torchvision", 6), at_most("plain", 1.35)),
-        ON_GPU: (faster("torchvision", 2),),
+        ON_GPU: on_gpu,
     }
     yield Case(f"{name}, forward", forwards, forward_bars if has_bars else {}, flops)
     yield Case(f"{name}, forward+backward", both, both_bars if has_bars else {}, 3 * flops)
@@ -86,9 +107,7 @@ def _bfloat16_convolutions(name: str, device: str, arguments: tuple[Tensor, ...]
 
         forwards |= {"torchvision": under_autocast, "plain": partial(conv2d, x16, weight16, None, 1, 2, 2)}
         leaves |= {"torchvision": [x, offset, weight], "plain": [x16, weight16]}
-        if len(x) == 8:
-            forward_bars[ON_GPU] = (faster("torchvision", 4), at_most("plain", 1.6))
-            both_bars[ON_GPU] = (faster("torchvision", 4),)
+        forward_bars[ON_GPU] = both_bars[ON_GPU] = (faster("torchvision", 4 if len(x) > 1 else 2),)
     both = {key: with_backward(forward, leaves[key]) for key, forward in forwards.items()}
     yield Case(f"{name}, forward", forwards, forward_bars, flops)
     yield Case(f"{name}, forward+backward", both, both_bars, 3 * flops)
@@ -135,7 +154,7 @@ def pool_cases(device: str) -> Iterator[Case]:
     shared = torch.randn(300, 2, 7, 7, device=device, requires_grad=True)
     ps_roi_align = partial(torchvision.ops.ps_roi_align, scores, rois, 7, SCALE, 4)
     for label, offset, limits, gpu_limits in (
-        ("per class", per_class, {"forward": 12.0, "forward+backward": 10.0}, {"forward+backward": 5.0}),
+        ("per class", per_class, {"forward": 12.0, "forward+backward": 10.0}, PER_CLASS_ON_GPU),
         ("shared", shared, {"forward": 60.0}, None),
     ):
         ours = partial(deformable, scores, rois, offset, output_dim=81, group_size=7)
@@ -157,6 +176,7 @@ def pool_cases(device: str) -> Iterator[Case]:
 
 
 PLAIN_POOL = {"forward": 4.0, "backward": 4.0}
+PER_CLASS_ON_GPU = {"forward": 5.0, "forward+backward": 5.0}
 
 
 def _features(device: str) -> Tensor:
@@ -175,14 +195,14 @@ def align_cases(device: str) -> Iterator[Case]:
 
 def nms_cases(device: str) -> Iterator[Case]:
     """Yields suppression of boxes that hardly overlap, so that all are kept, and of 300 boxes in each of 80 classes."""
-    for count, limit in ((6000, 20.0), (12000, 35.0)):
+    for count, limit, gpu_bars in ((6000, 20.0, ()), (12000, 35.0, (faster("torchvision", 2),))):
         corners = torch.rand(count, 2, device=device) * 10_000
         boxes, scores = torch.cat([corners, corners + 30], dim=1), torch.rand(count, device=device)
         works: dict[str, Work] = {
             "ours": partial(nms, boxes, scores, 0.7),
             "torchvision": partial(torchvision.ops.nms, boxes, scores, 0.7),
         }
-        yield Case(f"nms {count}", works, {2: (faster("torchvision", limit),)})
+        yield Case(f"nms {count}", works, {2: (faster("torchvision", limit),), ON_GPU: gpu_bars})
     corners = torch.rand(80 * 300, 2, device=device) * 900
     boxes, scores = torch.cat([corners, corners + 100], dim=1), torch.rand(80 * 300, device=device)
     labels = torch.arange(80, device=device).repeat_interleave(300)
@@ -193,4 +213,10 @@ def nms_cases(device: str) -> Iterator[Case]:
     yield Case("batched_nms 80 x 300", works, {2: (faster("torchvision", 12),)})
 
 
-GROUPS: tuple[Callable[[str], Iterator[Case]], ...] = (conv_cases, pool_cases, align_cases, nms_cases)
+GROUPS: tuple[Callable[[str], Iterator[Case]], ...] = (
+    conv_cases,
+    pool_cases,
+    align_cases,
+    nms_cases,
+    graph_cases,
+)

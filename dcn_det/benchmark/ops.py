@@ -181,17 +181,19 @@ def main(argv: list[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict)))
     peaks = measure_peaks(args.device, args.rounds, args.seconds) if args.device == "cuda" else {}
     rows: list[Row] = []
-    for source in (timed_rows(args, peaks), memory_rows(args)):
-        for row in source:
-            rows.append(row)
-            case, threads, ours, others, verdicts = row.cells()
-            print(f"{case:<58} {threads:>2} {ours:>9}  {others}\n{'':>10}{verdicts}", flush=True)
+    try:
+        for source in (timed_rows(args, peaks), memory_rows(args)):
+            for row in source:
+                rows.append(row)
+                case, threads, ours, others, verdicts = row.cells()
+                print(f"{case:<58} {threads:>2} {ours:>9}  {others}\n{'':>10}{verdicts}", flush=True)
+    finally:  # an interrupted run keeps what it measured
+        if args.markdown:
+            args.markdown.write_text(markdown(rows) + "\n")
+        if args.save:
+            write_json(args.save, facts | {"peaks": peaks, "rows": [_record(row) for row in rows]})
     missed = sum(not verdict.good for row in rows for verdict in row.verdicts)
     print(f"{len(rows)} rows, {missed} bars missed")
-    if args.markdown:
-        args.markdown.write_text(markdown(rows) + "\n")
-    if args.save:
-        write_json(args.save, facts | {"peaks": peaks, "rows": [_record(row) for row in rows]})
     return 1 if args.check and missed else 0
 
 

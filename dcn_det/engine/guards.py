@@ -22,9 +22,30 @@ class OutOfMemory(UserError):
     """A step needs more memory than the device has."""
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Returns whether an error is a failed allocation, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+class FailedAllocations:
+    """Tells failed allocations from other errors.
+
+    Compiled operators report an error of PyTorch without its type and, before PyTorch 2.12, without its message. What
+    remains is that the allocator of the GPU counts its failures.
+
+    Args:
+        device: where the network runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seen = self._count()
+
+    def _count(self) -> int:
+        return torch.cuda.memory_stats(self._device).get("num_ooms", 0) if self._device.type == "cuda" else 0
+
+    def explain(self, error: RuntimeError) -> bool:
+        """Returns whether ``error`` is a failed allocation, on a GPU or on the CPU."""
+        seen, self._seen = self._seen, self._count()
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            return True
+        return "API call failed" in text and self._seen > seen
 
 
 def out_of_memory(error: RuntimeError, batches: Sequence[Batch], batch_size: int) -> OutOfMemory:

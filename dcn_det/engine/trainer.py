@@ -125,6 +125,7 @@ class Trainer:
         self.batch_size, self.accumulate = settings.batch_size, settings.accumulate
         self.step = Step(model, optimizer, device, settings.precision, settings.clip_norm, self.processes)
         self._offsets = OffsetMeter(model)
+        self._allocations = guards.FailedAllocations(device)
         self._gradient_norm = math.nan
         self._skipped = 0
         self._stream: Iterator[Batch] | None = None
@@ -259,7 +260,7 @@ class Trainer:
             with self._offsets.measuring() if measure else nullcontext():
                 outcome = self.step.gradients(batches)
         except RuntimeError as error:
-            if not guards.is_out_of_memory(error):
+            if not self._allocations.explain(error):
                 raise
             advice = guards.out_of_memory(error, batches, self.batch_size)
             if not self.settings.oom_retry or self.processes.many or self.batch_size == 1:
