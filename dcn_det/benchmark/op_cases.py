@@ -44,13 +44,21 @@ def conv_cases(device: str) -> Iterator[Case]:
 
 
 def graph_cases(device: str) -> Iterator[Case]:
-    """Yields the same convolutions of one image as CUDA graphs: small kernels wait for the CPU otherwise."""
+    """Yields convolutions and pooling of one image as CUDA graphs: small kernels wait for the CPU otherwise."""
     if device == "cpu":
         return
+    bars = {False: (faster("torchvision", 1.3),), True: (faster("torchvision", 2),)}
     for size in ((38, 63), (50, 84)):
         for case in _convolutions(device, 1, size, offset_groups=4):
-            works = {name: captured(work) for name, work in case.works.items()}
-            yield replace(case, name=f"{case.name}, CUDA graph", works=works)
+            yield _graph_of(case, bars["bfloat16" in case.name])
+    for case in pool_cases(device):
+        if case.bars.get(ON_GPU):
+            yield _graph_of(case, case.bars[ON_GPU])
+
+
+def _graph_of(case: Case, bars: tuple[Bar, ...]) -> Case:
+    works = {name: captured(work) for name, work in case.works.items()}
+    return replace(case, name=f"{case.name}, CUDA graph", works=works, bars={ON_GPU: bars})
 
 
 def _convolutions(device: str, batch: int, size: tuple[int, int], offset_groups: int) -> Iterator[Case]:
@@ -67,7 +75,7 @@ def _convolutions(device: str, batch: int, size: tuple[int, int], offset_groups:
     has_bars = offset_groups == 4
     if not has_bars:
         name += ", 1 offset group"
-    on_gpu = (faster("torchvision", 2 if batch > 1 else 1.3),)
+    on_gpu = (faster("torchvision", 2),) if batch > 1 else ()
     forward_bars = {2: (faster("torchvision", 3.4), at_most("plain", 1.25)), ON_GPU: on_gpu}
     both_bars = {
         1: (faster("torchvision", 3.8),),
@@ -107,7 +115,7 @@ def _bfloat16_convolutions(name: str, device: str, arguments: tuple[Tensor, ...]
 
         forwards |= {"torchvision": under_autocast, "plain": partial(conv2d, x16, weight16, None, 1, 2, 2)}
         leaves |= {"torchvision": [x, offset, weight], "plain": [x16, weight16]}
-        forward_bars[ON_GPU] = both_bars[ON_GPU] = (faster("torchvision", 4 if len(x) > 1 else 2),)
+        forward_bars[ON_GPU] = both_bars[ON_GPU] = (faster("torchvision", 4),) if len(x) > 1 else ()
     both = {key: with_backward(forward, leaves[key]) for key, forward in forwards.items()}
     yield Case(f"{name}, forward", forwards, forward_bars, flops)
     yield Case(f"{name}, forward+backward", both, both_bars, 3 * flops)

@@ -12,6 +12,18 @@ FLOAT_NAMES = "float32, float64, float16 or bfloat16"
 LARGEST_INT = 2**31 - 1
 """Kernels count the cells along an axis in 32 bits, for speed, and those of a whole tensor in 64 bits."""
 
+# Asked in advance, because not every supported version of PyTorch can compile the question.
+_WITH_AUTOCAST = frozenset(
+    device_type
+    for device_type in ("cpu", "cuda", "hpu", "mps", "mtia", "xpu")
+    if torch.amp.is_autocast_available(device_type)
+)
+
+
+def has_autocast(device_type: str) -> bool:
+    """Returns whether autocast exists for a device."""
+    return device_type in _WITH_AUTOCAST
+
 
 def fault_of(
     value: object, dtypes: Sequence[torch.dtype] = FLOATS, dtype_names: str = FLOAT_NAMES

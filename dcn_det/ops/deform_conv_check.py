@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dcn_det.ops.checks import LARGEST_INT, fault_of, is_int, sizes_are_known
+from dcn_det.ops.checks import LARGEST_INT, fault_of, has_autocast, is_int, sizes_are_known
 
 BORDERS = ("zeros", "dcn_v1")
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -71,7 +71,7 @@ def _check_kinds(tensors: dict[str, Tensor], input: Tensor) -> None:
         if fault is not None:
             raise _error(name, *fault)
     device_type = input.device.type
-    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    autocast = has_autocast(device_type) and torch.is_autocast_enabled(device_type)
     for name, tensor in tensors.items():
         dimensions = 1 if name == "bias" else 4
         if tensor.dim() != dimensions:

@@ -17,11 +17,12 @@ OPERATOR = torch.ops.dcn_det.deform_conv2d
 
 def splits_products(tensor: Tensor) -> bool:
     """Returns whether float32 products on the tensor's device may be split into products of bfloat16 parts."""
-    return (
-        tensor.is_cuda
-        and not torch.are_deterministic_algorithms_enabled()
-        and torch.get_float32_matmul_precision() == "highest"
-    )
+    return tensor.is_cuda and not torch.are_deterministic_algorithms_enabled() and not _allows_tf32()
+
+
+@torch.compiler.assume_constant_result  # none of PyTorch's functions that tell can be compiled
+def _allows_tf32() -> bool:
+    return str(torch.backends.cuda.matmul.fp32_precision) == "tf32"
 
 
 def _fake(

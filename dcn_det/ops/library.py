@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from dcn_det.ops.checks import has_autocast
 from dcn_det.ops.schemas import SCHEMAS
 
 NAMESPACE = "dcn_det"
@@ -120,12 +121,6 @@ def _instruction_set(state: LibraryState) -> str:
     return str(name().decode())
 
 
-# Asked in advance, because not every supported version of PyTorch can compile the question.
-_WITH_AUTOCAST = frozenset(
-    device_type
-    for device_type in ("cpu", "cuda", "hpu", "mps", "mtia", "xpu")
-    if torch.amp.is_autocast_available(device_type)
-)
 _states = _load_all()
 _registry = torch.library.Library(NAMESPACE, "FRAGMENT")
 if not _states["cpu"].loaded:
@@ -242,7 +237,7 @@ def _cast(value: Any, device_type: str, dtype: torch.dtype) -> Any:
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Returns a context that disables autocast on a device; a no-op for devices without autocast."""
-    if device_type not in _WITH_AUTOCAST:
+    if not has_autocast(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 

@@ -89,6 +89,26 @@ def test_out_of_memory_says_what_helps(tmp_path: Path) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("error", "failures", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), 0, True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (originally from a compiled operator)"), 0, True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 0, True),
+        (RuntimeError('torch_call_dispatcher("aten::new_empty") API call failed at ops.h, line 961'), 1, True),
+        (RuntimeError('torch_call_dispatcher("aten::mm") API call failed at ops.h, line 961'), 0, False),
+        (RuntimeError("deform_conv2d: channels of input and offset do not match"), 1, False),
+    ],
+)
+def test_failed_allocations_are_told_from_other_errors(
+    error: RuntimeError, failures: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before PyTorch 2.12, compiled operators lose an error's type and message; the allocator has counted it."""
+    counts = iter([3, 3 + failures])
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"num_ooms": next(counts)})
+    assert guards.FailedAllocations(torch.device("cuda")).explain(error) is expected
+
+
 def test_out_of_memory_can_halve_the_batch_and_go_on(tmp_path: Path) -> None:
     def divided(first: int, size: int, passes: int) -> Iterator[Batch]:
         for batch in batches(first):

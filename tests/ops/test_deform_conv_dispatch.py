@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dcn_det.ops import DeformConv2d, deform_conv2d, library
+from dcn_det.ops.deform_conv_rules import splits_products
 from dcn_det.ops.flops import flop_counter
 from dcn_det.ops.reference import deform_conv as reference
 
@@ -202,3 +203,32 @@ def test_operator_called_directly_guards_memory():
         operator(input, offset, weight, bias, mask, *OPTIONS, "ones")
     with pytest.raises(RuntimeError, match="stride and dilation must be positive"):
         operator(input, offset, weight, bias, mask, [0, 1], *OPTIONS[1:], "zeros")
+
+
+class OnCuda:
+    is_cuda = True
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_float32_products_are_split_unless_asked_otherwise(compiled):
+    """TF32 and deterministic algorithms ask for one product of the matrices; the choice can be compiled."""
+
+    def choose(tensor):
+        function = torch.compile(splits_products, fullgraph=True, backend="eager") if compiled else splits_products
+        torch.compiler.reset()
+        return function(tensor)
+
+    assert choose(OnCuda())
+    assert not choose(torch.ones(1))
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not choose(OnCuda())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert not choose(OnCuda())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert choose(OnCuda())

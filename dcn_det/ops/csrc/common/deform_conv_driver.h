@@ -57,7 +57,7 @@ inline Tensor tile_of(const Tensor& matrix, const DeformConvShape& shape, int64_
 }
 
 inline Tensor group_columns(const Tensor& columns, int group, int64_t rows) {
-  return narrowed(torch::stable::select(columns, 0, group), 0, 0, rows);
+  return narrowed(selected(columns, group), 0, 0, rows);
 }
 
 // Tensors that a forward pass reads, and its output.
@@ -88,7 +88,7 @@ void forward_tiles(const DeformConvShape& shape, const ForwardTensors& tensors, 
       for (int group = 0; group < shape.groups; ++group) {
         const Tensor out = tile_of(tensors.output, shape, first, count, group);
         const Tensor samples = group_columns(columns, group, count);
-        const Tensor matrix = torch::stable::select(right, 0, group);
+        const Tensor matrix = selected(right, group);
         if (tensors.bias.has_value()) {
           Device::multiply_add(out, *tensors.bias_of(shape, group), samples, matrix);
         } else {
@@ -120,8 +120,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   if (mask.has_value()) tensors.mask = dense_planes(*mask, sums);
   if (bias.has_value()) tensors.bias = detached(*bias);
   if (shape.positions() > 0) Device::forward(shape, tensors, split);
-  const Tensor grid = torch::stable::view(
-      tensors.output, {shape.batch, shape.out_height, shape.out_width, shape.out_channels});
+  const Tensor grid =
+      reshaped(tensors.output, {shape.batch, shape.out_height, shape.out_width, shape.out_channels});
   return from_channels_last<Device>(grid, is_channels_last(input));
 }
 
@@ -157,16 +157,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                   "deform_conv2d_backward: grad_output does not have the output's shape, dtype and device");
   const Needs needs{need_input, need_offset, need_weight, need_mask && mask.has_value()};
   const ScalarType dtype = input.scalar_type(), sums = accumulate_dtype(dtype);
-  BackwardTensors tensors{torch::stable::view(to_channels_last<Device>(detached(grad_output)),
-                                              {shape.positions(), shape.out_channels}),
-                          to_channels_last<Device>(input),
-                          weight_matrices<Device>(weight, shape),
-                          dense_planes(offset, sums),
-                          {},
-                          {},
-                          {},
-                          {},
-                          {}};
+  BackwardTensors tensors{
+      reshaped(to_channels_last<Device>(detached(grad_output)), {shape.positions(), shape.out_channels}),
+      to_channels_last<Device>(input),
+      weight_matrices<Device>(weight, shape),
+      dense_planes(offset, sums),
+      {},
+      {},
+      {},
+      {},
+      {}};
   if (mask.has_value()) tensors.mask = dense_planes(*mask, sums);
   if (needs.input) {
     tensors.grad_features = torch::stable::new_zeros(tensors.features, tensors.features.sizes(), sums);
@@ -190,9 +190,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   if (needs.offset) grad_offset = cast(*tensors.grad_offset, offset.scalar_type());
   if (needs.mask) grad_mask = cast(*tensors.grad_mask, mask->scalar_type());
   if (needs.weight) {
-    const Tensor grid = torch::stable::view(
-        *tensors.grad_matrices,
-        {shape.out_channels, shape.kernel_height, shape.kernel_width, shape.group_channels()});
+    const Tensor grid = reshaped(*tensors.grad_matrices, {shape.out_channels, shape.kernel_height,
+                                                          shape.kernel_width, shape.group_channels()});
     grad_weight = from_channels_last<Device>(cast(grid, dtype), is_channels_last(weight));
   }
   return {grad_input, grad_offset, grad_weight, grad_mask};

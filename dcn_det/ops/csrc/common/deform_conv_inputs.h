@@ -128,8 +128,8 @@ inline Tensor empty_planes(const Tensor& like, ScalarType dtype) {
 template <typename Device>
 Tensor weight_matrices(const Tensor& weight, const DeformConvShape& shape) {
   const int64_t depth = static_cast<int64_t>(shape.taps()) * shape.group_channels();
-  return torch::stable::view(to_channels_last<Device>(detached(weight)),
-                             {shape.groups, shape.out_channels / shape.groups, depth});
+  return reshaped(to_channels_last<Device>(detached(weight)),
+                  {shape.groups, shape.out_channels / shape.groups, depth});
 }
 
 }  // namespace dcn_det

@@ -1,6 +1,7 @@
 // Additions to the stable ABI: operators called by name, layouts, and dispatch by dtype.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -8,10 +9,12 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 namespace dcn_det {
 
@@ -26,14 +29,69 @@ Tensor call_operator(const char* name, const char* overload, const Args&... args
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// torch::stable has this function as well, but not in all supported versions.
-inline Tensor permuted(const Tensor& self, IntHeaderOnlyArrayRef order) {
-  return call_operator("aten::permute", "", self, order);
+// A view of the elements from `offset` on, counted from the tensor's first. Unlike PyTorch's views, this and
+// the functions below do not go through the dispatcher, which costs more than a small kernel, and know
+// nothing of autograd: PyTorch's worker threads, which do not know that the caller runs below autograd, would
+// record operations on tensors that require gradients.
+inline Tensor restrided(const Tensor& self, IntHeaderOnlyArrayRef sizes, IntHeaderOnlyArrayRef strides,
+                        int64_t offset = 0) {
+  AtenTensorHandle result;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
+      self.get(), static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), offset, &result));
+  return Tensor(result);
 }
 
-// PyTorch's worker threads do not know that the caller runs below autograd: they would record operations on
-// tensors that require gradients.
-inline Tensor detached(const Tensor& self) { return call_operator("aten::detach", "", self); }
+// Sizes or strides of up to 4 dimensions.
+struct Dimensions {
+  std::array<int64_t, 4> values{};
+  size_t count;
+
+  explicit Dimensions(IntHeaderOnlyArrayRef from) : count(from.size()) {
+    STD_TORCH_CHECK(count <= values.size(), "too many dimensions");
+    std::copy(from.begin(), from.end(), values.begin());
+  }
+  operator IntHeaderOnlyArrayRef() const { return {values.data(), count}; }
+};
+
+inline Tensor detached(const Tensor& self) { return restrided(self, self.sizes(), self.strides()); }
+
+inline Tensor narrowed(const Tensor& self, int64_t dim, int64_t start, int64_t length) {
+  Dimensions sizes(self.sizes());
+  sizes.values[dim] = length;
+  return restrided(self, sizes, self.strides(), start * self.stride(dim));
+}
+
+// Without the first dimension.
+inline Tensor selected(const Tensor& self, int64_t index) {
+  const IntHeaderOnlyArrayRef sizes = self.sizes(), strides = self.strides();
+  return restrided(self, {sizes.data() + 1, sizes.size() - 1}, {strides.data() + 1, strides.size() - 1},
+                   index * self.stride(0));
+}
+
+inline Tensor permuted(const Tensor& self, IntHeaderOnlyArrayRef order) {
+  Dimensions sizes(self.sizes()), strides(self.strides());
+  for (size_t i = 0; i < sizes.count; ++i) {
+    sizes.values[i] = self.size(order[i]);
+    strides.values[i] = self.stride(order[i]);
+  }
+  return restrided(self, sizes, strides);
+}
+
+// With the last two dimensions exchanged.
+inline Tensor transposed(const Tensor& self) {
+  Dimensions sizes(self.sizes()), strides(self.strides());
+  std::swap(sizes.values[sizes.count - 1], sizes.values[sizes.count - 2]);
+  std::swap(strides.values[sizes.count - 1], strides.values[sizes.count - 2]);
+  return restrided(self, sizes, strides);
+}
+
+// A contiguous tensor in another shape.
+inline Tensor reshaped(const Tensor& self, IntHeaderOnlyArrayRef sizes) {
+  Dimensions strides(sizes);
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= sizes[i]) strides.values[i] = stride;
+  return restrided(self, sizes, strides);
+}
 
 inline bool on_same_device(const Tensor& a, const Tensor& b) {
   return a.is_cpu() == b.is_cpu() && a.is_cuda() == b.is_cuda() &&
@@ -50,10 +108,6 @@ inline void check_device(const Tensor& tensor, const char* name, const Tensor& f
                          const char* first_name) {
   STD_TORCH_CHECK(on_same_device(tensor, first), name, " is on ", device_of(tensor), "; expected ",
                   device_of(first), ", like ", first_name);
-}
-
-inline Tensor narrowed(Tensor self, int64_t dim, int64_t start, int64_t length) {
-  return torch::stable::narrow(self, dim, start, length);
 }
 
 // (N, C, H, W) -> dense (N, H, W, C); a view if memory already has this layout.

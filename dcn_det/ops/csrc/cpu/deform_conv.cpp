@@ -36,8 +36,8 @@ struct Cpu {
 
   static void forward(const DeformConvShape& shape, const ForwardTensors& tensors, bool /*split*/) {
     const int64_t width = tensors.matrices.size(1), depth = tensors.matrices.size(2);
-    const Tensor grid = torch::stable::view(tensors.matrices, {shape.groups, width, depth, 1});
-    const Tensor right = torch::stable::view(to_channels_last<Cpu>(grid), {shape.groups, depth, width});
+    const Tensor grid = reshaped(tensors.matrices, {shape.groups, width, depth, 1});
+    const Tensor right = reshaped(to_channels_last<Cpu>(grid), {shape.groups, depth, width});
     const int64_t row_bytes = shape.groups * depth * tensors.features.element_size();
     forward_tiles<Cpu>(shape, tensors, right, tile_rows(shape, row_bytes, kTileBytes, kTileMultiple));
   }

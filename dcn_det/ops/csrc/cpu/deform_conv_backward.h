@@ -122,7 +122,7 @@ class CpuBackward {
           shape_, block, features, samples_.get() + row * shape_.offset_groups * shape_.taps(),
           columns.template mutable_data_ptr<T>(), grad_features, share, needs_.weight, first + row, count);
       if (!needs_.weight) continue;
-      const Tensor grad_columns = torch::stable::transpose(grad, 0, 1);
+      const Tensor grad_columns = transposed(grad);
       if constexpr (kExact) {
         multiply_add(grad_weights_[b], grad_weights_[b], grad_columns, columns);
       } else {

@@ -104,7 +104,8 @@ void transpose(T* out, const T* in, int64_t batch, int64_t rows, int64_t columns
 
 // A contiguous copy of a 4-dimensional tensor, or the tensor itself if it is contiguous.
 inline Tensor dense_copy(const Tensor& self) {
-  if (self.is_contiguous() || self.numel() == 0) return torch::stable::contiguous(self);
+  if (self.is_contiguous()) return self;
+  if (self.numel() == 0) return torch::stable::contiguous(self);
   const int64_t batch = self.size(0), a = self.size(1), b = self.size(2), c = self.size(3);
   const bool from_channels_first = self.stride(0) == a * b * c && self.stride(1) == b &&
                                    self.stride(2) == 1 &&

@@ -85,13 +85,15 @@ struct Cuda {
     const int64_t rows = a.size(0), columns = b.size(1), depth = a.size(1);
     const int64_t whole = depth / kChunk, rest = depth % kChunk;
     if (whole > 0) {
-      const Tensor left = torch::stable::view(narrowed(a, 1, 0, whole * kChunk), {rows, whole, kChunk});
-      const Tensor right = torch::stable::view(narrowed(b, 0, 0, whole * kChunk), {whole, kChunk, columns});
-      call_operator("aten::bmm", "dtype_out", torch::stable::transpose(left, 0, 1), right,
-                    products.scalar_type(), narrowed(products, 0, 0, whole));
+      const Tensor left =
+          restrided(a, {whole, rows, kChunk}, {kChunk * a.stride(1), a.stride(0), a.stride(1)});
+      const Tensor right =
+          restrided(b, {whole, kChunk, columns}, {kChunk * b.stride(0), b.stride(0), b.stride(1)});
+      call_operator("aten::bmm", "dtype_out", left, right, products.scalar_type(),
+                    narrowed(products, 0, 0, whole));
     }
     if (rest > 0) {
-      multiply(torch::stable::select(products, 0, whole), narrowed(a, 1, whole * kChunk, rest),
+      multiply(selected(products, whole), narrowed(a, 1, whole * kChunk, rest),
                narrowed(b, 0, whole * kChunk, rest));
     }
     return whole + (rest > 0);
@@ -129,7 +131,7 @@ struct Cuda {
   static void forward(const DeformConvShape& shape, const ForwardTensors& tensors, bool split) {
     const ScalarType dtype = tensors.features.scalar_type();
     if (split && dtype == ScalarType::Float) return split_forward(shape, tensors);
-    forward_tiles<Cuda>(shape, tensors, torch::stable::transpose(tensors.matrices, 1, 2),
+    forward_tiles<Cuda>(shape, tensors, transposed(tensors.matrices),
                         rows_of_tile(shape, tensors.features.element_size()));
   }
 
@@ -137,10 +139,8 @@ struct Cuda {
   static void split_forward(const DeformConvShape& shape, const ForwardTensors& tensors) {
     const int64_t width = tensors.matrices.size(1), depth = tensors.matrices.size(2);
     const int64_t most = rows_of_tile(shape, kParts * sizeof(Part));
-    const Tensor right = torch::stable::transpose(
-        torch::stable::view(parts_of<ChunkedRight>(tensors.matrices, shape.groups * width),
-                            {shape.groups, width, ChunkedRight::count * depth}),
-        1, 2);
+    const Tensor right = transposed(reshaped(parts_of<ChunkedRight>(tensors.matrices, shape.groups * width),
+                                             {shape.groups, width, ChunkedRight::count * depth}));
     const Tensor columns =
         torch::stable::new_empty(right, {shape.groups, most, kParts * depth}, ScalarType::BFloat16);
     const Tensor memory = torch::stable::new_empty(tensors.features, {(chunks_of(depth) + 3) * most * width});
@@ -149,15 +149,14 @@ struct Cuda {
       launch_fill<float>(shape, tensors.features, tensors.offset, tensors.mask,
                          SplitColumns<Part>{columns_of<Part>(shape, columns), depth}, is_aligned(columns),
                          first, count);
-      const Tensor products = torch::stable::view(narrowed(memory, 0, 0, memory.numel() / most * count),
-                                                  {chunks_of(depth) + 3, count, width});
+      const Tensor products = reshaped(narrowed(memory, 0, 0, memory.numel() / most * count),
+                                       {chunks_of(depth) + 3, count, width});
       for (int group = 0; group < shape.groups; ++group) {
         const Tensor samples = group_columns(columns, group, count);
-        const Tensor matrix = torch::stable::select(right, 0, group);
+        const Tensor matrix = selected(right, group);
         // out[product] = columns * matrix, of so many parts from these on
         const auto multiply_parts = [&](int64_t product, int column_part, int matrix_part, int parts) {
-          multiply(torch::stable::select(products, 0, product),
-                   narrowed(samples, 1, column_part * depth, parts * depth),
+          multiply(selected(products, product), narrowed(samples, 1, column_part * depth, parts * depth),
                    narrowed(matrix, 0, matrix_part * depth, parts * depth));
         };
         const int64_t chunks =
@@ -233,8 +232,7 @@ struct Cuda {
       if (needs.samples()) {
         for (int group = 0; group < shape.groups; ++group) {
           multiply(group_columns(columns, group, count),
-                   tile_of(tensors.grad_rows, shape, first, count, group),
-                   torch::stable::select(tensors.matrices, 0, group));
+                   tile_of(tensors.grad_rows, shape, first, count, group), selected(tensors.matrices, group));
         }
         dispatch_floating(columns.scalar_type(), "deform_conv2d_backward", [&]<typename T>() {
           if constexpr (kAdds<Sums, accumulate_t<T>>) {
@@ -253,9 +251,8 @@ struct Cuda {
   static void add_weight_gradient(const DeformConvShape& shape, const BackwardTensors& tensors,
                                   const Tensor& columns, int64_t first, int64_t rows) {
     for (int group = 0; group < shape.groups; ++group) {
-      const Tensor sum = torch::stable::select(*tensors.grad_matrices, 0, group);
-      const Tensor grad =
-          torch::stable::transpose(tile_of(tensors.grad_rows, shape, first, rows, group), 0, 1);
+      const Tensor sum = selected(*tensors.grad_matrices, group);
+      const Tensor grad = transposed(tile_of(tensors.grad_rows, shape, first, rows, group));
       const Tensor tile = group_columns(columns, group, rows);
       if (first == 0) {
         multiply(sum, grad, tile);
@@ -276,11 +273,10 @@ struct Cuda {
     const int64_t width = tensors.matrices.size(1), depth = tensors.matrices.size(2);
     const int64_t kept_bytes = needs.weight ? kParts * sizeof(Part) : 0;
     const int64_t most = rows_of_tile(shape, kept_bytes + (needs.samples() ? sizeof(float) : 0));
-    const Tensor left =
-        torch::stable::view(parts_of<SixLeft>(tensors.grad_rows, shape.positions() * shape.groups),
-                            {shape.positions(), shape.groups, SixLeft::count * width});
-    const Tensor right = torch::stable::view(parts_of<SixRight>(tensors.matrices, shape.groups),
-                                             {shape.groups, SixRight::count * width, depth});
+    const Tensor left = reshaped(parts_of<SixLeft>(tensors.grad_rows, shape.positions() * shape.groups),
+                                 {shape.positions(), shape.groups, SixLeft::count * width});
+    const Tensor right = reshaped(parts_of<SixRight>(tensors.matrices, shape.groups),
+                                  {shape.groups, SixRight::count * width, depth});
     const Tensor grad_columns = empty_columns(shape, tensors.features, needs.samples() ? most : 0);
     const int64_t kept_rows = needs.weight ? most : 0;
     const Tensor columns =
@@ -291,11 +287,13 @@ struct Cuda {
     if (!needs.weight) kept.columns.data = nullptr;
     for (int64_t first = 0; first < shape.positions(); first += most) {
       const int64_t count = std::min(most, shape.positions() - first);
-      const Tensor rows = narrowed(left, 0, first, count);
+      const auto grad_rows_of = [&](int group) {
+        return restrided(left, {count, SixLeft::count * width}, {left.stride(0), 1},
+                         first * left.stride(0) + group * left.stride(1));
+      };
       if (needs.samples()) {
         for (int group = 0; group < shape.groups; ++group) {
-          multiply(group_columns(grad_columns, group, count), torch::stable::select(rows, 1, group),
-                   torch::stable::select(right, 0, group));
+          multiply(group_columns(grad_columns, group, count), grad_rows_of(group), selected(right, group));
         }
         launch_sweep<float>(shape, tensors, grad_columns, sums, kept, is_aligned(columns), first, count);
       } else {
@@ -303,22 +301,21 @@ struct Cuda {
                            first, count);
       }
       for (int group = 0; group < shape.groups && needs.weight; ++group) {
-        const Tensor grads = torch::stable::transpose(torch::stable::select(rows, 1, group), 0, 1);
+        const Tensor grads = transposed(grad_rows_of(group));
         const auto part_of = [&](int part) {  // of the columns
-          return narrowed(torch::stable::select(columns, 0, group), 0, part * kept_rows, count);
+          return narrowed(selected(columns, group), 0, part * kept_rows, count);
         };
         const int64_t chunks = multiply_chunks(products, narrowed(grads, 0, 5 * width, width), part_of(2));
         // products[product] and the next = gradients * columns, of so many parts of the gradients from this
         // on
         const auto multiply_parts = [&](int64_t product, int grad_part, int parts, int column_part) {
-          multiply(torch::stable::view(narrowed(products, 0, product, parts), {parts * width, depth}),
+          multiply(reshaped(narrowed(products, 0, product, parts), {parts * width, depth}),
                    narrowed(grads, 0, grad_part * width, parts * width), part_of(column_part));
         };
         multiply_parts(chunks, 1, 2, 1);
         multiply_parts(chunks + 2, 0, 2, 2);
         multiply_parts(chunks + 4, 2, 1, 0);
-        add_products(products, chunks + 5, std::nullopt, first > 0,
-                     torch::stable::select(*tensors.grad_matrices, 0, group));
+        add_products(products, chunks + 5, std::nullopt, first > 0, selected(*tensors.grad_matrices, group));
       }
     }
   }

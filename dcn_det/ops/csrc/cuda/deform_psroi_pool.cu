@@ -157,7 +157,7 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
   }
   if (!need_input) return {torch::stable::new_empty(input, {0}), grad_offset};
   return {last && !empty ? from_channels_last(input, sums)
-                         : in_layout_of(input, torch::stable::view(sums, {images, channels, height, width})),
+                         : in_layout_of(input, reshaped(sums, {images, channels, height, width})),
           grad_offset};
 }
 

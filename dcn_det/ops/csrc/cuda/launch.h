@@ -31,7 +31,8 @@ inline bool is_aligned(const Tensor& tensor) {
 // between (N, C, H, W) and (N, H, W, C) or transpose a matrix; PyTorch's general copy is several times
 // slower.
 inline Tensor dense_copy(const Tensor& self) {
-  if (self.is_contiguous() || self.numel() == 0) return torch::stable::contiguous(self);
+  if (self.is_contiguous()) return self;
+  if (self.numel() == 0) return torch::stable::contiguous(self);
   const int64_t batch = self.size(0), a = self.size(1), b = self.size(2), c = self.size(3);
   const bool whole = self.stride(0) == a * b * c || batch == 1;
   const bool last_is_first = self.stride(3) == a * b && self.stride(1) == b && self.stride(2) == 1;
