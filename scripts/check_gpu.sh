@@ -101,6 +101,7 @@ import sys, torch
 from dcn_det.env import report
 print(report())
 torch.ones(1, device=sys.argv[1]).sum().item()
+import torchvision.models.detection  # the first import on a machine is slow; steps that run side by side must not wait
 print(f"torch {torch.__version__}", torch.cuda.get_device_name() if sys.argv[1] == "cuda" else "on a CPU", sep=", ")
 ' "$device"
 }
@@ -109,6 +110,7 @@ print(f"torch {torch.__version__}", torch.cuda.get_device_name() if sys.argv[1] 
 # allocation are detected.
 sanitize() { # TOOL TESTS
   local tool=$1 selected=$2 options=(--tool "$1" --target-processes all --error-exitcode 1 --print-limit 20)
+  options+=(--launch-timeout 120) # the first import of PyTorch on a machine is slow
   if ! command -v compute-sanitizer > /dev/null; then
     say "skipped $tool: compute-sanitizer is not installed"
     return
@@ -120,7 +122,7 @@ sanitize() { # TOOL TESTS
   else
     options+=(--kernel-regex kns=dcn_det) # the same, in older releases
   fi
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 step 100 "$tool" compute-sanitizer "${options[@]}" \
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 step 150 "$tool" compute-sanitizer "${options[@]}" \
     "$python" -m pytest -x -m cuda --tb=short -p no:cacheprovider tests/ops/test_cuda.py -k "$selected"
 }
 
@@ -128,7 +130,7 @@ memcheck() { sanitize memcheck "(equals_the_reference or deterministic_algorithm
 racecheck() { sanitize racecheck "(equals_the_reference and float32) or (suppression and not 20000)"; }
 
 train() { # CONFIG PRECISION
-  OMP_NUM_THREADS=2 step 75 "train-$1-$2" "$python" tools/train.py "configs/sample/$1.yaml" \
+  OMP_NUM_THREADS=2 step 120 "train-$1-$2" "$python" tools/train.py "configs/sample/$1.yaml" \
     "data.root=$work/sample" "device=$device" "train.precision=$2" "train.iterations=$iterations" \
     train.warmup.iterations=10 --output "$work/$1-$2"
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from collections.abc import Iterator
@@ -164,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default %(default)s)")
     result.add_argument("--markdown", type=Path, help="write the table as Markdown")
     result.add_argument("--save", type=Path, help="write the numbers as JSON")
+    result.add_argument("--show", type=Path, help="print the table of a file written by --save, and measure nothing")
     result.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     return result
 
@@ -171,6 +173,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
+    if args.show:
+        print(markdown([row for row in saved_rows(args.show) if args.only in row.case]))
+        return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda; expected cpu, as no CUDA device is available")
     if min(*args.threads, args.rounds, 1) < 1 or not 0 < args.seconds < 3600:
@@ -195,6 +200,26 @@ def main(argv: list[str] | None = None) -> int:
     missed = sum(not verdict.good for row in rows for verdict in row.verdicts)
     print(f"{len(rows)} rows, {missed} bars missed")
     return 1 if args.check and missed else 0
+
+
+def saved_rows(path: Path) -> list[Row]:
+    """Returns the rows of a file written by ``--save``.
+
+    Raises:
+        UserError: the file is missing or is none of these.
+    """
+    try:
+        return [_row(record) for record in json.loads(path.read_text())["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--show: cannot read '{path}': {error}; expected a file written by --save") from error
+
+
+def _row(record: dict[str, Any]) -> Row:
+    verdicts = []
+    for label, value in record["ratios"].items():
+        relation, _, limit = record["bars"].get(label, "").partition(" ")
+        verdicts.append(Verdict(label, value, relation, float(limit or 0)))
+    return Row(record["case"], record["threads"], record["unit"], record["values"], verdicts)
 
 
 def _record(row: Row) -> dict[str, Any]:
