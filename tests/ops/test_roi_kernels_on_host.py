@@ -49,12 +49,17 @@ def deform_on_host(host, tensors, settings, grad, *, blocks=0, lanes=8, determin
     found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
     regions = (rois, offset)
     host("deform_psroi_pool", dtype, sizes, blocks, scale, std, input, *regions, Out(found["output"]), seed=seed)
-    head = (dtype, sizes, blocks, deterministic, scale, std, grad)
-    host("deform_psroi_pool_grad_input", *head, *regions, InOut(found["input"]), seed=seed)
+    owns_offsets = offset is not None and sizes[7] == sizes[2] and sizes[8] == sizes[6]
+    together = unwritten(offset) if owns_offsets else None
+    head = (dtype, sizes, blocks, deterministic, scale, std, grad, input)
+    results = (InOut(found["input"]), Out(together) if owns_offsets else None)
+    host("deform_psroi_pool_backward", *head, *regions, *results, seed=seed)
     if offset is not None:
         found["offset"] = unwritten(offset)
         head = (dtype, sizes, blocks, lanes, scale, std, grad, input)
         host("deform_psroi_pool_grad_offset", *head, *regions, Out(found["offset"]), seed=seed)
+    if together is not None:
+        torch.testing.assert_close(together, found["offset"], rtol=0, atol=0, equal_nan=True)
     return found
 
 
@@ -158,6 +163,56 @@ def test_offsets_that_are_not_finite_read_nothing(host):
     found = deform_on_host(host, tensors, settings, grad)
     assert not found["output"][:4].any() and not found["offset"][:4].any() and found["output"][4].any()
     assert_near(found, deform_expected(tensors, settings, grad), 1e-11)
+
+
+def regions_of_all_sizes() -> Tensor:
+    """Regions from a point to beyond a map of 30x33 cells, at its corners and inside: bins of 0 to 15 cells."""
+    sides = torch.tensor([0, 16, 60, 111, 128, 150, 175, 200, 240, 300, 420, 700]).double()
+    corners = torch.tensor([[8.0, 8], [-120, -75], [95, 131], [330, 300]]).double()
+    rows = [[i % 2, x, y, x + w - 1, y + h - 1] for i, (x, y) in enumerate(corners) for w in sides for h in sides[::3]]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+# Samples 2 cells apart at cell centers (first region of 192 pixels): the window of 5 cells is full, and every other
+# cell in it is not read.
+WINDOWS = {
+    "4 samples": {"classes": 4},
+    "shared offsets": {"classes": 2, "part_size": 2},
+    "no fractions": {"classes": 0, "pooled_size": 2, "part_size": 2, "samples_per_bin": 3},
+    "many samples": {"classes": 4, "pooled_size": 3, "part_size": 3, "samples_per_bin": 11},
+}
+
+
+def window_case(dtype, changes) -> tuple[dict, dict, Tensor]:
+    rois = torch.cat([torch.tensor([[0, 8.0, 8, 199, 199]]).double(), regions_of_all_sizes()])
+    tensors, settings = make_case(rois=len(rois), size=(30, 33), dtype=dtype, **changes)
+    tensors["rois"] = rois.to(tensors["rois"].dtype)
+    shape = (len(rois), settings["output_dim"], *[settings["pooled_size"]] * 2)
+    return tensors, settings, random(*shape, seed=5, dtype=dtype)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("changes", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_bins_of_all_sizes(host, changes, dtype, tolerance, deterministic):
+    tensors, settings, grad = window_case(dtype, changes)
+    found = deform_on_host(host, tensors, settings, grad, deterministic=deterministic)
+    assert_near(found, deform_expected(tensors, settings, grad), tolerance)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("changes", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_cells_without_weight_are_not_read(host, changes, dtype, tolerance, value):
+    tensors, settings, grad = window_case(dtype, changes)
+    for region in range(0, len(tensors["rois"]), 7):
+        alone = tensors | {"rois": tensors["rois"][region, None]}
+        alone["offset"] = None if tensors["offset"] is None else tensors["offset"][region, None]
+        arguments = (*alone.values(), *settings.values(), True, False)
+        weights, _ = deform_reference.deform_psroi_pool_backward(torch.ones_like(grad[:1]), *arguments)
+        expected = deform_expected(alone, settings, grad[region, None])
+        alone["input"] = torch.where(weights == 0, value, tensors["input"])
+        assert_near(deform_on_host(host, alone, settings, grad[region, None]), expected, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
