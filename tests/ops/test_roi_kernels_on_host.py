@@ -233,21 +233,61 @@ def test_psroi_pool(host, changes, dtype, tolerance):
     assert_near(found, expected, tolerance)
 
 
+def align_on_host(host, input, rois, grad, ratio, aligned, *, deterministic=False) -> dict:
+    """Returns the output and the gradient of the input."""
+    dtype, scale = input.dtype, 1 / 16
+    found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
+    sizes = sizes_of(input, rois, pooled_size=grad.shape[-1])
+    host("roi_align", dtype, sizes, 0, ratio, aligned, scale, input, rois, Out(found["output"]))
+    head = (dtype, sizes, 0, deterministic, ratio, aligned, scale, grad, rois)
+    host("roi_align_grad_input", *head, InOut(found["input"]))
+    return found
+
+
+def align_expected(input, rois, grad, ratio, aligned) -> dict:
+    """Returns the reference in the dtype of the regions."""
+    wide, scale = (input.to(rois.dtype), grad.to(rois.dtype)), 1 / 16
+    output = align_reference.roi_align(wide[0], rois, scale, grad.shape[-1], ratio, aligned)
+    backward = (rois, len(input), *input.shape[2:], scale, ratio, aligned)
+    return {"output": output, "input": align_reference.roi_align_backward(wide[1], *backward)}
+
+
+ALIGN = [(0, True), (0, False), (2, True), (3, False)]
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
-@pytest.mark.parametrize(("ratio", "aligned"), [(0, True), (0, False), (2, True), (3, False)])
+@pytest.mark.parametrize(("ratio", "aligned"), ALIGN)
 def test_roi_align(host, ratio, aligned, dtype, tolerance):
     tensors, _ = make_case(classes=0, rois=20, dtype=dtype)
-    input, rois, pooled = tensors["input"], with_bad_rois(tensors["rois"]), 3
-    output = align_reference.roi_align(input.double(), rois.double(), 1 / 16, pooled, ratio, aligned)
-    grad = grad_like(output).to(dtype)
-    backward = (rois.double(), len(input), *input.shape[2:], 1 / 16, ratio, aligned)
-    expected = {"output": output, "input": align_reference.roi_align_backward(grad.double(), *backward)}
-    found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
-    sizes = sizes_of(input, rois, pooled_size=pooled)
-    host("roi_align", dtype, sizes, 0, ratio, aligned, 1 / 16, input, rois, Out(found["output"]))
-    head = (dtype, sizes, 0, 0, ratio, aligned, 1 / 16, grad, rois)
-    host("roi_align_grad_input", *head, InOut(found["input"]))
-    assert_near(found, expected, tolerance)
+    input, rois = tensors["input"], with_bad_rois(tensors["rois"])
+    grad = random(len(rois), input.shape[1], 3, 3, seed=5, dtype=dtype)
+    found = align_on_host(host, input, rois, grad, ratio, aligned)
+    assert_near(found, align_expected(input, rois.double(), grad, ratio, aligned), tolerance)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(("ratio", "aligned"), [*ALIGN, (9, True)])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_aligned_bins_of_all_sizes(host, ratio, aligned, dtype, tolerance, deterministic):
+    rois = regions_of_all_sizes()
+    swapped = rois[::5, [0, 3, 4, 1, 2]]  # samples in decreasing order
+    rois = torch.cat([rois, swapped]).to(dtype)
+    input, grad = random(2, 3, 30, 33, dtype=dtype), random(len(rois), 3, 4, 4, seed=5, dtype=dtype)
+    found = align_on_host(host, input, rois, grad, ratio, aligned, deterministic=deterministic)
+    assert_near(found, align_expected(input, rois, grad, ratio, aligned), tolerance)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("ratio", "aligned"), ALIGN)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_aligned_cells_without_weight_are_not_read(host, ratio, aligned, dtype, tolerance, value):
+    rois, input = regions_of_all_sizes().to(dtype), random(2, 3, 30, 33, dtype=dtype)
+    for region in rois[::7, None]:
+        grad = random(1, 3, 4, 4, seed=5, dtype=dtype)
+        weights = align_expected(input, region, torch.ones_like(grad), ratio, aligned)["input"]
+        expected = align_expected(input, region, grad, ratio, aligned)
+        values = torch.where(weights == 0, value, input)
+        assert_near(align_on_host(host, values, region, grad, ratio, aligned), expected, tolerance)
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype, _ in DTYPES], ids=str)

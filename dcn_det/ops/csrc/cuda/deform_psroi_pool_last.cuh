@@ -21,7 +21,24 @@ __global__ void __launch_bounds__(kThreads)
     const T* image = features + bin.roi.image * sizes.height * sizes.width * sizes.output_dim + begin;
     for (int64_t c = share.lane * N; c < per_class; c += lanes * N) {
       A sum[N] = {};
-      if (bin.scale > A(0)) {
+      if (bin.scale > A(0) && bin.fits()) {
+#pragma unroll
+        for (int y = 0; y < kWindow; ++y) {
+          if (!(bin.rows.weight[y] > A(0))) continue;  // the same for all lanes of a bin
+          const int64_t cell = int64_t(bin.rows.first + y) * sizes.width + bin.columns.first;
+          const T* first = image + cell * sizes.output_dim + c;
+          A row_sum[N] = {};
+#pragma unroll
+          for (int x = 0; x < kWindow; ++x) {
+            if (!reads(bin.rows, y, bin.columns, x)) continue;
+            const Pack<T, N> values = load<N>(first + x * sizes.output_dim);
+#pragma unroll
+            for (int j = 0; j < N; ++j) row_sum[j] += bin.columns.weight[x] * static_cast<A>(values.at[j]);
+          }
+#pragma unroll
+          for (int j = 0; j < N; ++j) sum[j] += bin.rows.weight[y] * row_sum[j];
+        }
+      } else if (bin.scale > A(0)) {
         CellWalker<A> rows(bin.y);
         for (CellSum<A> row; rows.next(row);) {
           A row_sum[N] = {};
