@@ -12,7 +12,7 @@ from dcn_det.ops.reference import roi_align as align_reference
 from dcn_det.ops.reference import roi_pooling as reference
 
 DTYPES = [(torch.float64, 1e-11), (torch.float32, 2e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)]
-NARROW = [{}, {"group_size": 1, "size": (1, 1)}, {"pooled_size": 7}]
+NARROW = [{}, {"group_size": 1, "size": (1, 1)}, {"pooled_size": 7}, {"pooled_size": 2, "size": (30, 33), "rois": 20}]
 
 
 def sizes_of(input: Tensor, rois: Tensor, classes=1, **settings) -> tuple[int, ...]:
@@ -213,6 +213,27 @@ def test_cells_without_weight_are_not_read(host, changes, dtype, tolerance, valu
         expected = deform_expected(alone, settings, grad[region, None])
         alone["input"] = torch.where(weights == 0, value, tensors["input"])
         assert_near(deform_on_host(host, alone, settings, grad[region, None]), expected, tolerance)
+
+
+LAST_WINDOWS = {
+    "several channels": {"classes": 1, "output_dim": 16, "group_size": 1},
+    "no fractions": WINDOWS["no fractions"] | {"output_dim": 16, "group_size": 1},
+}
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+@pytest.mark.parametrize("changes", LAST_WINDOWS.values(), ids=LAST_WINDOWS)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_channels_last_bins_of_all_sizes(host, changes, dtype, tolerance, value):
+    """Also that cells which no bin reads do not matter."""
+    tensors, settings, grad = window_case(dtype, changes)
+    for some in (slice(0, 1), slice(1, 2), slice(0, len(grad), 2)):
+        chosen = tensors | {name: tensors[name][some] for name in ("rois", "offset") if tensors[name] is not None}
+        arguments = (*chosen.values(), *settings.values(), True, False)
+        weights, _ = deform_reference.deform_psroi_pool_backward(torch.ones_like(grad[some]), *arguments)
+        expected = deform_expected(chosen, settings, grad[some])
+        chosen["input"] = torch.where(weights == 0, value, tensors["input"])
+        assert_near(last_on_host(host, chosen, settings, grad[some].contiguous()), expected, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
