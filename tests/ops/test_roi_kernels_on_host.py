@@ -12,7 +12,7 @@ from dcn_det.ops.reference import roi_align as align_reference
 from dcn_det.ops.reference import roi_pooling as reference
 
 DTYPES = [(torch.float64, 1e-11), (torch.float32, 2e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)]
-NARROW = [{}, {"group_size": 1, "size": (1, 1)}, {"pooled_size": 7}]
+NARROW = [{}, {"group_size": 1, "size": (1, 1)}, {"pooled_size": 7}, {"pooled_size": 2, "size": (30, 33), "rois": 20}]
 
 
 def sizes_of(input: Tensor, rois: Tensor, classes=1, **settings) -> tuple[int, ...]:
@@ -49,12 +49,17 @@ def deform_on_host(host, tensors, settings, grad, *, blocks=0, lanes=8, determin
     found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
     regions = (rois, offset)
     host("deform_psroi_pool", dtype, sizes, blocks, scale, std, input, *regions, Out(found["output"]), seed=seed)
-    head = (dtype, sizes, blocks, deterministic, scale, std, grad)
-    host("deform_psroi_pool_grad_input", *head, *regions, InOut(found["input"]), seed=seed)
+    owns_offsets = offset is not None and sizes[7] == sizes[2] and sizes[8] == sizes[6]
+    together = unwritten(offset) if owns_offsets else None
+    head = (dtype, sizes, blocks, deterministic, scale, std, grad, input)
+    results = (InOut(found["input"]), Out(together) if owns_offsets else None)
+    host("deform_psroi_pool_backward", *head, *regions, *results, seed=seed)
     if offset is not None:
         found["offset"] = unwritten(offset)
         head = (dtype, sizes, blocks, lanes, scale, std, grad, input)
         host("deform_psroi_pool_grad_offset", *head, *regions, Out(found["offset"]), seed=seed)
+    if together is not None:
+        torch.testing.assert_close(together, found["offset"], rtol=0, atol=0, equal_nan=True)
     return found
 
 
@@ -160,6 +165,77 @@ def test_offsets_that_are_not_finite_read_nothing(host):
     assert_near(found, deform_expected(tensors, settings, grad), 1e-11)
 
 
+def regions_of_all_sizes() -> Tensor:
+    """Regions from a point to beyond a map of 30x33 cells, at its corners and inside: bins of 0 to 15 cells."""
+    sides = torch.tensor([0, 16, 60, 111, 128, 150, 175, 200, 240, 300, 420, 700]).double()
+    corners = torch.tensor([[8.0, 8], [-120, -75], [95, 131], [330, 300]]).double()
+    rows = [[i % 2, x, y, x + w - 1, y + h - 1] for i, (x, y) in enumerate(corners) for w in sides for h in sides[::3]]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+# Samples 2 cells apart at cell centers (first region of 192 pixels): the window of 5 cells is full, and every other
+# cell in it is not read.
+WINDOWS = {
+    "4 samples": {"classes": 4},
+    "shared offsets": {"classes": 2, "part_size": 2},
+    "no fractions": {"classes": 0, "pooled_size": 2, "part_size": 2, "samples_per_bin": 3},
+    "many samples": {"classes": 4, "pooled_size": 3, "part_size": 3, "samples_per_bin": 11},
+}
+
+
+def window_case(dtype, changes) -> tuple[dict, dict, Tensor]:
+    rois = torch.cat([torch.tensor([[0, 8.0, 8, 199, 199]]).double(), regions_of_all_sizes()])
+    tensors, settings = make_case(rois=len(rois), size=(30, 33), dtype=dtype, **changes)
+    tensors["rois"] = rois.to(tensors["rois"].dtype)
+    shape = (len(rois), settings["output_dim"], *[settings["pooled_size"]] * 2)
+    return tensors, settings, random(*shape, seed=5, dtype=dtype)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("changes", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_bins_of_all_sizes(host, changes, dtype, tolerance, deterministic):
+    tensors, settings, grad = window_case(dtype, changes)
+    found = deform_on_host(host, tensors, settings, grad, deterministic=deterministic)
+    assert_near(found, deform_expected(tensors, settings, grad), tolerance)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("changes", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_cells_without_weight_are_not_read(host, changes, dtype, tolerance, value):
+    tensors, settings, grad = window_case(dtype, changes)
+    for region in range(0, len(tensors["rois"]), 7):
+        alone = tensors | {"rois": tensors["rois"][region, None]}
+        alone["offset"] = None if tensors["offset"] is None else tensors["offset"][region, None]
+        arguments = (*alone.values(), *settings.values(), True, False)
+        weights, _ = deform_reference.deform_psroi_pool_backward(torch.ones_like(grad[:1]), *arguments)
+        expected = deform_expected(alone, settings, grad[region, None])
+        alone["input"] = torch.where(weights == 0, value, tensors["input"])
+        assert_near(deform_on_host(host, alone, settings, grad[region, None]), expected, tolerance)
+
+
+LAST_WINDOWS = {
+    "several channels": {"classes": 1, "output_dim": 16, "group_size": 1},
+    "no fractions": WINDOWS["no fractions"] | {"output_dim": 16, "group_size": 1},
+}
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+@pytest.mark.parametrize("changes", LAST_WINDOWS.values(), ids=LAST_WINDOWS)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_channels_last_bins_of_all_sizes(host, changes, dtype, tolerance, value):
+    """Also that cells which no bin reads do not matter."""
+    tensors, settings, grad = window_case(dtype, changes)
+    for some in (slice(0, 1), slice(1, 2), slice(0, len(grad), 2)):
+        chosen = tensors | {name: tensors[name][some] for name in ("rois", "offset") if tensors[name] is not None}
+        arguments = (*chosen.values(), *settings.values(), True, False)
+        weights, _ = deform_reference.deform_psroi_pool_backward(torch.ones_like(grad[some]), *arguments)
+        expected = deform_expected(chosen, settings, grad[some])
+        chosen["input"] = torch.where(weights == 0, value, tensors["input"])
+        assert_near(last_on_host(host, chosen, settings, grad[some].contiguous()), expected, tolerance)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
 @pytest.mark.parametrize("changes", NARROW, ids=str)
 def test_psroi_pool(host, changes, dtype, tolerance):
@@ -178,21 +254,61 @@ def test_psroi_pool(host, changes, dtype, tolerance):
     assert_near(found, expected, tolerance)
 
 
+def align_on_host(host, input, rois, grad, ratio, aligned, *, deterministic=False) -> dict:
+    """Returns the output and the gradient of the input."""
+    dtype, scale = input.dtype, 1 / 16
+    found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
+    sizes = sizes_of(input, rois, pooled_size=grad.shape[-1])
+    host("roi_align", dtype, sizes, 0, ratio, aligned, scale, input, rois, Out(found["output"]))
+    head = (dtype, sizes, 0, deterministic, ratio, aligned, scale, grad, rois)
+    host("roi_align_grad_input", *head, InOut(found["input"]))
+    return found
+
+
+def align_expected(input, rois, grad, ratio, aligned) -> dict:
+    """Returns the reference in the dtype of the regions."""
+    wide, scale = (input.to(rois.dtype), grad.to(rois.dtype)), 1 / 16
+    output = align_reference.roi_align(wide[0], rois, scale, grad.shape[-1], ratio, aligned)
+    backward = (rois, len(input), *input.shape[2:], scale, ratio, aligned)
+    return {"output": output, "input": align_reference.roi_align_backward(wide[1], *backward)}
+
+
+ALIGN = [(0, True), (0, False), (2, True), (3, False)]
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
-@pytest.mark.parametrize(("ratio", "aligned"), [(0, True), (0, False), (2, True), (3, False)])
+@pytest.mark.parametrize(("ratio", "aligned"), ALIGN)
 def test_roi_align(host, ratio, aligned, dtype, tolerance):
     tensors, _ = make_case(classes=0, rois=20, dtype=dtype)
-    input, rois, pooled = tensors["input"], with_bad_rois(tensors["rois"]), 3
-    output = align_reference.roi_align(input.double(), rois.double(), 1 / 16, pooled, ratio, aligned)
-    grad = grad_like(output).to(dtype)
-    backward = (rois.double(), len(input), *input.shape[2:], 1 / 16, ratio, aligned)
-    expected = {"output": output, "input": align_reference.roi_align_backward(grad.double(), *backward)}
-    found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
-    sizes = sizes_of(input, rois, pooled_size=pooled)
-    host("roi_align", dtype, sizes, 0, ratio, aligned, 1 / 16, input, rois, Out(found["output"]))
-    head = (dtype, sizes, 0, 0, ratio, aligned, 1 / 16, grad, rois)
-    host("roi_align_grad_input", *head, InOut(found["input"]))
-    assert_near(found, expected, tolerance)
+    input, rois = tensors["input"], with_bad_rois(tensors["rois"])
+    grad = random(len(rois), input.shape[1], 3, 3, seed=5, dtype=dtype)
+    found = align_on_host(host, input, rois, grad, ratio, aligned)
+    assert_near(found, align_expected(input, rois.double(), grad, ratio, aligned), tolerance)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(("ratio", "aligned"), [*ALIGN, (9, True)])
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_aligned_bins_of_all_sizes(host, ratio, aligned, dtype, tolerance, deterministic):
+    rois = regions_of_all_sizes()
+    swapped = rois[::5, [0, 3, 4, 1, 2]]  # samples in decreasing order
+    rois = torch.cat([rois, swapped]).to(dtype)
+    input, grad = random(2, 3, 30, 33, dtype=dtype), random(len(rois), 3, 4, 4, seed=5, dtype=dtype)
+    found = align_on_host(host, input, rois, grad, ratio, aligned, deterministic=deterministic)
+    assert_near(found, align_expected(input, rois, grad, ratio, aligned), tolerance)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("ratio", "aligned"), ALIGN)
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES[:2], ids=str)
+def test_aligned_cells_without_weight_are_not_read(host, ratio, aligned, dtype, tolerance, value):
+    rois, input = regions_of_all_sizes().to(dtype), random(2, 3, 30, 33, dtype=dtype)
+    for region in rois[::7, None]:
+        grad = random(1, 3, 4, 4, seed=5, dtype=dtype)
+        weights = align_expected(input, region, torch.ones_like(grad), ratio, aligned)["input"]
+        expected = align_expected(input, region, grad, ratio, aligned)
+        values = torch.where(weights == 0, value, input)
+        assert_near(align_on_host(host, values, region, grad, ratio, aligned), expected, tolerance)
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype, _ in DTYPES], ids=str)

@@ -102,20 +102,24 @@ extern "C" void deform_psroi_pool(int64_t dtype, const int64_t* s, int64_t block
   });
 }
 
-extern "C" void deform_psroi_pool_grad_input(int64_t dtype, const int64_t* s, int64_t blocks,
-                                             int64_t deterministic, double scale, double std,
-                                             const void* grad, const void* rois, const void* offset,
-                                             void* grad_input) {
+// Computes the gradients whose pointer is not null; that of the offsets only if every output owns some.
+extern "C" void deform_psroi_pool_backward(int64_t dtype, const int64_t* s, int64_t blocks,
+                                           int64_t deterministic, double scale, double std, const void* grad,
+                                           const void* input, const void* rois, const void* offset,
+                                           void* grad_input, void* grad_offset) {
   const auto sizes = sizes_of(s);
+  if (grad_offset != nullptr && !owns_offsets(sizes)) cuda_on_host::fail("outputs share offsets");
   dispatch(dtype, [&]<typename T>() {
     using A = accumulate_t<T>;
+    const auto run = [&](const auto& sums) {
+      cuda_on_host::launch({blocks_of(blocks, outputs_of(sizes))}, kThreads,
+                           deform_psroi_pool_backward_kernel<T, A, std::decay_t<decltype(sums)>>, sizes,
+                           regions_of<A>(rois, offset, scale, std), static_cast<const T*>(input),
+                           static_cast<const T*>(grad), sums, static_cast<A*>(grad_offset));
+    };
+    if (grad_input == nullptr) return run(FloatingSums<A>{nullptr});
     add_up<A>(grad_input, cells_of(sizes), deterministic != 0, terms_of(sizes),
-              {largest_of<T>(grad, outputs_of(sizes))}, [&](const auto& sums) {
-                cuda_on_host::launch({blocks_of(blocks, outputs_of(sizes))}, kThreads,
-                                     deform_psroi_pool_grad_input_kernel<T, A, std::decay_t<decltype(sums)>>,
-                                     sizes, regions_of<A>(rois, offset, scale, std),
-                                     static_cast<const T*>(grad), sums);
-              });
+              {largest_of<T>(grad, outputs_of(sizes))}, run);
   });
 }
 

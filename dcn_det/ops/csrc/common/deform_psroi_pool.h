@@ -2,6 +2,7 @@
 // product of two axes, and so do their weights and validity: everything is computed one axis at a time.
 #pragma once
 
+#include "common/division.h"
 #include "common/psroi_pool.h"
 
 namespace dcn_det {
@@ -11,7 +12,10 @@ struct DeformPsroiSizes : PsroiSizes {
   int64_t classes;  // pairs of offset planes, one per output_dim / classes channels; 1 without offsets
   int part, samples;
 
-  DCN_DET_INLINE int64_t channels_per_class() const { return output_dim / classes; }
+  DCN_DET_INLINE int64_t channels_per_class() const { return divide(output_dim, classes).quotient; }
+  DCN_DET_INLINE int64_t class_of(int64_t channel) const {
+    return classes == output_dim ? channel : divide(channel, channels_per_class()).quotient;
+  }
   DCN_DET_INLINE int64_t offset_plane() const { return int64_t(part) * part; }
   // Index of a bin's x offset; its y offset is one plane further.
   DCN_DET_INLINE int64_t offset_index(int64_t roi, int64_t class_, int row, int column) const {

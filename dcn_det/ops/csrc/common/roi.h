@@ -25,8 +25,9 @@ DCN_DET_INLINE bool is_finite(T value) {
 
 template <typename T>
 DCN_DET_INLINE bool is_valid_roi(const T* row, int64_t images) {
-  return row[0] >= T(0) && row[0] < static_cast<T>(images) && is_finite(row[1]) && is_finite(row[2]) &&
-         is_finite(row[3]) && is_finite(row[4]);
+  const T image = row[0], x1 = row[1], y1 = row[2], x2 = row[3], y2 = row[4];  // a GPU loads them at once
+  return image >= T(0) && image < static_cast<T>(images) && is_finite(x1) && is_finite(y1) && is_finite(x2) &&
+         is_finite(y2);
 }
 
 // Corners are rounded half away from zero before they are scaled; the bottom-right one is taken at its outer
@@ -65,7 +66,10 @@ DCN_DET_INLINE CellRange touched_cells(T begin, T end, int size) {
   return range;
 }
 
-// Index of the part, of `parts` equal ones, that holds bin `bin` of `bins`; all are below 2^15.
-DCN_DET_INLINE int part_of_bin(int bin, int bins, int parts) { return bin * parts / bins; }
+// Index of the part, of `parts` equal ones, that holds bin `bin` of `bins`; all are below 2^15. Usually every
+// bin has its own part, and a GPU divides slowly.
+DCN_DET_INLINE int part_of_bin(int bin, int bins, int parts) {
+  return parts == bins ? bin : bin * parts / bins;
+}
 
 }  // namespace dcn_det

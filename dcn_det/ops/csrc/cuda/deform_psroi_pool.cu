@@ -139,18 +139,23 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
       using A = accumulate_t<T>;
       const auto regions = regions_of<A>(rows, offset, spatial_scale, offset_std);
       const T* grads = grad.template const_data_ptr<T>();
+      const T* cells = map.template const_data_ptr<T>();
+      A* moves = need_offset ? grad_offset.template mutable_data_ptr<A>() : nullptr;
+      const bool together = need_offset && owns_offsets(sizes);
+      const auto launch = [&](const auto& target) {
+        deform_psroi_pool_backward_kernel<T, A><<<blocks_for(grad.numel()), kThreads, 0, stream>>>(
+            sizes, regions, cells, grads, target, together ? moves : nullptr);
+      };
       if (need_input) {
-        add_up<A>(sums, kDeterministic, terms, {grad}, [&](const auto& target) {
-          deform_psroi_pool_grad_input_kernel<T, A>
-              <<<blocks_for(grad.numel()), kThreads, 0, stream>>>(sizes, regions, grads, target);
-        });
+        add_up<A>(sums, kDeterministic, terms, {grad}, launch);
+      } else if (together) {
+        launch(FloatingSums<A>{nullptr});
       }
-      if (need_offset) {
+      if (need_offset && !together) {
         const int lanes = offset_lanes(sizes);
         deform_psroi_pool_grad_offset_kernel<T, A>
-            <<<blocks_for(grad_offset.numel() / 2 * lanes), kThreads, 0, stream>>>(
-                sizes, regions, map.template const_data_ptr<T>(), grads,
-                grad_offset.template mutable_data_ptr<A>(), lanes);
+            <<<blocks_for(grad_offset.numel() / 2 * lanes), kThreads, 0, stream>>>(sizes, regions, cells,
+                                                                                   grads, moves, lanes);
       }
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();

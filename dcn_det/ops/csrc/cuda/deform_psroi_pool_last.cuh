@@ -21,7 +21,24 @@ __global__ void __launch_bounds__(kThreads)
     const T* image = features + bin.roi.image * sizes.height * sizes.width * sizes.output_dim + begin;
     for (int64_t c = share.lane * N; c < per_class; c += lanes * N) {
       A sum[N] = {};
-      if (bin.scale > A(0)) {
+      if (bin.scale > A(0) && bin.fits()) {
+#pragma unroll
+        for (int y = 0; y < kWindow; ++y) {
+          if (!(bin.rows.weight[y] > A(0))) continue;  // the same for all lanes of a bin
+          const int64_t cell = int64_t(bin.rows.first + y) * sizes.width + bin.columns.first;
+          const T* first = image + cell * sizes.output_dim + c;
+          A row_sum[N] = {};
+#pragma unroll
+          for (int x = 0; x < kWindow; ++x) {
+            if (!reads(bin.rows, y, bin.columns, x)) continue;
+            const Pack<T, N> values = load<N>(first + x * sizes.output_dim);
+#pragma unroll
+            for (int j = 0; j < N; ++j) row_sum[j] += bin.columns.weight[x] * static_cast<A>(values.at[j]);
+          }
+#pragma unroll
+          for (int j = 0; j < N; ++j) sum[j] += bin.rows.weight[y] * row_sum[j];
+        }
+      } else if (bin.scale > A(0)) {
         CellWalker<A> rows(bin.y);
         for (CellSum<A> row; rows.next(row);) {
           A row_sum[N] = {};
@@ -78,26 +95,37 @@ __global__ void __launch_bounds__(kThreads)
           A grad[N];
 #pragma unroll
           for (int j = 0; j < N; ++j) grad[j] = bin.scale * static_cast<A>(from[j * sizes.bins()]);
+          // Adds what a cell contributes, given its factors of the row and of the column.
+          A row_sum = 0, row_slope = 0;
+          const auto visit = [&](int64_t cell, A y_weight, A x_weight, A x_slope) {
+            const int64_t place = image + cell * sizes.output_dim + c;
+            if (grad_offset != nullptr) {
+              const Pack<T, N> values = load<N>(features + place);
+              A product = 0;
+#pragma unroll
+              for (int j = 0; j < N; ++j) product += grad[j] * static_cast<A>(values.at[j]);
+              row_sum += x_weight * product;
+              row_slope += x_slope * product;
+            }
+            if (grad_features.wanted()) {
+              A terms[N];
+#pragma unroll
+              for (int j = 0; j < N; ++j) terms[j] = grad[j] * y_weight * x_weight;
+              grad_features.add(place, terms);
+            }
+          };
           CellWalker<A> rows(bin.y);
           for (CellSum<A> y; rows.next(y);) {
-            A row_sum = 0, row_slope = 0;
-            CellWalker<A> columns(bin.x);
-            for (CellSum<A> x; columns.next(x);) {
-              const int64_t place = image + (int64_t(y.cell) * sizes.width + x.cell) * sizes.output_dim + c;
-              if (grad_offset != nullptr) {
-                const Pack<T, N> values = load<N>(features + place);
-                A product = 0;
+            row_sum = row_slope = 0;
+            const int64_t first = int64_t(y.cell) * sizes.width;
+            if (bin.columns.fits()) {
 #pragma unroll
-                for (int j = 0; j < N; ++j) product += grad[j] * static_cast<A>(values.at[j]);
-                row_sum += x.weight * product;
-                row_slope += x.slope * product;
-              }
-              if (grad_features.wanted()) {
-                A terms[N];
-#pragma unroll
-                for (int j = 0; j < N; ++j) terms[j] = grad[j] * y.weight * x.weight;
-                grad_features.add(place, terms);
-              }
+              for (int x = 0; x < kWindow; ++x)
+                if (bin.columns.weight[x] > A(0))
+                  visit(first + bin.columns.first + x, y.weight, bin.columns.weight[x], bin.columns.slope[x]);
+            } else {
+              CellWalker<A> columns(bin.x);
+              for (CellSum<A> x; columns.next(x);) visit(first + x.cell, y.weight, x.weight, x.slope);
             }
             move_x += y.weight * row_slope;
             move_y += y.slope * row_sum;

@@ -24,17 +24,30 @@ struct PsroiBin {
   }
 };
 
+// Bins are read in blocks of so many rows and columns, whose loads are in flight at once. Most have one
+// block.
+constexpr int kPsroiBlock = 4;
+
 template <typename T, typename A>
-__global__ void __launch_bounds__(kThreads)
-    psroi_pool_kernel(PsroiSizes sizes, const T* input, const A* rois, A spatial_scale, T* output) {
+__global__ void __launch_bounds__(kThreads) psroi_pool_kernel(PsroiSizes sizes, const T* __restrict__ input,
+                                                              const A* rois, A spatial_scale, T* output) {
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const PsroiBin<A> bin(sizes, rois, spatial_scale, OutputIndex(i, sizes.output_dim, sizes.pooled));
     A sum = 0;
     if (bin.area > 0)
-      for (int y = bin.rows.begin; y < bin.rows.end; ++y)
-        for (int x = bin.columns.begin; x < bin.columns.end; ++x)
-          sum += static_cast<A>(input[bin.plane + int64_t(y) * sizes.width + x]);
+      for (int top = bin.rows.begin; top < bin.rows.end; top += kPsroiBlock)
+        for (int left = bin.columns.begin; left < bin.columns.end; left += kPsroiBlock) {
+          const T* first = input + bin.plane + int64_t(top) * sizes.width + left;
+#pragma unroll
+          for (int y = 0; y < kPsroiBlock; ++y) {
+#pragma unroll
+            for (int x = 0; x < kPsroiBlock; ++x)
+              sum += top + y < bin.rows.end && left + x < bin.columns.end
+                         ? static_cast<A>(first[y * sizes.width + x])
+                         : A(0);
+          }
+        }
     output[i] = static_cast<T>(bin.area > 0 ? sum / static_cast<A>(bin.area) : A(0));
   }
 }
