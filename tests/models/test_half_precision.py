@@ -39,6 +39,17 @@ def test_folded_batch_norm(monkeypatch: pytest.MonkeyPatch, multiple: int, infer
     torch.testing.assert_close(found.float(), norm(conv(x)), atol=0.05, rtol=0.02)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_folded_1x1_convolution(layout: torch.memory_format, stride: int) -> None:
+    norm = layers()[1]
+    conv = nn.Conv2d(8, 16, 1, stride, bias=False).to(memory_format=layout)
+    x = torch.randn(2, 8, 6, 7).to(memory_format=layout)
+    found = folded(conv, norm, x)
+    assert found.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(found.float(), norm(conv(x)), atol=0.05, rtol=0.02)
+
+
 def test_changed_weights_and_statistics_are_folded_again() -> None:
     conv, norm = layers()
     x = torch.randn(1, 3, 8, 8)

@@ -1,4 +1,4 @@
-"""Convolutions in half precision that frozen batch norm is folded into, in one operation instead of six."""
+"""Convolutions in half precision that frozen batch norm is folded into."""
 
 from __future__ import annotations
 
@@ -34,10 +34,18 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
         return result
     assert isinstance(conv, nn.Conv2d)
     weight, bias = kept
-    x = x.to(weight.dtype)
+    if x.dtype != weight.dtype:
+        x = x.to(weight.dtype)
     missing = weight.shape[1] - x.shape[1]
     if missing:
         x = F.pad(x, (0, 0, 0, 0, 0, missing))
+    pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
+    if pointwise and x.is_contiguous(memory_format=torch.channels_last):
+        # The product adds the bias itself, and calls of cuBLAS take less time on the CPU than those of cuDNN.
+        batch, channels, height, width = x.shape
+        cells = x.permute(0, 2, 3, 1).view(-1, channels)
+        product = torch.addmm(bias, cells, weight.view(-1, channels).t())
+        return product.view(batch, height, width, len(bias)).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
 
 
