@@ -212,7 +212,8 @@ def ours(config: Config, device: torch.device, train_batch: Batch, test_batch: B
     count = limit_candidates(scores)
 
     def detect() -> None:
-        model.eval()
+        if model.training:
+            model.eval()
         predictor.predict([test_batch])
 
     deforms = any(isinstance(module, DeformConv2d) for module in model.modules())
@@ -244,7 +245,8 @@ def theirs(config: Config, device: torch.device, train_batch: Batch, test_batch:
     heads = model.network.roi_heads
 
     def detect() -> list[dict[str, Tensor]]:
-        model.eval()
+        if model.training:
+            model.eval()
         with torch.inference_mode(), autocast(device, precision):
             found = model(test_batch.to(device, non_blocking=True))
         return [{name: value.cpu() for name, value in each.items()} for each in found]
@@ -277,7 +279,8 @@ def training_step(
     step = Step(model, optimizer, device, precision, clip_norm)
 
     def train() -> None:
-        model.train()
+        if not model.training:
+            model.train()
         outcome = step.gradients([batch])
         if not outcome.finite:
             raise UserError(f"the losses of random weights are not finite: {outcome.losses}")

@@ -78,7 +78,10 @@ class Step:
                 sums[name] = sums[name] + loss if name in sums else loss
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm if self.clip_norm > 0 else math.inf)
+        if self.clip_norm > 0:
+            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        else:  # clipping at infinity would multiply every gradient by 1
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         # One transfer from the device for all numbers, one message between processes.
         *values, gradient_norm = torch.stack([*sums.values(), norm.to(next(iter(sums.values())).dtype)]).tolist()
         values = self.processes.mean([value / len(batches) for value in values])

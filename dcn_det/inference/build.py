@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from dcn_det.config import Config, as_config, from_plain, to_plain
@@ -112,7 +113,10 @@ def restore_predictor(state: Mapping[str, Any], source: Path, config: Config, de
     where = resolve_device(device)
     model = build_detector(config, len(categories))
     load_into(model, state["model"], source=source)
-    return build_predictor(model.to(where).eval(), categories, config)
+    model = model.to(where).eval()
+    if config.train.channels_last and where.type == "cuda":  # the layout of its fast kernels for half precision
+        model = model.to(memory_format=torch.channels_last)
+    return build_predictor(model, categories, config)
 
 
 def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: Path) -> Config:

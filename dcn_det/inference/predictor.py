@@ -149,7 +149,8 @@ class Predictor:
 
     def _candidates(self, batch: Batch) -> list[Detections]:
         training = self.model.training
-        self.model.train(False)
+        if training:  # visiting all modules of a deep network takes milliseconds
+            self.model.train(False)
         try:
             with torch.inference_mode(), autocast(self.device, self.precision):
                 batch = batch.to(self.device, non_blocking=True)
@@ -159,7 +160,8 @@ class Predictor:
                     assert isinstance(self.model, TwoStageDetector)
                     found = iterate(self.model, batch, self.box_average)
         finally:
-            self.model.train(training)
+            if training:
+                self.model.train()
         return [to_original(candidates, info) for candidates, info in zip(found, batch.infos)]
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[tuple[ImageInfo, Detections]]:

@@ -155,6 +155,6 @@ class AnchorHead(nn.Module):
         """Indices of the anchors that are trained on."""
         if self.sampling.cross_border:
             return torch.arange(len(anchors), device=anchors.device)
-        limit = anchors.new_tensor([info.input_width, info.input_height])
+        limit = box_ops.constant(anchors, (info.input_width, info.input_height))
         inside = (anchors[:, :2] >= 0).all(dim=1) & (anchors[:, 2:] <= limit).all(dim=1)
         return inside.nonzero()[:, 0]

@@ -8,6 +8,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +17,22 @@ Stds = tuple[float, float, float, float]
 
 # exp(32) times any anchor is far larger than any image and far smaller than the largest float32.
 MAX_LOG_SCALE = 32.0
+
+
+def constant(like: Tensor, values: tuple[float, ...]) -> Tensor:
+    """Returns ``like.new_tensor(values)``, which must not be modified.
+
+    On a GPU, tensors are kept: copying one from the CPU makes the CPU wait for all operations before.
+    """
+    if like.is_cuda and type(like) is Tensor and not torch.compiler.is_compiling():
+        return _kept(values, like.dtype, like.device)
+    return like.new_tensor(values)
+
+
+@lru_cache(maxsize=1024)
+def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # so that it may be used in training, too
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def encode(references: Tensor, boxes: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
@@ -34,7 +51,7 @@ def encode(references: Tensor, boxes: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0))
     size = boxes[..., 2:] - boxes[..., :2]
     centre = boxes[..., :2] + 0.5 * size
     deltas = torch.cat([(centre - ref_centre) / ref_size, torch.log(size / ref_size)], dim=-1)
-    return deltas / deltas.new_tensor(stds)
+    return deltas / constant(deltas, stds)
 
 
 def decode(references: Tensor, deltas: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
@@ -51,7 +68,7 @@ def decode(references: Tensor, deltas: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0)
     Returns:
         (..., 4) half-open pixels, of positive size.
     """
-    deltas = deltas * deltas.new_tensor(stds)
+    deltas = deltas * constant(deltas, stds)
     ref_size = references[..., 2:] - references[..., :2]
     ref_centre = references[..., :2] + 0.5 * ref_size
     centre = ref_centre + deltas[..., :2] * ref_size
@@ -69,8 +86,8 @@ def clip(boxes: Tensor, height: int, width: int) -> Tensor:
         boxes: (..., 4) half-open pixels.
         height, width: of the image, in pixels.
     """
-    low = boxes.new_tensor([0, 0, 1, 1])
-    high = boxes.new_tensor([width - 1, height - 1, width, height])
+    low = constant(boxes, (0, 0, 1, 1))
+    high = constant(boxes, (width - 1, height - 1, width, height))
     return torch.minimum(torch.maximum(boxes, low), high)
 
 
@@ -100,6 +117,6 @@ def to_rois(boxes: Sequence[Tensor]) -> Tensor:
     """
     rows = []
     for index, image_boxes in enumerate(boxes):
-        corners = image_boxes - image_boxes.new_tensor([0, 0, 1, 1])
+        corners = image_boxes - constant(image_boxes, (0, 0, 1, 1))
         rows.append(torch.cat([corners.new_full((len(corners), 1), index), corners], dim=1))
     return torch.cat(rows)

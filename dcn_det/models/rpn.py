@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialize
 from dcn_det.models.anchor_head import AnchorHead, AnchorSampling, RPNOutput
+from dcn_det.models.pointwise import pointwise
 from dcn_det.ops import nms
 from dcn_det.structures import ImageInfo
 
@@ -85,7 +86,7 @@ class RPN(AnchorHead):
     def forward(self, features: Tensor) -> RPNOutput:
         """(B, in_channels, H, W), one map or level -> predictions for every anchor of every cell."""
         x = F.relu(self.conv(features), inplace=True)
-        return RPNOutput(self.cls_score(x), self.bbox_pred(x))
+        return RPNOutput(pointwise(self.cls_score, x), pointwise(self.bbox_pred, x))
 
     @torch.no_grad()
     def proposals(self, outputs: Sequence[RPNOutput], infos: Sequence[ImageInfo]) -> list[Proposals]:
@@ -102,9 +103,10 @@ class RPN(AnchorHead):
         scores = logits.softmax(dim=1)[:, 1]
         boxes = box_ops.clip(box_ops.decode(anchors, deltas), info.input_height, info.input_width)
         # Written so that a NaN, which compares false, is dropped too.
-        min_size = self.selection.min_size * boxes.new_tensor(info.scale)
+        min_size = self.selection.min_size * box_ops.constant(boxes, info.scale)
         usable = (boxes[:, 2:] - boxes[:, :2] >= min_size).all(dim=1) & (scores >= 0)
-        boxes, scores = boxes[usable], scores[usable]
+        which = usable.nonzero()[:, 0]  # one synchronization, which each indexing by a mask would repeat
+        boxes, scores = boxes[which], scores[which]
         scores, order = scores.sort(descending=True, stable=True)
         scores, boxes = scores[: self.selection.pre_nms], boxes[order[: self.selection.pre_nms]]
         keep = nms(boxes, scores, self.selection.nms_iou, max_keep=self.selection.post_nms)
