@@ -216,7 +216,7 @@ __device__ __forceinline__ A sum_corners(const A (&values)[kCorners], const Shar
 template <typename T, typename A, int N, typename Sums, typename Target>
 __global__ void __launch_bounds__(kThreads)
     sweep_kernel(DeformConvShape shape, const T* __restrict__ features, Planes<const A> offset,
-                 Planes<const A> mask, Columns<T> grad_columns, Sums grad_features, Planes<A> grad_offset,
+                 Planes<const A> mask, Columns<T> grad_columns, Sums feature_sums, Planes<A> grad_offset,
                  Planes<A> grad_mask, Target columns, int64_t first, int64_t rows, int lanes) {
   __shared__ CornerReads<A> located[kWarps][kBatch];
   __shared__ A corner_sums[kWarps][kBatch][kCorners];  // over channels of gradient * feature
@@ -224,6 +224,7 @@ __global__ void __launch_bounds__(kThreads)
   CornerReads<A>* reads = located[threadIdx.x / kWarp];
   A(*sums)[kCorners] = corner_sums[threadIdx.x / kWarp];
   const Share share(lane, lanes);
+  const auto grad_features = feature_sums.adder();
   const bool sample_grads = grad_offset.data != nullptr || grad_mask.data != nullptr;
   const int64_t batches = batch_count(shape, rows);
   for (int64_t i = first_thread() / kWarp; i < batches; i += all_threads() / kWarp) {
@@ -232,8 +233,8 @@ __global__ void __launch_bounds__(kThreads)
     __syncwarp();
     const int begin = batch.offset_group * count;
     if (grad_features.wanted()) {
-      scatter<T, A, N == 1 ? 1 : Sums::kWidth>(grad_features, grad_columns, reads, batch, share, begin,
-                                               count);
+      scatter<T, A, N == 1 ? 1 : decltype(grad_features)::kWidth>(grad_features, grad_columns, reads, batch,
+                                                                  share, begin, count);
       __syncwarp();  // before columns replace their gradients
     }
     // All lanes take part, because sum_corners needs them.

@@ -138,7 +138,8 @@ template <typename T, typename A, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     deform_psroi_pool_backward_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
                                       const T* __restrict__ input, const T* __restrict__ grad_output,
-                                      Sums grad_input, A* grad_offset) {
+                                      Sums input_sums, A* grad_offset) {
+  const auto grad_input = input_sums.adder();
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const OutputIndex at(i, sizes.output_dim, sizes.pooled);

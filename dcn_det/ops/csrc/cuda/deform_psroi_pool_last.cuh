@@ -67,7 +67,8 @@ template <typename T, typename A, int N, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     deform_psroi_pool_last_backward_kernel(DeformPsroiSizes sizes, DeformPsroiRegions<A> regions,
                                            const T* __restrict__ features, const T* __restrict__ grad_output,
-                                           Sums grad_features, A* grad_offset, int lanes) {
+                                           Sums feature_sums, A* grad_offset, int lanes) {
+  const auto grad_features = feature_sums.adder();
   const Share share(static_cast<int>(threadIdx.x % kWarp), lanes);
   const int64_t pairs = sizes.rois * sizes.classes * sizes.offset_plane(),
                 per_class = sizes.channels_per_class();

@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kThreads) psroi_pool_kernel(PsroiSizes sizes, 
 template <typename T, typename A, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     psroi_pool_grad_input_kernel(PsroiSizes sizes, const T* grad_output, const A* rois, A spatial_scale,
-                                 Sums grad_input) {
+                                 Sums input_sums) {
+  const auto grad_input = input_sums.adder();
   const int64_t count = sizes.rois * sizes.output_dim * sizes.bins();
   for (int64_t i = first_thread(); i < count; i += all_threads()) {
     const PsroiBin<A> bin(sizes, rois, spatial_scale, OutputIndex(i, sizes.output_dim, sizes.pooled));

@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(kThreads) roi_pool_kernel(RoiPoolSizes sizes, 
 template <typename T, typename A, typename Sums>
 __global__ void __launch_bounds__(kThreads)
     roi_pool_grad_input_kernel(RoiPoolSizes sizes, const T* grad_output, const A* rois, const int32_t* argmax,
-                               Sums grad_input) {
+                               Sums input_sums) {
+  const auto grad_input = input_sums.adder();
   const int64_t count = sizes.rois * sizes.channels * sizes.bins();
   const int64_t plane = static_cast<int64_t>(sizes.height) * sizes.width;
   for (int64_t i = first_thread(); i < count; i += all_threads()) {

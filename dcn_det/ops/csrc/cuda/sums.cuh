@@ -28,6 +28,9 @@ struct FloatingSums {
 
   __device__ __forceinline__ bool wanted() const { return data != nullptr; }
 
+  // What a thread adds with.
+  __device__ __forceinline__ const FloatingSums& adder() const { return *this; }
+
   __device__ __forceinline__ void add(int64_t place, A value) const { atomicAdd(data + place, value); }
 
   // `place` is a multiple of kWidth if N is.
@@ -62,29 +65,39 @@ struct FixedPointSums {
   const FixedPoint* grid;
   Word* spoiled;  // not 0 once a term exceeded the grid
 
-  static constexpr int kWidth = 1;
+  // A thread loads the scales once: atomic operations in between would make it load them again for every
+  // term.
+  struct Adder {
+    FixedPointSums sums;
+    FixedPoint scales;
 
-  __device__ __forceinline__ bool wanted() const { return high != nullptr; }
+    static constexpr int kWidth = 1;
 
-  __device__ __forceinline__ void add(int64_t place, A value) const {
-    const double scale = grid->scale, scaled = static_cast<double>(value) * scale;
-    const long long whole = __double2ll_rn(scaled);  // saturates; NaN becomes the least integer
-    constexpr Word kLimit = Word(1) << kSumBits;
-    if (static_cast<Word>(whole) + kLimit >= 2 * kLimit) {
-      if (scale == scale) atomicOr(spoiled, Word(1));  // otherwise all sums become NaN anyway
-      return;
+    __device__ __forceinline__ bool wanted() const { return sums.high != nullptr; }
+
+    __device__ __forceinline__ void add(int64_t place, A value) const {
+      const double scaled = static_cast<double>(value) * scales.scale;
+      const long long whole = __double2ll_rn(scaled);  // saturates; NaN becomes the least integer
+      constexpr Word kLimit = Word(1) << kSumBits;
+      if (static_cast<Word>(whole) + kLimit >= 2 * kLimit) {
+        // Otherwise all sums become NaN anyway.
+        if (scales.scale == scales.scale) atomicOr(sums.spoiled, Word(1));
+        return;
+      }
+      atomicAdd(sums.high + place, static_cast<Word>(whole));
+      if constexpr (std::is_same_v<A, double>) {
+        const double rest = (scaled - static_cast<double>(whole)) * scales.fine;
+        atomicAdd(sums.low + place, static_cast<Word>(__double2ll_rn(rest)));
+      }
     }
-    atomicAdd(high + place, static_cast<Word>(whole));
-    if constexpr (std::is_same_v<A, double>) {
-      const double rest = (scaled - static_cast<double>(whole)) * grid->fine;
-      atomicAdd(low + place, static_cast<Word>(__double2ll_rn(rest)));
-    }
-  }
 
-  template <int N>
-  __device__ __forceinline__ void add(int64_t place, const A (&values)[N]) const {
-    for (int i = 0; i < N; ++i) add(place + i, values[i]);
-  }
+    template <int N>
+    __device__ __forceinline__ void add(int64_t place, const A (&values)[N]) const {
+      for (int i = 0; i < N; ++i) add(place + i, values[i]);
+    }
+  };
+
+  __device__ __forceinline__ Adder adder() const { return {*this, *grid}; }
 };
 
 // Raises *largest, the bits of a double, to the largest magnitude of the values; NaN exceeds infinity.
