@@ -44,21 +44,15 @@ def conv_cases(device: str) -> Iterator[Case]:
 
 
 def graph_cases(device: str) -> Iterator[Case]:
-    """Yields convolutions and pooling of one image as CUDA graphs: small kernels wait for the CPU otherwise."""
+    """Yields the convolutions of one image as CUDA graphs: small kernels wait for the CPU otherwise."""
     if device == "cpu":
         return
     bars = {False: (faster("torchvision", 1.3),), True: (faster("torchvision", 2),)}
     for size in ((38, 63), (50, 84)):
         for case in _convolutions(device, 1, size, offset_groups=4):
-            yield _graph_of(case, bars["bfloat16" in case.name])
-    for case in pool_cases(device):
-        if case.bars.get(ON_GPU):
-            yield _graph_of(case, case.bars[ON_GPU])
-
-
-def _graph_of(case: Case, bars: tuple[Bar, ...]) -> Case:
-    works = {name: captured(work) for name, work in case.works.items()}
-    return replace(case, name=f"{case.name}, CUDA graph", works=works, bars={ON_GPU: bars})
+            works = {name: captured(work) for name, work in case.works.items()}
+            on_gpu = {ON_GPU: bars["bfloat16" in case.name]}
+            yield replace(case, name=f"{case.name}, CUDA graph", works=works, bars=on_gpu)
 
 
 def _convolutions(device: str, batch: int, size: tuple[int, int], offset_groups: int) -> Iterator[Case]:

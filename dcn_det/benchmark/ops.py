@@ -165,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default %(default)s)")
     result.add_argument("--markdown", type=Path, help="write the table as Markdown")
     result.add_argument("--save", type=Path, help="write the numbers as JSON")
-    result.add_argument("--show", type=Path, help="print the table of a file written by --save, and measure nothing")
+    result.add_argument("--show", type=Path, help="print a table of a file written by --save, and measure nothing")
     result.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     return result
 
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     if args.show:
-        print(markdown([row for row in saved_rows(args.show) if args.only in row.case]))
+        print(saved_table(args.show, args.only))
         return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda; expected cpu, as no CUDA device is available")
@@ -202,24 +202,32 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if args.check and missed else 0
 
 
-def saved_rows(path: Path) -> list[Row]:
-    """Returns the rows of a file written by ``--save``.
+def saved_table(path: Path, only: str = "") -> str:
+    """Returns a comparison with torchvision, in Markdown, of a file written by ``--save``.
+
+    Args:
+        path: the file.
+        only: part of the names of the cases to show.
 
     Raises:
         UserError: the file is missing or is none of these.
     """
     try:
-        return [_row(record) for record in json.loads(path.read_text())["rows"]]
+        saved = json.loads(path.read_text())
+        versions = saved["versions"]
+        lines = [["case", "ours", "torchvision", "torchvision / ours"], ["---"] * 4]
+        for row in saved["rows"]:
+            values = row["values"]
+            if only in row["case"] and "torchvision" in values:
+                times = [f"{values[name]:.3g} {row['unit']}" for name in ("ours", "torchvision")]
+                lines.append([row["case"], *times, f"{values['torchvision'] / values['ours']:.2f}"])
+        facts = (
+            f"{saved.get('gpu', saved['cpu'])}, {saved['date'][:10]}, torch {versions['torch']}, "
+            f"torchvision {versions['torchvision']}:"
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--show: cannot read '{path}': {error}; expected a file written by --save") from error
-
-
-def _row(record: dict[str, Any]) -> Row:
-    verdicts = []
-    for label, value in record["ratios"].items():
-        relation, _, limit = record["bars"].get(label, "").partition(" ")
-        verdicts.append(Verdict(label, value, relation, float(limit or 0)))
-    return Row(record["case"], record["threads"], record["unit"], record["values"], verdicts)
+    return "\n".join([facts, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
 def _record(row: Row) -> dict[str, Any]:

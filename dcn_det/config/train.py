@@ -97,6 +97,7 @@ class TrainConfig(Section):
     """Of most layers; losses, coordinates and the weights themselves stay in float32. ``float16``, which comes with a
     loss scaler, is for GPUs: torch's convolutions are very slow in it on a CPU."""
     channels_last: bool = True
+    """Store maps as (N, H, W, C), the layout of a GPU's fast kernels; on a GPU in testing, too."""
     recompute_stages: tuple[Literal["res2", "res3", "res4", "res5"], ...] = ()
     """Activation checkpointing: the blocks of these stages are computed again in the backward pass instead of being
     kept, which saves memory and costs time."""

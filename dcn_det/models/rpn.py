@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialize
 from dcn_det.models.anchor_head import AnchorHead, AnchorSampling, RPNOutput
-from dcn_det.models.pointwise import pointwise
 from dcn_det.ops import nms
 from dcn_det.structures import ImageInfo
 
@@ -86,7 +85,7 @@ class RPN(AnchorHead):
     def forward(self, features: Tensor) -> RPNOutput:
         """(B, in_channels, H, W), one map or level -> predictions for every anchor of every cell."""
         x = F.relu(self.conv(features), inplace=True)
-        return RPNOutput(pointwise(self.cls_score, x), pointwise(self.bbox_pred, x))
+        return RPNOutput(self.cls_score(x), self.bbox_pred(x))
 
     @torch.no_grad()
     def proposals(self, outputs: Sequence[RPNOutput], infos: Sequence[ImageInfo]) -> list[Proposals]:

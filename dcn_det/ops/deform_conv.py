@@ -62,6 +62,12 @@ def deform_conv2d(
     are rounded to a fixed-point grid and added as 64-bit integers (two for float64), which gives the same bits
     every time: for n terms the grid step is about ``n * 2 ** -60`` of the bound on a term (``n ** 2 *
     2 ** -120`` in float64), and a non-finite gradient makes the whole input gradient NaN.
+
+    On CUDA, a product of float32 matrices is computed as six products of bfloat16 parts, added in float32, with about
+    the error of float32 (Henry et al., "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
+    Computations", 2019); samples and weights that are not finite give NaN. Where PyTorch allows TF32
+    (``torch.set_float32_matmul_precision("high")``) it is one product in TF32, and under
+    ``torch.use_deterministic_algorithms(True)`` one product in float32.
     """
     stride, padding, dilation = (
         pair_of("stride", stride),

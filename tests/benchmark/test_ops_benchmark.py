@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from dcn_det.benchmark import op_cases, ops
 from dcn_det.benchmark.memory import OUTPUT_MEGABYTES, extra_megabytes
-from dcn_det.benchmark.ops import MEMORY_CASE, main, verdicts_of
+from dcn_det.benchmark.ops import MEMORY_CASE, main, saved_table, verdicts_of
 from dcn_det.benchmark.timing import (
     ON_GPU,
     Bar,
@@ -164,3 +165,22 @@ def test_memory_has_a_bar(monkeypatch: pytest.MonkeyPatch, measured: float | Non
 def test_mistakes(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         main(arguments)
+
+
+SAVED = Path(__file__).parents[2] / "tools" / "benchmarks"
+
+
+def test_readme_shows_what_was_measured() -> None:
+    readme = (SAVED.parents[1] / "README.md").read_text()
+    shown = re.search(r"--show (tools/benchmarks/\S+\.json) --only (\S+)", readme)
+    assert shown is not None
+    assert saved_table(SAVED.parents[1] / shown[1], shown[2]) in readme
+
+
+def test_show_prints_a_saved_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--show", str(SAVED / "cpu_ops.json"), "--only", "nms 12000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "Intel" in lines[0] and lines[-1].startswith("| nms 12000 | ")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match="--show"):
+        main(["--show", str(tmp_path / "other.json")])

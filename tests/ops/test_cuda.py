@@ -234,8 +234,9 @@ def test_deterministic_algorithms(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("exact_products")
 def test_tiles_of_full_size(dtype):
-    """Tests more than 32 MB of columns, in tiles that end within an image; the CPU uses other tiles."""
-    tensors = conv_case(dtype, batch=9, channels=128, size=(50, 84), masked=False)
+    """Tests more than 512 MB of columns, in tiles that end within an image; the CPU uses other tiles."""
+    tensors = conv_case(dtype, batch=16, channels=512, size=(50, 84), masked=False)
+    tensors["weight"] /= 4
     assert_near(results(run_conv, tensors), results(run_conv, tensors, "cpu"), 10 * TOLERANCE[dtype])
 
 
@@ -389,3 +390,27 @@ def test_suppression_equals_the_cpu(count):
         assert nms(*on_device[:2], 0.5, max_keep).tolist() == expected
         expected = batched_nms(boxes, scores, labels, 0.5, max_keep).tolist()
         assert batched_nms(*on_device, 0.5, max_keep).tolist() == expected
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+def test_float32_products_are_exact_unless_tf32_is_allowed():
+    """Products of bfloat16 parts, the default, are about as exact as those in float32, which determinism asks for."""
+    tensors = wide_case(batch=1, size=(38, 63))
+    tensors["offset"] = tensors["offset"].round() + 0.25  # float32 and float64 read the same cells
+    expected = in_float64(plain_conv, tensors)
+
+    def errors() -> dict[str, float]:
+        return {name: relative_error(value, expected[name]) for name, value in results(run_conv, tensors).items()}
+
+    for strict in (False, True):
+        with sums(strict):
+            assert max(errors().values()) < 4e-6
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert errors()["output"] > 1e-4
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from dcn_det.models.backbones.convolution import Conv3x3, conv, deformable3x3, plain3x3
-from dcn_det.models.backbones.fold import conv_norm
 from dcn_det.models.backbones.residual import ResidualBackbone, shortcut
 from dcn_det.models.backbones.resnet import DEPTHS, stage_block_names
 from dcn_det.models.norm import Norm
@@ -109,9 +108,9 @@ class AlignedInceptionBlock(nn.Module):
         self.downsample = shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else conv_norm(self.downsample[0], self.downsample[1], x)
+        identity = x if self.downsample is None else self.downsample(x)
         x = torch.cat([self.branch1(x), self.branch2(x)], dim=1)
-        x = conv_norm(self.conv, self.bn2, self.relu(self.bn1(x)))
+        x = self.bn2(self.conv(self.relu(self.bn1(x))))
         x += identity
         return self.relu(x)
 

@@ -14,13 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from dcn_det.models.backbones.convolution import DeformableBlocks, conv, offset_lr_multipliers
-from dcn_det.models.backbones.fold import conv_norm
 from dcn_det.models.norm import Norm, norm_factory
 
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-def shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Sequential | None:
+def shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
     """Returns a 1x1 convolution with normalization, or None where the input already fits."""
     if stride == 1 and in_channels == out_channels:
         return None
@@ -162,7 +161,7 @@ class ResidualBackbone(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalized images -> outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""
-        x = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, x)))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features = {}
         for stage, layer in zip(STAGES, self._layers()):
             if stage in self.recomputed and torch.is_grad_enabled():

@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from dcn_det.models.backbones.convolution import Conv3x3, conv, deformable3x3, plain3x3
-from dcn_det.models.backbones.fold import conv_norm
 from dcn_det.models.backbones.residual import STAGES, ResidualBackbone, shortcut
 from dcn_det.models.norm import Norm
 
@@ -76,9 +75,9 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(in_channels, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else conv_norm(self.downsample[0], self.downsample[1], x)
-        x = self.relu(conv_norm(self.conv1, self.bn1, x))
-        x = conv_norm(self.conv2, self.bn2, x)
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
         x += identity
         return self.relu(x)
 
@@ -112,10 +111,10 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else conv_norm(self.downsample[0], self.downsample[1], x)
-        x = self.relu(conv_norm(self.conv1, self.bn1, x))
-        x = self.relu(conv_norm(self.conv2, self.bn2, x))
-        x = conv_norm(self.conv3, self.bn3, x)
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
         x += identity
         return self.relu(x)
 

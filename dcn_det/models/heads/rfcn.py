@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialize
 from dcn_det.models.heads.roi_head import RoIHead
-from dcn_det.models.pointwise import pointwise
 from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, psroi_pool
 
@@ -108,10 +107,10 @@ class RFCNHead(RoIHead):
         (single,) = features
         x = F.relu(self.reduce(single), inplace=True)
         return RFCNMaps(
-            pointwise(self.cls_score, x),
-            pointwise(self.bbox_pred, x),
-            None if self.cls_offset is None else pointwise(self.cls_offset, x),
-            None if self.bbox_offset is None else pointwise(self.bbox_offset, x),
+            self.cls_score(x),
+            self.bbox_pred(x),
+            None if self.cls_offset is None else self.cls_offset(x),
+            None if self.bbox_offset is None else self.bbox_offset(x),
         )
 
     def forward(self, maps: RFCNMaps, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
