@@ -469,3 +469,23 @@ def test_deterministic_sums_of_column_gradients_that_overflow(host, dtype, sign)
     assert grad.isfinite().all() and arguments["weight"].isfinite().all()
     found = on_host(host, arguments, "zeros", grad, deterministic=True)
     assert found["input"].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "element_bytes", "rows"),
+    [
+        (1, 38, 63, 4, 2394),  # one product per image
+        (8, 38, 63, 4, 19152),  # and per batch
+        (8, 50, 84, 2, 33600),
+        (8, 50, 84, 10, 11200),  # 1.5 GB in three equal tiles
+        (1, 1, 1, 4, 1),
+    ],
+)
+def test_tiles_are_few_and_equal(host, batch, height, width, element_bytes, rows):
+    """Columns of 512 channels fill 512 MB at most; small products leave multiprocessors idle."""
+    size = (height, width)
+    shape = (batch, 512, *size, 512, *size, 3, 3, 1, 1, 2, 2, 2, 2, 1, 4, 0)
+    found = torch.zeros(1, dtype=torch.int64)
+    host("deform_conv_tile_rows", shape, element_bytes, Out(found))
+    assert found.item() == rows
+    assert found.item() * 512 * 9 * element_bytes <= 512 << 20

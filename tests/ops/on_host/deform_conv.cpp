@@ -54,6 +54,10 @@ void dispatch_width(int64_t dtype, const DeformConvShape& shape, bool wide, cons
 
 }  // namespace
 
+extern "C" void deform_conv_tile_rows(const int64_t* s, int64_t element_bytes, int64_t* rows) {
+  *rows = tile_rows_of(shape_of(s), element_bytes);
+}
+
 extern "C" void deform_conv_fill(int64_t dtype, const int64_t* s, int64_t wide, int64_t blocks,
                                  void* features, void* offset, const int64_t* offset_strides, void* mask,
                                  const int64_t* mask_strides, void* columns, int64_t capacity, int64_t first,

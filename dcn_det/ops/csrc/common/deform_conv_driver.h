@@ -24,20 +24,6 @@
 
 namespace dcn_det {
 
-// Output positions per tile: as many as fit in `bytes`, with `row_bytes` per position. Tiles have about equal
-// size, and their number, if larger, is divisible by `multiple`. It does not depend on the machine's number
-// of threads, because the rounding of a product may depend on its number of rows.
-inline int64_t tile_rows(const DeformConvShape& shape, int64_t row_bytes, int64_t bytes, int64_t multiple) {
-  const int64_t most = std::max<int64_t>(bytes / row_bytes, 32);
-  int64_t tiles = std::max<int64_t>((shape.positions() + most - 1) / most, 1);
-  if (tiles > multiple) tiles = (tiles + multiple - 1) / multiple * multiple;
-  return std::max<int64_t>((shape.positions() + tiles - 1) / tiles, 1);
-}
-
-inline int64_t tile_count(const DeformConvShape& shape, int64_t rows) {
-  return (shape.positions() + rows - 1) / rows;
-}
-
 inline Tensor empty_columns(const DeformConvShape& shape, const Tensor& input, int64_t rows) {
   return torch::stable::new_empty(
       input, {shape.groups, rows, static_cast<int64_t>(shape.taps()) * shape.group_channels()});
@@ -177,7 +163,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     tensors.grad_matrices = torch::stable::new_empty(tensors.matrices, tensors.matrices.sizes(), sums);
   }
 
-  if (shape.positions() > 0) {
+  if (shape.positions() > 0 && (needs.samples() || needs.weight)) {
     Device::backward(shape, tensors, needs, split);
   } else if (needs.weight) {
     torch::stable::zero_(*tensors.grad_matrices);

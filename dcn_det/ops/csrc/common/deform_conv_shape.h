@@ -90,4 +90,19 @@ DCN_DET_INLINE Sample<A> sample_at(const DeformConvShape& shape, const Planes<co
   return sample;
 }
 
+// Output positions per tile: as many as fit in `bytes`, with `row_bytes` per position. Tiles have about equal
+// size, and their number, if larger, is divisible by `multiple`. It does not depend on the machine's number
+// of threads, because the rounding of a product may depend on its number of rows.
+inline int64_t tile_rows(const DeformConvShape& shape, int64_t row_bytes, int64_t bytes, int64_t multiple) {
+  const int64_t most = bytes / row_bytes < 32 ? 32 : bytes / row_bytes;
+  int64_t tiles = shape.positions() < most ? 1 : (shape.positions() + most - 1) / most;
+  if (tiles > multiple) tiles = (tiles + multiple - 1) / multiple * multiple;
+  const int64_t rows = (shape.positions() + tiles - 1) / tiles;
+  return rows < 1 ? 1 : rows;
+}
+
+inline int64_t tile_count(const DeformConvShape& shape, int64_t rows) {
+  return (shape.positions() + rows - 1) / rows;
+}
+
 }  // namespace dcn_det

@@ -52,10 +52,6 @@ void add_products(const Tensor& products, int64_t count, const std::optional<Ten
 }
 
 struct Cuda {
-  // Few large products, because small ones leave multiprocessors idle; still less than the columns of a batch
-  // of 8 images.
-  static constexpr int64_t kTileBytes = 512 << 20;
-
   static DeviceGuard guard(const Tensor& input) { return DeviceGuard(input.get_device_index()); }
 
   static Tensor dense_copy(const Tensor& self) { return dcn_det::dense_copy(self); }
@@ -101,11 +97,6 @@ struct Cuda {
 
   static int64_t chunks_of(int64_t depth) { return (depth + kChunk - 1) / kChunk; }
 
-  static int64_t rows_of_tile(const DeformConvShape& shape, int64_t element_bytes) {
-    const int64_t elements = static_cast<int64_t>(shape.taps()) * shape.channels;
-    return tile_rows(shape, elements * element_bytes, kTileBytes, 1);
-  }
-
   template <typename T, typename Target>
   static void launch_fill(const DeformConvShape& shape, const Tensor& features, const Tensor& offset,
                           const std::optional<Tensor>& mask, const Target& target, bool aligned,
@@ -132,13 +123,13 @@ struct Cuda {
     const ScalarType dtype = tensors.features.scalar_type();
     if (split && dtype == ScalarType::Float) return split_forward(shape, tensors);
     forward_tiles<Cuda>(shape, tensors, transposed(tensors.matrices),
-                        rows_of_tile(shape, tensors.features.element_size()));
+                        tile_rows_of(shape, tensors.features.element_size()));
   }
 
   // Columns are (groups, rows, kParts, taps * channels / groups): neighboring parts are one matrix.
   static void split_forward(const DeformConvShape& shape, const ForwardTensors& tensors) {
     const int64_t width = tensors.matrices.size(1), depth = tensors.matrices.size(2);
-    const int64_t most = rows_of_tile(shape, kParts * sizeof(Part));
+    const int64_t most = tile_rows_of(shape, kParts * sizeof(Part));
     const Tensor right = transposed(reshaped(parts_of<ChunkedRight>(tensors.matrices, shape.groups * width),
                                              {shape.groups, width, ChunkedRight::count * depth}));
     const Tensor columns =
@@ -225,7 +216,7 @@ struct Cuda {
   template <typename Sums>
   static void sweep_tiles(const DeformConvShape& shape, BackwardTensors& tensors, const Needs& needs,
                           const Sums& sums) {
-    const int64_t most = rows_of_tile(shape, tensors.features.element_size());
+    const int64_t most = tile_rows_of(shape, tensors.features.element_size());
     const Tensor columns = empty_columns(shape, tensors.features, most);
     for (int64_t first = 0; first < shape.positions(); first += most) {
       const int64_t count = std::min(most, shape.positions() - first);
@@ -272,7 +263,7 @@ struct Cuda {
                                 const Needs& needs, const Sums& sums) {
     const int64_t width = tensors.matrices.size(1), depth = tensors.matrices.size(2);
     const int64_t kept_bytes = needs.weight ? kParts * sizeof(Part) : 0;
-    const int64_t most = rows_of_tile(shape, kept_bytes + (needs.samples() ? sizeof(float) : 0));
+    const int64_t most = tile_rows_of(shape, kept_bytes + (needs.samples() ? sizeof(float) : 0));
     const Tensor left = reshaped(parts_of<SixLeft>(tensors.grad_rows, shape.positions() * shape.groups),
                                  {shape.positions(), shape.groups, SixLeft::count * width});
     const Tensor right = reshaped(parts_of<SixRight>(tensors.matrices, shape.groups),

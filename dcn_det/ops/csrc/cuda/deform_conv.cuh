@@ -14,6 +14,16 @@ constexpr int kCorners = 4;
 constexpr int kBatch = kWarp / kCorners;  // samples that a warp processes at a time
 static_assert(kLeastLanes >= kCorners, "sum_corners needs one lane per corner");
 
+// Few large products, because small ones leave multiprocessors idle; still less than the columns of a batch
+// of 8 images.
+constexpr int64_t kTileBytes = 512 << 20;
+
+// Output positions per tile, if every element of a column takes so many bytes.
+inline int64_t tile_rows_of(const DeformConvShape& shape, int64_t element_bytes) {
+  const int64_t elements = static_cast<int64_t>(shape.taps()) * shape.channels;
+  return tile_rows(shape, elements * element_bytes, kTileBytes, 1);
+}
+
 // Batches of samples in a tile, one warp per batch.
 DCN_DET_INLINE int64_t batch_count(const DeformConvShape& shape, int64_t rows) {
   return (rows + kBatch - 1) / kBatch * shape.offset_groups * shape.taps();
