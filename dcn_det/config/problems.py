@@ -141,7 +141,8 @@ def _kind_at(root: Item, path: KeyPath, section: type[Section]) -> str:
 
 
 def _form(field: FieldInfo) -> Any:
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    parts = (field.annotation, *field.metadata)
+    return Annotated[parts] if field.metadata else field.annotation
 
 
 def _members(form: Any) -> tuple[Any, ...]:
