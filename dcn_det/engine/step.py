@@ -97,6 +97,10 @@ class Step:
         self.scaler.update()
         self._mark("optimizer")
 
+    def skip(self) -> None:
+        """Leaves the weights as they are after gradients that are not finite; a loss scaler lowers its scale."""
+        self.scaler.update()
+
     def _pass(self, batch: Batch, weight: float, last: bool) -> dict[str, Tensor]:
         on_device = batch.to(self.device, non_blocking=True)
         # Processes exchange gradients once per step, in its last pass.

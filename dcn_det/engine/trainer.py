@@ -270,6 +270,7 @@ class Trainer:
         previous, self._gradient_norm = self._gradient_norm, outcome.gradient_norm
         if not outcome.finite:
             self._skip(outcome, batches, previous)
+            self.step.skip()
             return {}
         self._skipped = 0
         self.step.apply()

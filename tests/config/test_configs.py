@@ -214,3 +214,9 @@ def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> N
     photo = session.test_set.index.folder / session.test_set.index.file_name(0)
     found = build_predictor(session.model, session.categories, session.config)(read_image(photo))
     assert found.boxes.isfinite().all() and found.scores.isfinite().all()
+
+
+def test_only_feature_pyramids_train_anchors_that_leave_the_image() -> None:
+    """As in the released code: few anchors of a pyramid's coarse levels lie inside, and all propose in testing."""
+    for name, crosses in (("faster_rcnn_r101_fpn_dcn", True), ("faster_rcnn_r101_dcn", False), ("rfcn_r101", False)):
+        assert load_config(FILES[f"coco/{name}"]).model.rpn.cross_border is crosses

@@ -50,6 +50,17 @@ def test_steps_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert [r["iteration"] for r in records if "loss" not in r] == [4, 5, 7], "skipped steps do not count in the means"
 
 
+def test_steps_are_left_out_under_a_loss_scaler(tmp_path: Path) -> None:
+    run = trainer(tmp_path, length=8, nonfinite_skips=2, log_every=1, precision=torch.float16)
+    assert run.step.scaler.is_enabled()
+    before = run.step.scaler.get_scale()
+    spoil(run, {30, 40, 60})
+    run.run()
+    assert (tmp_path / "log.txt").read_text().count("step skipped") == 3
+    assert run.iteration == 8 and torch.isfinite(run.model.level).all()
+    assert run.step.scaler.get_scale() == before / 8
+
+
 def test_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
     run = trainer(tmp_path, length=10, nonfinite_skips=2)
     spoil(run, {30, 40, 50})
