@@ -20,9 +20,13 @@ def splits_products(tensor: Tensor) -> bool:
     return tensor.is_cuda and not torch.are_deterministic_algorithms_enabled() and not _allows_tf32()
 
 
-@torch.compiler.assume_constant_result  # none of PyTorch's functions that tell can be compiled
 def _allows_tf32() -> bool:
     return str(torch.backends.cuda.matmul.fp32_precision) == "tf32"
+
+
+# As torch.compiler.assume_constant_result does, which imports the compiler: none of PyTorch's functions that tell can
+# be compiled.
+_allows_tf32._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _fake(
