@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks on a machine with an NVIDIA GPU, in two parts of less than five minutes each:
+# Checks on a machine with an NVIDIA GPU, in two parts of some minutes each:
 #
 #   bash scripts/check_gpu.sh a    tests marked cuda, benchmark of the operators
 #   bash scripts/check_gpu.sh b    compute-sanitizer, short trainings, test at two scales, benchmark of whole detectors

@@ -150,8 +150,11 @@ def _cpu_model() -> str:
 
 def markdown(rows: list[Row]) -> str:
     """Returns the table in Markdown."""
-    lines = [HEAD, ["---"] * len(HEAD), *(row.cells() for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _markdown_table(HEAD, [row.cells() for row in rows])
+
+
+def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -215,7 +218,7 @@ def saved_table(path: Path, only: str = "") -> str:
     try:
         saved = json.loads(path.read_text())
         versions = saved["versions"]
-        lines = [["case", "ours", "torchvision", "torchvision / ours"], ["---"] * 4]
+        lines = []
         for row in saved["rows"]:
             values = row["values"]
             if only in row["case"] and "torchvision" in values:
@@ -227,7 +230,7 @@ def saved_table(path: Path, only: str = "") -> str:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--show: cannot read '{path}': {error}; expected a file written by --save") from error
-    return "\n".join([facts, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+    return f"{facts}\n\n" + _markdown_table(["case", "ours", "torchvision", "torchvision / ours"], lines)
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -25,8 +25,8 @@ class OutOfMemory(UserError):
 class FailedAllocations:
     """Tells failed allocations from other errors.
 
-    Compiled operators report an error of PyTorch without its type and, before PyTorch 2.12, without its message. What
-    remains is that the allocator of the GPU counts its failures.
+    Compiled operators report an error of PyTorch without its type and, in older versions such as 2.11, without its
+    message. What remains is that the allocator of the GPU counts its failures.
 
     Args:
         device: where the network runs.
@@ -39,7 +39,7 @@ class FailedAllocations:
     def _count(self) -> int:
         return torch.cuda.memory_stats(self._device).get("num_ooms", 0) if self._device.type == "cuda" else 0
 
-    def explain(self, error: RuntimeError) -> bool:
+    def caused(self, error: RuntimeError) -> bool:
         """Returns whether ``error`` is a failed allocation, on a GPU or on the CPU."""
         seen, self._seen = self._seen, self._count()
         text = str(error)

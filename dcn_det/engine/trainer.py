@@ -260,7 +260,7 @@ class Trainer:
             with self._offsets.measuring() if measure else nullcontext():
                 outcome = self.step.gradients(batches)
         except RuntimeError as error:
-            if not self._allocations.explain(error):
+            if not self._allocations.caused(error):
                 raise
             advice = guards.out_of_memory(error, batches, self.batch_size)
             if not self.settings.oom_retry or self.processes.many or self.batch_size == 1:

@@ -114,10 +114,10 @@ def test_out_of_memory_says_what_helps(tmp_path: Path) -> None:
 def test_failed_allocations_are_told_from_other_errors(
     error: RuntimeError, failures: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before PyTorch 2.12, compiled operators lose an error's type and message; the allocator has counted it."""
+    """In PyTorch 2.11, compiled operators lose an error's type and message; the allocator has counted it."""
     counts = iter([3, 3 + failures])
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"num_ooms": next(counts)})
-    assert guards.FailedAllocations(torch.device("cuda")).explain(error) is expected
+    assert guards.FailedAllocations(torch.device("cuda")).caused(error) is expected
 
 
 def test_out_of_memory_can_halve_the_batch_and_go_on(tmp_path: Path) -> None:
