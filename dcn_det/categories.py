@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """One class of a data set: its id in the annotation file and its name."""
+    """One class of a data set.
+
+    Attributes:
+        id: in the annotation file.
+        name: unique.
+        annotated: whether the annotation file has the class; if not, no result can refer to it.
+    """
 
     id: int
     name: str
+    annotated: bool = True

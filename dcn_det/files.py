@@ -7,6 +7,8 @@ import gc
 import json
 import os
 import re
+import stat
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -85,6 +87,25 @@ def write_json(path: str | Path, content: object) -> None:
     write_text(path, json.dumps(content, allow_nan=False))
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """Reads a regular file; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            kind = "a folder" if Path(path).is_dir() else "not a regular file"
+            raise UserError(f"{path}: cannot be read: it is {kind}")
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise missing_file(path) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def read_text(path: str | Path) -> str:
     """Reads UTF-8 text, with or without a byte order mark.
 
@@ -92,11 +113,7 @@ def read_text(path: str | Path) -> str:
         UserError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise missing_file(path) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
 
@@ -116,13 +133,29 @@ def read_json(path: str | Path) -> Any:
     """
     text = read_text(path)
     # Parsing creates millions of objects and no garbage; collection would take two fifths of the time.
-    with without_collecting():
+    with without_collecting(), _json_errors(path):
+        return json.loads(text)
+
+
+def read_xml(path: str | Path) -> ElementTree.Element:
+    """Reads an XML file of any encoding that Python knows; returns its root.
+
+    Raises:
+        UserError: the file cannot be read, or is not XML.
+    """
+    content = read_bytes(path)
+    try:
+        return ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        # The parser knows no multi-byte encodings but Unicode's; annotation tools of East Asia write GBK and others.
+        found = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""", content)
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise _not_json(path, error) from None
-        except RecursionError:
-            raise UserError(f"{path}: nested too deeply") from None
+            if found is None:
+                raise LookupError
+            text = content[found.end() :].decode(found[1].decode())
+            return ElementTree.fromstring(text)
+        except (ElementTree.ParseError, ValueError, LookupError):
+            raise UserError(f"{path}: not XML: {error}") from None
 
 
 def iterate_json(path: str | Path) -> Iterator[Any]:
@@ -147,26 +180,32 @@ def iterate_json(path: str | Path) -> Iterator[Any]:
         raise UserError(f"{path}: expected a list of results, got {kind_of(whole)}{hint}")
     position = skip(position + 1)
     closed = text[position : position + 1] == "]"
-    try:
-        while not closed:
+    while not closed:
+        with _json_errors(path):
             element, position = decoder.raw_decode(text, position)
-            yield element
             position = skip(position)
             closed = text[position : position + 1] == "]"
             if not closed and text[position : position + 1] != ",":
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
             if not closed:
                 position = skip(position + 1)
+        yield element
+    with _json_errors(path):
         if skip(position + 1) != len(text):
             raise json.JSONDecodeError("Extra data", text, skip(position + 1))
+
+
+@contextlib.contextmanager
+def _json_errors(path: str | Path) -> Iterator[None]:
+    """Turns the parser's errors into ones for users."""
+    try:
+        yield
     except json.JSONDecodeError as error:
-        raise _not_json(path, error) from None
+        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply") from None
-
-
-def _not_json(path: str | Path, error: json.JSONDecodeError) -> UserError:
-    return UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})")
+    except ValueError:  # Python refuses to convert integers of more than some thousand digits
+        raise UserError(f"{path}: a number has too many digits") from None
 
 
 def kind_of(value: object) -> str:

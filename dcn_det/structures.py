@@ -204,7 +204,7 @@ class Detections:
 
         Returns:
             One dict per detection with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height, where width is
-            ``x2 - x1``) and ``score``.
+            ``x2 - x1``) and ``score``. Detections of classes that the annotations lack are left out.
 
         Raises:
             UserError: a box or score is non-finite.
@@ -223,6 +223,7 @@ class Detections:
                 "score": score,
             }
             for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), self.labels.tolist())
+            if self.categories[label].annotated
         ]
 
     def to_supervision(self) -> Any:

@@ -12,6 +12,7 @@ from dcn_det.cli.evaluate import read_ground_truth
 from dcn_det.config import Config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.analysis import analyse
+from dcn_det.evaluation.measure import evaluation_settings
 from dcn_det.evaluation.truth import Truth
 from dcn_det.files import write_bytes
 
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     from dcn_det.visualize.plots import plots
     from dcn_det.visualize.report import page
 
-    metrics = truth.measures(results, config.evaluation)
+    metrics = truth.measures(results, evaluation_settings(config))
     analysis = analyse(truth.coco, results, args.score, args.worst)
     drawn = plots(analysis)
     folder = args.images or truth.image_folder

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dcn_det.config import Config, load_config
+from dcn_det.data.anchor_check import AnchorCheck
 from dcn_det.data.build import build_dataset
-from dcn_det.data.check import AnchorCheck
+from dcn_det.data.check import check_split, fixed_document
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.formats import open_split
 from dcn_det.data.sampler import Draw, mix, permutation
@@ -52,11 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
     config = load_config(args.config, *args.overrides)
     split = open_split(config.data, args.split, Progress("sample image"))
-    report = split.check(_anchors(config), args.workers, Progress("image"))
+    report = check_split(split, _anchors(config), args.workers, Progress("image"))
     print(report.text())
     if args.fix:
-        write_json(args.fix, report.fixed)
-        images, objects = len(report.fixed["images"]), len(report.fixed["annotations"])
+        fixed = fixed_document(split, report)
+        write_json(args.fix, fixed)
+        images, objects = len(fixed["images"]), len(fixed["annotations"])
         print(f"fixed: '{args.fix}' with {images} of {report.images} images, {objects} of {report.objects} objects")
         print(f"to use it: {' '.join(split.settings_of_fixed(args.fix))}")
     if args.browse:

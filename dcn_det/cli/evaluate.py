@@ -9,7 +9,7 @@ from pathlib import Path
 from dcn_det.config import Config, load_config
 from dcn_det.errors import UserError
 from dcn_det.evaluation.expected import Comparison, beside_expected
-from dcn_det.evaluation.measure import CONFIG_SUFFIXES, read_truth
+from dcn_det.evaluation.measure import CONFIG_SUFFIXES, evaluation_settings, read_truth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.truth import Truth
 from dcn_det.files import write_json
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     config, truth = read_ground_truth(args.ground_truth, args.config, args.set)
-    settings = config.evaluation.model_copy(update={"backend": args.backend} if args.backend else {})
+    settings = evaluation_settings(config, args.backend)
     names = short_names(args.results)
     found: dict[str, Metrics] = {}
     for name, path in zip(names, args.results):

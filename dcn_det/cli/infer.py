@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
-from dcn_det.images import read_image, sheet, write_image
+from dcn_det.images import SUFFIXES, read_image, sheet, write_image
 from dcn_det.inference.build import load
 from dcn_det.progress import Progress
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+UNREADABLE = 1
+"""Exit code if an image could not be read."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="dcn-det infer",
         description="Detect objects in images and draw them. The checkpoint contains config and class names.",
+        epilog="exit codes: 0 all images were read; 1 some could not be read; 2 invalid arguments",
     )
     result.add_argument("images", nargs="+", type=Path, help="image files or folders of images")
     result.add_argument(
@@ -45,7 +48,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES)
+            inside = sorted(item for item in path.iterdir() if _is_image(item))
             if not inside:
                 raise UserError(f"folder '{path}' contains no images ({', '.join(sorted(SUFFIXES))})")
             found += inside
@@ -54,6 +57,11 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         else:
             raise UserError(f"image '{path}' does not exist")
     return found
+
+
+def _is_image(path: Path) -> bool:
+    # macOS adds a file "._name.jpg" with attributes next to each image on foreign disks.
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,9 +73,15 @@ def main(argv: list[str] | None = None) -> int:
     records: list[dict[str, Any]] = []
     cells: list[np.ndarray] = []
     used: set[str] = set()
+    unreadable = 0
     progress = Progress("image")
     for index, path in enumerate(images):
-        image = read_image(path)
+        try:
+            image = read_image(path, upright=True)
+        except UserError as error:
+            unreadable += 1
+            print(f"warning: {error}", file=sys.stderr)
+            continue
         detections = predictor(image)
         picture = detections.above(args.score).draw(image)
         write_image(args.output / unique_name(path, used), picture)
@@ -79,7 +93,9 @@ def main(argv: list[str] | None = None) -> int:
     if cells:
         write_image(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
     print(f"pictures and detections.json: '{args.output}'")
-    return 0
+    if unreadable:
+        print(f"warning: {unreadable} of {len(images)} images could not be read", file=sys.stderr)
+    return UNREADABLE if unreadable else 0
 
 
 def unique_name(path: Path, used: set[str]) -> str:

@@ -84,7 +84,8 @@ class DataConfig(Section):
     test: SplitConfig | None
     """Null trains without evaluation."""
     classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Category names; when given they must be those of the annotation file."""
+    """Names of the classes to detect, in the order of their labels: all or some categories of the annotations. Null
+    takes all, in ascending order of id."""
     resize: ResizeConfig = ResizeConfig()
     flip: Literal["double", "random", "none"] = "double"
     """``double`` lists every image twice, once mirrored (the authors' way); ``random`` tosses a coin."""
@@ -99,6 +100,8 @@ class DataConfig(Section):
     """Training images without a usable box."""
     bad_images: Literal["error", "skip"] = "error"
     """Missing or unreadable files, when training: stop, or leave out and count."""
+    max_pixels: Annotated[int, Field(gt=0, le=2**30)] = 2**27
+    """Larger images are refused before they are decoded; width times height."""
     aspect_grouping: bool = True
     """Batches hold landscape or portrait images, not both."""
     workers: NonNegative = 2

@@ -58,6 +58,9 @@ class TestConfig(Section):
 class EvaluationConfig(Section):
     backend: Literal["auto", "hotcoco", "pycocotools"] = "auto"
     """What computes COCO's metrics; ``auto``: hotcoco when installed, else pycocotools."""
+    max_detections: Positive | None = None
+    """Detections per image and class that COCO's metrics count. Null: COCO's 100, or ``test.max_detections`` if that is
+    larger."""
     voc_ap: Literal["11-point", "area"] = "11-point"
     """Average precision of Pascal VOC data: of 2007 (the paper) or since 2010."""
 

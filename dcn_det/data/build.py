@@ -21,6 +21,7 @@ def build_dataset(
     split: Split,
     resize: ResizeConfig | None = None,
     progress: Count | None = None,
+    classes: Sequence[str] | None = None,
 ) -> DetectionDataset:
     """Opens one split of the data set in the settings; the sample set is first written where absent.
 
@@ -32,6 +33,7 @@ def build_dataset(
         split: ``train`` examples carry their objects, ``test`` examples do not.
         resize: instead of ``data.resize``.
         progress: told how writing the sample set advances.
+        classes: of a test split, names by label that the detector was trained on; see ``match_classes``.
 
     Raises:
         UserError: see ``open_split`` and ``DataFormat.index``.
@@ -39,8 +41,10 @@ def build_dataset(
     opened = open_split(data, split, progress)
     resize = resize or data.resize
     if split == "test":
-        index = opened.index(labelled=False)
-        return DetectionDataset(index, resize.short_side, resize.max_side, with_targets=False)
+        index = opened.index(labelled=False, classes=classes)
+        return DetectionDataset(
+            index, resize.short_side, resize.max_side, with_targets=False, max_pixels=data.max_pixels
+        )
     index = opened.index(data.empty_images, data.bad_images)
     augmentation = Augmentation(
         short_sides=data.short_sides,
@@ -48,7 +52,13 @@ def build_dataset(
         jitter=ColorJitter(**data.jitter.model_dump()),
     )
     return DetectionDataset(
-        index, resize.short_side, resize.max_side, with_targets=True, augmentation=augmentation, cache=_cache(data)
+        index,
+        resize.short_side,
+        resize.max_side,
+        with_targets=True,
+        augmentation=augmentation,
+        cache=_cache(data),
+        max_pixels=data.max_pixels,
     )
 
 

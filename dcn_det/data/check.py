@@ -1,14 +1,12 @@
-"""Looks at every image and annotation of a split and reports what is wrong with them.
-
-Annotations are read leniently: what would end a training run is counted here, with examples. Whatever their format,
-they are checked as rows of COCO's; a row may say in ``_where`` how to name it to people.
-"""
+"""Checks of every image and annotation of a split, for ``dcn-det check-dataset``."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,73 +14,57 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dcn_det.data.anchor_check import SIZES, AnchorCheck
+from dcn_det.data.findings import Findings
+from dcn_det.data.formats.base import DataFormat
+from dcn_det.data.formats.coco import read_document
+from dcn_det.data.records import Records, Written, to_coco
 from dcn_det.errors import UserError
-from dcn_det.images import read_image
+from dcn_det.images import orientation, read_image
 from dcn_det.progress import Count
 
-Row = dict[str, Any]
 EXAMPLES = 5
 """Offenders named for each problem."""
-SIZES = (16, 32, 64, 96, 128, 256, 512)
-"""Upper edges of the box-size histogram, pixels of the original image (square root of the area)."""
-
-ERRORS = (
-    "annotation file missing",
-    "annotation file unreadable",
-    "image name not made of digits",
-    "image missing",
-    "image unreadable or truncated",
-    "image of another size than stated",
-    "image id used twice",
-    "annotation id used twice",
-    "annotation of an unknown image",
-    "annotation of an unknown category",
-    "annotation without a usable bbox",
-    "box without area",
-)
-"""What a training run would stop at or leave out; the rest is worth knowing only."""
+COUNTED = 100
+"""Detections per image that COCO's metrics count."""
 
 
 @dataclass
 class Report:
-    """What was found in a split.
+    """Result of a check.
 
     Attributes:
-        source: where the annotations are.
-        problems: what is wrong -> examples of it, all of them.
+        findings: problems.
         classes: objects by category name, unused ones with 0.
         sizes: objects by size, as counts of ``SIZES`` and one more for the larger.
         coverage: for each of these, the best IoU of an anchor with each box, before and after resizing.
-        images, objects: how many there are.
-        fixed: what can be used, in COCO's format.
+        images, objects: how many are annotated.
+        looks: what is in each image file, by name.
     """
 
-    source: str
-    problems: dict[str, list[str]] = field(default_factory=dict)
+    findings: Findings
     classes: dict[str, int] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=lambda: [0] * (len(SIZES) + 1))
     coverage: list[list[float]] = field(default_factory=lambda: [[] for _ in range(len(SIZES) + 1)])
     images: int = 0
     objects: int = 0
-    fixed: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, problem: str, example: str) -> None:
-        self.problems.setdefault(problem, []).append(example)
+    looks: dict[str, Look] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
-        """Whether nothing in ``ERRORS`` was found."""
-        return not any(problem in ERRORS for problem in self.problems)
+        """Whether nothing stops or shortens training or evaluation."""
+        return not self.findings.errors
 
     def text(self) -> str:
-        """The report for people."""
-        lines = [f"{self.source}: {self.images} images, {self.objects} objects, {len(self.classes)} classes"]
-        for problem, examples in sorted(self.problems.items(), key=lambda item: (item[0] not in ERRORS, item[0])):
-            kind = "error" if problem in ERRORS else "note "
-            more = ", ..." if len(examples) > EXAMPLES else ""
-            lines.append(f"  {kind} {problem}: {len(examples)} ({', '.join(examples[:EXAMPLES])}{more})")
-        if not self.problems:
-            lines.append("  nothing is wrong")
+        """Returns the report for people."""
+        findings = self.findings
+        lines = [f"{findings.source}: {self.images} images, {self.objects} objects, {len(self.classes)} classes"]
+        for kind, problems in (("error", findings.errors), ("note ", findings.notes)):
+            for problem, examples in sorted(problems.items()):
+                more = ", ..." if len(examples) > EXAMPLES else ""
+                lines.append(f"  {kind} {problem}: {len(examples)} ({', '.join(examples[:EXAMPLES])}{more})")
+        if not findings.errors and not findings.notes:
+            lines.append("  no problems found")
         lines.append("  objects by class")
         width, most = max((len(name) for name in self.classes), default=0), max(self.classes.values(), default=0)
         for name, count in sorted(self.classes.items(), key=lambda item: -item[1]):
@@ -102,178 +84,190 @@ def _bar(count: int, most: int, width: int = 40) -> str:
 
 
 @dataclass(frozen=True)
-class AnchorCheck:
-    """How well anchors meet the boxes after resizing.
+class Look:
+    """What is in an image file.
 
     Attributes:
-        anchors: (levels, A, 4) half-open, of the top-left cell of each feature map.
-        strides: of the feature maps, pixels.
-        short_side, max_side: of resizing, pixels.
+        problem: why it cannot be used; None for a good image.
+        height, width: as stored, pixels; 0 for a bad image.
+        orientation: EXIF orientation; 1 is upright.
     """
 
-    anchors: NDArray[np.float64]
-    strides: tuple[int, ...]
-    short_side: int
-    max_side: int
-
-    def best_iou(self, box: NDArray[np.float64], height: int, width: int) -> float:
-        """The best IoU of any anchor of any cell with a half-open box of an image of that size."""
-        scale = self.short_side / min(height, width)
-        if round(scale * max(height, width)) > self.max_side:
-            scale = self.max_side / max(height, width)
-        levels = zip(self.anchors, self.strides, strict=True)
-        return max(_best_iou(box * scale, each, stride, height * scale, width * scale) for each, stride in levels)
+    problem: str | None
+    height: int = 0
+    width: int = 0
+    orientation: int = 1
 
 
-def _best_iou(
-    box: NDArray[np.float64], anchors: NDArray[np.float64], stride: int, height: float, width: float
-) -> float:
-    sizes = anchors[:, 2:] - anchors[:, :2]
-    best_overlap = np.ones(len(sizes))
-    for axis, extent in ((0, width), (1, height)):
-        cells = np.arange(max(int(extent // stride), 1)) * stride
-        start = anchors[:, axis, None] + cells  # anchors x cells: the axes are independent
-        end = anchors[:, axis + 2, None] + cells
-        overlap = np.minimum(end, box[axis + 2]) - np.maximum(start, box[axis])
-        best_overlap *= np.maximum(overlap, 0).max(axis=1)
-    union = sizes.prod(axis=1) + (box[2:] - box[:2]).prod() - best_overlap
-    return float((best_overlap / union).max())
+def look_at(path: str, max_pixels: int) -> Look:
+    """Decodes an image in full."""
+    cv2.setNumThreads(0)
+    if not Path(path).exists():
+        return Look("image missing")
+    try:
+        height, width = read_image(path, max_pixels).shape[:2]
+    except UserError as error:
+        return Look("image too large" if "data.max_pixels" in str(error) else "image unreadable or truncated")
+    return Look(None, height, width, orientation(path))
 
 
-def check_document(
-    document: dict[str, Any],
-    folder: Path,
-    report: Report,
-    anchors: AnchorCheck | None,
-    workers: int = 0,
-    progress: Count | None = None,
-) -> None:
-    """Checks images and objects, and fills in the report.
+def check_split(
+    split: DataFormat, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None
+) -> Report:
+    """Checks images and objects of a split.
+
+    What training, testing or evaluation would refuse or leave out is an error; what else is worth knowing is a note.
 
     Args:
-        document: lists ``images``, ``annotations`` and ``categories``. An image with ``_unlabelled`` has no annotation
-            to state its size or to hold objects; one with ``_bad`` cannot be used.
-        folder: what the names of the images are relative to.
-        report: may already hold problems found in reading.
+        split: a training split needs annotations.
         anchors: what boxes are compared with; None for a detector without anchors.
         workers: processes that decode images; 0 uses this one.
         progress: called with images read and images in all.
+
+    Raises:
+        UserError: the annotations cannot be read at all.
     """
-    categories = {row.get("id"): str(row.get("name")) for row in document["categories"]}
-    rows = _check_images(document["images"], folder, report, workers, progress)
-    kept = _check_objects(document["annotations"], rows, categories, anchors, report)
-    report.images, report.objects = len(document["images"]), len(document["annotations"])
-    counts = Counter(categories[row["category_id"]] for row in kept)
-    report.classes = {name: counts.get(name, 0) for name in categories.values()}
-    for name, count in report.classes.items():
-        if count == 0:
-            report.add("category without objects", name)
-    used = {row["image_id"] for row in kept}
-    for image_id, row in rows.items():
-        if image_id not in used and "_unlabelled" not in row:
-            report.add("image without objects", row.get("_where", str(image_id)))
-    good = [row for row in rows.values() if "_bad" not in row]
-    good_ids = {row["id"] for row in good}
-    report.fixed = document | {
-        "images": [_public(row) for row in good],
-        "annotations": [_public(row) for row in kept if row["image_id"] in good_ids],
-    }
+    report = Report(Findings(split.source))
+    records = split.read(report.findings, labelled=split.split == "train")
+    for note in records.notes:
+        report.findings.note("in the annotations", note)
+    report.images, report.objects = len(records.names), len(records.labels)
+    report.looks = _look(records, split.folder, split.data.max_pixels, workers, progress)
+    usable = _judge_images(records, report)
+    _judge_objects(records, usable, anchors, report)
+    return report
 
 
-def _public(row: Row) -> Row:
-    return {key: value for key, value in row.items() if key not in ("_bad", "_unlabelled", "_where")}
-
-
-def _check_images(
-    rows: list[Row], folder: Path, report: Report, workers: int, progress: Count | None
-) -> dict[Any, Row]:
-    """Rows by image id, the first of each; ``_bad`` marks those whose file cannot be used."""
-    found: dict[Any, Row] = {}
-    for row in rows:
-        if row.get("id") in found:
-            report.add("image id used twice", row.get("_where", str(row.get("id"))))
-        else:
-            found[row.get("id")] = dict(row)
-    paths = [str(folder / str(row.get("file_name"))) for row in found.values()]
-    if workers > 0:
-        with ProcessPoolExecutor(workers) as pool:
-            _judge(found, pool.map(look_at, paths, chunksize=8), report, progress)
-    else:
-        _judge(found, map(look_at, paths), report, progress)
+def _look(records: Records, folder: Path, max_pixels: int, workers: int, progress: Count | None) -> dict[str, Look]:
+    names = list(dict.fromkeys(records.names))
+    found: dict[str, Look] = {}
+    with ExitStack() as stack:
+        paths = [str(folder / name) for name in names]
+        look = partial(look_at, max_pixels=max_pixels)
+        looks: Iterable[Look] = map(look, paths)
+        if workers > 0:
+            looks = stack.enter_context(ProcessPoolExecutor(workers)).map(look, paths, chunksize=8)
+        for number, (name, each) in enumerate(zip(names, looks), start=1):
+            found[name] = each
+            if progress:
+                progress(number, len(names))
     return found
 
 
-def _judge(found: dict[Any, Row], sizes: Any, report: Report, progress: Count | None) -> None:
-    for number, (row, size) in enumerate(zip(found.values(), sizes), start=1):
-        name = str(row.get("file_name"))
-        if isinstance(size, str):
-            report.add(size, name)
-            row["_bad"] = True
-        elif size != (row.get("height"), row.get("width")):
-            if "_unlabelled" not in row:
-                report.add(
-                    "image of another size than stated",
-                    f"{name} is {size[1]}x{size[0]}, not {row.get('width')}x{row.get('height')}",
-                )
-            row["height"], row["width"] = size
-        if progress:
-            progress(number, len(found))
+def _judge_images(records: Records, report: Report) -> NDArray[np.int64]:
+    """Reports problems of image files; returns the sizes (N, 2) to hold boxes against, those stored where readable."""
+    sizes = records.sizes.copy()
+    findings = report.findings
+    for row, name in enumerate(records.names):
+        look = report.looks[name]
+        stated = (int(records.sizes[row, 0]), int(records.sizes[row, 1]))
+        stored = (look.height, look.width)
+        if look.problem is not None:
+            findings.error(look.problem, name)
+        elif stated == stored[::-1] != stored and look.orientation >= 5:
+            findings.error("image annotated as shown, but stored rotated (EXIF orientation)", name)
+        else:
+            if stated != stored:
+                example = f"{name} is {stored[1]}x{stored[0]}, not {stated[1]}x{stated[0]}"
+                findings.error("image of another size than stated", example)
+            elif look.orientation != 1:
+                findings.note("image that viewers rotate (EXIF orientation); training does not", name)
+            sizes[row] = stored
+    return sizes
 
 
-def look_at(path: str) -> tuple[int, int] | str:
-    """Height and width of an image that can be decoded in full, otherwise what is wrong."""
-    cv2.setNumThreads(0)
-    if not Path(path).is_file():
-        return "image missing"
-    try:
-        height, width = read_image(path).shape[:2]
-    except UserError:
-        return "image unreadable or truncated"
-    return height, width
-
-
-def _check_objects(
-    rows: list[Row], images: dict[Any, Row], categories: dict[Any, str], anchors: AnchorCheck | None, report: Report
-) -> list[Row]:
-    """The objects that can be used, clipped to their image; crowds are kept as they are."""
-    kept, ids, seen = [], set(), set()
-    for position, original in enumerate(rows):
-        row, name = dict(original), original.get("_where") or f"id {original.get('id', f'at {position}')}"
-        if row.get("id") is not None and row["id"] in ids:
-            report.add("annotation id used twice", str(row["id"]))
-            continue
-        ids.add(row.get("id"))
-        if row.get("image_id") not in images:
-            report.add("annotation of an unknown image", name)
-            continue
-        if row.get("category_id") not in categories:
-            report.add("annotation of an unknown category", name)
-            continue
-        box = row.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-            report.add("annotation without a usable bbox", name)
-            continue
-        image = images[row["image_id"]]
-        if not all(isinstance(image.get(side), int) for side in ("height", "width")):
-            continue  # neither stated nor found, since the file cannot be used: nothing to hold the box against
-        x, y, w, h = map(float, box)
-        corners = np.array([x, y, x + w, y + h])
-        clipped = np.clip(corners, 0, [image["width"], image["height"]] * 2)
-        width, height = clipped[2] - clipped[0], clipped[3] - clipped[1]
-        if not np.isfinite(corners).all() or width <= 0 or height <= 0:
-            report.add("box without area", name)
-            continue
-        if np.abs(clipped - corners).max() > 0.01:
-            report.add("box partly outside its image", name)
-            row["bbox"] = [float(clipped[0]), float(clipped[1]), float(width), float(height)]
-        key = (row["image_id"], row["category_id"], *row["bbox"])
-        if key in seen:
-            report.add("object annotated twice", name)
+def _judge_objects(records: Records, sizes: NDArray[np.int64], anchors: AnchorCheck | None, report: Report) -> None:
+    findings = report.findings
+    limits = sizes[records.owners][:, [1, 0, 1, 0]]
+    clipped = np.clip(records.boxes, 0, limits)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    with_area = np.asarray((sides > 0).all(axis=1))
+    findings.keep(with_area, "box without area", (records.place(row) for row in np.flatnonzero(~with_area).tolist()))
+    beyond = with_area & (np.abs(clipped - records.boxes).max(axis=1, initial=0) > 0.01)
+    for row in np.flatnonzero(beyond).tolist():
+        findings.note("box partly outside its image", records.place(row))
+    keys = zip(records.owners.tolist(), records.labels.tolist(), records.boxes.tolist(), with_area.tolist())
+    seen: set[tuple[object, ...]] = set()
+    for row, (owner, label, box, good) in enumerate(keys):
+        key = (owner, label, *box)
+        if key in seen and good:
+            findings.note("object annotated twice", records.place(row))
         seen.add(key)
-        kept.append(row)
-        if not row.get("iscrowd"):
-            bucket = int(np.searchsorted(SIZES, (width * height) ** 0.5, side="right"))
-            report.sizes[bucket] += 1
-            if anchors is not None:
-                report.coverage[bucket].append(anchors.best_iou(clipped, image["height"], image["width"]))
-    return kept
+    counts = np.bincount(records.labels[with_area], minlength=len(records.categories)).tolist()
+    report.classes = {category.name: count for category, count in zip(records.categories, counts)}
+    for name, count in report.classes.items():
+        if count == 0:
+            findings.note("category without objects", name)
+    _judge_counts(records, with_area, report)
+    found = with_area & ~records.crowd
+    for row in np.flatnonzero(found).tolist():
+        bucket = int(np.searchsorted(SIZES, float(sides[row].prod()) ** 0.5, side="right"))
+        report.sizes[bucket] += 1
+        if anchors is not None:
+            height, width = sizes[records.owners[row]].tolist()
+            report.coverage[bucket].append(anchors.best_iou(clipped[row], height, width))
+
+
+def _judge_counts(records: Records, with_area: NDArray[np.bool_], report: Report) -> None:
+    images = len(records.names)
+    objects = np.bincount(records.owners[with_area], minlength=images)
+    crowds = np.bincount(records.owners[with_area & records.crowd], minlength=images)
+    for row in np.flatnonzero(objects == crowds):
+        kind = "image with crowds only" if objects[row] else "image without objects"
+        report.findings.note(kind, records.names[row])
+    for row in np.flatnonzero(objects - crowds > COUNTED):
+        example = f"{records.names[row]} has {objects[row] - crowds[row]}"
+        report.findings.note(f"image with more than {COUNTED} objects, as many as COCO's metrics count", example)
+
+
+def fixed_document(split: DataFormat, report: Report) -> dict[str, Any]:
+    """Returns the usable part of a split in COCO's format, with values repaired where possible.
+
+    Images that are missing, unreadable or annotated in another orientation than stored are left out; other sizes become
+    those stored. Boxes are clipped to their image, and left out without area.
+
+    Args:
+        split: the data.
+        report: of :func:`check_split`.
+
+    Raises:
+        UserError: nothing usable is left.
+    """
+    records = split.repaired(Findings(split.source), labelled=split.split == "train")
+    looks = [
+        report.looks.get(name) or look_at(str(split.folder / name), split.data.max_pixels) for name in records.names
+    ]
+    stored = np.array([(look.height, look.width) for look in looks], np.int64).reshape(-1, 2)
+    turned = np.array([look.orientation >= 5 for look in looks], np.bool_)
+    turned &= (records.sizes == stored[:, ::-1]).all(axis=1) & (records.sizes != stored).any(axis=1)
+    bad = np.array([look.problem is not None for look in looks], np.bool_)
+    records = replace(records, sizes=stored).select(images=~bad & ~turned)
+    limits = records.sizes[records.owners][:, [1, 0, 1, 0]]
+    clipped = np.clip(records.boxes, 0, limits)
+    with_area = np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
+    records = _with_boxes(records, clipped).select(objects=with_area)
+    if not len(records.names):
+        raise UserError(f"{split.source}: no usable image is left; nothing is written")
+    document = to_coco(records)
+    _check_fixed(document, records)
+    return document
+
+
+def _with_boxes(records: Records, boxes: NDArray[np.float64]) -> Records:
+    """Replaces boxes, in the written rows also, where they differ by more than rounding."""
+    written = records.written
+    if written is not None:
+        changed = np.abs(boxes - records.boxes).max(axis=1, initial=0) > 0.01
+        rows = list(written.annotations)
+        for row in np.flatnonzero(changed):
+            x1, y1, x2, y2 = boxes[row].tolist()
+            rows[row] = {**rows[row], "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        written = Written(written.images, rows, written.places)
+    return replace(records, boxes=boxes, written=written)
+
+
+def _check_fixed(document: dict[str, Any], records: Records) -> None:
+    """Raises a UserError if reading ``document`` would be refused."""
+    findings = Findings(f"what is left of {records.source}")
+    read_document(document, Path(str(findings.source)), findings, labelled=bool(document["annotations"]))
+    findings.refuse()

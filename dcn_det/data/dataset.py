@@ -14,7 +14,7 @@ from dcn_det.data.index import DatasetIndex
 from dcn_det.data.sampler import Draw
 from dcn_det.data.transforms import flip_boxes, flip_image, resize_short_side, scale_boxes
 from dcn_det.errors import UserError
-from dcn_det.images import Image, read_image
+from dcn_det.images import MAX_PIXELS, Image, read_image
 from dcn_det.structures import Batch, Category, ImageInfo, Target
 
 Example = tuple[Tensor, ImageInfo, Target | None]
@@ -32,6 +32,7 @@ class DetectionDataset(Dataset[Example]):
         with_targets: whether examples carry their objects.
         augmentation: further random changes, None for none.
         cache: where decoded and resized images are kept, None for nowhere.
+        max_pixels: see ``read_image``.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class DetectionDataset(Dataset[Example]):
         with_targets: bool,
         augmentation: Augmentation | None = None,
         cache: ImageCache | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.index = index
         self.short_side = short_side
@@ -49,6 +51,7 @@ class DetectionDataset(Dataset[Example]):
         self.with_targets = with_targets
         self.augmentation = augmentation or Augmentation()
         self.cache = cache
+        self.max_pixels = max_pixels
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -109,7 +112,7 @@ class DetectionDataset(Dataset[Example]):
 
     def _read(self, name: str, size: tuple[int, int]) -> Image:
         path, (height, width) = f"{self.index.folder}/{name}", size
-        image = read_image(path)
+        image = read_image(path, self.max_pixels)
         if image.shape[:2] != size:
             raise UserError(
                 f"image {path} is {image.shape[1]}x{image.shape[0]}, but {self.index.source} says {width}x{height}"

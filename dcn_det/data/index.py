@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcn_det.categories import Category
-from dcn_det.data.records import Records, first_few
+from dcn_det.data.findings import first_few
+from dcn_det.data.records import Records
 from dcn_det.errors import UserError
-from dcn_det.images import is_readable
+from dcn_det.images import MAX_PIXELS, is_readable
 
 _TOLERANCE = 0.01
 """Pixels that mean nothing, such as the last decimals of a file. A shorter side is none, so that no box
@@ -141,38 +142,37 @@ def build_index(
     folder: Path,
     empty_images: Literal["keep", "skip"] = "keep",
     bad_images: Literal["error", "skip"] = "error",
+    max_pixels: int = MAX_PIXELS,
 ) -> DatasetIndex:
     """Applies the policies on boxes and images, counts what they do, and packs the rest.
 
-    Boxes are clipped to their image; those that are not finite or have no area are left out.
+    Boxes are clipped to their image; those without area are left out.
 
     Args:
-        records: images and objects as annotated.
+        records: images and objects that can be used, see ``dcn_det.data.rules.screen``.
         folder: what the file names are relative to.
         empty_images: whether to keep images without a box that is neither crowd nor left out.
         bad_images: ``error`` refuses missing files, found by listing the folder; ``skip`` leaves out missing
             files and, having decoded every image once, unreadable ones.
+        max_pixels: larger images are unreadable.
 
     Raises:
         UserError: the folder is missing; files are missing and ``bad_images`` is ``error``; no image is left.
     """
     limits = records.sizes[records.owners][:, [1, 0, 1, 0]].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        clipped = np.clip(records.boxes, 0, limits)
-        beyond = np.abs(clipped - records.boxes).max(axis=1) > _TOLERANCE
-        sides = (clipped[:, 2:] - clipped[:, :2]).min(axis=1)
-        usable = np.isfinite(records.boxes).all(axis=1) & (sides >= _TOLERANCE)
+    clipped = np.clip(records.boxes, 0, limits)
+    beyond = np.abs(clipped - records.boxes).max(axis=1, initial=0) > _TOLERANCE
+    usable = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) >= _TOLERANCE
     rows = np.flatnonzero(usable)
     targets = np.bincount(records.owners[rows], weights=~records.crowd[rows], minlength=len(records.image_ids))
 
-    bad = _bad_files(folder, records.names, bad_images)
+    bad = _bad_files(folder, records.names, bad_images, max_pixels)
     empty = (targets == 0) & ~bad
+    causes = _causes(records, empty)
     kept: NDArray[np.bool_] = ~bad if empty_images == "keep" else ~bad & ~empty
     if not kept.any():
-        raise UserError(
-            f"no image is left of {len(kept)} in {records.source}: {bad.sum()} missing or unreadable, "
-            f"{empty.sum()} without boxes (empty_images: {empty_images})"
-        )
+        found = ", ".join(f"{n} {what}" for what, n in [("missing or unreadable", int(bad.sum())), *causes] if n)
+        raise UserError(f"no image is left of {len(kept)} in {records.source}: {found} (empty_images: {empty_images})")
     order = np.flatnonzero(kept)
     order = order[np.argsort(records.image_ids[order], kind="stable")]
     place = np.full(len(kept), -1, dtype=np.int64)
@@ -185,10 +185,10 @@ def build_index(
         ("crowd boxes, not trained on", int(records.crowd[rows].sum())),
         ("boxes without area, left out", int((~usable).sum())),
         ("boxes clipped to their image", int(beyond[rows].sum())),
-        ("images without boxes, " + ("kept" if empty_images == "keep" else "left out"), int(empty.sum())),
+        *((f"images {what}, " + ("kept" if empty_images == "keep" else "left out"), count) for what, count in causes),
         ("images missing or unreadable, left out", int(bad.sum())),
     ]
-    counts = f"{len(order)} of {len(kept)} images, {len(rows)} boxes, {len(records.categories)} classes"
+    kept_counts = f"{len(order)} of {len(kept)} images, {len(rows)} boxes, {len(records.categories)} classes"
     return DatasetIndex(
         source=records.source,
         folder=folder,
@@ -201,16 +201,36 @@ def build_index(
         offsets=_offsets(np.bincount(place[records.owners[rows]], minlength=len(order))),
         name_bytes=torch.from_numpy(np.frombuffer(b"".join(names), dtype=np.uint8).copy()),
         name_offsets=_offsets(np.array([len(name) for name in names])),
-        report="; ".join([f"{records.source}: {counts}", *(f"{what}: {count}" for what, count in notes if count)]),
+        report="; ".join(
+            [
+                f"{records.source}: {kept_counts}",
+                *(f"{what}: {count}" for what, count in notes if count),
+                *records.notes,
+            ]
+        ),
         annotated=len(records.owners) > 0,
     )
+
+
+def _causes(records: Records, empty: NDArray[np.bool_]) -> list[tuple[str, int]]:
+    """Returns why images have no object to train on, and how many images each cause concerns."""
+    images = len(records.names)
+    objects = np.bincount(records.owners, minlength=images)
+    crowds = np.bincount(records.owners, weights=records.crowd, minlength=images)
+    unlabelled, crowded = empty & (objects == 0), empty & (objects > 0) & (crowds == objects)
+    without_area = empty & ~unlabelled & ~crowded
+    return [
+        ("without objects", int(unlabelled.sum())),
+        ("with crowds only", int(crowded.sum())),
+        ("with boxes without area only", int(without_area.sum())),
+    ]
 
 
 def _offsets(counts: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
-def _bad_files(folder: Path, names: list[str], policy: Literal["error", "skip"]) -> NDArray[np.bool_]:
+def _bad_files(folder: Path, names: list[str], policy: Literal["error", "skip"], max_pixels: int) -> NDArray[np.bool_]:
     """Marks the files that are missing and, when skipping, those that cannot be decoded."""
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist")
@@ -233,5 +253,5 @@ def _bad_files(folder: Path, names: list[str], policy: Literal["error", "skip"])
         return bad
     present = np.flatnonzero(~bad)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bad[present] = [not good for good in pool.map(lambda i: is_readable(folder / names[i]), present)]
+        bad[present] = [not good for good in pool.map(lambda i: is_readable(folder / names[i], max_pixels), present)]
     return bad

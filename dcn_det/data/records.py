@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcn_det.categories import Category
-from dcn_det.errors import UserError
+from dcn_det.data.findings import first_few
+from dcn_det.errors import UserError, did_you_mean
 
-_NAMED = 5
-"""Offenders named in a message."""
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,20 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class Written:
+    """Rows of a COCO annotation file, which may hold more than the columns of ``Records``, such as segmentations.
+
+    Attributes:
+        images, annotations: in the order of the columns.
+        places: (M,), position of each annotation in the file.
+    """
+
+    images: list[Row]
+    annotations: list[Row]
+    places: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Records:
     """All images and objects of a split, as columns.
 
@@ -62,9 +76,11 @@ class Records:
         names: N file names, relative to the image folder.
         sizes: int64 (N, 2), height and width in pixels.
         owners: int64 (M,), the row of each object's image.
-        boxes: float64 (M, 4), half-open xyxy in pixels; may be degenerate, infinite or partly outside.
+        boxes: float64 (M, 4), half-open xyxy in pixels; may be degenerate or partly outside.
         labels: int64 (M,), indices into ``categories``.
         crowd: bool (M,), see ``ObjectRecord``.
+        written: the rows that the columns were read from, if they are COCO's.
+        notes: what was left out or assumed, one line each.
     """
 
     source: Path
@@ -76,6 +92,44 @@ class Records:
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
+    written: Written | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def place(self, row: int) -> str:
+        """Says where object ``row`` is annotated."""
+        if self.written is not None:
+            number = self.written.annotations[row].get("id")
+            return f"annotations[{self.written.places[row]}]" + (f" (id {number})" if type(number) is int else "")
+        owner = self.owners[row]
+        return f"{self.names[owner]} object {1 + int((self.owners[:row] == owner).sum())}"
+
+    def select(self, images: NDArray[np.bool_] | None = None, objects: NDArray[np.bool_] | None = None) -> Records:
+        """Returns the records of some images (N,) and objects (M,); objects of other images are left out."""
+        kept_images = np.ones(len(self.names), np.bool_) if images is None else images
+        kept = kept_images[self.owners] if objects is None else objects & kept_images[self.owners]
+        if kept_images.all() and kept.all():
+            return self
+        rows, picked = np.flatnonzero(kept_images), np.flatnonzero(kept)
+        written = self.written
+        if written is not None:
+            written = Written(
+                [written.images[i] for i in rows], [written.annotations[i] for i in picked], written.places[picked]
+            )
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            names=[self.names[i] for i in rows],
+            sizes=self.sizes[rows],
+            owners=(np.cumsum(kept_images) - 1)[self.owners[picked]],
+            boxes=self.boxes[picked],
+            labels=self.labels[picked],
+            crowd=self.crowd[picked],
+            written=written,
+        )
+
+    def noted(self, *notes: str) -> Records:
+        """Returns the records with further notes."""
+        return replace(self, notes=(*self.notes, *notes)) if notes else self
 
 
 def pack(images: Sequence[ImageRecord], classes: Sequence[str], source: Path) -> Records:
@@ -85,22 +139,13 @@ def pack(images: Sequence[ImageRecord], classes: Sequence[str], source: Path) ->
         images: in any order.
         classes: names by label; category ids count from 1 in this order.
         source: see ``Records``.
-
-    Raises:
-        UserError: two images have the same id.
     """
-    names: dict[int, str] = {}
-    for image in images:
-        if image.image_id in names:
-            both = f"'{names[image.image_id]}' and '{image.file_name}'"
-            raise UserError(f"{source}: images {both} have the same id {image.image_id}; list each image once")
-        names[image.image_id] = image.file_name
     objects = [(row, each) for row, image in enumerate(images) for each in image.objects]
     return Records(
         source=source,
         categories=tuple(Category(i, name) for i, name in enumerate(classes, start=1)),
-        image_ids=np.array(list(names), np.int64),
-        names=list(names.values()),
+        image_ids=np.array([image.image_id for image in images], np.int64),
+        names=[image.file_name for image in images],
         sizes=np.array([(image.height, image.width) for image in images], np.int64).reshape(-1, 2),
         owners=np.array([row for row, _ in objects], np.int64),
         boxes=np.array([each.box for _, each in objects], np.float64).reshape(-1, 4),
@@ -109,32 +154,102 @@ def pack(images: Sequence[ImageRecord], classes: Sequence[str], source: Path) ->
     )
 
 
+def only_classes(records: Records, classes: Sequence[str], setting: str = "data.classes") -> Records:
+    """Numbers labels by ``classes`` and leaves out objects of other classes.
+
+    Args:
+        records: images and objects.
+        classes: names, unique.
+        setting: what lists them, for messages.
+
+    Raises:
+        UserError: a class is not among the categories of the annotations.
+    """
+    names = [category.name for category in records.categories]
+    absent = [name for name in classes if name not in names]
+    if absent:
+        near = did_you_mean(absent[0], names)
+        raise UserError(
+            f"{setting}: not among the {len(names)} categories of {records.source}: {first_few(absent)}{near}"
+        )
+    return _relabel(records, classes)
+
+
+def match_classes(records: Records, classes: Sequence[str], known: str) -> Records:
+    """Numbers labels as a detector does that was trained on ``classes``, by name.
+
+    A class that the annotations lack becomes a category that is not annotated, which no result refers to. Categories
+    without objects may be unknown to the detector.
+
+    Args:
+        records: images and objects.
+        classes: names, unique.
+        known: what has ``classes``, for messages.
+
+    Raises:
+        UserError: objects of other classes are annotated.
+    """
+    names = [category.name for category in records.categories]
+    if names == list(classes):
+        return records
+    used = {names[label] for label in np.unique(records.labels)}
+    unknown = [name for name in names if name in used and name not in classes]
+    if unknown or not set(names) & set(classes):
+        which = unknown or names
+        near = did_you_mean(which[0], [name for name in classes if name not in names])
+        raise UserError(f"{records.source}: classes that {known} does not have: {first_few(which)}{near}")
+    absent = [name for name in classes if name not in names]
+    unused = [name for name in names if name not in classes]
+    matched = _relabel(records, classes)
+    return matched.noted(
+        *([f"classes without annotations here: {first_few(absent)}"] if absent else []),
+        *([f"unused categories, ignored: {first_few(unused)}"] if unused else []),
+        *([] if absent or unused else ["categories matched by name: their order differs"]),
+    )
+
+
+def _relabel(records: Records, classes: Sequence[str]) -> Records:
+    by_name = {category.name: category for category in records.categories}
+    place = {name: label for label, name in enumerate(classes)}
+    labels = np.array([place.get(category.name, -1) for category in records.categories], np.int64)[records.labels]
+    categories = tuple(by_name.get(name) or Category(-1, name, annotated=False) for name in classes)
+    kept = replace(records, labels=labels, categories=categories).select(objects=labels >= 0)
+    left_out = len(labels) - len(kept.labels)
+    return kept.noted(f"objects of other classes, left out: {left_out}") if left_out else kept
+
+
 def to_coco(records: Records) -> dict[str, Any]:
-    """Returns the content of a COCO annotation file; ``area`` is that of the box, annotation ids count from 1."""
+    """Returns the content of a COCO annotation file.
+
+    Annotation ids count from 1. ``iscrowd`` is always present, and ``area``, that of the box unless annotated.
+    Other keys of annotations in COCO's format are kept.
+    """
+    written = records.written
     corners = records.boxes
     sides = np.maximum(corners[:, 2:] - corners[:, :2], 0)
-    categories = np.array([category.id for category in records.categories], np.int64)
+    ids = np.array([each.id for each in records.categories], np.int64)
     columns = zip(
         records.image_ids[records.owners].tolist(),
-        categories[records.labels].tolist(),
+        ids[records.labels].tolist(),
         np.hstack([corners[:, :2], sides]).tolist(),
         sides.prod(axis=1).tolist(),
         records.crowd.astype(int).tolist(),
     )
     keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
-    images = zip(records.image_ids.tolist(), records.names, records.sizes.tolist())
+    annotations = [{"id": number, **dict(zip(keys, row))} for number, row in enumerate(columns, start=1)]
+    rows = zip(records.image_ids.tolist(), records.names, records.sizes.tolist())
+    images: list[Row] = [
+        {"id": image_id, "file_name": name, "height": height, "width": width}
+        for image_id, name, (height, width) in rows
+    ]
+    if written is not None:
+        images = [{**row, **image} for row, image in zip(written.images, images)]
+        for number, row in enumerate(written.annotations):
+            box, area = row["bbox"], row.get("area")
+            exact = {"bbox": box, "area": box[2] * box[3] if area is None else area}
+            annotations[number] = {**row, **annotations[number], **exact}
     return {
-        "images": [
-            {"id": image_id, "file_name": name, "height": height, "width": width}
-            for image_id, name, (height, width) in images
-        ],
-        "categories": [{"id": category.id, "name": category.name} for category in records.categories],
-        "annotations": [{"id": number, **dict(zip(keys, row))} for number, row in enumerate(columns, start=1)],
+        "images": images,
+        "categories": [{"id": each.id, "name": each.name} for each in records.categories if each.annotated],
+        "annotations": annotations,
     }
-
-
-def first_few(items: Iterable[object]) -> str:
-    """Joins the first few of ``items`` and says how many more there are."""
-    texts = [str(item) for item in items]
-    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
-    return ", ".join(texts[:_NAMED]) + more

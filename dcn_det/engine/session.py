@@ -32,7 +32,7 @@ from dcn_det.engine.prepare import be_deterministic, compile_regions, recompute_
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.testing import pictures, run_test
 from dcn_det.engine.trainer import Evaluate, Trainer
-from dcn_det.errors import UserError
+from dcn_det.evaluation.truth import Truth
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
@@ -111,14 +111,12 @@ class Session:
         data = self.config.data
         if data.test is None:
             return None
-        dataset = build_dataset(data, "test", self.config.test.resize)
-        if dataset.categories != self.train_set.categories:
-            raise UserError(
-                f"data.test: '{dataset.index.source}' has different categories than '{self.train_set.index.source}'"
-            )
+        names = [category.name for category in self.categories]
+        dataset = build_dataset(data, "test", self.config.test.resize, classes=names)
         if not dataset.index.annotated:
             warnings.warn(f"'{dataset.index.source}' has no annotations: training is not evaluated", stacklevel=3)
             return None
+        Truth.of_config(self.config)  # refuses now what evaluation would refuse after hours of training
         return dataset
 
     @property
@@ -182,7 +180,7 @@ class Session:
 
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
             assert isinstance(model, Detector)  # the session's model or its average
-            predictor = build_predictor(model, self.categories, self.config)
+            predictor = build_predictor(model, test_set.categories, self.config)
             with tempfile.TemporaryDirectory(prefix="dcn_det-test-") as folder:
                 _, metrics = run_test(predictor, test_set, self.config, Path(folder), log.say, processes)
             values = None

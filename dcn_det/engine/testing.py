@@ -17,6 +17,7 @@ from dcn_det.data.build import build_dataset
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.index import DatasetIndex
 from dcn_det.distributed import Processes, resolve_device
+from dcn_det.evaluation.measure import evaluation_settings
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
 from dcn_det.evaluation.submission import write_submission
@@ -24,7 +25,7 @@ from dcn_det.evaluation.truth import Truth, truth_class
 from dcn_det.files import write_json, write_text
 from dcn_det.heap import keep_freed_memory
 from dcn_det.images import draw_boxes, read_image, sheet
-from dcn_det.inference.build import check_categories, restore_predictor, with_settings_of_weights
+from dcn_det.inference.build import restore_predictor, with_settings_of_weights
 from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
 from dcn_det.progress import Progress, Say, say_on_stderr
@@ -99,10 +100,12 @@ def _run(
 ) -> TestResult | None:
     state = checkpoint.load(weights)
     config = with_settings_of_weights(config, state, weights)
-    with processes.main_first():
-        dataset = build_dataset(config.data, "test", config.test.resize, progress=Progress("sample image"))
     predictor = restore_predictor(state, weights, config, device)
-    check_categories(predictor.categories, dataset.categories, weights, dataset.index.source)
+    with processes.main_first():
+        dataset = build_dataset(
+            config.data, "test", config.test.resize, progress=Progress("sample image"), classes=predictor.names
+        )
+    predictor.categories = dataset.categories  # the same classes, with the ids of these annotations
     output.mkdir(parents=True, exist_ok=True)
     if processes.main:
         say(f"test on {dataset.index.report}")
@@ -146,7 +149,7 @@ def run_test(
     results = detect_dataset(predictor, dataset, config.data, config.test.batch_size, folder, say, processes)
     if (processes is not None and not processes.main) or not dataset.index.annotated:
         return results, None
-    return results, Truth.of_config(config).measure(results, config.evaluation)
+    return results, Truth.of_config(config).measure(results, evaluation_settings(config))
 
 
 def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tuple[str, np.ndarray]]:

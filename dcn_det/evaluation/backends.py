@@ -9,8 +9,8 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,23 +23,26 @@ from dcn_det.evaluation.results import ResultTable
 Backend = Literal["auto", "hotcoco", "pycocotools"]
 IouType = Literal["bbox", "segm"]
 
+FEW = (1, 10)
+"""Detections per image and class that AR1 and AR10 count."""
+COUNTED = 100
+"""Detections per image and class that COCO's metrics count."""
+
 
 @dataclass(frozen=True)
 class Arrays:
     """What COCO's evaluation accumulates; -1 where there is no object to find.
 
     Attributes:
-        precision: (10 IoUs, 101 recalls, K categories, 4 areas: all, small, medium, large; 1, 10, 100 detections).
+        precision: (10 IoUs, 101 recalls, K categories, 4 areas: all, small, medium, large; 1, 10, ``max_detections``).
         recall: (10, K, 4, 3).
         scores: as ``precision``; the score at which that recall is reached.
-        stats: (12,), in the order of pycocotools.
         category_ids: (K,).
     """
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
     scores: NDArray[np.float64]
-    stats: NDArray[np.float64]
     category_ids: list[int]
 
 
@@ -62,49 +65,95 @@ def label(backend: str) -> str:
     return f"{backend} {importlib.metadata.version(backend)}"
 
 
-def accumulate(truth: GroundTruth, results: ResultTable, iou_type: IouType, backend: str) -> Arrays:
+def accumulate(
+    truth: GroundTruth, results: ResultTable, iou_type: IouType, backend: str, max_detections: int = COUNTED
+) -> Arrays:
     """Runs the evaluation.
 
     Args:
         truth: the objects.
-        results: of the same images; none is valid.
+        results: of the same images; none is valid. Back ends see images and categories numbered from 1: some keep ids
+            as decimals, which hold large ones only approximately.
         iou_type: overlap of boxes or of masks.
         backend: from :func:`resolve`.
+        max_detections: how many detections count per image and class.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        run = hotcoco_evaluation if backend == "hotcoco" else pycocotools_evaluation
-        evaluation = run(truth, results, iou_type)
+        run: Any = hotcoco_evaluation if backend == "hotcoco" else pycocotools_evaluation
+        evaluation = run(truth, results, iou_type, max_detections)
         evaluation.accumulate()
-        evaluation.summarize()
     found = evaluation.eval
     precision, recall, scores = (np.asarray(found[name]) for name in ("precision", "recall", "scores"))
-    return Arrays(precision, recall, scores, np.asarray(evaluation.stats), [int(i) for i in evaluation.params.catIds])
+    return Arrays(precision, recall, scores, _category_ids(truth, evaluation.params.catIds))
 
 
-def pycocotools_evaluation(truth: GroundTruth, results: ResultTable, iou_type: IouType) -> Any:
-    """pycocotools' object, evaluated but not accumulated."""
+def _category_ids(truth: GroundTruth, numbers: Iterable[int]) -> list[int]:
+    ids = sorted(truth.category_ids)
+    return [ids[int(number) - 1] for number in numbers]
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """Images, categories, objects and results with images and categories numbered from 1, in ascending order of id."""
+
+    frame: dict[str, Any]
+    annotations: list[dict[str, Any]]
+    results: ResultTable
+
+
+def _numbered(truth: GroundTruth, results: ResultTable) -> _Numbered:
+    image_ids, category_ids = np.array(sorted(truth.images), np.int64), np.array(sorted(truth.category_ids), np.int64)
+    images = {int(ident): number for number, ident in enumerate(image_ids, start=1)}
+    categories = {int(ident): number for number, ident in enumerate(category_ids, start=1)}
+    names = {category.id: category.name for category in truth.categories}
+    sizes = [truth.images[ident] for ident in images]
+    frame = {
+        "images": [{"id": number, "height": h, "width": w} for number, (h, w) in enumerate(sizes, start=1)],
+        "categories": [{"id": number, "name": names[ident]} for ident, number in categories.items()],
+    }
+    annotations = [
+        {**each, "image_id": images[each["image_id"]], "category_id": categories[each["category_id"]]}
+        for each in truth.annotations
+    ]
+    # The results were checked: every id is known.
+    table = replace(
+        results,
+        image_ids=np.searchsorted(image_ids, results.image_ids) + 1,
+        category_ids=np.searchsorted(category_ids, results.category_ids) + 1,
+    )
+    return _Numbered(frame, annotations, table)
+
+
+def pycocotools_evaluation(
+    truth: GroundTruth, results: ResultTable, iou_type: IouType, max_detections: int = COUNTED
+) -> Any:
+    """Returns pycocotools' object, evaluated but not accumulated."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    def coco(annotations: Iterable[Mapping[str, Any]]) -> COCO:
+    numbered = _numbered(truth, results)
+
+    def coco(annotations: Iterable[dict[str, Any]]) -> COCO:
         dataset = COCO()
-        # pycocotools writes into annotations: it gets copies.
-        dataset.dataset = _frame(truth) | {"annotations": [dict(annotation) for annotation in annotations]}
+        dataset.dataset = numbered.frame | {"annotations": list(annotations)}
         dataset.createIndex()
         return dataset
 
-    evaluation = COCOeval(coco(truth.annotations), coco(_annotations(results)), iou_type)
+    evaluation = COCOeval(coco(numbered.annotations), coco(_annotations(numbered.results)), iou_type)
+    evaluation.params.maxDets = [*FEW, max_detections]
     evaluation.evaluate()
     return evaluation
 
 
-def hotcoco_evaluation(truth: GroundTruth, results: ResultTable, iou_type: IouType) -> Any:
-    """hotcoco's object, evaluated but not accumulated."""
+def hotcoco_evaluation(
+    truth: GroundTruth, results: ResultTable, iou_type: IouType, max_detections: int = COUNTED
+) -> Any:
+    """Returns hotcoco's object, evaluated but not accumulated."""
     import hotcoco
 
-    frame = _frame(truth)
+    numbered = _numbered(truth, results)
+    frame, objects, table = numbered.frame, numbered.annotations, numbered.results
     if iou_type == "bbox":
-        objects = truth.annotations
         dataset = hotcoco.COCO.from_arrays(
             frame["images"],
             frame["categories"],
@@ -114,22 +163,14 @@ def hotcoco_evaluation(truth: GroundTruth, results: ResultTable, iou_type: IouTy
             area=np.array([each["area"] for each in objects], np.float64),
             iscrowd=np.array([each["iscrowd"] for each in objects], np.int64),
         )
-        found = dataset.load_res(
-            np.column_stack([results.image_ids, results.boxes, results.scores, results.category_ids])
-        )
+        found = dataset.load_res(np.column_stack([table.image_ids, table.boxes, table.scores, table.category_ids]))
     else:
-        dataset = hotcoco.COCO(frame | {"annotations": [dict(annotation) for annotation in truth.annotations]})
-        found = hotcoco.COCO(frame | {"annotations": list(_annotations(results))})
+        dataset = hotcoco.COCO(frame | {"annotations": objects})
+        found = hotcoco.COCO(frame | {"annotations": list(_annotations(table))})
     evaluation = hotcoco.COCOeval(dataset, found, iou_type)
+    evaluation.params.maxDets = [*FEW, max_detections]
     evaluation.evaluate()
     return evaluation
-
-
-def _frame(truth: GroundTruth) -> dict[str, Any]:
-    return {
-        "images": [{"id": i, "height": height, "width": width} for i, (height, width) in truth.images.items()],
-        "categories": [{"id": category.id, "name": category.name} for category in truth.categories],
-    }
 
 
 def _annotations(results: ResultTable) -> Iterable[dict[str, Any]]:

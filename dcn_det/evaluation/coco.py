@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +11,10 @@ from numpy.typing import NDArray
 from dcn_det.config.data import COCO_METRICS
 from dcn_det.errors import UserError
 from dcn_det.evaluation import backends
-from dcn_det.evaluation.backends import Backend, IouType
+from dcn_det.evaluation.backends import COUNTED, Arrays, Backend, IouType
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics
-from dcn_det.evaluation.results import Result, ResultTable, check_results
+from dcn_det.evaluation.results import Result, ResultTable, box_hints, check_results
 
 
 def evaluate(
@@ -21,6 +22,7 @@ def evaluate(
     results: Sequence[Result] | ResultTable,
     iou_type: IouType = "bbox",
     backend: Backend = "auto",
+    max_detections: int = COUNTED,
 ) -> Metrics:
     """Computes COCO's metrics over all images of the ground truth.
 
@@ -29,14 +31,15 @@ def evaluate(
 
     Args:
         truth: the objects.
-        results: in COCO's format, see ``Result``; the 100 best per image and category count.
+        results: in COCO's format, see ``Result``; the best ones per image and category count.
         iou_type: overlap of boxes or of masks.
         backend: what computes; ``auto`` takes hotcoco when it is installed.
+        max_detections: how many detections count per image and category; only COCO's 100 gives comparable numbers.
 
     Returns:
         The 12 metrics in the order of pycocotools. AP and AR are means over IoU 0.50:0.05:0.95, AP50 and AP75 are at
         one IoU; s, m and l are objects with an area up to 32^2, up to 96^2 and above; ARn allows n detections per image
-        and class, the others 100.
+        and class, the others ``max_detections``.
 
     Raises:
         UserError: results that cannot be evaluated, see ``check_results``; masks are compared and the ground truth has
@@ -50,24 +53,52 @@ def evaluate(
     if iou_type == "segm" and any(not annotation.get("segmentation") for annotation in truth.annotations):
         raise UserError(f"{truth.source}: has annotations without segmentation; evaluate boxes instead")
     name = backends.resolve(backend)
-    arrays = backends.accumulate(truth, table, iou_type, name)
+    arrays = backends.accumulate(truth, table, iou_type, name, max_detections)
     return Metrics(
         iou_type,
         backends.label(name),
-        {metric: _share(value) for metric, value in zip(COCO_METRICS, arrays.stats)},
+        {metric: _share(value) for metric, value in zip(COCO_METRICS, _summary(arrays))},
         class_precision(arrays.precision, arrays.category_ids, truth),
         images=len(truth.images),
         objects=sum(not annotation["iscrowd"] for annotation in truth.annotations),
         detections=len(table),
-        notes=(*truth.notes, *table.notes, *_notes(truth, table)),
+        notes=(*truth.notes, *table.notes, *_notes(truth, table, max_detections)),
     )
 
 
-def _notes(truth: GroundTruth, table: ResultTable) -> list[str]:
+def _summary(arrays: Arrays) -> list[float]:
+    """Returns the 12 metrics; -1 where there is no object."""
+    precision, recall = arrays.precision, arrays.recall
+    return [
+        *(_mean(part) for part in (precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2])),
+        *(_mean(precision[..., area, 2]) for area in (1, 2, 3)),
+        *(_mean(recall[..., 0, count]) for count in (0, 1, 2)),
+        *(_mean(recall[..., area, 2]) for area in (1, 2, 3)),
+    ]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    present = values[values > -1]
+    return float(present.mean()) if len(present) else -1.0
+
+
+def _notes(truth: GroundTruth, table: ResultTable, counted: int) -> list[str]:
     if not len(table):
         return ["there are no results: nothing was detected in any image"]
+    notes = box_hints(table, truth.images)
     empty = len(truth.images) - len(np.unique(table.image_ids))
-    return [f"images without results, where nothing was detected: {empty}"] if empty else []
+    if empty:
+        notes.append(f"images without results, where nothing was detected: {empty}")
+    objects = Counter((each["image_id"], each["category_id"]) for each in truth.annotations if not each["iscrowd"])
+    crowded = sum(count > counted for count in objects.values())
+    if crowded:
+        notes.append(
+            f"classes in images with more than {counted} objects: {crowded}; {counted} detections count per image and "
+            "class, so AP stays below 1 (evaluation.max_detections)"
+        )
+    if counted != COUNTED:
+        notes.append(f"{counted} detections count per image and class; published numbers of COCO count {COUNTED}")
+    return notes
 
 
 def _share(value: float) -> float:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dcn_det.config import Config, as_config
-from dcn_det.evaluation.backends import Backend, IouType
+from dcn_det.config.testing import EvaluationConfig
+from dcn_det.evaluation.backends import COUNTED, Backend, IouType
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
 from dcn_det.evaluation.truth import Truth
@@ -43,8 +44,19 @@ def evaluate(
     if not isinstance(truth, Truth):
         config, truth = read_truth(truth, **overrides)
     entries = truth.read(Path(results), iou_type) if isinstance(results, str | Path) else list(results)
-    settings = config.evaluation.model_copy(update={"backend": backend} if backend else {})
-    return truth.measure(entries, settings, iou_type)
+    return truth.measure(entries, evaluation_settings(config, backend), iou_type)
+
+
+def evaluation_settings(config: Config, backend: Backend | None = None) -> EvaluationConfig:
+    """Returns the settings of evaluation, with the number of detections that count filled in.
+
+    Args:
+        config: the settings.
+        backend: used instead of that of the config.
+    """
+    settings = config.evaluation
+    counted = settings.max_detections or max(COUNTED, config.test.max_detections)
+    return settings.model_copy(update={"max_detections": counted, "backend": backend or settings.backend})
 
 
 def read_truth(truth: Config | str | Path, **overrides: Any) -> tuple[Config, Truth]:

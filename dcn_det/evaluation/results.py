@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcn_det.errors import UserError
+from dcn_det.errors import UserError, shown
 from dcn_det.files import kind_of, without_collecting
 
 Result = dict[str, Any]
@@ -217,28 +217,48 @@ def _problem(
             return f"no {key}", f"has no '{key}'"
     image_id, category_id, score = entry["image_id"], entry["category_id"], entry["score"]
     if not isinstance(image_id, Integral) or image_id not in images:
-        return "image", f"image_id {image_id!r} is not in the ground truth; is it that of another split?"
+        return "image", f"image_id {shown(image_id)} is not in the ground truth; is it that of another split?"
     if not isinstance(category_id, Integral) or category_id not in categories:
         return (
             "category",
-            f"category_id {category_id!r} is not in the ground truth; labels must be mapped to its ids",
+            f"category_id {shown(category_id)} is not in the ground truth; labels must be mapped to its ids",
         )
     if not is_number(score):
-        return "score", f"score must be a finite number, got {score!r}"
+        return "score", f"score must be a finite number, got {shown(score)}"
     if iou_type == "bbox":
         return box_problem(entry["bbox"])
     return _mask_problem(entry["segmentation"], images[int(image_id)])
 
 
+def box_hints(table: ResultTable, images: Mapping[int, tuple[int, int]]) -> list[str]:
+    """Returns notes on boxes that look like those of another format: all metrics are then near 0."""
+    if table.masks is not None or not len(table):
+        return []
+    ids = np.array(sorted(images), np.int64)
+    sizes = np.array([images[ident] for ident in ids.tolist()], np.float64)[np.searchsorted(ids, table.image_ids)]
+    ends = table.boxes[:, :2] + table.boxes[:, 2:]
+    beyond = int((ends > sizes[:, ::-1] + 1).any(axis=1).sum())
+    if (ends <= 1).all():
+        return ["all boxes end within the first pixel; are they shares of the image size? Pixels are expected"]
+    if beyond > len(table) / 2:
+        return [f"boxes that exceed their image: {beyond} of {len(table)}; are they [x1, y1, x2, y2]?"]
+    return []
+
+
 def is_number(value: object) -> bool:
     """Whether this is a finite number, and no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False
 
 
 def box_problem(box: object) -> tuple[str, str] | None:
     """What is wrong with a COCO box (x, y, width, height), as the kind of problem and a text."""
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
-        return "box", f"bbox must be 4 finite numbers [x, y, width, height], got {str(box)[:60]}"
+        return "box", f"bbox must be 4 finite numbers [x, y, width, height], got {shown(box)}"
     if box[2] < 0 or box[3] < 0:
         return "size", f"bbox [x, y, width, height] has a negative size: {list(box)}; is it [x1, y1, x2, y2]?"
     return None

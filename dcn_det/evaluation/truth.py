@@ -13,7 +13,7 @@ from dcn_det.config.registry import resolve
 from dcn_det.config.testing import EvaluationConfig
 from dcn_det.data.formats import open_split
 from dcn_det.errors import UserError
-from dcn_det.evaluation.backends import IouType
+from dcn_det.evaluation.backends import COUNTED, IouType
 from dcn_det.evaluation.coco import evaluate
 from dcn_det.evaluation.ground_truth import GroundTruth, load_ground_truth
 from dcn_det.evaluation.metrics import Metrics
@@ -52,10 +52,10 @@ class Truth:
         """Reads the test split of a config.
 
         Raises:
-            UserError: see ``open_split``, ``DataFormat.ground_truth`` and ``load_ground_truth``.
+            UserError: see ``open_split`` and ``DataFormat.records``.
         """
         split = open_split(config.data, "test")
-        return truth_class(config.data)(load_ground_truth(split.ground_truth()), split.folder)
+        return truth_class(config.data)(GroundTruth.of(split.records()), split.folder)
 
     def read(self, path: Path, iou_type: IouType = "bbox") -> ResultTable:
         """Reads results: a JSON file in COCO's format, or a folder of result files of the data format.
@@ -105,7 +105,8 @@ class Truth:
         Raises:
             UserError: results that cannot be evaluated; see ``check_results``.
         """
-        return evaluate(self.coco, results, iou_type, (settings or EvaluationConfig()).backend)
+        settings = settings or EvaluationConfig()
+        return evaluate(self.coco, results, iou_type, settings.backend, settings.max_detections or COUNTED)
 
     def measures(self, results: ResultTable, settings: EvaluationConfig) -> list[Metrics]:
         """Computes all metrics that a report shows: those of the data format first, COCO's last."""

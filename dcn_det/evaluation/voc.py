@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,9 @@ from dcn_det.config.data import DataConfig, VocDataConfig
 from dcn_det.config.testing import EvaluationConfig
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.evaluation.backends import IouType
-from dcn_det.evaluation.coco import evaluate
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics
-from dcn_det.evaluation.results import Result, ResultTable, check_results
+from dcn_det.evaluation.results import Result, ResultTable, box_hints, check_results
 from dcn_det.evaluation.truth import Truth
 from dcn_det.files import read_text, write_text
 
@@ -47,7 +47,7 @@ class VocTruth(Truth):
         return evaluate_voc(self.coco, results, (settings or EvaluationConfig()).voc_ap)
 
     def measures(self, results: ResultTable, settings: EvaluationConfig) -> list[Metrics]:
-        return [self.measure(results, settings), evaluate(self.coco, results, backend=settings.backend)]
+        return [self.measure(results, settings), super().measure(results, settings)]
 
     def read_folder(self, folder: Path) -> list[Result]:
         return read_voc_results(folder, self.coco)
@@ -112,6 +112,7 @@ def evaluate_voc(
     notes = list(table.notes)
     if not len(table):
         notes.append("there are no results: nothing was detected in any image")
+    notes += box_hints(table, truth.images)
     count = sum(not each["iscrowd"] for each in truth.annotations)
     return Metrics("voc", f"dcn_det, {rule}", values, per_class, len(truth.images), count, len(table), tuple(notes))
 
@@ -185,6 +186,9 @@ def write_voc_results(
 ) -> None:
     """Writes a result file per class, ``comp4_det_<image set>_<class>.txt``.
 
+    Characters that file names cannot have, such as ``/`` in a class name, and spaces in image names are written as in
+    web addresses (``%2F``).
+
     A line is image name, score to 3 decimals, and the corners to 1 decimal, inclusive and counted from 1, as in the
     authors' released code.
 
@@ -199,9 +203,16 @@ def write_voc_results(
     for entry in results:
         x, y, width, height = entry["bbox"]
         corners = f"{x + 1:.1f} {y + 1:.1f} {x + width:.1f} {y + height:.1f}"
-        lines[entry["category_id"]].append(f"{images[entry['image_id']]} {entry['score']:.3f} {corners}\n")
+        name = _quoted(images[entry["image_id"]]).replace(" ", "%20")
+        lines[entry["category_id"]].append(f"{name} {entry['score']:.3f} {corners}\n")
     for category in categories:
-        write_text(folder / f"comp4_det_{image_set}_{category.name}.txt", "".join(lines[category.id]))
+        content = "".join(lines[category.id]) if category.annotated else ""
+        write_text(folder / f"comp4_det_{image_set}_{_quoted(category.name)}.txt", content)
+
+
+def _quoted(name: str) -> str:
+    """Replaces characters that a file name cannot have or that begin such a replacement."""
+    return quote(name, safe=" ()[]{},;=+@#$&!^~'")
 
 
 def read_voc_results(folder: Path, truth: GroundTruth) -> list[Result]:
@@ -213,17 +224,21 @@ def read_voc_results(folder: Path, truth: GroundTruth) -> list[Result]:
     images = {Path(name).stem: image_id for image_id, name in truth.file_names.items()}
     categories = {category.name: category.id for category in truth.categories}
     results: list[Result] = []
+    endings = {f"_{_quoted(name)}": name for name in categories}
     files = sorted(folder.glob("comp[34]_det_*_*.txt"))
     if not files:
         raise UserError(f"'{folder}' holds no VOC result file (comp4_det_<image set>_<class>.txt)")
     for path in files:
-        name = path.stem.rsplit("_", 1)[1]
-        if name not in categories:
+        # The image set and the class may both have underscores: the longest class name that fits is meant.
+        fitting = [ending for ending in endings if path.stem.endswith(ending)]
+        if not fitting:
+            name = path.stem.rsplit("_", 1)[1]
             raise UserError(f"{path}: '{name}' is none of the classes{did_you_mean(name, categories)}")
+        name = endings[max(fitting, key=len)]
         for number, line in enumerate(read_text(path).splitlines(), start=1):
             words = line.split()
             try:
-                image_id, (score, x1, y1, x2, y2) = images[words[0]], map(float, words[1:])
+                image_id, (score, x1, y1, x2, y2) = images[unquote(words[0])], map(float, words[1:])
             except (KeyError, ValueError, IndexError):
                 raise UserError(
                     f"{path}:{number}: expected 'image score xmin ymin xmax ymax' of a listed image, got '{line[:60]}'"

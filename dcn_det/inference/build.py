@@ -135,16 +135,3 @@ def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: 
     if changed:
         warnings.warn(f"using settings of '{weights}' that differ from the config: {describe(changed)}", stacklevel=2)
     return laid_over(config, belonging, f"settings of '{weights}'")
-
-
-def check_categories(trained: tuple[Category, ...], given: tuple[Category, ...], weights: Path, source: Path) -> None:
-    """Raises a UserError if the classes of detector and annotations differ."""
-    if trained == given:
-        return
-    ours, theirs = {c.name for c in trained}, {c.name for c in given}
-    parts = [
-        f"only in the checkpoint: {', '.join(sorted(ours - theirs)[:5])}" if ours - theirs else "",
-        f"only in the annotations: {', '.join(sorted(theirs - ours)[:5])}" if theirs - ours else "",
-    ]
-    difference = "; ".join(part for part in parts if part) or "same names with different ids"
-    raise UserError(f"the classes of '{weights}' and '{source}' differ: {difference}")

@@ -26,14 +26,17 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UserError('report: matplotlib is not installed: pip install "dcn_det[report]"') from error
-    return {
-        "precision_recall": _precision_recall(analysis),
-        "size": _size(analysis),
-        "scores": _scores(analysis),
-        "ious": _ious(analysis),
-        "confusion": _confusion(analysis),
-        "errors": _errors(analysis),
-    }
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # a "$" in a class name is no formula
+        return {
+            "precision_recall": _precision_recall(analysis),
+            "size": _size(analysis),
+            "scores": _scores(analysis),
+            "ious": _ious(analysis),
+            "confusion": _confusion(analysis),
+            "errors": _errors(analysis),
+        }
 
 
 def _axes(width: float = 5.0, height: float = 3.6) -> tuple[Any, Any]:

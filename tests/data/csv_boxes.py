@@ -6,8 +6,10 @@ from typing import Literal
 
 from dcn_det.config.data import DataConfig, SplitConfig
 from dcn_det.config.registry import register_format
+from dcn_det.data.findings import Findings
 from dcn_det.data.formats.base import DataFormat
 from dcn_det.data.records import ImageRecord, ObjectRecord, Records, pack
+from dcn_det.data.rules import screen
 from dcn_det.errors import UserError
 from dcn_det.images import read_image
 
@@ -33,7 +35,7 @@ class CsvBoxes(DataFormat):
     def folder(self) -> Path:
         return self.root / self.paths.images
 
-    def read(self, labelled: bool = True) -> Records:
+    def read(self, findings: Findings, labelled: bool = True) -> Records:
         path = self.root / self.paths.boxes
         objects: dict[str, list[ObjectRecord]] = {file.name: [] for file in sorted(self.folder.iterdir())}
         with path.open(newline="") as file:
@@ -46,7 +48,7 @@ class CsvBoxes(DataFormat):
         for number, (name, here) in enumerate(objects.items(), start=1):
             height, width = read_image(self.folder / name).shape[:2]
             images.append(ImageRecord(number, name, height, width, tuple(here)))
-        return pack(images, self.data.classes, path)
+        return screen(pack(images, self.data.classes, path), findings, labelled)
 
 
 register_format("csv_boxes", CsvDataConfig, CsvBoxes)

@@ -8,8 +8,11 @@ import torch
 import yaml
 
 from dcn_det.cli import check_dataset
-from dcn_det.data.check import AnchorCheck
-from dcn_det.data.formats.coco import check_coco
+from dcn_det.config import Config
+from dcn_det.data.anchor_check import AnchorCheck
+from dcn_det.data.check import Report, check_split, fixed_document
+from dcn_det.data.formats import open_split
+from dcn_det.data.formats.base import DataFormat
 from dcn_det.data.sample import make_sample
 from dcn_det.errors import UserError
 from dcn_det.models import boxes as box_ops
@@ -26,6 +29,15 @@ ANCHORS = anchors((1,), (4,))
 
 def image(path: Path, height: int, width: int) -> None:
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def split_of(folder: Path, annotations: str = "boxes.json") -> DataFormat:
+    paths = {"images": "images", "annotations": annotations}
+    return open_split(Config.model_validate({"data": {"root": str(folder), "train": paths}}).data, "train")
+
+
+def check(folder: Path, annotations: str = "boxes.json", workers: int = 0, progress=None) -> Report:
+    return check_split(split_of(folder, annotations), ANCHORS, workers, progress)
 
 
 @pytest.fixture
@@ -66,24 +78,26 @@ def broken(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
     seen: list[tuple[int, int]] = []
-    report = check_coco(broken / "boxes.json", broken / "images", ANCHORS, workers, lambda a, b: seen.append((a, b)))
+    report = check(broken, workers=workers, progress=lambda a, b: seen.append((a, b)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert report.problems == {
-        "image id used twice": ["1"],
+    assert report.findings.errors == {
+        "annotation without a usable bbox": ["annotations[7].bbox is 'none', expected [x, y, width, height]"],
+        "annotation of an unknown image": ["annotations[3].image_id is 9"],
+        "annotation of an unknown category": ["annotations[4].category_id is 9"],
+        "image id used twice": ["1 (good.jpg)"],
         "image missing": ["gone.jpg"],
         "image unreadable or truncated": ["cut.jpg"],
         "image of another size than stated": ["size.jpg is 192x128, not 192x100"],
-        "annotation id used twice": ["2"],
-        "annotation of an unknown image": ["id 4"],
-        "annotation of an unknown category": ["id 5"],
-        "box without area": ["id 6", "id 7"],
-        "annotation without a usable bbox": ["id 8"],
-        "box partly outside its image": ["id 2"],
-        "object annotated twice": ["id 9"],
-        "category without objects": ["emu"],
-        "image without objects": ["4"],
+        "box without area": ["annotations[5] (id 6)", "annotations[6] (id 7)"],
     }
-    assert report.classes == {"cat": 3, "dog": 2, "emu": 0}
+    assert report.findings.notes == {
+        "annotation id used more than once": ["2 (2 times)"],
+        "box partly outside its image": ["annotations[1] (id 2)"],
+        "object annotated twice": ["annotations[8] (id 9)"],
+        "category without objects": ["emu"],
+        "image without objects": ["gone.jpg"],
+    }
+    assert report.classes == {"cat": 4, "dog": 2, "emu": 0}
     assert not report.good
     text = report.text()
     assert "  error image missing: 1 (gone.jpg)" in text
@@ -94,14 +108,14 @@ def test_what_was_fixed_can_be_trained_on(broken: Path) -> None:
     document = json.loads((broken / "boxes.json").read_text())
     document["images"][0]["_note"] = "of no concern"
     (broken / "boxes.json").write_text(json.dumps(document))
-    report = check_coco(broken / "boxes.json", broken / "images", ANCHORS)
-    assert report.fixed["images"][0] == document["images"][0], "with what else it holds, and no more"
-    (broken / "fixed.json").write_text(json.dumps(report.fixed))
+    fixed = fixed_document(split_of(broken), check(broken))
+    assert fixed["images"][0] == document["images"][0], "with what else it holds, and no more"
+    (broken / "fixed.json").write_text(json.dumps(fixed))
     index = load_coco(broken / "fixed.json", broken / "images")
     assert index.image_ids.tolist() == [1, 3]
-    assert index.boxes.tolist() == [[0, 0, 64, 64], [150, 100, 192, 128], [0, 0, 64, 64], [0, 110, 20, 120]]
-    again = check_coco(broken / "fixed.json", broken / "images", ANCHORS)
-    assert again.good, again.text()
+    boxes = [[0, 0, 64, 64], [150, 100, 192, 128], [5, 5, 14, 14], [0, 0, 64, 64], [0, 110, 20, 120]]
+    assert index.boxes.tolist() == boxes
+    assert check(broken, "fixed.json").good
 
 
 def test_anchor_coverage_is_the_best_iou() -> None:
@@ -134,7 +148,7 @@ def test_the_command_reports_fixes_and_draws(tmp_path: Path, capsys: pytest.Capt
     arguments = [str(path), "--workers", "1", "--fix", str(out), "--browse", str(drawn), "--samples", "3"]
     assert check_dataset.main(arguments) == 0
     text = capsys.readouterr().out
-    assert ("4 images" in text and "nothing is wrong" in text) or "note" in text
+    assert "4 images" in text and "error" not in text
     assert f"fixed: '{out}' with 4 of 4 images" in text
     assert len(list(drawn.glob("*.jpg"))) == 3
     first = json.loads((root / "annotations" / "train.json").read_text())["images"][0]

@@ -9,10 +9,12 @@ import torch
 import yaml
 
 from dcn_det.cli import check_dataset
-from dcn_det.config import load_config
+from dcn_det.config import Config, load_config
+from dcn_det.data.anchor_check import AnchorCheck
 from dcn_det.data.build import build_dataset
-from dcn_det.data.check import AnchorCheck
-from dcn_det.data.formats.voc_check import check_voc
+from dcn_det.data.check import Report, check_split, fixed_document
+from dcn_det.data.formats import open_split
+from dcn_det.data.formats.base import DataFormat
 from dcn_det.errors import UserError
 from dcn_det.models.anchors import cell_anchors
 from tests.data.helpers import load_coco, load_voc
@@ -38,6 +40,16 @@ def write(root: Path, name: str, *objects: tuple[object, ...], size: tuple[objec
         file.write(f"{name}\n")
 
 
+def split_of(root: Path, sets: list[str] = SETS, split: str = "train") -> DataFormat:
+    data = {"kind": "voc", "root": str(root), "classes": list(CLASSES), "train": {"sets": sets}, "test": {"sets": sets}}
+    config = Config.model_validate({"data": data, "train": {"best_metric": "mAP50"}})
+    return open_split(config.data, "train" if split == "train" else "test")
+
+
+def check(root: Path, sets: list[str] = SETS, split: str = "train", workers: int = 0) -> Report:
+    return check_split(split_of(root, sets, split), ANCHORS, workers)
+
+
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     """A data set with nothing wrong but a box beyond its image."""
@@ -49,6 +61,7 @@ def good(tmp_path: Path) -> Path:
 @pytest.fixture
 def broken(good: Path) -> Path:
     """The same with one of every kind of fault."""
+    write(good, "000013", ("dog", 0, 9, 5, 4, 9))
     write(good, "000006", ("dog", 0, 5, 5, 4, 9), ("wolf", 0, 1, 1, 9, 9), ("cat", 0, "x", 1, 9, 9))
     write(good, "000007", ("dog", 0, 500, 1, 510, 9), ("dog", 0, 11, 11, 30, 30), ("dog", 0, 11, 11, 30, 30))
     write(good, "000008", ("cat", 0, 1, 1, 20, 20), size=(100, "wide"))
@@ -66,52 +79,54 @@ def broken(good: Path) -> Path:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
-    report = check_voc(broken, SETS, CLASSES, True, ANCHORS, workers)
-    of = "VOC2007/Annotations/"
-    assert report.problems == {
-        "image name not made of digits": ["photo"],
-        "image id used twice": [f"{of}000005.xml"],
-        "image missing": ["VOC2007/JPEGImages/000009.jpg"],
-        "image unreadable or truncated": ["VOC2007/JPEGImages/000010.jpg"],
-        "image of another size than stated": ["VOC2007/JPEGImages/000008.jpg is 192x128, not Nonex100"],
-        "annotation file missing": [f"{of}000011.xml"],
-        "annotation file unreadable": [f"{of}000012.xml"],
-        "annotation of an unknown category": [f"{of}000006.xml object 2 'wolf'"],
-        "annotation without a usable bbox": [f"{of}000006.xml object 3"],
-        "box without area": [f"{of}000006.xml object 1", f"{of}000007.xml object 1"],
-        "box partly outside its image": [f"{of}000005.xml object 2"],
-        "object annotated twice": [f"{of}000007.xml object 3"],
-        "image without objects": [f"{of}000006.xml"],
+    report = check(broken, workers=workers)
+    notes, images = broken / "VOC2007/Annotations", "VOC2007/JPEGImages"
+    assert report.findings.errors == {
+        "object without a usable box": [f"{notes}/000006.xml object 3: bndbox/xmin is 'x', expected a number"],
+        "image without a usable size": [f"{notes}/000008.xml: width 'wide', height '100'"],
+        "annotation file missing": [f"{notes}/000011.xml", f"{notes}/photo.xml"],
+        "annotation file unreadable": [f"{notes}/000012.xml: not XML: no element found: line 1, column 12"],
+        "box of negative width or height": [f"{images}/000013.jpg object 1: x 8, y 4, width -4, height 5"],
+        "image missing": [f"{images}/000009.jpg"],
+        "image unreadable or truncated": [f"{images}/000010.jpg"],
+        "box without area": [f"{images}/000006.jpg object 1", f"{images}/000007.jpg object 1"],
     }
-    assert not report.good
-    assert (report.images, report.objects) == (10, 13)
-    assert report.classes == {"cat": 5, "dog": 3, "emu": 1}
-    assert sum(report.sizes) == 8, "the difficult one is not counted"
-    kept = [Path(row["file_name"]).stem for row in report.fixed["images"]]
-    assert sorted(kept) == ["000005", "000006", "000007", "000008", "2008_000002"]
+    assert report.findings.notes == {
+        "in the annotations": [
+            "names repeated in the set, counted once: 000005",
+            "objects of other classes, left out: 'wolf' 1",
+        ],
+        "box partly outside its image": [f"{images}/000005.jpg object 2"],
+        "object annotated twice": [f"{images}/000007.jpg object 3"],
+        "image without objects": [f"{images}/000013.jpg", f"{images}/000006.jpg"],
+    }
+    assert (report.images, report.objects) == (7, 10)
+    assert report.classes == {"cat": 4, "dog": 3, "emu": 1}
+    assert sum(report.sizes) == 7, "the difficult one is not counted"
+    kept = [Path(row["file_name"]).stem for row in fixed_document(split_of(broken), report)["images"]]
+    assert sorted(kept) == ["000005", "000006", "000007", "000013", "2008_000002"]
 
 
 def test_a_clean_set_has_a_class_without_objects_at_most(good: Path) -> None:
-    report = check_voc(good, SETS[1:], CLASSES, True, ANCHORS)
-    assert report.good and report.problems == {"category without objects": ["dog", "emu"]}
+    report = check(good, SETS[1:])
+    assert report.good and report.findings.notes == {"category without objects": ["dog", "emu"]}
     # 31 x 41 pixels inside an anchor of 64 x 64
     assert report.coverage[2] == pytest.approx([31 * 41 / 64**2])
 
 
 def test_images_to_be_tested_need_no_annotations(good: Path) -> None:
     (good / "VOC2007/Annotations/000005.xml").unlink()
-    report = check_voc(good, SETS[:1], CLASSES, False, ANCHORS)
+    report = check(good, SETS[:1], "test")
     assert report.good
-    assert report.problems.pop("image without annotation file") == ["VOC2007/Annotations/000005.xml"]
-    assert set(report.problems) == {"category without objects"}
-    assert report.fixed["images"] == [
+    assert report.findings.notes["image without annotation file"] == [f"{good}/VOC2007/Annotations/000005.xml"]
+    assert fixed_document(split_of(good, SETS[:1], "test"), report)["images"] == [
         {"id": 5, "file_name": "VOC2007/JPEGImages/000005.jpg", "height": 128, "width": 192}
     ]
 
 
 def test_a_set_that_is_missing_is_refused(good: Path) -> None:
     with pytest.raises(UserError, match=r"no image set .*test\.txt"):
-        check_voc(good, ["VOC2007/ImageSets/Main/test.txt"], CLASSES, True, ANCHORS)
+        check(good, ["VOC2007/ImageSets/Main/test.txt"])
 
 
 def config(root: Path, path: Path) -> Path:
@@ -139,11 +154,11 @@ def test_the_command_says_what_is_wrong(broken: Path, capsys: pytest.CaptureFixt
     path, out = config(broken, broken / "c.yaml"), broken / "fixed.json"
     assert check_dataset.main([str(path), "--workers", "0", "--fix", str(out)]) == 1
     text = capsys.readouterr().out
-    assert "  error annotation file unreadable: 1 (VOC2007/Annotations/000012.xml)" in text
-    assert "fixed: " in text and "with 5 of 10 images, 7 of 13 objects" in text
+    assert "  error annotation file unreadable: 1 (" in text
+    assert "fixed: " in text and "with 5 of 7 images, 6 of 10 objects" in text
     index = load_coco(out, broken, CLASSES)
-    assert index.image_ids.tolist() == [5, 6, 7, 8, 2008000002]
+    assert index.image_ids.tolist() == [5, 6, 7, 13, 2008000002]
     assert check_dataset.main([str(path), "data.classes=[cat,dog,emu,wolf]", "--workers", "0"]) == 1
-    assert "unknown category" not in capsys.readouterr().out
+    assert "other classes" not in capsys.readouterr().out
     with pytest.raises(UserError, match=r"data\.test: is null"):
         check_dataset.main([str(path), "--split", "test"])

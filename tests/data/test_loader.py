@@ -204,8 +204,8 @@ def test_settings_reach_their_place(root: Path) -> None:
     assert (sampler.world_size, sampler.rank, sampler.start_iteration, sampler.epoch_length) == (2, 1, 4, 3)
     test = build.build_dataset(data, "test", resize=ResizeConfig(short_side=64, max_side=128))
     assert (test.short_side, test.max_side, test.with_targets) == (64, 128, False)
-    with pytest.raises(UserError, match=r"data\.classes differ"):
-        build.build_dataset(settings(root, classes=("0", "1")), "train")
+    with pytest.raises(UserError, match=r"data\.classes: not among the 10 categories"):
+        build.build_dataset(settings(root, classes=("0", "eleven")), "train")
 
 
 def test_policies_are_for_training_only(tmp_path: Path) -> None:

@@ -17,54 +17,51 @@ def changed(part: str, index: int, **changes: object) -> dict:
     return data
 
 
+def with_twins() -> dict:
+    data = ground_truth()
+    return data | {"images": [*data["images"], data["images"][0]]}
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ([result()], "gt.json: not COCO annotations: expected an object; this looks like a results file"),
-        ("x", "gt.json: not COCO annotations: expected an object"),
-        (
-            {"images": [], "categories": []},
-            "gt.json: not COCO annotations to evaluate with: has no list 'annotations'",
-        ),
-        (
-            ground_truth() | {"images": {}},
-            "gt.json: not COCO annotations to evaluate with: has no list 'images'",
-        ),
-        (changed("images", 1, height=None), "gt.json: image 1: 'height' is missing or not an integer"),
-        (ground_truth() | {"images": [3]}, "gt.json: image 0: 'id' is missing or not an integer"),
-        (changed("categories", 0, name=3), "gt.json: category 0: 'name' is missing or not a string"),
-        (changed("categories", 0, name="cat"), "gt.json: two categories have the name 'cat'"),
-        (changed("categories", 0, id=1), "gt.json: two categories have the id 1"),
-        (changed("annotations", 2, image_id=6), "gt.json: annotation 2: image_id 6 is none of the images"),
-        (
-            changed("annotations", 2, image_id="7"),
-            "gt.json: annotation 2: 'image_id' is missing or not an integer",
-        ),
+        ([result()], "not COCO annotations: it is a list, expected an object; is it a results file?"),
+        ("x", "not COCO annotations: it is a string"),
+        ({"images": [], "categories": []}, "'images' is empty"),
+        (ground_truth() | {"annotations": None}, "not COCO annotations: has no list 'annotations'"),
+        (ground_truth() | {"images": {}}, "not COCO annotations: has no list 'images'"),
+        (changed("images", 1, height=None), "image without a usable height: images[1].height is None"),
+        (ground_truth() | {"images": [3]}, "image is no object: images[0] is 3"),
+        (changed("images", 1, id="7"), "image without a usable id: images[1].id is '7'"),
+        (changed("images", 1, id=2**63), "image without a usable id: images[1].id is 9223372036854775808"),
+        (with_twins(), "image id used twice: 5"),
+        (changed("categories", 0, name=3), "category without a usable name: categories[0].name is 3"),
+        (changed("categories", 0, name="cat"), "category name used twice: 'cat'"),
+        (changed("categories", 0, id=1), "category id used twice: 1"),
+        (changed("annotations", 2, image_id=6), "annotation of an unknown image: annotations[2].image_id is 6"),
+        (changed("annotations", 2, image_id="7"), "annotation without a usable image_id: annotations[2].image_id"),
         (
             changed("annotations", 0, category_id=2),
-            "gt.json: annotation 0: category_id 2 is none of the categories",
+            "annotation of an unknown category: annotations[0].category_id is 2",
         ),
-        (changed("annotations", 0, bbox=[1, 2]), "gt.json: annotation 0: bbox must be 4 finite numbers"),
-        (
-            changed("annotations", 0, bbox=[1, 2, -1, 1]),
-            "gt.json: annotation 0: bbox [x, y, width, height] has a negative",
-        ),
-        (changed("annotations", 0, area="x"), "gt.json: annotation 0: area must be a finite number, got 'x'"),
-        (
-            changed("annotations", 0, iscrowd="x"),
-            "gt.json: annotation 0: iscrowd must be a finite number, got 'x'",
-        ),
-        (ground_truth() | {"annotations": []}, "gt.json: has no object to find (crowds do not count)"),
+        (changed("annotations", 0, bbox=[1, 2]), "annotation without a usable bbox: annotations[0].bbox is [1, 2]"),
+        (changed("annotations", 0, bbox=[1, 2, -1, 1]), "box of negative width or height: annotations[0] (id 1)"),
+        (changed("annotations", 0, bbox=[1, 2, 1e10, 1]), "box with coordinates that are not finite or too large"),
+        (changed("annotations", 0, bbox=[1, 2, float("nan"), 1]), "box with coordinates that are not finite"),
+        (changed("annotations", 0, area="x"), "annotation without a usable area: annotations[0].area is 'x'"),
+        (changed("annotations", 0, area=float("nan")), "annotation without a usable area: annotations[0].area is nan"),
+        (changed("annotations", 0, iscrowd="0"), "annotation without a usable iscrowd: annotations[0].iscrowd is '0'"),
+        (ground_truth() | {"annotations": []}, "no object to train on or to find: no objects are annotated"),
         (
             ground_truth() | {"annotations": ground_truth()["annotations"][2:]},
-            "gt.json: has no object to find (crowds do not count), so that no metric is defined",
+            "no object to train on or to find: all 1 objects are crowds",
         ),
     ],
 )
 def test_wrong_ground_truth_is_refused(tmp_path: Path, monkeypatch, data: object, expected: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("gt.json").write_text(json.dumps(data))
-    with pytest.raises(UserError, match=f"^{re.escape(expected)}"):
+    with pytest.raises(UserError, match=f"^gt.json: {re.escape(expected)}"):
         evaluate("gt.json", [result()])
 
 

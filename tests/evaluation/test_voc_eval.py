@@ -146,7 +146,7 @@ def test_difficult_objects_are_neither_found_nor_missed() -> None:
     metrics = evaluate_voc(truth(images), both)
     assert metrics["mAP50"] == pytest.approx(1)
     assert metrics.objects == 1
-    with pytest.raises(UserError, match="no object to find"):
+    with pytest.raises(UserError, match="no object to train on or to find"):
         truth([image(1, ("cat", (1, 1, 5, 5), True))])
 
 

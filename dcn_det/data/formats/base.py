@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dcn_det.config.data import DataConfig
-from dcn_det.data.check import AnchorCheck, Report, check_document
-from dcn_det.data.records import Records, to_coco
+from dcn_det.data.findings import Findings
+from dcn_det.data.records import Records, match_classes
 from dcn_det.errors import UserError
 from dcn_det.progress import Count
 
@@ -57,65 +57,73 @@ class DataFormat(ABC):
         if not self.root.is_dir():
             raise UserError(f"data.root: folder {self.root} does not exist; datasets/README.md says what goes where")
 
+    @property
+    def folder_setting(self) -> str:
+        """The setting that gives :attr:`folder`, for messages."""
+        return "data.root"
+
+    @property
+    def source(self) -> Path:
+        """What messages call the annotations; ``data.root`` unless overridden."""
+        return self.root
+
     @abstractmethod
-    def read(self, labelled: bool = True) -> Records:
+    def read(self, findings: Findings, labelled: bool = True) -> Records:
         """Reads images and objects.
 
         Args:
-            labelled: whether missing annotations are an error. If not, as for images to test on, they are no objects.
+            findings: receives what cannot be used, which is left out; :func:`dcn_det.data.rules.screen` applies the
+                rules that all formats share.
+            labelled: whether missing annotations are an error. If not, as for images to test on, there are no objects.
 
         Raises:
             UserError: a file is missing or malformed; the message names the file and, for paths, the setting.
         """
+
+    def repaired(self, findings: Findings, labelled: bool = True) -> Records:
+        """Reads images and objects, with values repaired where possible, for ``dcn-det check-dataset --fix``.
+
+        Args:
+            findings, labelled: see :meth:`read`.
+        """
+        return self.read(findings, labelled)
+
+    def records(self, labelled: bool = True) -> Records:
+        """Reads images and objects, all of which can be used.
+
+        Raises:
+            UserError: see :meth:`read`; or something cannot be used.
+        """
+        findings = Findings(self.source)
+        records = self.read(findings, labelled)
+        findings.refuse()
+        return records
 
     def index(
         self,
         empty_images: Literal["keep", "skip"] = "keep",
         bad_images: Literal["error", "skip"] = "error",
         labelled: bool = True,
+        classes: Sequence[str] | None = None,
     ) -> DatasetIndex:
         """Reads the images to load and their objects.
 
         Args:
             empty_images, bad_images: see ``dcn_det.data.index.build_index``.
             labelled: see :meth:`read`.
+            classes: names by label that a detector was trained on; None takes those of the annotations.
 
         Raises:
-            UserError: see :meth:`read` and ``build_index``.
+            UserError: see :meth:`records`, ``match_classes`` and ``build_index``.
         """
         from dcn_det.data.index import build_index
 
-        return build_index(self.read(labelled), self.folder, empty_images, bad_images)
-
-    def ground_truth(self) -> Path | dict[str, Any]:
-        """Returns COCO annotations to measure against: a file, or the content of one.
-
-        Raises:
-            UserError: see :meth:`read`.
-        """
-        return to_coco(self.read())
-
-    def check(self, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None) -> Report:
-        """Checks every image and object; ``check_dataset`` prints the report.
-
-        Args:
-            anchors, workers, progress: see ``dcn_det.data.check.check_document``.
-
-        Raises:
-            UserError: the annotations cannot be read.
-        """
-        records = self.read(labelled=self.split == "train")
-        document = to_coco(records)
-        names = {row["id"]: row["file_name"] for row in document["images"]}
-        counts: Counter[int] = Counter()
-        for row in document["images"]:
-            row["_where"] = row["file_name"]
-        for row in document["annotations"]:
-            counts[row["image_id"]] += 1
-            row["_where"] = f"{names[row['image_id']]} object {counts[row['image_id']]}"
-        report = Report(str(records.source))
-        check_document(document, self.folder, report, anchors, workers, progress)
-        return report
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder_setting}: no folder {self.folder} (data.root is {self.root})")
+        records = self.records(labelled)
+        if classes is not None:
+            records = match_classes(records, classes, "the training set or the checkpoint")
+        return build_index(records, self.folder, empty_images, bad_images, self.data.max_pixels)
 
     def settings_of_fixed(self, path: Path) -> list[str]:
         """Returns ``key=value`` settings that use the annotations which ``check_dataset --fix`` wrote to ``path``."""

@@ -2,31 +2,33 @@
 
 The format (cocodataset.org, "Data format", object detection) is an object of three lists: ``images`` (id,
 file_name, width, height), ``annotations`` (image_id, category_id, bbox as x, y, width, height in pixels,
-iscrowd) and ``categories`` (id, name).
+iscrowd, area) and ``categories`` (id, name).
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcn_det.categories import Category
-from dcn_det.data.check import AnchorCheck, Report, check_document
+from dcn_det.data.findings import Findings
 from dcn_det.data.formats.base import DataFormat
-from dcn_det.data.records import Records, first_few
-from dcn_det.errors import UserError
+from dcn_det.data.records import Records, Row, Written, only_classes
+from dcn_det.data.repair import repaired
+from dcn_det.data.rules import MAX_SIDE, is_id, name_problem, screen
+from dcn_det.errors import UserError, shown
 from dcn_det.files import kind_of, read_json
-from dcn_det.progress import Count
 
 if TYPE_CHECKING:
     from dcn_det.config.data import CocoSplitConfig
 
-Rows = list[dict[str, Any]]
+Check = Callable[[object], str | None]
+"""Returns what is wrong with a value, or None."""
 
 
 class CocoFormat(DataFormat):
@@ -38,181 +40,246 @@ class CocoFormat(DataFormat):
     def folder(self) -> Path:
         return self.root / self.paths.images
 
-    def _file(self) -> Path:
-        path = self.root / self.paths.annotations
-        if not path.is_file():
-            raise UserError(f"data.{self.split}.annotations: no file {path} (data.root is {self.root})")
-        return path
+    @property
+    def folder_setting(self) -> str:
+        return f"data.{self.split}.images"
 
-    def read(self, labelled: bool = True) -> Records:
-        path = self._file()
-        if not self.folder.is_dir():
-            raise UserError(f"data.{self.split}.images: no folder {self.folder} (data.root is {self.root})")
-        return read_coco(path, self.data.classes, labelled)
+    @property
+    def source(self) -> Path:
+        return self.root / self.paths.annotations
 
-    def ground_truth(self) -> Path:
-        return self._file()
+    def _document(self) -> Any:
+        if not self.source.is_file():
+            raise UserError(f"data.{self.split}.annotations: no file {self.source} (data.root is {self.root})")
+        return read_json(self.source)
 
-    def check(self, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None) -> Report:
-        return check_coco(self._file(), self.folder, anchors, workers, progress)
+    def read(self, findings: Findings, labelled: bool = True) -> Records:
+        return read_document(self._document(), self.source, findings, self.data.classes, labelled)
+
+    def repaired(self, findings: Findings, labelled: bool = True) -> Records:
+        document = repaired(self._document())
+        return read_document(document, self.source, findings, self.data.classes, labelled)
 
     def settings_of_fixed(self, path: Path) -> list[str]:
         return [f"data.{self.split}.annotations={path.absolute()}"]
 
 
 def read_coco(path: Path, classes: Sequence[str] | None = None, labelled: bool = True) -> Records:
-    """Reads a COCO annotation file.
+    """Reads a COCO annotation file; see :func:`read_document`.
 
-    Labels number the categories in ascending order of id. ``area`` and ``segmentation`` are ignored.
+    Raises:
+        UserError: the file is missing or malformed, or something in it cannot be used.
+    """
+    findings = Findings(path)
+    records = read_document(read_json(path), path, findings, classes, labelled)
+    findings.refuse()
+    return records
+
+
+def read_document(
+    document: object,
+    source: Path,
+    findings: Findings,
+    classes: Sequence[str] | None = None,
+    labelled: bool = True,
+    files: bool = True,
+) -> Records:
+    """Reads the content of a COCO annotation file.
+
+    Labels number the categories in ascending order of id. A category that only groups others (their
+    ``supercategory``) and has no objects, which some tools export, is ignored. Annotation ids play no part.
 
     Args:
-        path: the JSON file.
-        classes: names the categories must have, in ascending order of id.
+        document: the content.
+        source: what messages call it.
+        findings: receives what is wrong, which is left out.
+        classes: names of the categories to use, in the order of their labels; None uses all.
         labelled: whether a file without ``annotations``, such as COCO's test-dev list, is an error.
+        files: whether images need a file name.
 
     Raises:
-        UserError: the file is missing or malformed, ids repeat or refer to nothing, or ``classes`` differ.
+        UserError: there is no list of images or categories, or it is empty; a class is not there.
     """
-    document = _read(path)
-    image_rows = _rows(document, "images", path)
-    annotation_rows = _rows(document, "annotations", path) if labelled or "annotations" in document else []
-    category_rows = _rows(document, "categories", path)
-    categories = _categories(category_rows, path)
-    if classes is not None:
-        _check_classes(classes, [category.name for category in categories], path)
-
-    image_ids = _integers(image_rows, "id", "images", path)
-    _refuse_duplicates(image_ids, "image", path)
-    heights = _integers(image_rows, "height", "images", path, least=1)
-    widths = _integers(image_rows, "width", "images", path, least=1)
-    corners = _boxes(annotation_rows, path)
-    corners[:, 2:] += corners[:, :2]
-    return Records(
-        source=path,
+    if not isinstance(document, Mapping):
+        hint = "; is it a results file?" if isinstance(document, list) else ""
+        raise UserError(f"{source}: not COCO annotations: it is {kind_of(document)}, expected an object{hint}")
+    images = _rows(document, "images", source, findings, {"id": _id, "file_name": _name(files)} | _SIDES)
+    categories = _categories(document, source, findings)
+    annotations: list[Row] = []
+    places: list[int] = []
+    if labelled or "annotations" in document:
+        rows = _section(document, "annotations", source)
+        annotations, places = _sound(rows, "annotations", findings, _ANNOTATION)
+        _note_ids(annotations, findings)
+    rows_of = {row["id"]: i for i, row in reversed(list(enumerate(images)))}
+    labels_of = {category.id: label for label, category in enumerate(categories)}
+    listed = {ident for row in document["images"] if is_id(ident := _get(row, "id"))}  # also those left out
+    listed_categories = {ident for row in document["categories"] if is_id(ident := _get(row, "id"))}
+    kept = []
+    for row, place in zip(annotations, places):
+        for key, known, unusable in (("image_id", rows_of, listed), ("category_id", labels_of, listed_categories)):
+            if row[key] not in known:
+                if row[key] not in unusable:
+                    what = "image" if key == "image_id" else "category"
+                    findings.error(f"annotation of an unknown {what}", f"annotations[{place}].{key} is {row[key]}")
+                break
+        else:
+            kept.append((row, place))
+    annotations = [row for row, _ in kept]
+    corners = np.array([row["bbox"] for row in annotations], np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore", invalid="ignore"):
+        corners[:, 2:] += corners[:, :2]
+    records = Records(
+        source=source,
         categories=categories,
-        image_ids=image_ids,
-        names=_strings(image_rows, "file_name", "images", path),
-        sizes=np.stack([heights, widths], axis=1),
-        owners=_positions(annotation_rows, "image_id", image_ids, "image id(s)", path),
+        image_ids=np.array([row["id"] for row in images], np.int64),
+        names=[row.get("file_name") or "" for row in images],
+        sizes=np.array([(row["height"], row["width"]) for row in images], np.int64).reshape(-1, 2),
+        owners=np.array([rows_of[row["image_id"]] for row in annotations], np.int64),
         boxes=corners,
-        labels=_positions(annotation_rows, "category_id", np.array([c.id for c in categories]), "category id(s)", path),
-        crowd=np.array([bool(row.get("iscrowd", 0)) for row in annotation_rows], dtype=np.bool_),
+        labels=np.array([labels_of[row["category_id"]] for row in annotations], np.int64),
+        crowd=np.array([bool(row.get("iscrowd") or 0) for row in annotations], np.bool_),
+        written=Written(images, annotations, np.array([place for _, place in kept], np.int64)),
     )
+    if classes is None:
+        records = _without_groups(records, document["categories"])
+    else:
+        records = only_classes(records, classes)
+    return screen(records, findings, labelled)
 
 
-def check_coco(
-    annotations: Path, images: Path, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None
-) -> Report:
-    """Checks one split in COCO's format.
-
-    Args:
-        annotations: the JSON file.
-        images: folder of the images.
-        anchors, workers, progress: see ``dcn_det.data.check.check_document``.
-
-    Raises:
-        UserError: the file cannot be read, or lacks one of its lists.
-    """
-    document = _read(annotations)
-    for section in ("images", "annotations", "categories"):
-        if not isinstance(document.get(section), list):
-            raise UserError(f"annotation file {annotations} has no list '{section}'")
-    report = Report(str(annotations))
-    check_document(document, images, report, anchors, workers, progress)
-    return report
+def _get(row: object, key: str) -> object:
+    return row.get(key) if isinstance(row, Mapping) else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise UserError(f"annotation file {path} holds {kind_of(document)}, expected an object")
-    return document
-
-
-def _rows(document: dict[str, Any], section: str, path: Path) -> Rows:
+def _section(document: Mapping[str, Any], section: str, source: Path) -> list[Any]:
     rows = document.get(section)
-    if rows is None:
-        raise UserError(f"annotation file {path} has no '{section}'; its keys are {sorted(document)}")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"annotation file {path}: '{section}' is not a list of objects")
-    if not rows and section != "annotations":
-        raise UserError(f"annotation file {path}: '{section}' is empty")
+    if not isinstance(rows, list):
+        keys = ", ".join(shown(key) for key in list(document)[:9])
+        raise UserError(f"{source}: not COCO annotations: has no list '{section}'; its keys are {keys or 'none'}")
     return rows
 
 
-def _values(rows: Rows, key: str, section: str, path: Path) -> list[Any]:
+def _rows(
+    document: Mapping[str, Any], section: str, source: Path, findings: Findings, checks: Mapping[str, Check]
+) -> list[Row]:
+    rows = _section(document, section, source)
+    if not rows:
+        raise UserError(f"{source}: '{section}' is empty")
+    return _sound(rows, section, findings, checks)[0]
+
+
+def _sound(
+    rows: list[Any], section: str, findings: Findings, checks: Mapping[str, Check]
+) -> tuple[list[Row], list[int]]:
+    """Returns the rows without problems and their positions; reports the first problem of the others."""
+    bad: dict[int, tuple[str, str]] = {}
+    objects = all(type(row) is dict for row in rows)
+    for key, check in checks.items():
+        for place, row in enumerate(rows):
+            if not objects and not isinstance(row, dict):
+                bad.setdefault(place, ("is no object", f"{section}[{place}] is {shown(row)}"))
+                continue
+            problem = check(row.get(key))
+            if problem is not None:
+                value = shown(row[key]) if key in row else "missing"
+                bad.setdefault(place, (f"without a usable {key}", f"{section}[{place}].{key} is {value}, {problem}"))
+    for place in sorted(bad):
+        kind, example = bad[place]
+        findings.error(f"{_SINGULAR[section]} {kind}", example)
+    kept = [place for place in range(len(rows)) if place not in bad]
+    return [rows[place] for place in kept], kept
+
+
+_SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
+
+
+def _id(value: object) -> str | None:
+    return None if is_id(value) else "expected an integer of 64 bits"
+
+
+def _side(value: object) -> str | None:
+    good = type(value) is int and 1 <= value <= MAX_SIDE
+    return None if good else f"expected an integer from 1 to {MAX_SIDE}"
+
+
+_SIDES: dict[str, Check] = {"height": _side, "width": _side}
+
+
+def _name(required: bool) -> Check:
+    def check(value: object) -> str | None:
+        if value is None and not required:
+            return None
+        return "expected a name" if name_problem(value) and not isinstance(value, str) else name_problem(value)
+
+    return check
+
+
+def _is_number(value: object) -> bool:
+    kind = type(value)
+    return kind is float or (kind is int and abs(value) < 2**53)  # type: ignore[arg-type]
+
+
+def _bbox(value: object) -> str | None:
+    if type(value) is list and len(value) == 4 and all(map(_is_number, value)):
+        return None
+    return "expected [x, y, width, height]"
+
+
+def _iscrowd(value: object) -> str | None:
+    return None if value is None or (isinstance(value, int) and value in (0, 1)) else "expected 0 or 1"
+
+
+def _area(value: object) -> str | None:
+    good = value is None or (_is_number(value) and math.isfinite(value) and value >= 0)  # type: ignore[arg-type,operator]
+    return None if good else "expected a finite number from 0 on"
+
+
+_ANNOTATION: dict[str, Check] = {
+    "image_id": _id,
+    "category_id": _id,
+    "bbox": _bbox,
+    "iscrowd": _iscrowd,
+    "area": _area,
+}
+
+
+def _class_name(value: object) -> str | None:
+    if not isinstance(value, str) or not value.strip():
+        return "expected a name"
     try:
-        return [row[key] for row in rows]
-    except KeyError:
-        position = next(i for i, row in enumerate(rows) if key not in row)
-        keys = sorted(rows[position])
-        raise UserError(f"{path}: {section}[{position}] has no '{key}'; its keys are {keys}") from None
+        value.encode()
+    except UnicodeEncodeError:
+        return "which is not valid Unicode"
+    return None
 
 
-def _integers(rows: Rows, key: str, section: str, path: Path, least: int | None = None) -> NDArray[np.int64]:
-    values = _values(rows, key, section, path)
-    for position, value in enumerate(values):
-        if type(value) is not int or (least is not None and value < least):
-            wanted = "an integer" if least is None else f"an integer from {least} on"
-            raise UserError(f"{path}: {section}[{position}].{key} is {value!r}, expected {wanted}")
-    return np.array(values, dtype=np.int64)
+def _categories(document: Mapping[str, Any], source: Path, findings: Findings) -> tuple[Category, ...]:
+    rows = _rows(document, "categories", source, findings, {"id": _id, "name": _class_name})
+    found: dict[int, str] = {}
+    for row in rows:
+        if row["id"] in found:
+            findings.error("category id used twice", f"{row['id']} ({shown(row['name'])})")
+        elif row["name"] in found.values():
+            findings.error("category name used twice", shown(row["name"]))
+        else:
+            found[row["id"]] = row["name"]
+    return tuple(Category(ident, found[ident]) for ident in sorted(found))
 
 
-def _strings(rows: Rows, key: str, section: str, path: Path) -> list[str]:
-    values = _values(rows, key, section, path)
-    for position, value in enumerate(values):
-        if not isinstance(value, str) or not value:
-            raise UserError(f"{path}: {section}[{position}].{key} is {value!r}, expected a name")
-    return values
+def _without_groups(records: Records, rows: list[Any]) -> Records:
+    above = {each["name"]: each.get("supercategory") for each in rows if isinstance(_get(each, "name"), str)}
+    groups = {group for name, group in above.items() if isinstance(group, str) and group != name}
+    used = {records.categories[label].name for label in np.unique(records.labels)}
+    ignored = [c.name for c in records.categories if c.name in groups - used and above[c.name] in (None, "", "none")]
+    if not ignored or len(ignored) == len(records.categories):
+        return records
+    kept = only_classes(records, [each.name for each in records.categories if each.name not in ignored])
+    return kept.noted(f"categories that only group others, ignored: {', '.join(ignored)}")
 
 
-def _boxes(rows: Rows, path: Path) -> NDArray[np.float64]:
-    """Returns x, y, width, height (M, 4) as written; NaN and infinity pass, to be counted later."""
-    values = _values(rows, "bbox", "annotations", path)
-    for position, value in enumerate(values):
-        if type(value) is not list or len(value) != 4 or not {int, float}.issuperset(map(type, value)):
-            raise UserError(f"{path}: annotations[{position}].bbox is {value!r}, expected [x, y, width, height]")
-    return np.array(values, dtype=np.float64).reshape(-1, 4)
-
-
-def _positions(rows: Rows, key: str, known: NDArray[np.int64], what: str, path: Path) -> NDArray[np.int64]:
-    """Returns where in ``known`` each row's id is."""
-    ids = _integers(rows, key, "annotations", path)
-    order = np.argsort(known, kind="stable")
-    place = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
-    unknown = np.unique(ids[known[place] != ids])
-    if len(unknown):
-        raise UserError(f"{path}: annotations refer to {len(unknown)} {what} that are not listed: {first_few(unknown)}")
-    return place
-
-
-def _refuse_duplicates(ids: NDArray[np.int64], what: str, path: Path) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise UserError(f"{path}: {what} id(s) used more than once: {first_few(values[counts > 1])}")
-
-
-def _categories(rows: Rows, path: Path) -> tuple[Category, ...]:
-    ids = _integers(rows, "id", "categories", path)
-    names = _strings(rows, "name", "categories", path)
-    _refuse_duplicates(ids, "category", path)
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise UserError(f"{path}: category name(s) used more than once: {first_few(repeated)}")
-    return tuple(Category(int(i), name) for i, name in sorted(zip(ids, names)))
-
-
-def _check_classes(wanted: Sequence[str], found: Sequence[str], path: Path) -> None:
-    if list(wanted) == list(found):
-        return
-    absent = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
-    if absent or extra:
-        parts = [f"not in the file: {first_few(absent)}"] if absent else []
-        parts += [f"only in the file: {first_few(extra)}"] if extra else []
-        raise UserError(f"data.classes differ from the {len(found)} categories of {path}; {'; '.join(parts)}")
-    at = next((i for i, (a, b) in enumerate(zip(wanted, found)) if a != b), len(found))
-    raise UserError(
-        f"data.classes are not in the order of {path} (ascending id): position {at} is "
-        f"'{wanted[at]}', expected '{found[at] if at < len(found) else 'nothing'}'"
-    )
+def _note_ids(annotations: list[Row], findings: Findings) -> None:
+    counts = Counter(ident for row in annotations if is_id(ident := row.get("id")))
+    for ident, count in counts.items():
+        if count > 1:
+            findings.note("annotation id used more than once", f"{ident} ({count} times)")

@@ -2,25 +2,27 @@
 
 An image set is a text file of image names such as ``VOC2007/ImageSets/Main/trainval.txt``; ``Annotations`` and
 ``JPEGImages`` are two folders up. Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010;
-development kits of 2007 and 2012.
+development kits of 2007 and 2012. Data sets of others in this layout have names with letters and other image formats.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcn_det.data.check import AnchorCheck, Report
+from dcn_det.data.findings import Findings, first_few
 from dcn_det.data.formats.base import DataFormat
-from dcn_det.data.records import ImageRecord, ObjectRecord, Records, first_few, pack
-from dcn_det.errors import UserError
-from dcn_det.files import read_text
-from dcn_det.images import read_image
-from dcn_det.progress import Count
+from dcn_det.data.records import ImageRecord, ObjectRecord, Records, pack
+from dcn_det.data.rules import MAX_SIDE, name_problem, screen
+from dcn_det.errors import UserError, did_you_mean, shown
+from dcn_det.files import read_text, read_xml
+from dcn_det.images import SUFFIXES, image_size
 
 if TYPE_CHECKING:
     from dcn_det.config.data import VocSplitConfig
@@ -38,20 +40,43 @@ class VocFormat(DataFormat):
     paths: VocSplitConfig
 
     @property
-    def _classes(self) -> tuple[str, ...]:
-        return self.data.classes or VOC_CLASSES
+    def source(self) -> Path:
+        return self.root / self.paths.sets[0]
 
-    def read(self, labelled: bool = True) -> Records:
-        return read_voc(self.root, self.paths.sets, self._classes, labelled)
+    def read(self, findings: Findings, labelled: bool = True) -> Records:
+        reader = _Reader(self.root, self.data.classes or VOC_CLASSES, findings, labelled, self.data.classes is not None)
+        return reader.read(self.paths.sets)
 
-    def check(self, anchors: AnchorCheck | None, workers: int = 0, progress: Count | None = None) -> Report:
-        from dcn_det.data.formats.voc_check import check_voc
 
-        return check_voc(self.root, self.paths.sets, self._classes, self.split == "train", anchors, workers, progress)
+def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = None, labelled: bool = True) -> Records:
+    """Reads the annotations of image sets.
+
+    An image id consists of the digits of the name, ``2008_000002`` gives 2008000002; other names give a number derived
+    from folder and name. Boxes become half-open and count from 0: (xmin - 1, ymin - 1, xmax, ymax). Difficult objects
+    are marked as crowds. A name that a set repeats counts once.
+
+    Args:
+        root: folder of ``VOC2007`` and so on.
+        sets: image set files relative to ``root``, taken together.
+        classes: names by label; objects of other classes are left out. None stands for the 20 of Pascal VOC, and other
+            classes are an error.
+        labelled: whether an image without annotation file is an error; if not, it has no objects, and its size is read
+            from the image.
+
+    Returns:
+        The images in the order of the sets.
+
+    Raises:
+        UserError: a file is missing or malformed, or something in it cannot be used.
+    """
+    findings = Findings(root / sets[0])
+    records = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None).read(sets)
+    findings.refuse()
+    return records
 
 
 def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
-    """What image sets name, one after the other: the folder of the year (``VOC2007``) and the name of the image.
+    """Returns what image sets name, in their order: the folder of the year (``VOC2007``) and the name of the image.
 
     Raises:
         UserError: a set is missing, or all are empty.
@@ -61,99 +86,164 @@ def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
         path = root / name
         if not path.is_file():
             raise UserError(f"no image set {path}; expected a file such as VOC2007/ImageSets/Main/trainval.txt")
-        base = path.parents[2]
-        # Sets of one class have a second column; -1 marks images without that class.
-        lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
-        jobs += [(base, words[0]) for words in lines]
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        jobs += [(path.parents[2], line) for line in _names(lines)]
     if not jobs:
         raise UserError(f"image set {', '.join(sets)} in {root} is empty")
     return jobs
 
 
-def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] = VOC_CLASSES, labelled: bool = True) -> Records:
-    """Reads the annotations of image sets.
+def _names(lines: list[str]) -> list[str]:
+    """Returns the names of a set's lines: paths and image suffixes are dropped."""
+    # Sets of one class have a second column of -1, 0 or 1; otherwise, spaces belong to the name.
+    words = [line.rsplit(maxsplit=1) for line in lines]
+    if all(len(each) == 2 and each[1] in ("-1", "0", "1") for each in words):
+        lines = [first for first, _ in words]
+    names = [line.replace("\\", "/").rsplit("/", 1)[-1] for line in lines]
+    return [name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in _KNOWN else name for name in names]
 
-    An image id consists of the digits of the name: ``2008_000002`` gives 2008000002. Boxes become half-open and count
-    from 0: (xmin - 1, ymin - 1, xmax, ymax). Difficult objects are marked as crowds.
+
+_KNOWN = {*SUFFIXES, ".xml"}
+
+
+class _Reader:
+    """Reads image sets of one root.
 
     Args:
-        root: folder of ``VOC2007`` and so on.
-        sets: image set files relative to ``root``, taken together.
-        classes: names by label; objects of other classes are an error.
-        labelled: whether an image without annotation file is an error; if not, it has no objects, and its size is read
-            from the image.
-
-    Returns:
-        The images in the order of the sets.
-
-    Raises:
-        UserError: a file is missing or malformed, or an image is listed twice.
+        root: see :func:`read_voc`.
+        classes: names by label.
+        findings: receives what is wrong.
+        labelled: see :func:`read_voc`.
+        select: whether objects of other classes are left out; if not, they are errors.
     """
-    jobs = list_images(root, sets)
-    with ThreadPoolExecutor(8) as pool:
-        images = list(pool.map(lambda job: _read_image(root, job[0], job[1], classes, labelled), jobs))
-    return pack(images, classes, root / sets[0])
+
+    def __init__(self, root: Path, classes: Sequence[str], findings: Findings, labelled: bool, select: bool) -> None:
+        self.root = root
+        self.classes = {name: label for label, name in enumerate(classes)}
+        self.findings = findings
+        self.labelled = labelled
+        self.select = select
+        self._others: Counter[str] = Counter()
+        self._files: dict[Path, dict[str, str]] = {}
+
+    def read(self, sets: Sequence[str]) -> Records:
+        jobs = list_images(self.root, sets)
+        unique = list(dict.fromkeys(jobs))
+        for base in {base for base, _ in unique}:
+            self._files[base] = _image_files(base / "JPEGImages")
+        with ThreadPoolExecutor(8) as pool:
+            trees = list(pool.map(lambda job: _parse(job[0] / "Annotations" / f"{job[1]}.xml"), unique))
+        images = [each for job, tree in zip(unique, trees) if (each := self._image(*job, tree)) is not None]
+        records = pack(images, list(self.classes), self.root / sets[0])
+        notes = []
+        if len(jobs) > len(unique):
+            repeated = [name for (_, name), count in Counter(jobs).items() if count > 1]
+            notes.append(f"names repeated in the set, counted once: {first_few(repeated)}")
+        if self._others:
+            others = [f"{shown(name)} {count}" for name, count in self._others.most_common()]
+            notes.append(f"objects of other classes, left out: {first_few(others)}")
+            self._refuse_misspelt(records)
+        return screen(records.noted(*notes), self.findings, self.labelled)
+
+    def _refuse_misspelt(self, records: Records) -> None:
+        used = {records.categories[label].name for label in records.labels.tolist()}
+        for name in self.classes.keys() - used:
+            near = did_you_mean(name, self._others)
+            if near:
+                raise UserError(f"data.classes: no object of class '{name}' in {records.source}{near}")
+
+    def _image(self, base: Path, name: str, tree: ElementTree.Element | str) -> ImageRecord | None:
+        problem = name_problem(name)
+        if problem:
+            self.findings.error("image without a usable name", problem)
+            return None
+        path = base / "Annotations" / f"{name}.xml"
+        file = base / "JPEGImages" / self._files[base].get(name, f"{name}.jpg")
+        relative = file.relative_to(self.root).as_posix()
+        ident = _image_id(name, relative)
+        if isinstance(tree, str):
+            if tree != _MISSING or self.labelled:
+                self.findings.error(tree.split(":")[0], f"{path}{tree[len(tree.split(':')[0]) :]}")
+                return None
+            self.findings.note("image without annotation file", str(path))
+            size = image_size(file)
+            if size is None:
+                self.findings.error("image missing or unreadable", str(file))
+                return None
+            return ImageRecord(ident, relative, *size)
+        size = self._size(tree, path, file)
+        if size is None:
+            return None
+        objects = [self._object(node, f"{path} object {i}") for i, node in enumerate(tree.iterfind("object"), start=1)]
+        return ImageRecord(ident, relative, *size, tuple(each for each in objects if each is not None))
+
+    def _size(self, tree: ElementTree.Element, path: Path, file: Path) -> tuple[int, int] | None:
+        """Returns height and width as annotated; those of the image if the annotation has 0 or none."""
+        texts = [tree.findtext(f"size/{key}") for key in ("height", "width")]
+        sides = [_number(text or "0") for text in texts]
+        if all(side is not None and 1 <= side <= MAX_SIDE for side in sides):
+            return int(sides[0] or 0), int(sides[1] or 0)
+        size = image_size(file) if all(side == 0 for side in sides) else None
+        if size is None:
+            given = f"width {shown(texts[1])}, height {shown(texts[0])}"
+            self.findings.error("image without a usable size", f"{path}: {given}")
+        else:
+            self.findings.note("annotation without size, which is that of the image", str(path))
+        return size
+
+    def _object(self, node: ElementTree.Element, where: str) -> ObjectRecord | None:
+        name = (node.findtext("name") or "").strip()
+        if name not in self.classes:
+            if self.select and name:
+                self._others[name] += 1
+            else:
+                self.findings.error("object of an unknown class", f"{where} is {shown(name)}")
+            return None
+        keys = ("xmin", "ymin", "xmax", "ymax")
+        corners = [_number(node.findtext(f"bndbox/{key}")) for key in keys]
+        if None in corners:
+            key = keys[corners.index(None)]
+            text = shown(node.findtext(f"bndbox/{key}"))
+            self.findings.error("object without a usable box", f"{where}: bndbox/{key} is {text}, expected a number")
+            return None
+        x1, y1, x2, y2 = (float(corner) for corner in corners if corner is not None)
+        # VOC counts from 1, and the last pixel is inside.
+        difficult = (node.findtext("difficult") or "0").strip() == "1"
+        return ObjectRecord(self.classes[name], (x1 - 1, y1 - 1, x2, y2), difficult)
 
 
-def _read_image(root: Path, base: Path, name: str, classes: Sequence[str], labelled: bool) -> ImageRecord:
+def _image_files(folder: Path) -> dict[str, str]:
+    """Returns the file names of images by their name without suffix; JPEG comes first."""
+    found = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    found.sort(key=lambda name: Path(name).suffix.lower() in (".jpg", ".jpeg"))
+    return {Path(name).stem: name for name in found}
+
+
+_MISSING = "annotation file missing"
+
+
+def _parse(path: Path) -> ElementTree.Element | str:
+    """Returns the root of an annotation file, otherwise what is wrong with it."""
+    if not path.is_file():
+        return _MISSING
+    try:
+        return read_xml(path)
+    except UserError as error:
+        return f"annotation file unreadable: {str(error).removeprefix(f'{path}: ')}"
+
+
+def _image_id(name: str, file: str) -> int:
+    """Returns the id of an image: its digits, as in Pascal VOC, or a hash of 52 bits, which JSON readers keep exact."""
     digits = name.replace("_", "")
-    if not digits.isdecimal():
-        raise UserError(f"image name '{name}' of a set in {base} is not made of digits, as VOC's are")
-    path = base / "Annotations" / f"{name}.xml"
-    file = base / "JPEGImages" / f"{name}.jpg"
-    relative = str(file.relative_to(root))
-    if not path.is_file() and not labelled:
-        height, width = read_image(file).shape[:2]
-        return ImageRecord(int(digits), relative, height, width)
+    if digits.isascii() and digits.isdigit() and len(digits) < 16:
+        return int(digits)
+    return int.from_bytes(hashlib.sha256(file.encode()).digest()[:8], "big") >> 12
+
+
+def _number(text: str | None) -> float | None:
+    """Returns a finite number, or None."""
     try:
-        tree = ElementTree.parse(path).getroot()
-    except OSError as error:
-        raise UserError(f"cannot read annotation file {path}: {error.strerror}") from error
-    except ElementTree.ParseError as error:
-        raise UserError(f"annotation file {path} is not XML: {error}") from error
-    height, width = (whole(tree, f"size/{key}", path) for key in ("height", "width"))
-    objects = tuple(_object(node, path, classes) for node in tree.iterfind("object"))
-    return ImageRecord(int(digits), relative, height, width, objects)
-
-
-def _object(node: ElementTree.Element, path: Path, classes: Sequence[str]) -> ObjectRecord:
-    name = (node.findtext("name") or "").strip()
-    if name not in classes:
-        raise UserError(f"{path}: object of class '{name}', which is none of {first_few(classes)}")
-    return ObjectRecord(classes.index(name), read_box(node, path), is_difficult(node))
-
-
-def read_box(node: ElementTree.Element, path: Path) -> tuple[float, float, float, float]:
-    """Returns the half-open box of an object, counted from 0. VOC counts from 1, and the last pixel is inside.
-
-    Raises:
-        UserError: a corner is absent or not a number.
-    """
-    x1, y1, x2, y2 = (number(node, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax"))
-    return x1 - 1, y1 - 1, x2, y2
-
-
-def is_difficult(node: ElementTree.Element) -> bool:
-    """Returns whether an object is marked as difficult."""
-    return (node.findtext("difficult") or "0").strip() == "1"
-
-
-def whole(node: ElementTree.Element, key: str, path: Path) -> int:
-    """A number of pixels in an annotation file; decimals are dropped."""
-    value = number(node, key, path)
-    if not math.isfinite(value):
-        raise UserError(f"{path}: '{key}' is {value}, expected a number")
-    return int(value)
-
-
-def number(node: ElementTree.Element, key: str, path: Path) -> float:
-    """A number in an annotation file, which may be infinite or none at all.
-
-    Raises:
-        UserError: it is absent or none.
-    """
-    text = node.findtext(key)
-    try:
-        return float(text or "")
+        value = float(text or "")
     except ValueError:
-        raise UserError(f"{path}: '{key}' is {text!r}, expected a number") from None
+        return None
+    return value if math.isfinite(value) else None

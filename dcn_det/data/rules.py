@@ -1,0 +1,105 @@
+"""Which images and objects can be used, whatever the format of their annotations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcn_det.data.findings import Findings
+from dcn_det.data.records import Records
+from dcn_det.errors import shown
+
+MAX_SIDE = 2**24
+"""Largest side of an image and largest coordinate in pixels: from here on, float32 cannot hold every pixel."""
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 2048
+"""Bytes that file systems take in one name, and characters that leave room for the folder of the images."""
+
+
+def is_id(value: object) -> bool:
+    """Returns whether ``value`` is an integer of 64 bits; ids are neither text nor decimals."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def name_problem(name: object) -> str | None:
+    """Returns what prevents ``name`` from being the file of an image, or None.
+
+    Names must stay below the folder of the images, so that annotations from elsewhere cannot make the program read
+    other files. Links inside the folder are the user's own, and are followed.
+    """
+    if not isinstance(name, str) or not name.strip():
+        return f"{shown(name)} is not a file name"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"{shown(name)} is not valid Unicode"
+    if "\0" in name:
+        return f"{shown(name)} has a null character"
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if len(name) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        return f"{shown(name)} is too long"
+    if name.startswith(("/", "\\")) or ".." in parts:
+        return f"{shown(name)} is outside the image folder"
+    return None
+
+
+def screen(records: Records, findings: Findings, labelled: bool = True) -> Records:
+    """Reports images and objects that cannot be used, and leaves them out.
+
+    Args:
+        records: images and objects as annotated.
+        findings: receives errors and notes.
+        labelled: whether having no object at all is an error.
+
+    Returns:
+        Images of unique ids, with names below their folder and sizes from 1 to ``MAX_SIDE``; objects of these images
+        with finite boxes, which may still have no area or exceed their image.
+    """
+    records = _screen_images(records, findings)
+    records = _screen_boxes(records, findings)
+    if labelled and not (~records.crowd).any():
+        crowds = f"all {len(records.crowd)} objects are crowds" if len(records.crowd) else "no objects are annotated"
+        findings.error("no object to train on or to find", crowds)
+    for name, count in Counter(name for name in records.names if name).items():
+        if count > 1:
+            findings.note("image file under several ids", f"{name} ({count} ids)")
+    return records
+
+
+def _screen_images(records: Records, findings: Findings) -> Records:
+    problems = {row: text for row, name in enumerate(records.names) if name and (text := name_problem(name))}
+    for text in problems.values():
+        findings.error("image without a usable file name", text)
+    good = np.ones(len(records.names), np.bool_)
+    good[list(problems)] = False
+    sized = ((records.sizes >= 1) & (records.sizes <= MAX_SIDE)).all(axis=1)
+    for row in np.flatnonzero(good & ~sized):
+        height, width = records.sizes[row]
+        findings.error("image without a usable size", f"{records.names[row]} is {width}x{height}")
+    first = np.zeros(len(good), np.bool_)
+    first[np.unique(records.image_ids, return_index=True)[1]] = True
+    for row in np.flatnonzero(good & sized & ~first):
+        findings.error("image id used twice", f"{records.image_ids[row]} ({records.names[row]})")
+    return records.select(images=good & sized & first)
+
+
+def _screen_boxes(records: Records, findings: Findings) -> Records:
+    boxes = records.boxes
+    with np.errstate(invalid="ignore"):
+        bounded = np.asarray((np.abs(boxes) <= MAX_SIDE).all(axis=1))  # False for NaN
+        positive = np.asarray((boxes[:, 2:] >= boxes[:, :2]).all(axis=1))
+
+    def examples(bad: NDArray[np.bool_]) -> list[str]:
+        return [f"{records.place(row)}: {_xywh(boxes[row])}" for row in np.flatnonzero(bad).tolist()]
+
+    findings.keep(bounded, "box with coordinates that are not finite or too large", examples(~bounded))
+    findings.keep(positive | ~bounded, "box of negative width or height", examples(~positive & bounded))
+    return records.select(objects=bounded & positive)
+
+
+def _xywh(box: NDArray[np.float64]) -> str:
+    x1, y1, x2, y2 = box.tolist()
+    return f"x {x1:g}, y {y1:g}, width {x2 - x1:g}, height {y2 - y1:g}"
