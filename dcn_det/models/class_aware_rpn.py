@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialize
 from dcn_det.models.anchor_head import AnchorHead, AnchorSampling, RPNOutput
+from dcn_det.precision import in_full_precision
 from dcn_det.structures import ImageInfo
 
 
@@ -87,7 +88,7 @@ class ClassAwareRPN(AnchorHead):
         x = F.relu(self.reduce(features), inplace=True)
         if self.conv is not None:
             x = F.relu(self.conv(x), inplace=True)
-        return RPNOutput(self.cls_score(x), self.bbox_pred(x))
+        return RPNOutput(in_full_precision(self.cls_score, x), in_full_precision(self.bbox_pred, x))
 
     @torch.no_grad()
     def predict(self, output: RPNOutput, infos: Sequence[ImageInfo]) -> list[tuple[Tensor, Tensor]]:

@@ -14,6 +14,7 @@ from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialize
 from dcn_det.models.anchor_head import AnchorHead, AnchorSampling, RPNOutput
 from dcn_det.ops import nms
+from dcn_det.precision import in_full_precision
 from dcn_det.structures import ImageInfo
 
 
@@ -85,7 +86,7 @@ class RPN(AnchorHead):
     def forward(self, features: Tensor) -> RPNOutput:
         """(B, in_channels, H, W), one map or level -> predictions for every anchor of every cell."""
         x = F.relu(self.conv(features), inplace=True)
-        return RPNOutput(self.cls_score(x), self.bbox_pred(x))
+        return RPNOutput(in_full_precision(self.cls_score, x), in_full_precision(self.bbox_pred, x))
 
     @torch.no_grad()
     def proposals(self, outputs: Sequence[RPNOutput], infos: Sequence[ImageInfo]) -> list[Proposals]:

@@ -14,6 +14,7 @@ from dcn_det.models import initialize
 from dcn_det.models.heads.roi_head import RoIHead
 from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, roi_align, roi_pool
+from dcn_det.precision import in_full_precision
 
 PYRAMID_SIZE, PYRAMID_LEVEL = 224, 2
 """A RoI of this side, in pixels, is pooled from the level of this number; each doubling goes one level up."""
@@ -108,7 +109,7 @@ class FasterRCNNHead(RoIHead):
         x = self._pool(maps, box_ops.to_rois(boxes)).flatten(1)
         x = F.relu(self.fc1(x), inplace=True)
         x = F.relu(self.fc2(x), inplace=True)
-        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+        return in_full_precision(self.cls_score, x), in_full_precision(self.bbox_pred, x).unflatten(1, (-1, 4))
 
     def _pool(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         if len(maps) == 1:

@@ -14,6 +14,8 @@ from dcn_det.models import initialize
 from dcn_det.models.heads.roi_head import RoIHead
 from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, psroi_pool
+from dcn_det.ops.library import without_autocast
+from dcn_det.precision import in_full_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ class RFCNHead(RoIHead):
         (single,) = features
         x = F.relu(self.reduce(single), inplace=True)
         return RFCNMaps(
-            self.cls_score(x),
-            self.bbox_pred(x),
+            in_full_precision(self.cls_score, x),
+            in_full_precision(self.bbox_pred, x),
             None if self.cls_offset is None else self.cls_offset(x),
             None if self.bbox_offset is None else self.bbox_offset(x),
         )
@@ -125,8 +127,9 @@ class RFCNHead(RoIHead):
             (R, 2, 4), in units of ``box_stds``; R counts the boxes of all images.
         """
         rois = box_ops.to_rois(boxes)
-        logits = self._pool(maps.scores, maps.score_offsets, rois).mean(dim=(2, 3))
-        deltas = self._pool(maps.deltas, maps.delta_offsets, rois).mean(dim=(2, 3))
+        with without_autocast(rois.device.type):  # pooling and votes in the precision of the maps
+            logits = self._pool(maps.scores, maps.score_offsets, rois).mean(dim=(2, 3))
+            deltas = self._pool(maps.deltas, maps.delta_offsets, rois).mean(dim=(2, 3))
         return logits, deltas.unflatten(1, (-1, 4))
 
     def _pool(self, maps: Tensor, offset_maps: Tensor | None, rois: Tensor) -> Tensor:
