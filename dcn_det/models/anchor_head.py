@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dcn_det.models import boxes as box_ops
 from dcn_det.models.anchors import grid_anchors
 from dcn_det.models.losses import cross_entropy_mean, smooth_l1
+from dcn_det.models.preprocess import padded_side
 from dcn_det.models.targets import match_anchors, sample_anchors, sampling_generator
 from dcn_det.structures import ImageInfo, Target
 
@@ -52,14 +53,16 @@ class RPNOutput:
 class AnchorHead(nn.Module):
     """Base of networks that score and refine anchors, on one map or on every level of a pyramid.
 
-    An image has ``floor(height / stride) x floor(width / stride)`` cells, in training and testing alike;
-    the map's further rows and columns, from rounding up and from padding to the batch, are cut off.
+    An image has ``floor(height / stride) x floor(width / stride)`` cells in training and testing alike; height and
+    width are first rounded up to multiples of ``size_multiple``. The map's further rows and columns, from rounding up
+    and from padding to the batch, are cut off.
 
     Args:
         anchors: (A, 4) anchors of the top-left cell, half-open pixels, or one such tensor for each level.
         stride: of the feature map, in input pixels, or one for each level.
         num_classes: classes to tell apart; None tells only objects from background.
         sampling: how anchors are chosen for training.
+        size_multiple: of :class:`dcn_det.models.preprocess.Preprocess`.
         sigma: of the smooth L1 loss.
         loss_weight: on both losses.
     """
@@ -73,6 +76,7 @@ class AnchorHead(nn.Module):
         *,
         num_classes: int | None = None,
         sampling: AnchorSampling | None = None,
+        size_multiple: int = 1,
         sigma: float = 3.0,
         loss_weight: float = 1.0,
     ) -> None:
@@ -81,6 +85,7 @@ class AnchorHead(nn.Module):
         self.strides = (stride,) if isinstance(stride, int) else tuple(stride)
         self.num_classes = num_classes
         self.sampling = sampling or AnchorSampling()
+        self.size_multiple = size_multiple
         self.sigma = sigma
         self.loss_weight = loss_weight
         self.register_buffer("anchors", torch.stack(levels).float(), persistent=False)
@@ -103,7 +108,9 @@ class AnchorHead(nn.Module):
     def _of_level(
         self, output: RPNOutput, cell: Tensor, stride: int, index: int, info: ImageInfo
     ) -> tuple[Tensor, Tensor, Tensor]:
-        height, width = max(info.input_height // stride, 1), max(info.input_width // stride, 1)
+        height, width = (
+            max(padded_side(side, self.size_multiple) // stride, 1) for side in (info.input_height, info.input_width)
+        )
         logits = output.logits[index, :, :height, :width].float().unflatten(0, (-1, len(cell)))
         deltas = output.deltas[index, :, :height, :width].float().unflatten(0, (-1, 4))
         classes, _, height, width = logits.shape

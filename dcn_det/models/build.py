@@ -108,10 +108,10 @@ def build_class_aware_rpn(
         backbone.channels["res5"],
         num_classes,
         stride=stride,
-        **options(ClassAwareRPN, anchors=anchors, sampling=sampling),
+        **options(ClassAwareRPN, anchors=anchors, sampling=sampling, size_multiple=_size_multiple(backbone)),
     )
     options.done()
-    preprocess = _preprocess(settings.backbone.preprocess)
+    preprocess = _preprocess(settings.backbone.preprocess, backbone)
     return OneStageDetector(preprocess, backbone, rpn, score_threshold=test.score_threshold)
 
 
@@ -125,9 +125,9 @@ def _two_stage(
 ) -> TwoStageDetector:
     strides = [backbone.strides[name] for name in rpn_features]
     return TwoStageDetector(
-        _preprocess(settings.backbone.preprocess),
+        _preprocess(settings.backbone.preprocess, backbone),
         backbone,
-        _rpn(settings.rpn, backbone.channels[rpn_features[0]], strides),
+        _rpn(settings.rpn, backbone.channels[rpn_features[0]], strides, _size_multiple(backbone)),
         head,
         rpn_features=rpn_features,
         head_features=head_features,
@@ -135,21 +135,27 @@ def _two_stage(
     )
 
 
-def _preprocess(settings: PreprocessConfig) -> Preprocess:
+def _size_multiple(backbone: Backbone) -> int:
+    """Returns the multiple that a backbone needs its input padded to, in pixels; 1 unless it says so."""
+    multiple: int = getattr(backbone, "size_multiple", 1)
+    return multiple
+
+
+def _preprocess(settings: PreprocessConfig, backbone: Backbone) -> Preprocess:
     options = Options(settings)
-    preprocess = Preprocess(**options(Preprocess))
+    preprocess = Preprocess(**options(Preprocess, size_multiple=_size_multiple(backbone)))
     options.done()
     return preprocess
 
 
-def _rpn(settings: RPNConfig, in_channels: int, strides: Sequence[int]) -> RPN:
+def _rpn(settings: RPNConfig, in_channels: int, strides: Sequence[int], size_multiple: int) -> RPN:
     options = Options(settings)
     anchors, strides = _anchors(settings.anchors, strides)
     bundles = {
         "sampling": AnchorSampling(**options(AnchorSampling)),
         "selection": ProposalSelection(**options(ProposalSelection)),
     }
-    rpn = RPN(in_channels, stride=strides, **options(RPN, anchors=anchors, **bundles))
+    rpn = RPN(in_channels, stride=strides, **options(RPN, anchors=anchors, size_multiple=size_multiple, **bundles))
     options.done()
     return rpn
 

@@ -22,7 +22,10 @@ class Part(Protocol):
 
 
 class Backbone(Part, Protocol):
-    """What :class:`Detector` asks of a backbone."""
+    """What :class:`Detector` asks of a backbone.
+
+    ``size_multiple``, where a backbone has it, is what images are padded to multiples of, in pixels.
+    """
 
     channels: dict[str, int]
     strides: dict[str, int]

@@ -39,7 +39,7 @@ class ModelInfo:
 
 
 def model_info(model: Detector[Any], height: int, width: int, rois: int) -> ModelInfo:
-    """Counts one image of ``height`` x ``width`` pixels with ``rois`` proposals.
+    """Counts one image of ``height`` x ``width`` pixels, before the padding it needs, with ``rois`` proposals.
 
     Args:
         model: on the meta device.
@@ -48,7 +48,7 @@ def model_info(model: Detector[Any], height: int, width: int, rois: int) -> Mode
     saved = _SavedTensors(model)
     flops: dict[str, int] = {}
     with saved.hooks():
-        images = torch.empty(1, 3, height, width, device="meta")
+        images = parts["preprocess"](torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta"), [])
         with flop_counter() as counter:
             features = parts["backbone"](images)
         flops["backbone"] = counter.get_total_flops()

@@ -147,6 +147,27 @@ def test_autocast_leaves_the_best_scores_and_deltas_distinct(kind: str, variant:
         assert values.dtype == torch.float32 and len(best.unique()) == 300
 
 
+@pytest.mark.parametrize(("kind", "size"), [("fpn", (96, 128)), ("faster_rcnn", (70, 100)), ("rfcn", (70, 100))])
+def test_only_pyramids_are_padded(kind: str, size: tuple[int, int]) -> None:
+    model = detector(kind).eval()
+    seen: list[torch.Size] = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    model(batch((70, 100)))
+    model(batch((70, 90), (60, 100)))
+    assert seen == [(1, 3, *size), (2, 3, *size)]
+
+
+def test_candidates_of_a_pyramid_do_not_depend_on_padding_or_on_other_images() -> None:
+    """As long as all images are padded to the same multiples of 32."""
+    model = detector("fpn", "v1").eval()
+    both = batch((70, 100), (96, 128))
+    (alone,) = model(Batch(both.images[:1, :, :70, :100], both.infos[:1]))
+    for other in (model(both)[0], model(Batch(both.images[:1], both.infos[:1]))[0]):
+        assert len(alone) == len(other)
+        torch.testing.assert_close(alone.scores, other.scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.boxes, other.boxes, rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("kind", PLAIN)
 def test_multipliers_name_parameters(kind: str) -> None:
     model = detector(kind, "v1")

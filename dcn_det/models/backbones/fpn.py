@@ -28,6 +28,8 @@ class FeaturePyramid(nn.Module):
     Attributes:
         channels: of each level, by name.
         strides: of each level, in input pixels, by name.
+        size_multiple: images are padded to multiples of this, in pixels, so that upsampled cells meet those of the
+            level below and whole cells cover the border, as in the authors' released code.
     """
 
     bottom_up: Any
@@ -45,6 +47,7 @@ class FeaturePyramid(nn.Module):
         )
         self.channels = dict.fromkeys(LEVELS, channels)
         self.strides = dict(zip(LEVELS, (*strides, 64)))
+        self.size_multiple = strides[-1]
 
     def modules_of_pyramid(self) -> list[nn.Module]:
         """What the pyramid adds to the backbone."""
