@@ -127,6 +127,15 @@ def test_a_mirrored_view_finds_objects_where_they_are() -> None:
     assert found.boxes.tolist() == [[20, 60, 80, 120]]
 
 
+def test_box_average_needs_a_second_stage() -> None:
+    class OneStage(Brightest):
+        def parameters(self, recurse: bool = True):
+            return iter([torch.nn.Parameter(torch.zeros(1))])
+
+    with pytest.raises(UserError, match=r"test\.box_average: 'faster_rcnn'"):
+        build_predictor(OneStage(), CATEGORIES, settings(box_average={}))
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_precision_of_testing_is_its_own(precision: str) -> None:
     """Training in bfloat16 is tested in float32 unless ``test.precision`` says otherwise."""
@@ -145,12 +154,3 @@ def test_the_precision_of_testing_is_its_own(precision: str) -> None:
 def test_half_precision_on_a_cpu_is_warned_of() -> None:
     with pytest.warns(UserWarning, match=r"test\.precision.*bfloat16"):
         build_predictor(tiny_detector(), CATEGORIES, settings(precision="float16"))
-
-
-def test_box_average_needs_a_second_stage() -> None:
-    class OneStage(Brightest):
-        def parameters(self, recurse: bool = True):
-            return iter([torch.nn.Parameter(torch.zeros(1))])
-
-    with pytest.raises(UserError, match=r"test\.box_average: 'faster_rcnn'"):
-        build_predictor(OneStage(), CATEGORIES, settings(box_average={}))
