@@ -1,6 +1,6 @@
 """Builds models from settings: the only file of ``models`` that reads them.
 
-Settings reach constructors by name: a key of a section is an argument of the constructor that it is meant for.
+Settings are passed to constructors by name: a key of a section is an argument of one of them.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from dcn_det.models.targets import RoISampler
 
 
 def build_detector(config: Config, num_classes: int) -> Detector[Any]:
-    """Builds the detector that a config describes, on the CPU and without pretrained weights.
+    """Builds the detector of a config, on the CPU and without pretrained weights.
 
-    :func:`dcn_det.weights.backbone.load_backbone_weights` loads those of the config's backbone.
+    :func:`dcn_det.weights.backbone.load_backbone_weights` loads those of the backbone.
 
     Args:
         config: settings; ``model`` and ``test.score_threshold`` are read.
@@ -136,7 +136,7 @@ def _two_stage(
 
 
 def _size_multiple(backbone: Backbone) -> int:
-    """Returns the multiple that a backbone needs its input padded to, in pixels; 1 unless it says so."""
+    """Returns the multiple to which a backbone needs images padded, in pixels; 1 by default."""
     multiple: int = getattr(backbone, "size_multiple", 1)
     return multiple
 
@@ -161,7 +161,7 @@ def _rpn(settings: RPNConfig, in_channels: int, strides: Sequence[int], size_mul
 
 
 def _anchors(settings: AnchorsConfig, strides: Sequence[int]) -> tuple[list[Tensor], list[int]]:
-    """The anchors of a cell of each level, and its stride."""
+    """Returns the anchors of a cell of each level, and the strides."""
     sides = [stride if settings.base_size == "stride" else settings.base_size for stride in strides]
     return [cell_anchors(side, settings.ratios, settings.scales) for side in sides], list(strides)
 
@@ -193,7 +193,7 @@ def _residual(settings: ResidualBackboneConfig, network: type[Any]) -> Any:
 
 
 def _check_deform(settings: ResidualBackboneConfig, channels: dict[str, int]) -> None:
-    """Refuses names that are not in ``channels``, and offset groups that do not divide those channels."""
+    """Raises a UserError for names that are not in ``channels`` or offset groups that do not divide the channels."""
     groups = settings.deform.offset_groups
     for name in settings.deform.blocks:
         if name not in channels:

@@ -1,4 +1,4 @@
-"""From uint8 images to the network's input, on the device."""
+"""Conversion of uint8 images to the network's input, on the device."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Preprocess(nn.Module):
     """Normalizes a batch as the backbone's weights expect it, and pads it as the backbone requires.
 
     Args:
-        channel_order: what the network sees; images come as RGB.
+        channel_order: of the result; images are RGB.
         mean: subtracted from pixel values 0-255, in the order red, green, blue.
-        std: divides afterwards, in the order red, green, blue.
+        std: divisor applied afterwards, in the order red, green, blue.
         size_multiple: the batch is padded at the right and at the bottom to multiples of this, in pixels.
     """
 
