@@ -63,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         help="YAML files, and settings that override all of them",
     )
     result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    result.add_argument("--precision", choices=PRECISIONS, help="instead of the configs' train.precision")
+    result.add_argument(
+        "--precision", choices=PRECISIONS, help="instead of the configs' train.precision and test.precision"
+    )
     result.add_argument("--batch", type=int, default=1, help="images per training step (default %(default)s)")
     result.add_argument(
         "--size",
@@ -121,8 +123,11 @@ def main(argv: list[str] | None = None) -> int:
                 bars[f"{kind}: {name} / {first}"] = (medians[name] / medians[first], "<=", LIMIT)
     missed = print_bars(bars)
     if args.save:
-        precisions = {name: config.train.precision for name, config in configs.items()}
-        write_json(args.save, facts | {"precision": precisions, "runs": runs})
+        precisions = {
+            "precision": {name: config.train.precision for name, config in configs.items()},
+            "test_precision": {name: config.test.precision for name, config in configs.items()},
+        }
+        write_json(args.save, facts | precisions | {"runs": runs})
     return 1 if args.check and missed else 0
 
 
@@ -131,7 +136,7 @@ def read_configs(arguments: Sequence[str], precision: str | None) -> dict[str, C
 
     Args:
         arguments: files and overrides ``key=value``.
-        precision: value of ``train.precision``; None leaves it.
+        precision: value of ``train.precision`` and ``test.precision``; None leaves them.
 
     Raises:
         UserError: there is no file, two have the same name, or a setting is invalid.
@@ -139,7 +144,7 @@ def read_configs(arguments: Sequence[str], precision: str | None) -> dict[str, C
     files = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
     if precision:
-        overrides.append(f"train.precision={precision}")
+        overrides += [f"{section}.precision={precision}" for section in ("train", "test")]
     if not files:
         raise UserError("no config given; expected at least one YAML file")
     # One view: the images already have their size.
@@ -206,7 +211,7 @@ def ours(config: Config, device: torch.device, train_batch: Batch, test_batch: B
 
     def scores(threshold: float) -> Tensor:
         model.score_threshold = threshold
-        with torch.inference_mode(), autocast(device, precision):
+        with torch.inference_mode(), autocast(device, predictor.precision):
             return model.eval().candidates(test_batch.to(device))[0].scores
 
     count = limit_candidates(scores)
@@ -224,8 +229,12 @@ def ours(config: Config, device: torch.device, train_batch: Batch, test_batch: B
         detect,
         deformable,
         f"{config.model.kind}, {'deformable' if deformable else 'plain'}, {parameters:,} parameters, "
-        f"{config.train.precision}, {count} candidates",
+        f"{_precisions(config)}, {count} candidates",
     )
+
+
+def _precisions(config: Config) -> str:
+    return f"{config.train.precision} (testing: {config.test.precision})"
 
 
 def theirs(config: Config, device: torch.device, train_batch: Batch, test_batch: Batch) -> Contestant:
@@ -241,13 +250,12 @@ def theirs(config: Config, device: torch.device, train_batch: Batch, test_batch:
     settle(model, train_batch.to(device))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
-    precision = PRECISIONS[config.train.precision]
     heads = model.network.roi_heads
 
     def detect() -> list[dict[str, Tensor]]:
         if model.training:
             model.eval()
-        with torch.inference_mode(), autocast(device, precision):
+        with torch.inference_mode(), autocast(device, PRECISIONS[config.test.precision]):
             found = model(test_batch.to(device, non_blocking=True))
         return [{name: value.cpu() for name, value in each.items()} for each in found]
 
@@ -260,10 +268,12 @@ def theirs(config: Config, device: torch.device, train_batch: Batch, test_batch:
     heads.nms_thresh, heads.detections_per_img = config.test.nms_iou, config.test.max_detections
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Contestant(
-        training_step(model, optimizer, device, precision, config.train.clip_norm, train_batch),
+        training_step(
+            model, optimizer, device, PRECISIONS[config.train.precision], config.train.clip_norm, train_batch
+        ),
         detect,
         False,
-        f"{parameters:,} parameters, {config.train.precision}, {count} candidates",
+        f"{parameters:,} parameters, {_precisions(config)}, {count} candidates",
     )
 
 

@@ -34,6 +34,8 @@ class TestConfig(Section):
     flip: bool = False
     """Runs on the mirrored image, too."""
     batch_size: Positive = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of most layers, whatever ``train.precision`` was; class scores and box deltas are always computed in float32."""
     score_threshold: Fraction = 1e-3
     """Boxes need more."""
     nms: Literal["hard", "linear", "gaussian"] = "hard"

@@ -94,8 +94,9 @@ class TrainConfig(Section):
     """Keeps an exponential moving average of the weights, which is evaluated and goes into ``best.pth`` and
     ``last.pth``; 0 keeps none. It starts quickly: after t steps the decay is at most (1 + t) / (10 + t)."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of most layers; losses, coordinates and the weights themselves stay in float32. ``float16``, which comes with a
-    loss scaler, is for GPUs: torch's convolutions are very slow in it on a CPU."""
+    """Of most layers in training; class scores, box deltas, losses, coordinates and the weights themselves stay in
+    float32. ``float16``, which comes with a loss scaler, is for GPUs: torch's convolutions are very slow in it on a
+    CPU. Testing has its own, ``test.precision``."""
     channels_last: bool = True
     """Store maps as (N, H, W, C), the layout of a GPU's fast kernels; on a GPU in testing, too."""
     recompute_stages: tuple[Literal["res2", "res3", "res4", "res5"], ...] = ()

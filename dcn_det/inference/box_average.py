@@ -1,7 +1,7 @@
-"""Iterative bounding-box average: the head scores and regresses its own boxes again.
+"""Iterative bounding-box average: the head scores and refines its own boxes again.
 
 Source: Gidaris and Komodakis, "Object detection via a multi-region and semantic segmentation-aware CNN model", ICCV
-2015, section 5, which Dai et al. (ICCV 2017, Table 5) take over; thresholds are those of its authors' code.
+2015, section 5, as used by Dai et al. (ICCV 2017, Table 5); thresholds from the authors' code of the former.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dcn_det.structures import Batch, Detections
 
 @dataclass(frozen=True, slots=True)
 class BoxAverage:
-    """How often the head runs, and on which of its boxes.
+    """Settings of iterative box averaging.
 
     Attributes:
         iterations: passes of the head, at least 1.
-        prune_iou: of boxes of a class that overlap by more, only the best goes through the head again.
-        max_boxes: at most so many do, the best of the image.
+        prune_iou: of boxes of a class that overlap by more, only the best is refined again.
+        max_boxes: maximum number of boxes per image, by score, that are refined again.
     """
 
     iterations: int = 2
@@ -33,19 +33,18 @@ class BoxAverage:
 
 @torch.no_grad()
 def iterate(model: TwoStageDetector, batch: Batch, settings: BoxAverage) -> list[Detections]:
-    """Candidates of all passes of the head over the same feature maps.
+    """Returns the candidates of all passes of the head over the same feature maps.
 
-    The first pass takes the proposals. Each later one takes the boxes that the one before gave, each for the class
-    it was regressed for, and scores and regresses it for that class again. Detectors with one box for all classes
-    pool it once.
+    The first pass refines the proposals. Each later pass scores and refines the boxes of the previous one again, each
+    for its own class. Boxes that are shared by all classes are pooled once.
 
     Args:
-        model: in evaluation mode; its ``score_threshold`` holds in every pass.
+        model: in evaluation mode; its ``score_threshold`` applies to every pass.
         batch: on the model's device.
-        settings: see there.
+        settings: see :class:`BoxAverage`.
 
     Returns:
-        For each image the candidates of all passes, the first pass first, in pixels of the network's input.
+        For each image, the candidates of all passes in order, in pixels of the network's input.
     """
     features = model.extract(batch)
     boxes = [proposals.boxes for proposals in model.propose(features, batch.infos)]

@@ -54,14 +54,17 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
     average = test.box_average
     if average is not None and not isinstance(model, TwoStageDetector):
         raise UserError(f"test.box_average: '{config.model.kind}' has no second stage to run again; remove it")
+    device = next(model.parameters()).device
+    if test.precision == "float16" and device.type == "cpu":
+        warnings.warn("test.precision: float16 is very slow on a CPU; use bfloat16", stacklevel=2)
     return Predictor(
         model,
         categories,
         build_views(config),
-        next(model.parameters()).device,
+        device,
         PostProcess(**Options(test)(PostProcess, vote_iou=average.vote_iou if average else None)),
         BoxAverage(**Options(average)(BoxAverage)) if average else None,
-        PRECISIONS[config.train.precision],
+        PRECISIONS[test.precision],
     )
 
 

@@ -59,7 +59,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Size and orientation in which the detector sees an image.
+    """Size and orientation of an image in the detector's input.
 
     Attributes:
         short_side, max_side: resizing rule, see :func:`dcn_det.data.transforms.resized_size`; pixels.

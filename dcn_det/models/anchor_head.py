@@ -1,4 +1,4 @@
-"""What networks that score and refine anchors share: where their anchors are, and how they are trained."""
+"""Base class of networks that score and refine anchors: placement of anchors, and training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from dcn_det.models import boxes as box_ops
 from dcn_det.models.anchors import grid_anchors
 from dcn_det.models.losses import cross_entropy_mean, smooth_l1
+from dcn_det.models.preprocess import padded_side
 from dcn_det.models.targets import match_anchors, sample_anchors, sampling_generator
 from dcn_det.structures import ImageInfo, Target
 
-# Tells the anchors' random numbers from those of the RoIs of the same image.
+# Separates the random numbers of anchors from those of the RoIs of the same image.
 ANCHOR_STREAM = 0
 
 
@@ -25,8 +26,8 @@ class AnchorSampling:
     Attributes:
         positive_iou, negative_iou: see :func:`dcn_det.models.targets.match_anchors`.
         batch_per_image: anchors per image.
-        positive_fraction: at most this share is positive.
-        cross_border: whether anchors that leave the image take part.
+        positive_fraction: maximum share of positives.
+        cross_border: whether to train anchors that extend beyond the image.
     """
 
     positive_iou: float = 0.7
@@ -41,8 +42,8 @@ class RPNOutput:
     """Raw predictions on one map; K is 2 for an RPN, num_classes + 1 for a class-aware one.
 
     Attributes:
-        logits: (B, K * A, H, W): A background scores, then A scores of each further class.
-        deltas: (B, 4 * A, H, W): dx, dy, dw, dh of the first anchor, then of the next.
+        logits: (B, K * A, H, W): A background scores, then A scores of each class.
+        deltas: (B, 4 * A, H, W): dx, dy, dw, dh of each anchor.
     """
 
     logits: Tensor
@@ -50,16 +51,18 @@ class RPNOutput:
 
 
 class AnchorHead(nn.Module):
-    """Base of networks that score and refine anchors, on one map or on every level of a pyramid.
+    """Base class of networks that score and refine anchors, on one map or on every level of a pyramid.
 
-    An image has ``floor(height / stride) x floor(width / stride)`` cells, in training and testing alike;
-    the map's further rows and columns, from rounding up and from padding to the batch, are cut off.
+    An image has ``floor(height / stride) x floor(width / stride)`` cells, both in training and in testing; height and
+    width are first rounded up to multiples of ``size_multiple``. Further rows and columns of the map, which come from
+    rounding up and from padding to the batch, are cut off.
 
     Args:
-        anchors: (A, 4) anchors of the top-left cell, half-open pixels, or one such tensor for each level.
-        stride: of the feature map, in input pixels, or one for each level.
-        num_classes: classes to tell apart; None tells only objects from background.
-        sampling: how anchors are chosen for training.
+        anchors: (A, 4) anchors of the top-left cell, half-open pixels, or one such tensor per level.
+        stride: of the feature map, in input pixels, or one per level.
+        num_classes: without background; None only separates objects from background.
+        sampling: selection of anchors for training.
+        size_multiple: of :class:`dcn_det.models.preprocess.Preprocess`.
         sigma: of the smooth L1 loss.
         loss_weight: on both losses.
     """
@@ -73,6 +76,7 @@ class AnchorHead(nn.Module):
         *,
         num_classes: int | None = None,
         sampling: AnchorSampling | None = None,
+        size_multiple: int = 1,
         sigma: float = 3.0,
         loss_weight: float = 1.0,
     ) -> None:
@@ -81,6 +85,7 @@ class AnchorHead(nn.Module):
         self.strides = (stride,) if isinstance(stride, int) else tuple(stride)
         self.num_classes = num_classes
         self.sampling = sampling or AnchorSampling()
+        self.size_multiple = size_multiple
         self.sigma = sigma
         self.loss_weight = loss_weight
         self.register_buffer("anchors", torch.stack(levels).float(), persistent=False)
@@ -88,11 +93,11 @@ class AnchorHead(nn.Module):
             raise ValueError(f"expected anchors for each of {len(self.strides)} strides, got {len(levels)}")
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Learning-rate multipliers other than 1, by parameter name: none."""
+        """Returns learning-rate multipliers other than 1, by parameter name: none."""
         return {}
 
     def _of_image(self, outputs: Sequence[RPNOutput], index: int, info: ImageInfo) -> tuple[Tensor, Tensor, Tensor]:
-        """Anchors (N, 4), logits (N, K) and deltas (N, 4) of one image, in float32, level by level."""
+        """Returns anchors (N, 4), logits (N, K) and deltas (N, 4) of one image, in float32, level by level."""
         levels = [
             self._of_level(output, cell, stride, index, info)
             for output, cell, stride in zip(outputs, self.anchors, self.strides, strict=True)
@@ -103,7 +108,9 @@ class AnchorHead(nn.Module):
     def _of_level(
         self, output: RPNOutput, cell: Tensor, stride: int, index: int, info: ImageInfo
     ) -> tuple[Tensor, Tensor, Tensor]:
-        height, width = max(info.input_height // stride, 1), max(info.input_width // stride, 1)
+        height, width = (
+            max(padded_side(side, self.size_multiple) // stride, 1) for side in (info.input_height, info.input_width)
+        )
         logits = output.logits[index, :, :height, :width].float().unflatten(0, (-1, len(cell)))
         deltas = output.deltas[index, :, :height, :width].float().unflatten(0, (-1, 4))
         classes, _, height, width = logits.shape
@@ -113,17 +120,17 @@ class AnchorHead(nn.Module):
     def losses(
         self, outputs: Sequence[RPNOutput], infos: Sequence[ImageInfo], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """Training losses.
+        """Computes the training losses.
 
-        Unless ``sampling.cross_border``, only anchors wholly inside their image take part. For each image the
-        classification loss is the mean over the drawn anchors, the box loss the sum over the positive ones
-        divided by ``sampling.batch_per_image``; both are then averaged over the images, also those without objects.
+        Unless ``sampling.cross_border``, only anchors entirely inside their image are used. The classification loss of
+        an image is the mean over the sampled anchors, its box loss the sum over the positive ones divided by
+        ``sampling.batch_per_image``; both are averaged over all images, including those without objects.
 
         Args:
-            outputs: one for each level.
+            outputs: one per level.
 
         Returns:
-            ``rpn_cls`` and ``rpn_box``, float32 scalars. They are part of the graph even where they are 0.
+            ``rpn_cls`` and ``rpn_box``, float32 scalars, which are part of the graph even if they are 0.
         """
         cls_losses, box_losses = [], []
         for index, (info, target) in enumerate(zip(infos, targets)):
@@ -152,7 +159,7 @@ class AnchorHead(nn.Module):
         }
 
     def _eligible(self, anchors: Tensor, info: ImageInfo) -> Tensor:
-        """Indices of the anchors that are trained on."""
+        """Returns the indices of the anchors that may be sampled."""
         if self.sampling.cross_border:
             return torch.arange(len(anchors), device=anchors.device)
         limit = box_ops.constant(anchors, (info.input_width, info.input_height))

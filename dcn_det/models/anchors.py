@@ -1,4 +1,4 @@
-"""Anchor boxes, as the authors' released code lays them out."""
+"""Anchor boxes, with the layout of the authors' released code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def cell_anchors(base_size: int, ratios: Sequence[float], scales: Sequence[float]) -> Tensor:
-    """Anchors of the top-left feature cell.
+    """Returns the anchors of the top-left feature cell.
 
-    A square of ``base_size`` pixels is first given each ratio at constant area, its sides rounded to whole
-    pixels, and only then enlarged by each scale; with base 16 and scale 8 the ratios 0.5, 1, 2 thus give
+    A square of ``base_size`` pixels is reshaped to each ratio at constant area, its sides are rounded to whole
+    pixels, and the result is enlarged by each scale: with base 16 and scale 8, the ratios 0.5, 1 and 2 result in
     184x96, 128x128 and 88x176 pixels.
 
     Args:
@@ -22,14 +22,13 @@ def cell_anchors(base_size: int, ratios: Sequence[float], scales: Sequence[float
         scales: factors on the sides.
 
     Returns:
-        float32 (len(ratios) * len(scales), 4) half-open pixels, the scale changing fastest. All are centred
-        on the middle of the square, which inclusive corners call ``(base_size - 1) / 2`` and half-open ones
-        ``base_size / 2``.
+        float32 (len(ratios) * len(scales), 4) half-open pixels, the scale changing fastest. All are centered on
+        the square: at ``base_size / 2``, which is ``(base_size - 1) / 2`` with inclusive corners.
     """
     centre = base_size / 2
     boxes = []
     for ratio in ratios:
-        # Halves go to even, as in the authors' NumPy code: ratio 0.5 makes 23 x 11.5 and so 23 x 12.
+        # Halves are rounded to even, as in the authors' NumPy code: ratio 0.5 results in 23 x 11.5, then 23 x 12.
         width = round(math.sqrt(base_size * base_size / ratio))
         height = round(width * ratio)
         for scale in scales:
@@ -44,7 +43,7 @@ def grid_anchors(cell: Tensor, height: int, width: int, stride: int) -> Tensor:
     Args:
         cell: (A, 4) anchors of the top-left cell, half-open pixels.
         height, width: of the feature map, in cells.
-        stride: pixels a cell.
+        stride: pixels per cell.
 
     Returns:
         (height * width * A, 4) half-open pixels, ordered by row, then column, then anchor.

@@ -1,8 +1,7 @@
-"""Arithmetic on half-open boxes: coding, clipping, overlap, and the step to the RoI operators' convention.
+"""Arithmetic on half-open boxes: coding, clipping, overlap, and conversion to the RoI operators' convention.
 
-The authors' released code counts a box's last pixel as inside (``width = x2 - x1 + 1``). Adding 1 to ``x2``
-and ``y2`` turns such a box into the half-open form used here, and every formula below then gives the same
-numbers.
+The authors' released code uses inclusive corners (``width = x2 - x1 + 1``). Adding 1 to ``x2`` and ``y2`` converts such
+a box to the half-open form used here; the formulas below then produce the same numbers.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from torch import Tensor
 
 Stds = tuple[float, float, float, float]
 
-# exp(32) times any anchor is far larger than any image and far smaller than the largest float32.
+# exp(32) times the side of any anchor exceeds any image and is far below the largest float32.
 MAX_LOG_SCALE = 32.0
 
 
 def constant(like: Tensor, values: tuple[float, ...]) -> Tensor:
     """Returns ``like.new_tensor(values)``, which must not be modified.
 
-    On a GPU, tensors are kept: copying one from the CPU makes the CPU wait for all operations before.
+    On a GPU, tensors are cached, since copying one from the CPU synchronizes.
     """
     if like.is_cuda and type(like) is Tensor and not torch.compiler.is_compiling():
         return _kept(values, like.dtype, like.device)
@@ -31,7 +30,7 @@ def constant(like: Tensor, values: tuple[float, ...]) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # so that it may be used in training, too
+    with torch.inference_mode(False):  # also usable in training
         return torch.tensor(values, dtype=dtype, device=device)
 
 
@@ -44,7 +43,7 @@ def encode(references: Tensor, boxes: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0))
         stds: the result is divided by these.
 
     Returns:
-        (..., 4) ``dx, dy, dw, dh``: shift of the centre in reference sizes, logarithm of the size ratio.
+        (..., 4) ``dx, dy, dw, dh``: shift of the center relative to the reference size, logarithm of the size ratio.
     """
     ref_size = references[..., 2:] - references[..., :2]
     ref_centre = references[..., :2] + 0.5 * ref_size
@@ -57,9 +56,9 @@ def encode(references: Tensor, boxes: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0))
 def decode(references: Tensor, deltas: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """Inverse of :func:`encode`.
 
-    Sizes are not limited as many code bases do: the authors' code does not, and the boxes are clipped next.
-    Only ``dw`` and ``dh`` beyond 32, where the exponential would become infinite, are cut to it; after
-    clipping to an image that changes nothing.
+    Unlike in many implementations, sizes are not limited, as in the authors' code; the boxes are clipped afterwards.
+    Only ``dw`` and ``dh`` above 32 are clamped, so that the exponential stays finite, which does not affect boxes
+    clipped to an image.
 
     Args:
         references: (..., 4) half-open pixels; broadcast against ``deltas``.
@@ -77,10 +76,10 @@ def decode(references: Tensor, deltas: Tensor, stds: Stds = (1.0, 1.0, 1.0, 1.0)
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Moves every corner into the image.
+    """Clips boxes to the image.
 
-    As in the authors' code the corner *pixels* are clipped, so a box wholly outside becomes a box of at least
-    one pixel at the border: ``x1`` lies in [0, width - 1] and ``x2`` in [1, width].
+    As in the authors' code, the corner *pixels* are clipped, so that a box outside the image becomes a box of at
+    least one pixel at the border: ``x1`` is in [0, width - 1] and ``x2`` in [1, width].
 
     Args:
         boxes: (..., 4) half-open pixels.
@@ -92,12 +91,12 @@ def clip(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """(..., 4) half-open boxes -> (...) areas in square pixels."""
+    """Returns the areas (...) of half-open boxes (..., 4), in square pixels."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of all pairs: (N, 4) and (M, 4) half-open -> (N, M); 0 for empty boxes."""
+    """Returns the IoU (N, M) of all pairs of half-open boxes (N, 4) and (M, 4); 0 for empty boxes."""
     a, b = a[:, None], b[None]
     size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
     intersection = size[..., 0] * size[..., 1]
@@ -106,14 +105,13 @@ def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
 
 
 def to_rois(boxes: Sequence[Tensor]) -> Tensor:
-    """Joins the boxes of a batch into the RoI operators' input.
+    """Concatenates the boxes of a batch to the input of RoI operators.
 
     Args:
-        boxes: for each image (R_i, 4) half-open pixels.
+        boxes: (R_i, 4) half-open pixels, for each image.
 
     Returns:
-        (sum R_i, 5): index of the image, then x1, y1, x2, y2 with *inclusive* corners, the operators'
-        convention.
+        (sum R_i, 5): index of the image, then x1, y1, x2, y2 with *inclusive* corners, as the operators expect.
     """
     rows = []
     for index, image_boxes in enumerate(boxes):

@@ -1,6 +1,6 @@
 """Builds models from settings: the only file of ``models`` that reads them.
 
-Settings reach constructors by name: a key of a section is an argument of the constructor that it is meant for.
+Settings are passed to constructors by name: a key of a section is an argument of one of them.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from dcn_det.models.targets import RoISampler
 
 
 def build_detector(config: Config, num_classes: int) -> Detector[Any]:
-    """Builds the detector that a config describes, on the CPU and without pretrained weights.
+    """Builds the detector of a config, on the CPU and without pretrained weights.
 
-    :func:`dcn_det.weights.backbone.load_backbone_weights` loads those of the config's backbone.
+    :func:`dcn_det.weights.backbone.load_backbone_weights` loads those of the backbone.
 
     Args:
         config: settings; ``model`` and ``test.score_threshold`` are read.
@@ -108,10 +108,10 @@ def build_class_aware_rpn(
         backbone.channels["res5"],
         num_classes,
         stride=stride,
-        **options(ClassAwareRPN, anchors=anchors, sampling=sampling),
+        **options(ClassAwareRPN, anchors=anchors, sampling=sampling, size_multiple=_size_multiple(backbone)),
     )
     options.done()
-    preprocess = _preprocess(settings.backbone.preprocess)
+    preprocess = _preprocess(settings.backbone.preprocess, backbone)
     return OneStageDetector(preprocess, backbone, rpn, score_threshold=test.score_threshold)
 
 
@@ -125,9 +125,9 @@ def _two_stage(
 ) -> TwoStageDetector:
     strides = [backbone.strides[name] for name in rpn_features]
     return TwoStageDetector(
-        _preprocess(settings.backbone.preprocess),
+        _preprocess(settings.backbone.preprocess, backbone),
         backbone,
-        _rpn(settings.rpn, backbone.channels[rpn_features[0]], strides),
+        _rpn(settings.rpn, backbone.channels[rpn_features[0]], strides, _size_multiple(backbone)),
         head,
         rpn_features=rpn_features,
         head_features=head_features,
@@ -135,27 +135,33 @@ def _two_stage(
     )
 
 
-def _preprocess(settings: PreprocessConfig) -> Preprocess:
+def _size_multiple(backbone: Backbone) -> int:
+    """Returns the multiple to which a backbone needs images padded, in pixels; 1 by default."""
+    multiple: int = getattr(backbone, "size_multiple", 1)
+    return multiple
+
+
+def _preprocess(settings: PreprocessConfig, backbone: Backbone) -> Preprocess:
     options = Options(settings)
-    preprocess = Preprocess(**options(Preprocess))
+    preprocess = Preprocess(**options(Preprocess, size_multiple=_size_multiple(backbone)))
     options.done()
     return preprocess
 
 
-def _rpn(settings: RPNConfig, in_channels: int, strides: Sequence[int]) -> RPN:
+def _rpn(settings: RPNConfig, in_channels: int, strides: Sequence[int], size_multiple: int) -> RPN:
     options = Options(settings)
     anchors, strides = _anchors(settings.anchors, strides)
     bundles = {
         "sampling": AnchorSampling(**options(AnchorSampling)),
         "selection": ProposalSelection(**options(ProposalSelection)),
     }
-    rpn = RPN(in_channels, stride=strides, **options(RPN, anchors=anchors, **bundles))
+    rpn = RPN(in_channels, stride=strides, **options(RPN, anchors=anchors, size_multiple=size_multiple, **bundles))
     options.done()
     return rpn
 
 
 def _anchors(settings: AnchorsConfig, strides: Sequence[int]) -> tuple[list[Tensor], list[int]]:
-    """The anchors of a cell of each level, and its stride."""
+    """Returns the anchors of a cell of each level, and the strides."""
     sides = [stride if settings.base_size == "stride" else settings.base_size for stride in strides]
     return [cell_anchors(side, settings.ratios, settings.scales) for side in sides], list(strides)
 
@@ -187,7 +193,7 @@ def _residual(settings: ResidualBackboneConfig, network: type[Any]) -> Any:
 
 
 def _check_deform(settings: ResidualBackboneConfig, channels: dict[str, int]) -> None:
-    """Refuses names that are not in ``channels``, and offset groups that do not divide those channels."""
+    """Raises a UserError for names that are not in ``channels`` or offset groups that do not divide the channels."""
     groups = settings.deform.offset_groups
     for name in settings.deform.blocks:
         if name not in channels:

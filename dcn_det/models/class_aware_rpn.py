@@ -1,4 +1,4 @@
-"""The class-aware RPN: a complete one-stage detector made of an RPN that tells classes apart."""
+"""Class-aware RPN: an RPN that classifies, which makes it a complete one-stage detector."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from torch import Tensor, nn
 from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialize
 from dcn_det.models.anchor_head import AnchorHead, AnchorSampling, RPNOutput
+from dcn_det.precision import in_full_precision
 from dcn_det.structures import ImageInfo
 
 
 class ClassAwareRPN(AnchorHead):
-    """The RPN of Faster R-CNN with a classifier for all classes in the place of object or not.
+    """The RPN of Faster R-CNN with a classifier over all classes instead of object and background.
 
-    Dai et al. (ICCV 2017, section 4.2) say no more than that, and that it is trained on 256 anchors an image. What
-    they leave open is chosen as follows, and an argument where it is not forced:
+    Dai et al. (ICCV 2017, section 4.2) state only this, and that 256 anchors per image are sampled for training. The
+    remaining choices, most of them arguments:
 
-    - It reads res5, since the paper's tables change with the convolutions of res5.
-    - A 1x1 convolution of 1024 channels and ReLU, then the 1x1 outputs. The paper's parameter counts have no
-      room for the RPN's 3x3 convolution as well; ``conv_channels`` adds it.
-    - One set of box deltas an anchor, as only the classifier is said to change.
-    - Overlaps, share of positives, losses and their weights as in the RPN. But anchors that leave the image are
-      trained, too, as in SSD: in testing they count like the others, and here no second stage finds out those
-      that never learnt anything. ``AnchorSampling.cross_border`` turns that off.
-    - Boxes are suppressed within each class as in the two-stage detectors. Before that, only the ``pre_nms``
-      anchors of highest score for any class are kept, as many as the RPN keeps.
+    - It reads res5, since the results in the paper's tables change with the convolutions of res5.
+    - A 1x1 convolution with 1024 channels and ReLU, then the 1x1 outputs. The paper's parameter counts are too small
+      for an additional 3x3 convolution as in the RPN; ``conv_channels`` adds it.
+    - One set of box deltas per anchor, since the paper changes only the classifier.
+    - IoU thresholds, share of positives, losses and their weights as in the RPN. Anchors that extend beyond the image
+      are also trained, as in SSD: they produce detections in testing, and no second stage corrects them.
+      ``AnchorSampling.cross_border`` disables this.
+    - Boxes are suppressed per class, as in the two-stage detectors. Before that, only the ``pre_nms`` anchors with the
+      highest score of any class are kept, as many as in the RPN.
 
-    New layers start from N(0, 0.01), biases from 0. Which cells an image has: see :class:`AnchorHead`.
+    Weights are initialized from N(0, 0.01), biases with 0. :class:`AnchorHead` defines the cells of an image.
 
     Args:
         in_channels: of the feature map.
@@ -39,9 +40,9 @@ class ClassAwareRPN(AnchorHead):
         anchors: (A, 4) anchors of the top-left cell, half-open pixels.
         stride: of the feature map, in input pixels.
         channels: of the 1x1 convolution.
-        conv_channels: of a 3x3 convolution with ReLU after it; 0 leaves it out.
-        sampling: how anchors are chosen for training; with those that leave the image unless given.
-        pre_nms: anchors that may become detections.
+        conv_channels: of an additional 3x3 convolution with ReLU; 0 omits it.
+        sampling: selection of anchors for training; by default includes those that extend beyond the image.
+        pre_nms: maximum number of anchors, by score, that become detections.
         hidden_init: initialization of the layers before the outputs: ``normal``, N(0, 0.01), or ``he``, for narrow
             networks trained from scratch.
         **options: see :class:`dcn_det.models.anchor_head.AnchorHead`.
@@ -83,27 +84,27 @@ class ClassAwareRPN(AnchorHead):
         initialize.normal(self.cls_score, self.bbox_pred)
 
     def forward(self, features: Tensor) -> RPNOutput:
-        """(B, in_channels, H, W) -> predictions for every anchor of every cell."""
+        """Maps (B, in_channels, H, W) to predictions for every anchor of every cell."""
         x = F.relu(self.reduce(features), inplace=True)
         if self.conv is not None:
             x = F.relu(self.conv(x), inplace=True)
-        return RPNOutput(self.cls_score(x), self.bbox_pred(x))
+        return RPNOutput(in_full_precision(self.cls_score, x), in_full_precision(self.bbox_pred, x))
 
     @torch.no_grad()
     def predict(self, output: RPNOutput, infos: Sequence[ImageInfo]) -> list[tuple[Tensor, Tensor]]:
-        """Class probabilities and boxes of the best anchors.
+        """Computes class probabilities and boxes of the best anchors.
 
         Returns:
-            For each image, with R <= ``pre_nms``, the scores (R, num_classes), one column a label and none for
-            background, and the boxes (R, num_classes, 4), the same for all classes, half-open pixels of the
-            network's input, clipped to the image; float32.
+            For each image, with R <= ``pre_nms``: scores (R, num_classes), without a column for background, and boxes
+            (R, num_classes, 4), equal for all classes, in half-open pixels of the network's input, clipped to the
+            image; float32.
         """
         return [self._predict(*self._of_image([output], index, info), info) for index, info in enumerate(infos)]
 
     def _predict(self, anchors: Tensor, logits: Tensor, deltas: Tensor, info: ImageInfo) -> tuple[Tensor, Tensor]:
         scores = logits.softmax(dim=1)[:, 1:]
         best = scores.amax(dim=1)
-        # A NaN, which compares false, is no score.
+        # Drops NaN, which compares false.
         usable = (best >= 0).nonzero()[:, 0]
         order = usable[best[usable].sort(descending=True, stable=True).indices[: self.pre_nms]]
         boxes = box_ops.decode(anchors[order], deltas[order])

@@ -1,4 +1,4 @@
-"""What all detectors share, and the two-stage detector: preprocessing, backbone, proposals, head."""
+"""Base class of all detectors, and the two-stage detector: preprocessing, backbone, proposals, head."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from dcn_det.structures import Batch, Detections, ImageInfo, Target
 
 
 class Part(Protocol):
-    """What :class:`Detector` asks of all its parts."""
+    """Interface that :class:`Detector` requires of all its parts."""
 
     def lr_multipliers(self) -> dict[str, float]: ...
 
 
 class Backbone(Part, Protocol):
-    """What :class:`Detector` asks of a backbone."""
+    """Interface that :class:`Detector` requires of a backbone.
+
+    An optional attribute ``size_multiple`` (int, pixels) requests images padded to multiples of it.
+    """
 
     channels: dict[str, int]
     strides: dict[str, int]
@@ -31,7 +34,7 @@ class Backbone(Part, Protocol):
 
 
 class Head(Part, Protocol):
-    """What :class:`TwoStageDetector` asks of a second stage; ``maps`` is whatever ``prepare`` returns."""
+    """Interface that :class:`TwoStageDetector` requires of a second stage; ``maps`` is the result of ``prepare``."""
 
     def prepare(self, *features: Tensor) -> Any: ...
 
@@ -46,11 +49,11 @@ class Head(Part, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the two stages read.
+    """Inputs of the two stages.
 
     Attributes:
-        rpn: (B, C, H, W) feature maps of the first stage: one, or one for each level of a pyramid.
-        head: what the second stage prepared from its feature maps.
+        rpn: (B, C, H, W) feature maps of the first stage: one, or one per level of a pyramid.
+        head: result of the second stage's ``prepare``.
     """
 
     rpn: tuple[Tensor, ...]
@@ -58,13 +61,13 @@ class Features:
 
 
 Extracted = TypeVar("Extracted")
-"""What a detector keeps of a batch's images, see :meth:`Detector.extract`."""
+"""Result of :meth:`Detector.extract`."""
 
 
 class Detector(nn.Module, ABC, Generic[Extracted]):
-    """What one- and two-stage detectors share.
+    """Base class of one- and two-stage detectors.
 
-    In training mode a call returns losses, in evaluation mode candidates: scored boxes before suppression.
+    A call returns losses in training mode, and candidates (scored boxes before suppression) in evaluation mode.
     :class:`dcn_det.models.postprocess.PostProcess` turns candidates into detections.
 
     Args:
@@ -93,7 +96,7 @@ class Detector(nn.Module, ABC, Generic[Extracted]):
         self.score_threshold = score_threshold
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Learning-rate multipliers other than 1, by parameter name."""
+        """Returns learning-rate multipliers other than 1, by parameter name."""
         return {
             f"{part}.{name}": value
             for part in self.parts
@@ -102,7 +105,7 @@ class Detector(nn.Module, ABC, Generic[Extracted]):
 
     @abstractmethod
     def extract(self, batch: Batch) -> Extracted:
-        """Everything that depends on the images alone."""
+        """Computes everything that depends only on the images."""
 
     @abstractmethod
     def _losses(self, features: Extracted, batch: Batch) -> dict[str, Tensor]: ...
@@ -136,15 +139,15 @@ class Detector(nn.Module, ABC, Generic[Extracted]):
             batch: on the model's device; the model is in evaluation mode.
 
         Returns:
-            Boxes of each image before suppression, in pixels of the network's input, in no particular order.
+            Boxes of each image before suppression, in pixels of the network's input, in arbitrary order.
         """
         return self._candidates(self.extract(batch), batch.infos)
 
 
 class TwoStageDetector(Detector[Features]):
-    """Proposes boxes from one feature map, classifies and refines them with another.
+    """Proposes boxes from a feature map, then classifies and refines them with another.
 
-    The steps can be called one by one, to refine boxes more than once::
+    The steps can be called separately, for example to refine boxes more than once::
 
         features = model.extract(batch)
         proposals = model.propose(features, batch.infos)
@@ -155,7 +158,7 @@ class TwoStageDetector(Detector[Features]):
         backbone: the backbone's input -> feature maps by name.
         rpn: first stage.
         head: second stage.
-        rpn_features, head_features: names of the feature maps that the stages read, in the order of their levels.
+        rpn_features, head_features: names of the feature maps that each stage reads, in order of levels.
         score_threshold: minimum score of a candidate (exclusive).
     """
 
@@ -178,7 +181,7 @@ class TwoStageDetector(Detector[Features]):
         self.head_features = tuple(head_features)
 
     def extract(self, batch: Batch) -> Features:
-        """Everything that depends on the images alone."""
+        """Computes everything that depends only on the images."""
         features = self.backbone(self.preprocess(batch.images, batch.infos))
         return Features(
             tuple(features[name] for name in self.rpn_features),
@@ -186,7 +189,7 @@ class TwoStageDetector(Detector[Features]):
         )
 
     def propose(self, features: Features, infos: Sequence[ImageInfo]) -> list[Proposals]:
-        """Proposals of each image, in pixels of the network's input."""
+        """Returns the proposals of each image, in pixels of the network's input."""
         return self.rpn.proposals([self.rpn(level) for level in features.rpn], infos)
 
     def _losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How large a detector is and how much it computes, counted on the meta device, where tensors have no values."""
+"""Parameters, multiply-adds and memory of a detector, counted on the meta device, where tensors have no values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dcn_det.ops.flops import flop_counter
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What was counted.
+    """Size and cost of a detector.
 
     Attributes:
-        parameters: by part (``backbone``, ``rpn``, ``head``): every weight, and the scale and shift of batch norm
-            where they are constant, too; running statistics are not counted.
-        trainable: those that an optimizer gets.
+        parameters: by part (``backbone``, ``rpn``, ``head``): all weights, including constant scales and shifts of
+            batch norm, without running statistics.
+        trainable: parameters that are trained.
         multiply_adds: of one image, by part: products with their additions in convolutions, deformable ones
             included, and in fully connected layers. Sampling, pooling, activations and suppression are not counted.
-        activation_bytes: what a training step keeps of one image for its backward pass, in float32, without losses.
-        strides: of the maps that boxes are predicted from, in input pixels.
+        activation_bytes: memory per image that a training step keeps for its backward pass, in float32, without losses.
+        strides: of the maps from which boxes are predicted, in input pixels.
         deformable: names of the deformable convolutions.
     """
 
@@ -39,7 +39,7 @@ class ModelInfo:
 
 
 def model_info(model: Detector[Any], height: int, width: int, rois: int) -> ModelInfo:
-    """Counts one image of ``height`` x ``width`` pixels with ``rois`` proposals.
+    """Counts one image of ``height`` x ``width`` pixels, before the padding it needs, with ``rois`` proposals.
 
     Args:
         model: on the meta device.
@@ -48,7 +48,7 @@ def model_info(model: Detector[Any], height: int, width: int, rois: int) -> Mode
     saved = _SavedTensors(model)
     flops: dict[str, int] = {}
     with saved.hooks():
-        images = torch.empty(1, 3, height, width, device="meta")
+        images = parts["preprocess"](torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta"), [])
         with flop_counter() as counter:
             features = parts["backbone"](images)
         flops["backbone"] = counter.get_total_flops()
@@ -83,7 +83,7 @@ def _parameters(part: nn.Module) -> int:
 
 
 class _SavedTensors:
-    """Adds up the memory of what autograd keeps, once where several operations keep the same."""
+    """Sums the memory of the tensors that autograd keeps, counting shared memory once."""
 
     def __init__(self, model: nn.Module) -> None:
         own = [*model.parameters(), *model.buffers()]
@@ -99,7 +99,7 @@ class _SavedTensors:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         if self._key(tensor) not in self._kept:
-            # Holding the storage keeps its key from being used again.
+            # Keeping the storage prevents reuse of its key.
             self._kept[self._key(tensor)] = tensor.untyped_storage()
             self.bytes += tensor.untyped_storage().nbytes()
         return tensor

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def normal(*layers: nn.Conv2d | nn.Linear, std: float = 0.01) -> None:
-    """Weights from N(0, ``std``), biases 0, as the authors' released code has it for every new layer."""
+    """Draws weights from N(0, ``std``) and sets biases to 0, as the authors' released code does for all new layers."""
     for layer in layers:
         nn.init.normal_(layer.weight, std=std)
         if layer.bias is not None:
@@ -14,10 +14,10 @@ def normal(*layers: nn.Conv2d | nn.Linear, std: float = 0.01) -> None:
 
 
 def he(*layers: nn.Conv2d | nn.Linear) -> None:
-    """Weights that keep the signal's variance through a ReLU (He et al., 2015), biases 0.
+    """Draws weights that preserve the variance through a ReLU (He et al., 2015) and sets biases to 0.
 
-    N(0, 0.01) suits layers of a thousand inputs on pretrained features; narrow layers trained from scratch would
-    pass on almost nothing with it.
+    N(0, 0.01) suits layers with about a thousand inputs on pretrained features; in narrow layers trained from scratch
+    the activations would vanish.
     """
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -26,7 +26,7 @@ def he(*layers: nn.Conv2d | nn.Linear) -> None:
 
 
 def zero(*layers: nn.Conv2d | nn.Linear) -> None:
-    """Weights and biases 0: a branch that predicts offsets starts by predicting none."""
+    """Sets weights and biases to 0, so that a branch initially predicts zero offsets."""
     for layer in layers:
         nn.init.zeros_(layer.weight)
         if layer.bias is not None:
@@ -34,4 +34,4 @@ def zero(*layers: nn.Conv2d | nn.Linear) -> None:
 
 
 START = {"normal": normal, "he": he}
-"""By the name that ``hidden_init`` gives it."""
+"""Initializations by their names in ``hidden_init``."""

@@ -1,4 +1,4 @@
-"""Losses, always computed in float32 so that lower-precision activations do not degrade them."""
+"""Losses, always computed in float32."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from torch import Tensor
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, sigma: float) -> Tensor:
-    """Smooth L1 loss, elementwise: ``0.5 (sigma d)^2`` where ``|d| < 1 / sigma^2``, else ``|d| - 0.5 /
-    sigma^2``.
+    """Computes the smooth L1 loss: ``0.5 (sigma d)^2`` if ``|d| < 1 / sigma^2``, else ``|d| - 0.5 / sigma^2``.
 
     Args:
         prediction, target: of equal shape, any floating type.
-        sigma: 1 is Fast R-CNN's (Girshick, ICCV 2015); the released RPN code takes 3.
+        sigma: 1 in Fast R-CNN (Girshick, ICCV 2015), 3 in the RPN of the released code.
 
     Returns:
         float32, of the same shape.
@@ -24,7 +23,7 @@ def smooth_l1(prediction: Tensor, target: Tensor, sigma: float) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax cross entropy of each row.
+    """Computes the softmax cross entropy of each row.
 
     Args:
         logits: (N, K), any floating type.
@@ -37,5 +36,5 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cross_entropy_mean(logits: Tensor, labels: Tensor) -> Tensor:
-    """:func:`cross_entropy` averaged over rows; 0, but still part of the graph, when there are none."""
+    """Averages :func:`cross_entropy` over rows; without rows it is 0, but still part of the graph."""
     return cross_entropy(logits, labels).sum() / max(len(labels), 1)

@@ -1,4 +1,4 @@
-"""Normalisation layers, interchangeable under torchvision's parameter names."""
+"""Normalization layers, interchangeable, with torchvision's parameter names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Norm = Callable[[int], nn.Module]
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm as a constant map per channel: stored statistics and stored affine, nothing trained.
+    """Batch norm with constant statistics and constant scale and shift.
 
-    Everything is a buffer, so no optimizer and no ``requires_grad_`` reaches it. A checkpoint's
-    ``num_batches_tracked``, of no use here, is dropped.
+    All of them are buffers, which optimizers and ``requires_grad_`` do not affect. ``num_batches_tracked`` of a
+    checkpoint is ignored.
     """
 
     weight: Tensor
@@ -46,7 +46,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def _group_norm(channels: int, eps: float) -> nn.Module:
-    # 32 groups (Wu and He, ECCV 2018), or as many as divide a thin layer.
+    # 32 groups (Wu and He, ECCV 2018), or the greatest common divisor with the channels.
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
 
 
@@ -59,7 +59,7 @@ _NORMS: dict[str, Callable[..., nn.Module]] = {
 
 
 def norm_factory(kind: str, eps: float) -> Norm:
-    """Returns a function that makes a normalisation layer for a number of channels.
+    """Returns a function that creates a normalization layer for a number of channels.
 
     Args:
         kind: ``frozen_bn``, ``bn``, ``sync_bn`` (statistics shared between processes) or ``gn``.

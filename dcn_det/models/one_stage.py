@@ -14,13 +14,13 @@ from dcn_det.structures import Batch, Detections, ImageInfo
 
 
 class OneStageDetector(Detector[RPNOutput]):
-    """Classifies and refines anchors on one feature map; the results are its candidates.
+    """Classifies and refines the anchors of one feature map; the results are its candidates.
 
     Args:
         preprocess: (uint8 images, infos) -> the backbone's input.
         backbone: the backbone's input -> feature maps by name.
         rpn: the class-aware RPN.
-        feature: name of the feature map that it reads.
+        feature: name of the feature map that the RPN reads.
         score_threshold: minimum score of a candidate (exclusive).
     """
 
@@ -39,7 +39,7 @@ class OneStageDetector(Detector[RPNOutput]):
         self.feature = feature
 
     def extract(self, batch: Batch) -> RPNOutput:
-        """Everything that depends on the images alone."""
+        """Computes everything that depends only on the images."""
         features = self.backbone(self.preprocess(batch.images, batch.infos))
         output: RPNOutput = self.rpn(features[self.feature])
         return output

@@ -1,4 +1,4 @@
-"""From scored boxes to detections: threshold, suppression of duplicates, voting, and the best of all classes."""
+"""Conversion of scored boxes to detections: threshold, suppression of duplicates, voting, maximum number."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dcn_det.structures import Detections
 
 @dataclass(frozen=True, slots=True)
 class PostProcess:
-    """Turns candidates, which may overlap, into detections.
+    """Converts candidates, which may overlap, to detections.
 
     Attributes:
-        score_threshold: a detection needs more than this.
+        score_threshold: minimum score (exclusive).
         nms: ``hard`` drops boxes that overlap a better one, ``linear`` and ``gaussian`` lower their scores, see
             :func:`soft_nms`.
-        nms_iou: overlap beyond which a box is dropped (``hard``) or lowered (``linear``).
+        nms_iou: IoU above which a box is dropped (``hard``) or its score lowered (``linear``).
         nms_sigma: width of ``gaussian``.
         nms_class_agnostic: whether boxes of different classes suppress each other.
-        max_detections: of all classes together.
-        vote_iou: see :func:`vote`; None does not vote.
+        max_detections: maximum per image, over all classes.
+        vote_iou: see :func:`vote`; None disables voting.
     """
 
     score_threshold: float = 1e-3
@@ -38,7 +38,7 @@ class PostProcess:
     vote_iou: float | None = None
 
     def __call__(self, candidates: Detections) -> Detections:
-        """Keeps the best of ``candidates`` (in any order), best first, in their pixels and on their device."""
+        """Returns the best of ``candidates`` (in any order), best first, in the same pixels and on the same device."""
         boxes, scores, labels = candidates.boxes, candidates.scores, candidates.labels
         groups = torch.zeros_like(labels) if self.nms_class_agnostic else labels
         if self.nms == "hard":
@@ -64,12 +64,12 @@ class PostProcess:
 
 
 def confident(scores: Tensor, boxes: Tensor, score_threshold: float) -> Detections:
-    """Every pair of box and class with a score above the threshold.
+    """Returns all pairs of box and class with a score above the threshold.
 
     Args:
-        scores: float32 (R, C), one column a label.
+        scores: float32 (R, C), one column per label.
         boxes: float32 (R, C, 4), half-open pixels.
-        score_threshold: a pair needs more than this.
+        score_threshold: minimum score (exclusive).
 
     Returns:
         Candidates by box, then by class; in the pixels of ``boxes``.
@@ -89,23 +89,23 @@ def soft_nms(
     score_threshold: float,
     max_keep: int,
 ) -> tuple[Tensor, Tensor]:
-    """Soft non-maximum suppression within each class (Bodla et al., ICCV 2017, figure 2).
+    """Applies soft non-maximum suppression per class (Bodla et al., ICCV 2017, figure 2).
 
-    The best box is taken, those of its class that overlap it are lowered, and so on. Scores only fall, so boxes
-    are taken by decreasing final score, over all classes at once.
+    Repeatedly selects the best box and lowers the scores of those of its class that overlap it. Since scores only
+    decrease, boxes are selected by decreasing final score, over all classes.
 
     Args:
         boxes: (N, 4) half-open pixels.
         scores: (N,).
         labels: (N,) integers.
-        iou_threshold: the linear rule multiplies by ``1 - IoU`` above this; the Gaussian one has no threshold.
-        sigma: of the Gaussian rule, ``exp(-IoU^2 / sigma)``; None takes the linear one.
-        score_threshold: ends when no box has more than this.
-        max_keep: ends after this many boxes.
+        iou_threshold: the linear rule multiplies by ``1 - IoU`` above this; the Gaussian rule has no threshold.
+        sigma: of the Gaussian rule, ``exp(-IoU^2 / sigma)``; None selects the linear rule.
+        score_threshold: minimum final score (exclusive).
+        max_keep: maximum number of boxes.
 
     Returns:
-        int64 indices of the boxes taken, and their final scores in the dtype of ``scores``. Of equal scores the
-        lower index comes first.
+        int64 indices of the selected boxes, and their final scores in the dtype of ``scores``. Of equal scores, the
+        lower index is first.
     """
     corners = boxes.detach().cpu().double().numpy()
     left = scores.detach().cpu().double().numpy().copy()
@@ -135,14 +135,14 @@ def soft_nms(
 
 
 def vote(kept: Detections, candidates: Detections, iou: float) -> Detections:
-    """Box voting (Gidaris and Komodakis, ICCV 2015, section 5).
+    """Applies box voting (Gidaris and Komodakis, ICCV 2015, section 5).
 
-    Each kept box becomes the mean, weighted by score, of the candidates of its class that overlap it by at least
-    ``iou``, itself among them. Scores and order stay as they are.
+    Each kept box is replaced by the mean, weighted by score, of the candidates of its class that overlap it by at least
+    ``iou``, including itself. Scores and order do not change.
 
     Args:
-        kept: detections, a part of the candidates.
-        candidates: boxes before suppression, with the scores that weigh them.
+        kept: detections, a subset of the candidates.
+        candidates: boxes before suppression, with the scores that are the weights.
         iou: in [0, 1].
 
     Returns:

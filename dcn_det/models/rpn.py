@@ -1,4 +1,4 @@
-"""Region proposal network (Ren et al., NeurIPS 2015), with the choices of the authors' released code."""
+"""Region proposal network (Ren et al., NeurIPS 2015), with the settings of the authors' released code."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from dcn_det.models import boxes as box_ops
 from dcn_det.models import initialize
 from dcn_det.models.anchor_head import AnchorHead, AnchorSampling, RPNOutput
 from dcn_det.ops import nms
+from dcn_det.precision import in_full_precision
 from dcn_det.structures import ImageInfo
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalSelection:
-    """Which of all boxes become proposals.
+    """Selection of proposals among all boxes.
 
     Attributes:
-        pre_nms: the best-scored boxes that take part in non-maximum suppression.
-        nms_iou: boxes overlapping a better one by more than this are dropped.
-        post_nms: the best-scored survivors kept.
-        min_size: boxes with a side shorter than this are dropped first; pixels of the original image.
+        pre_nms: maximum number of boxes, by score, before non-maximum suppression.
+        nms_iou: boxes that overlap a better one by more than this are dropped.
+        post_nms: maximum number of proposals, by score.
+        min_size: boxes with a shorter side are dropped first; pixels of the original image.
     """
 
     pre_nms: int = 6000
@@ -36,7 +37,7 @@ class ProposalSelection:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes of one image that probably hold something, best first; without gradient.
+    """Boxes of one image that probably contain an object, best first; without gradient.
 
     Attributes:
         boxes: float32 (N, 4), half-open pixels of the network's input, inside the image.
@@ -50,16 +51,16 @@ class Proposals:
 class RPN(AnchorHead):
     """Scores and refines anchors on one feature map, or with the same layers on every level of a pyramid.
 
-    A 3x3 convolution with ReLU feeds two 1x1 convolutions. New layers start from N(0, 0.01), biases from 0.
-    Which cells an image has: see :class:`AnchorHead`.
+    A 3x3 convolution with ReLU feeds two 1x1 convolutions. Weights are initialized from N(0, 0.01), biases with 0.
+    :class:`AnchorHead` defines the cells of an image.
 
     Args:
         in_channels: of the feature map.
-        anchors: (A, 4) anchors of the top-left cell, half-open pixels, or one such tensor for each level.
-        stride: of the feature map, in input pixels, or one for each level.
+        anchors: (A, 4) anchors of the top-left cell, half-open pixels, or one such tensor per level.
+        stride: of the feature map, in input pixels, or one per level.
         channels: of the 3x3 convolution.
-        sampling: how anchors are chosen for training.
-        selection: how boxes become proposals; the levels of a pyramid are joined first.
+        sampling: selection of anchors for training.
+        selection: selection of proposals, from the boxes of all levels together.
         **options: see :class:`dcn_det.models.anchor_head.AnchorHead`.
     """
 
@@ -83,28 +84,28 @@ class RPN(AnchorHead):
         initialize.normal(self.conv, self.cls_score, self.bbox_pred)
 
     def forward(self, features: Tensor) -> RPNOutput:
-        """(B, in_channels, H, W), one map or level -> predictions for every anchor of every cell."""
+        """Maps (B, in_channels, H, W), one map or level, to predictions for every anchor of every cell."""
         x = F.relu(self.conv(features), inplace=True)
-        return RPNOutput(self.cls_score(x), self.bbox_pred(x))
+        return RPNOutput(in_full_precision(self.cls_score, x), in_full_precision(self.bbox_pred, x))
 
     @torch.no_grad()
     def proposals(self, outputs: Sequence[RPNOutput], infos: Sequence[ImageInfo]) -> list[Proposals]:
-        """Decodes and clips all boxes, and keeps those that ``selection`` chooses.
+        """Decodes and clips all boxes, and selects proposals.
 
-        There may be fewer than ``selection.post_nms``: the authors' code repeats some, here they stay few.
+        If fewer than ``selection.post_nms`` boxes remain, the authors' code repeats some of them; this method does not.
 
         Args:
-            outputs: one for each level.
+            outputs: one per level.
         """
         return [self._propose(*self._of_image(outputs, index, info), info) for index, info in enumerate(infos)]
 
     def _propose(self, anchors: Tensor, logits: Tensor, deltas: Tensor, info: ImageInfo) -> Proposals:
         scores = logits.softmax(dim=1)[:, 1]
         boxes = box_ops.clip(box_ops.decode(anchors, deltas), info.input_height, info.input_width)
-        # Written so that a NaN, which compares false, is dropped too.
+        # Also drops NaN, which compares false.
         min_size = self.selection.min_size * box_ops.constant(boxes, info.scale)
         usable = (boxes[:, 2:] - boxes[:, :2] >= min_size).all(dim=1) & (scores >= 0)
-        which = usable.nonzero()[:, 0]  # one synchronization, which each indexing by a mask would repeat
+        which = usable.nonzero()[:, 0]  # synchronizes once; indexing by a mask would do so each time
         boxes, scores = boxes[which], scores[which]
         scores, order = scores.sort(descending=True, stable=True)
         scores, boxes = scores[: self.selection.pre_nms], boxes[order[: self.selection.pre_nms]]

@@ -1,4 +1,4 @@
-"""What each anchor and each RoI should predict: matching with the ground truth, and sampling."""
+"""Training targets of anchors and RoIs: matching with the ground truth, and sampling."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
 def sampling_generator(seed: int, stream: int) -> torch.Generator:
-    """A CPU generator for one purpose (``stream``) of one image (``seed``, from ``ImageInfo.seed``)."""
-    # The generator uses 32 bits of its seed only, so the two numbers are mixed rather than added.
+    """Returns a CPU generator for one purpose (``stream``) of one image (``seed``, from ``ImageInfo.seed``)."""
+    # The generator uses only 32 bits of its seed, so the two numbers are hashed instead of added.
     state = np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))
 
@@ -21,16 +21,16 @@ def sampling_generator(seed: int, stream: int) -> torch.Generator:
 def match_anchors(iou: Tensor, positive_iou: float, negative_iou: float) -> tuple[Tensor, Tensor]:
     """Labels anchors by their overlap with the ground truth, as the RPN does (Ren et al., NeurIPS 2015).
 
-    An anchor is positive when its best IoU is at least ``positive_iou`` or when no anchor overlaps
-    some ground-truth box more than it does (ties included); otherwise negative when its best IoU is below
-    ``negative_iou``; otherwise ignored. A box that no anchor touches makes nothing positive.
+    An anchor is positive if its highest IoU is at least ``positive_iou``, or if it has the highest IoU of all anchors
+    with a ground-truth box (ties included); otherwise negative if its highest IoU is below ``negative_iou``; otherwise
+    ignored. A ground-truth box that overlaps no anchor makes none positive.
 
     Args:
         iou: (N, G) anchors by ground-truth boxes; G may be 0, then all anchors are negative.
 
     Returns:
         labels: int64 (N,), 1 positive, 0 negative, -1 ignored.
-        matches: int64 (N,), the ground-truth box of highest IoU (0 when G is 0).
+        matches: int64 (N,), the ground-truth box with the highest IoU (0 if G is 0).
     """
     n, g = iou.shape
     if g == 0 or n == 0:
@@ -45,7 +45,7 @@ def match_anchors(iou: Tensor, positive_iou: float, negative_iou: float) -> tupl
 
 
 def _choose(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` of the candidates without replacement; all of them, in order, when there are no more."""
+    """Draws ``count`` candidates without replacement, or returns all, in order, if there are no more."""
     if len(candidates) <= count:
         return candidates
     return candidates[torch.randperm(len(candidates), generator=generator)[:count]]
@@ -54,17 +54,17 @@ def _choose(candidates: Tensor, count: int, generator: torch.Generator) -> Tenso
 def sample_anchors(
     labels: Tensor, batch: int, positive_fraction: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draws the anchors that are trained on.
+    """Samples anchors for training.
 
     Args:
         labels: int64 (N,) from :func:`match_anchors`.
-        batch: how many to draw; negatives fill up what positives leave.
-        positive_fraction: at most this share is positive.
+        batch: number of anchors; negatives replace missing positives.
+        positive_fraction: maximum share of positives.
 
     Returns:
         Indices of the positives and of the negatives, int64, on the device of ``labels``.
     """
-    # Drawing on the CPU gives the same anchors whatever the device.
+    # Sampling on the CPU makes the result independent of the device.
     on_cpu = labels.cpu()
     positive = _choose((on_cpu == POSITIVE).nonzero()[:, 0], int(batch * positive_fraction), generator)
     negative = _choose((on_cpu == NEGATIVE).nonzero()[:, 0], batch - len(positive), generator)
@@ -73,10 +73,10 @@ def sample_anchors(
 
 @dataclass(frozen=True, slots=True)
 class RoISamples:
-    """RoIs of one image to train on.
+    """Sampled RoIs of one image.
 
     Attributes:
-        boxes: float32 (R, 4), half-open pixels; the foreground comes first.
+        boxes: float32 (R, 4), half-open pixels; foreground first.
         classes: int64 (R,), 0 for background, otherwise label + 1.
         matched: float32 (F, 4), the ground-truth boxes of the F foreground RoIs.
     """
@@ -88,18 +88,18 @@ class RoISamples:
 
 @dataclass(frozen=True, slots=True)
 class RoISampler:
-    """Draws RoIs as Fast R-CNN does (Girshick, ICCV 2015), with the choices of the authors' released code.
+    """Samples RoIs as in Fast R-CNN (Girshick, ICCV 2015), with the settings of the authors' released code.
 
-    The candidates are the proposals and the ground-truth boxes. Foreground has a best IoU of at least
-    ``positive_iou``, background in [``negative_iou[0]``, ``negative_iou[1]``). When these are too few the
-    batch is topped up with RoIs drawn from all candidates, whatever their IoU, as background.
+    The candidates are the proposals and the ground-truth boxes. Foreground has a highest IoU of at least
+    ``positive_iou``, background one in [``negative_iou[0]``, ``negative_iou[1]``). If there are too few, the batch is
+    filled with RoIs drawn from all candidates, of any IoU, as background.
 
-    With ``ohem``, online hard example mining (Shrivastava et al., CVPR 2016), nothing is drawn: all candidates that
-    are foreground or background are returned, and the head keeps the ``batch_per_image`` with the largest loss.
+    With ``ohem``, online hard example mining (Shrivastava et al., CVPR 2016), all foreground and background candidates
+    are returned, and the head selects the ``batch_per_image`` ones with the largest loss.
 
     Attributes:
         batch_per_image: RoIs per image.
-        positive_fraction: largest share of foreground, 0.25 when None; without meaning with ``ohem``.
+        positive_fraction: maximum share of foreground, 0.25 if None; not used with ``ohem``.
         positive_iou, negative_iou: see above.
         ohem: online hard example mining.
     """
@@ -113,12 +113,12 @@ class RoISampler:
     def __call__(
         self, candidates: Tensor, iou: Tensor, gt_boxes: Tensor, gt_labels: Tensor, generator: torch.Generator
     ) -> RoISamples:
-        """Draws from one image.
+        """Samples RoIs of one image.
 
         Args:
             candidates: float32 (N, 4), half-open pixels.
             iou: (N, G) of the candidates with the ground truth.
-            gt_boxes: float32 (G, 4); G may be 0.
+            gt_boxes: float32 (G, 4), half-open pixels; G may be 0.
             gt_labels: int64 (G,), 0-based.
             generator: on the CPU.
         """
@@ -127,7 +127,7 @@ class RoISampler:
             best, matches = iou.max(dim=1)
         else:
             best, matches = iou.new_zeros(n), iou.new_zeros(n, dtype=torch.int64)
-        # Drawing on the CPU gives the same RoIs whatever the device.
+        # Sampling on the CPU makes the result independent of the device.
         foreground, background = self._draw(best.cpu(), generator)
         index = torch.cat([foreground, background]).to(candidates.device)
         matched = matches[index[: len(foreground)]]

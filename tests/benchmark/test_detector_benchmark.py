@@ -38,6 +38,7 @@ def test_detectors_are_measured_side_by_side(
     assert "training: tiny / plain" in text and "testing: tiny / plain" in text
     record = json.loads(saved.read_text())
     assert record["batch"] == 2 and record["size"] == [64, 96] and record["precision"]["tiny"] == "bfloat16"
+    assert record["test_precision"]["tiny"] == "float32"
     for run in record["runs"].values():
         assert run["training"]["images_per_second"] == pytest.approx(2e3 / run["training"]["milliseconds"])
         assert run["testing"]["images_per_second"] == pytest.approx(1e3 / run["testing"]["milliseconds"])
@@ -88,6 +89,9 @@ def test_training_leaves_the_weights_alone(tiny: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(detector, "build_detector", build)
     config = read_configs([str(tiny)], None)["tiny"]
+    assert (config.train.precision, config.test.precision) == ("float32", "float32")
+    both = read_configs([str(tiny)], "bfloat16")["tiny"]
+    assert (both.train.precision, both.test.precision) == ("bfloat16", "bfloat16")
     contestant = ours(config, torch.device("cpu"), random_batch(2, 64, 96), random_batch(1, 64, 96))
     before = [parameter.clone() for parameter in models[0].parameters()]
     contestant.training()

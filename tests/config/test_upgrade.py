@@ -36,6 +36,12 @@ def test_a_file_of_version_1_is_upgraded_where_it_is_read(write):
     assert "a.yaml:1: data.train.sets: unknown key" in error(write("data: {train: {images: a, sets: null}}\n"))
 
 
+def test_settings_stored_without_a_precision_of_testing_test_in_float32():
+    for plain in (to_plain(Config(name="x", train={"precision": "bfloat16"})), version_1()):
+        del plain["test"]["precision"]
+        assert from_plain(plain).test.precision == "float32"
+
+
 @pytest.mark.parametrize("version", ["3", "0", "'1'", "1.0x"])
 def test_other_versions_are_refused(write, version):
     message = error(write(f"version: {version}\n"))

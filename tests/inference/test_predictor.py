@@ -134,3 +134,23 @@ def test_box_average_needs_a_second_stage() -> None:
 
     with pytest.raises(UserError, match=r"test\.box_average: 'faster_rcnn'"):
         build_predictor(OneStage(), CATEGORIES, settings(box_average={}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_precision_of_testing_is_its_own(precision: str) -> None:
+    """Training in bfloat16 is tested in float32 unless ``test.precision`` says otherwise."""
+    model = tiny_detector()
+    trained = {"train": {"precision": "bfloat16" if precision == "float32" else "float32"}}
+    explicit = {} if precision == "float32" else {"precision": precision}
+    config = Config.model_validate({**trained, "test": {"score_threshold": 0.2, **explicit}})
+    seen: list[torch.dtype] = []
+    model.rpn.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    found = build_predictor(model, CATEGORIES, config)(noise(96, 112))
+    assert seen == [getattr(torch, precision)] and len(found) > 5
+    plain = build_predictor(model, CATEGORIES, settings())(noise(96, 112))
+    assert equal(found, plain) == (precision == "float32")
+
+
+def test_half_precision_on_a_cpu_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"test\.precision.*bfloat16"):
+        build_predictor(tiny_detector(), CATEGORIES, settings(precision="float16"))

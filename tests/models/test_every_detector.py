@@ -9,6 +9,7 @@ import torch
 from dcn_det.config import from_plain
 from dcn_det.engine.optim import parameter_groups
 from dcn_det.models.build import Detector, build_detector
+from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.structures import Batch, Detections, ImageInfo, Target
 from tests.models.helpers import CLASSES, TWO, batch, target
@@ -119,8 +120,52 @@ def test_autocast_keeps_losses_in_float32(kind: str) -> None:
         losses = model(data)
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     torch.testing.assert_close(losses["rpn_cls"], exact["rpn_cls"], rtol=0.02, atol=0)
+    sum(losses.values()).backward()
+    assert all(each.grad is not None and each.grad.dtype == torch.float32 for each in model.parameters())
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
         assert model.eval()(data)[0].boxes.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("kind", "variant"), [*((kind, "v1") for kind in PLAIN), ("rfcn", "plain")])
+def test_autocast_leaves_the_best_scores_and_deltas_distinct(kind: str, variant: str) -> None:
+    """Rounded to the 8 significant bits of bfloat16, most of the 300 best would be tied."""
+    model = detector(kind, variant).eval()
+    data = batch((256, 320))
+    corners = torch.rand(300, 2, 2, generator=torch.Generator().manual_seed(1)).sort(dim=1).values
+    boxes = corners.flatten(1) * torch.tensor([310.0, 246.0] * 2) + torch.tensor([0.0, 0.0, 10.0, 10.0])
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        features = model.extract(data)
+        if isinstance(model, TwoStageDetector):
+            first = [model.rpn(level) for level in features.rpn]
+            logits, deltas = model.head(features.head, [boxes])
+            raw = [logits[:, 1:], deltas[:, -1]]
+        else:
+            first, raw = [features], []
+    raw += [torch.cat([getattr(output, name).flatten() for output in first]) for name in ("logits", "deltas")]
+    for values in raw:
+        best = values.flatten().sort(descending=True).values[:300]
+        assert values.dtype == torch.float32 and len(best.unique()) == 300
+
+
+@pytest.mark.parametrize(("kind", "size"), [("fpn", (96, 128)), ("faster_rcnn", (70, 100)), ("rfcn", (70, 100))])
+def test_only_pyramids_are_padded(kind: str, size: tuple[int, int]) -> None:
+    model = detector(kind).eval()
+    seen: list[torch.Size] = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    model(batch((70, 100)))
+    model(batch((70, 90), (60, 100)))
+    assert seen == [(1, 3, *size), (2, 3, *size)]
+
+
+def test_candidates_of_a_pyramid_do_not_depend_on_padding_or_on_other_images() -> None:
+    """As long as all images are padded to the same multiples of 32."""
+    model = detector("fpn", "v1").eval()
+    both = batch((70, 100), (96, 128))
+    (alone,) = model(Batch(both.images[:1, :, :70, :100], both.infos[:1]))
+    for other in (model(both)[0], model(Batch(both.images[:1], both.infos[:1]))[0]):
+        assert len(alone) == len(other)
+        torch.testing.assert_close(alone.scores, other.scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.boxes, other.boxes, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", PLAIN)

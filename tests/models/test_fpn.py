@@ -2,13 +2,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dcn_det.models.anchor_head import AnchorSampling
 from dcn_det.models.anchors import cell_anchors
+from dcn_det.models.backbones.aligned_inception_resnet import AlignedInceptionResNet
 from dcn_det.models.backbones.fpn import LEVELS, FeaturePyramid
 from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.models.boxes import to_rois
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead, pyramid_levels
 from dcn_det.models.rpn import RPN, RPNOutput
 from dcn_det.structures import ImageInfo, Target
+from tests.models.helpers import info
 
 SMALL = {"width": 8, "stem_width": 8, "norm": "gn", "frozen_stages": 0, "res5_stride": 2, "res5_dilation": 1}
 
@@ -117,3 +120,78 @@ def test_anchors_of_all_levels_are_matched_together() -> None:
 def test_levels_and_strides_must_agree() -> None:
     with pytest.raises(ValueError, match="anchors for each of 1 strides, got 2"):
         RPN(4, [cell_anchors(4, (1,), (2,))] * 2, 4)
+
+
+# Padding to whole cells
+
+
+@pytest.mark.parametrize("network", [ResNet, AlignedInceptionResNet])
+@pytest.mark.parametrize("stem_pool", ["ceil", "pad"])
+def test_padded_images_have_whole_cells_on_every_level(network: type, stem_pool: str) -> None:
+    kind = "resnet18" if network is ResNet else "aligned_inception_resnet"
+    module = FeaturePyramid(network(kind, stem_pool=stem_pool, **SMALL), 6)
+    assert module.size_multiple == 32
+    with torch.no_grad():
+        levels = module(torch.zeros(1, 3, 96, 160))
+    sizes = {name: tuple(level.shape[2:]) for name, level in levels.items()}
+    assert sizes == {"p2": (24, 40), "p3": (12, 20), "p4": (6, 10), "p5": (3, 5), "p6": (2, 3)}
+
+
+STRIDES = (4, 8, 16, 32, 64)
+CELLS = {(800, 1067): [(200, 272), (100, 136), (50, 68), (25, 34), (12, 17)]}
+"""Of 800x1088 pixels, to which 800x1067 are padded."""
+CELLS[(750, 1200)] = [(192, 304), (96, 152), (48, 76), (24, 38), (12, 19)]
+"""Of 768x1216 pixels."""
+
+
+def released_rpn(cross_border: bool = True) -> RPN:
+    """Anchors as in the authors' Deformable FPN."""
+    anchors = [cell_anchors(stride, (0.5, 1, 2), (8,)) for stride in STRIDES]
+    return RPN(4, anchors, STRIDES, channels=4, sampling=AnchorSampling(cross_border=cross_border), size_multiple=32)
+
+
+def outputs_of(*sizes: tuple[int, int]) -> list[RPNOutput]:
+    """Zeros on the maps of images of these sizes in one batch."""
+    height, width = (max(-(-size[axis] // 32) * 32 for size in sizes) for axis in (0, 1))
+    shapes = [(len(sizes), -(-height // stride), -(-width // stride)) for stride in STRIDES]
+    return [RPNOutput(torch.zeros(n, 6, h, w), torch.zeros(n, 12, h, w)) for n, h, w in shapes]
+
+
+@pytest.mark.parametrize("sizes", [[(800, 1067)], [(800, 1067), (750, 1200)]])
+def test_anchors_cover_the_padded_image(sizes: list[tuple[int, int]]) -> None:
+    module, outputs = released_rpn(), outputs_of(*sizes)
+    for index, size in enumerate(sizes):
+        anchors, logits, deltas = module._of_image(outputs, index, info(*size))
+        counts = [3 * height * width for height, width in CELLS[size]]
+        assert len(anchors) == len(logits) == len(deltas) == sum(counts)
+        assert len(module._eligible(anchors, info(*size))) == sum(counts)
+        for (height, width), stride, level in zip(CELLS[size], STRIDES, anchors.split(counts)):
+            # The middle anchor of the last cell is a square of eight strides around its centre.
+            x, y, half = (width - 0.5) * stride, (height - 0.5) * stride, 4 * stride
+            assert level[-2].tolist() == [x - half, y - half, x + half, y + half]
+
+
+def test_few_coarse_anchors_lie_inside_the_image() -> None:
+    """Centres are at 32 + 64 i, anchors 728x368, 512x512 and 360x720: 5 x 7, 9 x 5 and 11 x 1 of them fit."""
+    module = released_rpn(cross_border=False)
+    anchors, _, _ = module._of_image(outputs_of((800, 1067)), 0, info(800, 1067))
+    eligible = module._eligible(anchors, info(800, 1067))
+    assert (eligible >= len(anchors) - 3 * 12 * 17).sum() == 35 + 45 + 11
+
+
+@pytest.mark.parametrize("sizes", [[(800, 1067)], [(800, 1067), (750, 1200)]])
+def test_border_cells_propose_and_proposals_end_with_the_image(sizes: list[tuple[int, int]]) -> None:
+    module, outputs = released_rpn(), outputs_of(*sizes)
+    for index, size in enumerate(sizes):
+        for score, level in ((8.0, 3), (6.0, 2)):  # strides 32 and 16: the last cell's square anchor is the best
+            height, width = CELLS[size][level]
+            outputs[level].logits[index, 4, height - 1, width - 1] = score
+            if len(sizes) > 1 and index == 0:  # beyond the padded image lies another image's
+                outputs[level].logits[index, 4, :, width:] = 20.0
+    proposals = module.proposals(outputs, [info(*size) for size in sizes])
+    # Stride 32: centre (1072, 784), half 128. Stride 16: centre (1080, 792), half 64.
+    assert proposals[0].boxes[:2].tolist() == [[944, 656, 1067, 800], [1016, 728, 1067, 800]]
+    if len(sizes) > 1:  # centres (1200, 752) and (1208, 760)
+        assert proposals[1].boxes[:2].tolist() == [[1072, 624, 1200, 750], [1144, 696, 1200, 750]]
+    for each, (height, width) in zip(proposals, sizes):
+        assert each.boxes.amax(dim=0).tolist()[2:] == [width, height]

@@ -26,5 +26,12 @@ def test_padding_is_zero_after_subtraction() -> None:
     assert (output[..., 1] == 0).all() and (output[..., 0] != 0).all()
 
 
+def test_a_batch_is_padded_to_a_multiple() -> None:
+    plain, padded = Preprocess()(IMAGES, [info(2)]), Preprocess(size_multiple=4)(IMAGES, [info(2)])
+    assert plain.shape == (1, 3, 1, 2) and padded.shape == (1, 3, 4, 4)
+    assert torch.equal(padded[..., :1, :2], plain) and padded.count_nonzero() == plain.count_nonzero()
+    assert Preprocess(size_multiple=2)(IMAGES, [info(2)]).shape == (1, 3, 2, 2)
+
+
 def test_it_has_no_place_in_checkpoints() -> None:
     assert Preprocess().state_dict() == {}

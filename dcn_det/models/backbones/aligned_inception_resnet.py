@@ -25,7 +25,7 @@ CONVOLUTIONS = ("branch1b", "branch2b", "branch2c")
 
 
 def deformable_names() -> dict[str, tuple[str, ...]]:
-    """What may be deformable: each block, which stands for its three 3x3 convolutions, and each of these.
+    """Returns valid names of deformable parts: blocks, with their three 3x3 convolutions, and single convolutions.
 
     Blocks have the names of ResNet-101's, since the stages have as many. ``res5c`` stands for
     ``res5c_branch1b``, ``res5c_branch2b`` and ``res5c_branch2c``. The paper deforms the last three
@@ -40,14 +40,14 @@ def deformable_names() -> dict[str, tuple[str, ...]]:
 
 
 def channels_of(convolution: str, width: int) -> int:
-    """Channels of a 3x3 convolution, named as in :func:`deformable_names`, in a network of this width."""
+    """Returns the channels of a 3x3 convolution, named as in :func:`deformable_names`."""
     stage = int(convolution.removeprefix("res")[0])
     channels = width * 2 ** (stage - 2)
     return channels if convolution.endswith("branch1b") else channels // 2
 
 
 class Branch(nn.Module):
-    """1x1, then 3x3 convolutions, with normalisation and ReLU between them; the stride is on the first or second."""
+    """1x1, then 3x3 convolutions, with normalization and ReLU between them; the first or second has the stride."""
 
     def __init__(
         self,
@@ -79,8 +79,7 @@ class Branch(nn.Module):
 class AlignedInceptionBlock(nn.Module):
     """Two branches of one and two 3x3 convolutions, joined by a 1x1 convolution, and a shortcut.
 
-    The first branch has ``channels`` channels, the second half as many; the block puts out four times
-    ``channels``.
+    The first branch has ``channels`` channels, the second half as many; the output has four times ``channels``.
     """
 
     expansion = 4
@@ -118,8 +117,8 @@ class AlignedInceptionBlock(nn.Module):
 class AlignedInceptionResNet(ResidualBackbone):
     """Aligned-Inception-ResNet without its classifier, with dilated and deformable convolutions.
 
-    Feature maps and their channels have the names and sizes of ResNet-101's, so every detector takes it in
-    ResNet-101's place.
+    Feature maps have the names, channels and strides of ResNet-101's, so that it can replace ResNet-101 in every
+    detector.
 
     Args:
         kind: ``aligned_inception_resnet``.

@@ -1,4 +1,4 @@
-"""Feature pyramid network (Lin et al., CVPR 2017), with the choices of the authors' Deformable FPN."""
+"""Feature pyramid network (Lin et al., CVPR 2017), with the settings of the authors' Deformable FPN."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ LEVELS = ("p2", "p3", "p4", "p5", "p6")
 
 
 class FeaturePyramid(nn.Module):
-    """Turns the four stages of a backbone into levels of equal width at strides 4, 8, 16, 32 and 64.
+    """Computes levels with equal channels at strides 4, 8, 16, 32 and 64 from the four stages of a backbone.
 
-    Lateral 1x1 convolutions, nearest-neighbour upsampling and 3x3 convolutions are torchvision's. The last level,
-    for proposals only, is a 3x3 convolution of stride 2 on res5, as in the authors' released code.
+    Lateral 1x1 convolutions, nearest-neighbor upsampling and 3x3 convolutions are torchvision's. The last level,
+    used only for proposals, is a 3x3 convolution with stride 2 on res5, as in the authors' released code.
 
     Args:
         bottom_up: the backbone; its res5 has stride 32.
-        channels: of every level.
-        hidden_init: ``normal``, N(0, 0.01) as in the authors' code, or ``he``, for narrow networks from scratch.
+        channels: of each level.
+        hidden_init: initialization: ``normal``, N(0, 0.01) as in the authors' code, or ``he``, for narrow networks
+            trained from scratch.
 
     Attributes:
         channels: of each level, by name.
         strides: of each level, in input pixels, by name.
+        size_multiple: images are padded to multiples of this, in pixels, so that the border has complete cells on all
+            levels up to stride 32, as in the authors' released code.
     """
 
     bottom_up: Any
@@ -45,18 +48,19 @@ class FeaturePyramid(nn.Module):
         )
         self.channels = dict.fromkeys(LEVELS, channels)
         self.strides = dict(zip(LEVELS, (*strides, 64)))
+        self.size_multiple = strides[-1]
 
     def modules_of_pyramid(self) -> list[nn.Module]:
-        """What the pyramid adds to the backbone."""
+        """Returns the modules that the pyramid adds to the backbone."""
         return [*self.fpn.modules(), self.p6]
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Learning-rate multipliers other than 1, by parameter name."""
+        """Returns learning-rate multipliers other than 1, by parameter name."""
         multipliers: Mapping[str, float] = self.bottom_up.lr_multipliers()
         return {f"bottom_up.{name}": value for name, value in multipliers.items()}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalised images -> ``p2`` ... ``p6``, each (B, channels, h, w)."""
+        """Maps normalized images (B, 3, H, W) to ``p2`` ... ``p6``, each (B, channels, h, w)."""
         features = self.bottom_up(x)
         levels = self.fpn({stage: features[stage] for stage in STAGES})
         return {**dict(zip(LEVELS, levels.values())), "p6": self.p6(features["res5"])}

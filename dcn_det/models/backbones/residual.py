@@ -1,4 +1,4 @@
-"""Shared parts of residual backbones: a stem, four stages of blocks, and stages that are not trained."""
+"""Base class of residual backbones: a stem, four stages of blocks, and frozen stages."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn
 class ResidualBackbone(nn.Module, ABC):
     """7x7 stride-2 stem, 3x3 stride-2 max pooling, four stages of residual blocks.
 
-    Subclasses define the depths of the stages and make the blocks. The defaults are the authors' backbone: stride on
-    the first 1x1, unpadded ceil-mode pooling, res5 at stride 16 with dilation 2, batch norm constant, stem and res2 not
-    trained. Convolutions start from He's normal initialization (fan out), offsets from zero.
+    Subclasses define the depths of the stages and create the blocks. The defaults are the authors' backbone: stride on
+    the first 1x1, unpadded ceil-mode pooling, res5 at stride 16 with dilation 2, constant batch norm, frozen stem and
+    res2. Convolutions have He's normal initialization (fan out), offsets are initially zero.
 
     Args:
         kind: name of the network, such as ``resnet101``.
-        width: channels of the 3x3 convolutions of res2 (of the wider branch); later stages double it, and blocks
-            may put out a multiple.
+        width: channels of the 3x3 convolutions of res2 (of the wider branch); each later stage doubles it, and blocks
+            may output a multiple.
         stem_width: channels of the first convolution.
         stride_on: convolution of a bottleneck or branch that carries the stride: the first 1x1 (Caffe) or the first 3x3
             (torchvision).
-        stem_pool: 3x3 stride-2 max pooling: ``ceil``, unpadded with ceil rounding (Caffe), or ``pad``, padded by
-            one with floor rounding (torchvision).
+        stem_pool: 3x3 stride-2 max pooling: ``ceil``, unpadded with ceil rounding (Caffe), or ``pad``, padded by 1
+            with floor rounding (torchvision).
         norm, norm_eps: see :func:`dcn_det.models.norm.norm_factory`.
-        frozen_stages: this many leading stages keep their parameters and statistics: 1 the stem, 2 the stem and res2,
-            up to 5.
-        res5_stride: 1 keeps the output at stride 16, 2 goes to 32.
+        frozen_stages: number of leading stages with constant parameters and statistics: 1 for the stem, 2 for stem and
+            res2, up to 5.
+        res5_stride: 1 for an output at stride 16, 2 for stride 32.
         res5_dilation: dilation of the 3x3 convolutions of res5, one number or one per block.
         deform: deformable blocks; none by default.
 
@@ -84,7 +84,7 @@ class ResidualBackbone(nn.Module, ABC):
         dilations = {"res5": _per_block(kind, res5_dilation, depths[-1])}
         self._norm = norm_factory(norm, norm_eps)
         self.recomputed: frozenset[str] = frozenset()
-        """Stages whose blocks are computed again in the backward pass; see :meth:`recompute`."""
+        """Stages whose blocks are recomputed in the backward pass; see :meth:`recompute`."""
 
         self.conv1 = conv(3, stem_width, 7, stride=2)
         self.bn1 = self._norm(stem_width)
@@ -114,41 +114,41 @@ class ResidualBackbone(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def depths(cls, kind: str) -> tuple[int, int, int, int]:
-        """Number of blocks of each stage."""
+        """Returns the number of blocks of each stage."""
 
     @classmethod
     @abstractmethod
     def expansion_of(cls, kind: str) -> int:
-        """Output channels of a block, as a multiple of its ``channels``."""
+        """Returns the output channels of a block, as a multiple of its ``channels``."""
 
     @classmethod
     @abstractmethod
     def deformable_channels(cls, kind: str, width: int) -> dict[str, int]:
-        """Names that ``deform.blocks`` may hold, each with the channels that its offset groups have to divide."""
+        """Returns valid names in ``deform.blocks``, with the channels that their offset groups must divide."""
 
     @abstractmethod
     def make_block(
         self, stage: str, position: int, in_channels: int, channels: int, stride: int, dilation: int
     ) -> nn.Module:
-        """Makes the residual block at a position of a stage; it puts out ``expansion_of(kind) * channels``."""
+        """Creates the residual block at a position of a stage; it has ``expansion_of(kind) * channels`` outputs."""
 
     def _layers(self) -> list[nn.Module]:
         return [self.get_submodule(f"layer{index}") for index in range(1, 5)]
 
     def train(self, mode: bool = True) -> ResidualBackbone:
-        """Sets the mode; frozen stages stay in evaluation mode, so that batch norm keeps its statistics."""
+        """Sets the mode; frozen stages stay in evaluation mode, so that the statistics of batch norm do not change."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
 
     def recompute(self, stages: Sequence[str]) -> None:
-        """Drops the activations inside the blocks of some stages and computes them again in the backward pass.
+        """Recomputes the activations inside the blocks of some stages in the backward pass instead of keeping them.
 
-        This saves memory, costs time, and changes no result.
+        This saves memory and costs time; results do not change.
 
         Args:
-            stages: some of ``res2`` ... ``res5``; replaces earlier ones.
+            stages: some of ``res2`` ... ``res5``; replaces those of earlier calls.
         """
         unknown = [stage for stage in stages if stage not in STAGES]
         if unknown:
@@ -160,7 +160,7 @@ class ResidualBackbone(nn.Module, ABC):
         return offset_lr_multipliers(self, self.deform.lr_mult)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalized images -> outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""
+        """Maps normalized images (B, 3, H, W) to outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features = {}
         for stage, layer in zip(STAGES, self._layers()):
@@ -180,7 +180,7 @@ def _contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager, cont
 
 @contextlib.contextmanager
 def _statistics_held(block: nn.Module) -> Iterator[None]:
-    """Batch norm has seen the batch already; counting it twice would change the running statistics."""
+    """Restores the running statistics of batch norm, which already include the batch."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
     statistics = [dict(norm.named_buffers()) for norm in norms]
     for norm, own in zip(norms, statistics):
@@ -195,7 +195,7 @@ def _statistics_held(block: nn.Module) -> Iterator[None]:
 
 
 def _per_block(kind: str, dilation: int | tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """One dilation for each block of res5, from one number or one each."""
+    """Returns one dilation per block of res5."""
     if isinstance(dilation, int):
         return (dilation,) * depth
     if len(dilation) != depth:

@@ -1,6 +1,6 @@
 """Residual networks (He et al., CVPR 2016) with dilated and deformable convolutions.
 
-Parameters carry torchvision's names, so its weights load by name; blocks carry the names of the original
+Parameters have torchvision's names, so that its weights can be loaded by name; blocks have the names of the original
 release (``res4b22``).
 """
 
@@ -24,14 +24,14 @@ DEPTHS: dict[str, tuple[int, int, int, int]] = {
     "resnet152": (3, 8, 36, 3),
 }
 BASIC = ("resnet18", "resnet34")
-"""Kinds made of basic blocks; the others have bottlenecks."""
+"""Kinds with basic blocks; the others have bottlenecks."""
 
 
 def stage_block_names(kind: str) -> dict[str, tuple[str, ...]]:
-    """Names of the residual blocks of each stage, as the original release has them.
+    """Returns the names of the residual blocks of each stage, as in the original release.
 
-    Blocks are lettered (``res5a``, ``res5b``, ``res5c``), except in the long stages of ResNet-101 and 152,
-    where they are ``res4a``, ``res4b1``, ``res4b2`` and so on.
+    Blocks have letters (``res5a``, ``res5b``, ``res5c``), except in the long stages of ResNet-101 and 152: ``res4a``,
+    ``res4b1``, ``res4b2``, ...
     """
     numbered = ("res3", "res4") if kind in ("resnet101", "resnet152") else ()
     names = {}
@@ -45,12 +45,12 @@ def stage_block_names(kind: str) -> dict[str, tuple[str, ...]]:
 
 
 def block_names(kind: str) -> tuple[str, ...]:
-    """All names of :func:`stage_block_names`, in order."""
+    """Returns all names of :func:`stage_block_names`, in order."""
     return tuple(name for names in stage_block_names(kind).values() for name in names)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the stride on the first, both dilated; the second is the one that may deform."""
+    """Two dilated 3x3 convolutions, the first with the stride; the second can be deformable."""
 
     expansion = 1
 
@@ -66,7 +66,7 @@ class BasicBlock(nn.Module):
         main3x3: Conv3x3,
     ) -> None:
         super().__init__()
-        del stride_on_3x3  # There is no 1x1 convolution to choose instead.
+        del stride_on_3x3  # There is no 1x1 convolution.
         self.conv1 = plain3x3(in_channels, channels, stride, dilation)
         self.bn1 = norm(channels)
         self.conv2 = main3x3(channels, channels, 1, dilation)
@@ -83,7 +83,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1; the stride is on the first 1x1 or on the 3x3, which is the one that may deform."""
+    """1x1, 3x3 and 1x1 convolutions, with the stride on the first 1x1 or on the 3x3, which can be deformable."""
 
     expansion = 4
 
@@ -122,7 +122,7 @@ class Bottleneck(nn.Module):
 class ResNet(ResidualBackbone):
     """ResNet-18, 34, 50, 101 or 152 without its classifier.
 
-    torchvision's networks are ``stride_on="3x3"``, ``stem_pool="pad"``, ``res5_stride=2``, ``res5_dilation=1``.
+    torchvision's networks have ``stride_on="3x3"``, ``stem_pool="pad"``, ``res5_stride=2``, ``res5_dilation=1``.
 
     Args:
         kind: a key of :data:`DEPTHS`.

@@ -1,1 +1,1 @@
-"""Second stages: from feature maps and proposals to classes and boxes."""
+"""Second stages: predict classes and boxes from feature maps and proposals."""

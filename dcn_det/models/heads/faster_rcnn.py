@@ -14,6 +14,7 @@ from dcn_det.models import initialize
 from dcn_det.models.heads.roi_head import RoIHead
 from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, roi_align, roi_pool
+from dcn_det.precision import in_full_precision
 
 PYRAMID_SIZE, PYRAMID_LEVEL = 224, 2
 """A RoI of this side, in pixels, is pooled from the level of this number; each doubling goes one level up."""
@@ -83,32 +84,32 @@ class FasterRCNNHead(RoIHead):
             self.offset = layers[0] if len(layers) == 1 else nn.ModuleList(layers)
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Learning-rate multipliers other than 1, by parameter name."""
+        """Returns learning-rate multipliers other than 1, by parameter name."""
         if self.offset is None or self.offset_lr_mult == 1:
             return {}
         return {f"offset.{name}": self.offset_lr_mult for name, _ in self.offset.named_parameters()}
 
     def _prepare(self, *features: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) of each level -> (B, channels, H, W)."""
+        """Maps (B, in_channels, H, W) of each level to (B, channels, H, W)."""
         if self.reduce is None:
             return features
         return tuple(F.relu(self.reduce(level), inplace=True) for level in features)
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Raw predictions.
+        """Computes raw predictions.
 
         Args:
             maps: from :meth:`prepare`.
-            boxes: for each image (R_i, 4), half-open pixels of the network's input.
+            boxes: (R_i, 4) for each image, half-open pixels of the network's input.
 
         Returns:
             logits (R, num_classes + 1), the first column background, and deltas (R, num_classes + 1, 4) or
-            (R, 1, 4), in units of ``box_stds``; R counts the boxes of all images.
+            (R, 1, 4), in units of ``box_stds``; R is the number of boxes of all images.
         """
         x = self._pool(maps, box_ops.to_rois(boxes)).flatten(1)
         x = F.relu(self.fc1(x), inplace=True)
         x = F.relu(self.fc2(x), inplace=True)
-        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+        return in_full_precision(self.cls_score, x), in_full_precision(self.bbox_pred, x).unflatten(1, (-1, 4))
 
     def _pool(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         if len(maps) == 1:
@@ -124,7 +125,7 @@ class FasterRCNNHead(RoIHead):
         if self.pooling == "max":
             return roi_pool(level, rois, spatial_scale=scale, pooled_size=self.pooled_size)
         if self.pooling == "align":
-            # Unlike the other operators, this one counts in half-open coordinates.
+            # Unlike the other operators, this one uses half-open coordinates.
             half_open = rois + rois.new_tensor([0, 0, 0, 1, 1])
             sizes = {"pooled_size": self.pooled_size, "sampling_ratio": self.samples_per_bin}
             return roi_align(level, half_open, spatial_scale=scale, aligned=True, **sizes)
@@ -151,16 +152,16 @@ class FasterRCNNHead(RoIHead):
 
 
 def pyramid_levels(rois: Tensor, count: int) -> Tensor:
-    """The level of a pyramid that each RoI is pooled from, by its size.
+    """Returns the pyramid level from which each RoI is pooled, by its size.
 
     Args:
-        rois: (R, 5) with inclusive corners, as :func:`dcn_det.models.boxes.to_rois` gives them.
-        count: how many levels there are, strides 4, 8, ...
+        rois: (R, 5) with inclusive corners, from :func:`dcn_det.models.boxes.to_rois`.
+        count: number of levels, with strides 4, 8, ...
 
     Returns:
         int64 (R,), 0 for the finest level.
     """
-    if rois.is_meta:  # There are no sizes, only shapes: any division will do.
+    if rois.is_meta:  # RoIs without sizes are distributed evenly.
         return torch.arange(len(rois), device="cpu") % count
     size = (rois[:, 3:] - rois[:, 1:3] + 1).clamp(min=1e-6)
     side = size.prod(dim=1).sqrt()

@@ -14,18 +14,20 @@ from dcn_det.models import initialize
 from dcn_det.models.heads.roi_head import RoIHead
 from dcn_det.models.targets import RoISampler
 from dcn_det.ops import deform_psroi_pool, psroi_pool
+from dcn_det.ops.library import without_autocast
+from dcn_det.precision import in_full_precision
 
 
 @dataclass(frozen=True, slots=True)
 class RFCNMaps:
-    """What :class:`RFCNHead` pools from; k is its ``pooled_size``.
+    """Maps from which :class:`RFCNHead` pools; k is its ``pooled_size``.
 
     Attributes:
-        scores: (B, k^2 * (num_classes + 1), H, W) position-sensitive score maps.
-        deltas: (B, k^2 * 4 * D, H, W) likewise for the D sets of box deltas.
-        score_offsets: (B, k^2 * 2 * (num_classes + 1), H, W), an x and a y for each bin and class; None unless
-            the pooling is deformable.
-        delta_offsets: (B, k^2 * 2, H, W), an x and a y for each bin; None likewise.
+        scores: (B, k^2 * (num_classes + 1), H, W), position-sensitive score maps.
+        deltas: (B, k^2 * 4 * D, H, W), position-sensitive maps of the D sets of box deltas.
+        score_offsets: (B, k^2 * 2 * (num_classes + 1), H, W), x and y per bin and class; None without deformable
+            pooling.
+        delta_offsets: (B, k^2 * 2, H, W), x and y per bin; None without deformable pooling.
     """
 
     scores: Tensor
@@ -37,11 +39,11 @@ class RFCNMaps:
 class RFCNHead(RoIHead):
     """Pools class scores and box deltas from position-sensitive maps and averages them over the bins.
 
-    A 1x1 convolution with ReLU narrows the feature map; 1x1 convolutions then give each of the k x k bins of a
-    RoI maps of its own, so nothing is left to compute for a RoI but pooling. With deformable pooling (section
-    2.2 of the paper) further 1x1 convolutions give maps of offsets, which are pooled in the same way without
-    offsets: for the scores each class and bin has its own, for the deltas all share one for each bin. New
-    layers start from N(0, 0.01), biases and the offset layers from 0. Source: the authors' released code.
+    A 1x1 convolution with ReLU reduces the channels of the feature map; further 1x1 convolutions compute separate maps
+    for each of the k x k bins of a RoI, so that a RoI only requires pooling. With deformable pooling (section 2.2 of
+    the paper), additional 1x1 convolutions compute maps of offsets, which are pooled in the same way without offsets:
+    one offset per class and bin for the scores, one per bin for the deltas. Weights are initialized from N(0, 0.01),
+    biases and offset layers with 0. Source: the authors' released code.
 
     Args:
         in_channels: of the feature map.
@@ -51,9 +53,9 @@ class RFCNHead(RoIHead):
         pooling: ``average`` (plain position-sensitive pooling over whole cells), ``bilinear`` (the deformable
             operator without offsets) or ``deformable``.
         reduce_lr_mult: learning-rate multiplier of the first 1x1 convolution.
-        class_agnostic: one set of box deltas for all classes and an unused one for background, as the authors have it,
+        class_agnostic: one set of box deltas for all classes and an unused one for background, as in the authors' code,
             instead of one per class.
-        sampler: chooses the RoIs to train on; hard example mining by default.
+        sampler: samples RoIs for training; with hard example mining by default.
         offset_lr_mult, **options: see :class:`dcn_det.models.heads.roi_head.RoIHead`; ``pooled_size`` is k.
     """
 
@@ -96,37 +98,38 @@ class RFCNHead(RoIHead):
             initialize.zero(self.cls_offset, self.bbox_offset)
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Learning-rate multipliers other than 1, by parameter name."""
+        """Returns learning-rate multipliers other than 1, by parameter name."""
         layers = {"reduce": self.reduce_lr_mult}
         if self.pooling == "deformable":
             layers |= {"cls_offset": self.offset_lr_mult, "bbox_offset": self.offset_lr_mult}
         return {f"{layer}.{kind}": x for layer, x in layers.items() if x != 1 for kind in ("weight", "bias")}
 
     def _prepare(self, *features: Tensor) -> RFCNMaps:
-        """One map (B, in_channels, H, W) -> the maps to pool from."""
+        """Computes the maps to pool from, of one feature map (B, in_channels, H, W)."""
         (single,) = features
         x = F.relu(self.reduce(single), inplace=True)
         return RFCNMaps(
-            self.cls_score(x),
-            self.bbox_pred(x),
+            in_full_precision(self.cls_score, x),
+            in_full_precision(self.bbox_pred, x),
             None if self.cls_offset is None else self.cls_offset(x),
             None if self.bbox_offset is None else self.bbox_offset(x),
         )
 
     def forward(self, maps: RFCNMaps, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Raw predictions.
+        """Computes raw predictions.
 
         Args:
             maps: from :meth:`prepare`.
-            boxes: for each image (R_i, 4), half-open pixels of the network's input.
+            boxes: (R_i, 4) for each image, half-open pixels of the network's input.
 
         Returns:
             logits (R, num_classes + 1), the first column background, and deltas (R, num_classes + 1, 4) or
-            (R, 2, 4), in units of ``box_stds``; R counts the boxes of all images.
+            (R, 2, 4), in units of ``box_stds``; R is the number of boxes of all images.
         """
         rois = box_ops.to_rois(boxes)
-        logits = self._pool(maps.scores, maps.score_offsets, rois).mean(dim=(2, 3))
-        deltas = self._pool(maps.deltas, maps.delta_offsets, rois).mean(dim=(2, 3))
+        with without_autocast(rois.device.type):  # pooling and voting keep the precision of the maps
+            logits = self._pool(maps.scores, maps.score_offsets, rois).mean(dim=(2, 3))
+            deltas = self._pool(maps.deltas, maps.delta_offsets, rois).mean(dim=(2, 3))
         return logits, deltas.unflatten(1, (-1, 4))
 
     def _pool(self, maps: Tensor, offset_maps: Tensor | None, rois: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What second stages share: the RoIs they train on, their losses, and the way from predictions to boxes."""
+"""Base class of second stages: sampling of RoIs, losses, and conversion of predictions to boxes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from dcn_det.models.losses import cross_entropy, smooth_l1
 from dcn_det.models.targets import RoISampler, RoISamples, sampling_generator
 from dcn_det.structures import ImageInfo, Target
 
-# Tells the RoIs' random numbers from those of the anchors of the same image.
+# Separates the random numbers of RoIs from those of the anchors of the same image.
 ROI_STREAM = 1
 
 
 class RoIHead(nn.Module, ABC):
-    """Base of the second stages: a subclass turns RoIs into class scores and box deltas.
+    """Base class of second stages: a subclass predicts class scores and box deltas of RoIs.
 
-    Subclasses implement ``_prepare``, the work that does not depend on RoIs, and ``forward``, which takes its result
-    and the boxes of each image and returns logits (R, num_classes + 1), background first, and deltas (R, D, 4) in units
-    of ``box_stds``. With ``class_agnostic`` the last of the D sets of deltas is used for every class; otherwise D is
-    ``num_classes + 1``.
+    Subclasses implement ``_prepare``, which does not depend on RoIs, and ``forward``, which takes its result and the
+    boxes of each image and returns logits (R, num_classes + 1), background first, and deltas (R, D, 4) in units of
+    ``box_stds``; both should be float32 also under autocast. With ``class_agnostic``, the last of the D sets of deltas
+    is used for all classes; otherwise D is ``num_classes + 1``.
 
     Args:
         num_classes: without background.
         class_agnostic: one set of box deltas instead of one per class.
-        sampler: chooses the RoIs to train on.
-        pooled_size: bins along each axis of a RoI.
-        samples_per_bin: bilinear samples along each axis of a bin, in pooling that samples.
+        sampler: samples RoIs for training.
+        pooled_size: number of bins along each axis of a RoI.
+        samples_per_bin: bilinear samples along each axis of a bin, in pooling by samples.
         offset_std: factor on the predicted offsets, which are relative to the RoI's size (gamma in the paper).
         offset_lr_mult: learning-rate multiplier of the layers that predict offsets.
-        box_stds: the box deltas are learned divided by these.
+        box_stds: divisors of the box deltas.
         sigma: of the smooth L1 loss.
         loss_weight: on both losses.
         hidden_init: initialization of the layers before the outputs: ``normal``, N(0, 0.01) as in the authors' code, or
@@ -76,13 +76,13 @@ class RoIHead(nn.Module, ABC):
         """Computes the maps to pool from."""
 
     def prepare(self, *features: Tensor) -> Any:
-        """Computes the maps to pool from: the work that does not depend on RoIs.
+        """Computes the maps to pool from, which do not depend on RoIs.
 
         Args:
             features: (B, in_channels, H, W) of each level.
 
         Returns:
-            Maps for :meth:`forward`, of a type of the head's own.
+            Maps for :meth:`forward`, of a type that the head defines.
         """
         return (self._compiled_prepare or self._prepare)(*features)
 
@@ -94,18 +94,18 @@ class RoIHead(nn.Module, ABC):
     def losses(
         self, maps: Any, proposals: Sequence[Tensor], infos: Sequence[ImageInfo], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """Training losses.
+        """Computes the training losses.
 
-        For each image the classification loss is the mean over the chosen RoIs, the box loss the sum over the
-        foreground ones divided by ``sampler.batch_per_image``; both are then averaged over the images. With online hard
-        example mining the chosen ones are the ``sampler.batch_per_image`` RoIs whose sum of both losses is largest.
+        The classification loss of an image is the mean over the sampled RoIs, its box loss the sum over the foreground
+        ones divided by ``sampler.batch_per_image``; both are averaged over the images. With online hard example mining,
+        the ``sampler.batch_per_image`` RoIs with the largest sum of both losses are used.
 
         Args:
             maps: from ``prepare``.
-            proposals: for each image (N_i, 4), half-open pixels of the network's input.
+            proposals: (N_i, 4) for each image, half-open pixels of the network's input.
 
         Returns:
-            ``head_cls`` and ``head_box``, float32 scalars. They are part of the graph even where they are 0.
+            ``head_cls`` and ``head_box``, float32 scalars, which are part of the graph even if they are 0.
         """
         samples = [self._draw(*each) for each in zip(proposals, infos, targets)]
         logits, deltas = self(maps, [sample.boxes for sample in samples])
@@ -132,7 +132,7 @@ class RoIHead(nn.Module, ABC):
         return self.sampler(candidates, iou, target.boxes, target.labels, generator)
 
     def _box_losses(self, sample: RoISamples, deltas: Tensor) -> Tensor:
-        """(R,) the smooth L1 loss of each RoI, summed over its four deltas; 0 for background."""
+        """Returns the smooth L1 losses (R,), summed over the four deltas of a RoI; 0 for background."""
         count = len(sample.matched)
         row = torch.arange(count, device=deltas.device)
         column = torch.full_like(row, -1) if self.class_agnostic else sample.classes[:count]
@@ -142,15 +142,15 @@ class RoIHead(nn.Module, ABC):
 
     @torch.no_grad()
     def predict(self, maps: Any, boxes: Sequence[Tensor], infos: Sequence[ImageInfo]) -> list[tuple[Tensor, Tensor]]:
-        """Class probabilities and refined boxes.
+        """Computes class probabilities and refined boxes.
 
         Args:
             maps: from ``prepare``.
-            boxes: for each image (R_i, 4), half-open pixels of the network's input.
+            boxes: (R_i, 4) for each image, half-open pixels of the network's input.
 
         Returns:
-            For each image the scores (R_i, num_classes), one column a label and none for background, and the
-            boxes (R_i, num_classes, 4), clipped to the image; float32.
+            For each image: scores (R_i, num_classes), without a column for background, and boxes
+            (R_i, num_classes, 4), clipped to the image; float32.
         """
         logits, deltas = self(maps, boxes)
         counts = [len(image_boxes) for image_boxes in boxes]
