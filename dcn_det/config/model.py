@@ -66,8 +66,8 @@ class BackboneConfig(Section):
 class ResidualBackboneConfig(BackboneConfig):
     """Keys of residual networks.
 
-    Defaults of ``stride_on``, ``stem_pool``, ``norm_eps`` and ``preprocess`` depend on ``weights``; ``torchvision``
-    allows no other values. See :mod:`dcn_det.config.layouts`.
+    Defaults of ``stride_on``, ``stem_pool``, ``norm_eps`` and ``preprocess`` depend on ``weights`` and ``kind``;
+    ``weights: torchvision`` allows no other values. See :mod:`dcn_det.config.layouts`.
     """
 
     weights: Text = "torchvision"
@@ -101,7 +101,8 @@ class ResidualBackboneConfig(BackboneConfig):
         if not isinstance(data, dict):
             return data
         filled, preprocess = dict(data), data.get("preprocess", {})
-        for key, value in layout_of(data.get("weights", cls.model_fields["weights"].default)).items():
+        weights, kind = (data.get(key, cls.model_fields[key].default) for key in ("weights", "kind"))
+        for key, value in layout_of(weights, kind).items():
             block, _, inner = key.rpartition(".")
             if not block:
                 filled.setdefault(key, value)

@@ -124,6 +124,11 @@ def test_settings_reach_rfcn() -> None:
     assert model.head.bbox_pred.weight.shape == (49 * 24, 16, 1, 1)
 
 
+def test_rfcn_has_no_modulated_pooling() -> None:
+    with pytest.raises(UserError, match=r"model\.head\.pooling: .*allowed: average, bilinear, deformable$"):
+        from_plain({"model": {"kind": "rfcn", "head": {"pooling": "modulated"}}})
+
+
 def test_settings_reach_the_class_aware_rpn() -> None:
     settings = ClassAwareRPNHeadConfig(
         channels=16, conv_channels=8, pre_nms=50, positive_iou=0.5, negative_iou=0.4, sigma=1, batch_per_image=20
