@@ -222,7 +222,7 @@ def ours(config: Config, device: torch.device, train_batch: Batch, test_batch: B
         predictor.predict([test_batch])
 
     deforms = any(isinstance(module, DeformConv2d) for module in model.modules())
-    deformable = deforms or config.model.pooling == "deformable"
+    deformable = deforms or config.model.deforms_rois
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Contestant(
         training_step(model, optimizer, device, precision, config.train.clip_norm, train_batch),

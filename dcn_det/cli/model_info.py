@@ -105,8 +105,8 @@ def _deformable(config: Config) -> str:
     backbone, parts = config.model.backbone, []
     if isinstance(backbone, ResidualBackboneConfig) and backbone.deform.blocks:
         parts.append(" ".join(backbone.deform.blocks) + (" (v2)" if backbone.deform.kind == "v2" else ""))
-    if config.model.pooling == "deformable":
-        parts.append("pooling")
+    if config.model.deforms_rois:
+        parts.append("pooling" + (" (v2)" if config.model.pooling == "modulated" else ""))
     return ", ".join(parts) or NOTHING
 
 

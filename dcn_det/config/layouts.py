@@ -33,9 +33,15 @@ CONVERTED: dict[str, Any] = {**CAFFE, "preprocess.channel_order": "rgb"}
 ``tools/convert_weights.py``. Also the default without weights."""
 
 
-def layout_of(weights: object) -> dict[str, Any]:
-    """Return the values of ``model.backbone.*`` that are the defaults for a value of ``model.backbone.weights``."""
-    return TORCHVISION if weights == "torchvision" else CONVERTED
+ALIGNED: dict[str, Any] = {**CONVERTED, "stride_on": "3x3", "stem_pool": "pad"}
+"""Aligned-Inception-ResNet, which has no public weights to follow; its module gives the reasons."""
+
+
+def layout_of(weights: object, kind: object) -> dict[str, Any]:
+    """Return the defaults of ``model.backbone.*`` for ``model.backbone.weights`` and ``model.backbone.kind``."""
+    if weights == "torchvision":
+        return TORCHVISION
+    return ALIGNED if kind == "aligned_inception_resnet" else CONVERTED
 
 
 def of_backbone(layout: Mapping[str, Any]) -> dict[str, Any]:

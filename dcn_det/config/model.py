@@ -41,13 +41,17 @@ class DeformConfig(Section):
     kind: Literal["v1", "v2"] = "v1"
     """Learned quantities: offsets (``v1``), or offsets and a modulation mask (``v2``)."""
     offset_groups: Positive = 4
-    """Groups of input channels, each with its own offsets."""
+    """Groups of input channels, each with its own offsets; the authors have 4 with ``v1`` and 1 with ``v2``."""
     offset_dilation: Literal["host"] | Positive = "host"
     """Dilation of the 3x3 convolution that predicts the offsets; ``host``: the same as the deformable convolution."""
+    mask_scale: PositiveFloat = 2.0
+    """Factor on the sigmoid of the mask (``v2``): 2, which starts as the plain convolution, in the authors' code; 1 in
+    their paper, mmcv and detectron2."""
     border: Literal["zeros", "dcn_v1"] = "zeros"
     """Sampling outside the feature map: zero padding, or the rule of the authors' released operator."""
-    lr_mult: NonNegativeFloat = 1.0
-    """Learning-rate multiplier of the convolutions that predict offsets."""
+    lr_mult: NonNegativeFloat | None = None
+    """Learning-rate multiplier of the convolutions that predict offsets and mask; null: 1 with ``v1``, 0.1 with
+    ``v2``."""
 
 
 class BackboneConfig(Section):
@@ -62,8 +66,8 @@ class BackboneConfig(Section):
 class ResidualBackboneConfig(BackboneConfig):
     """Keys of residual networks.
 
-    Defaults of ``stride_on``, ``stem_pool``, ``norm_eps`` and ``preprocess`` depend on ``weights``; ``torchvision``
-    allows no other values. See :mod:`dcn_det.config.layouts`.
+    Defaults of ``stride_on``, ``stem_pool``, ``norm_eps`` and ``preprocess`` depend on ``weights`` and ``kind``;
+    ``weights: torchvision`` allows no other values. See :mod:`dcn_det.config.layouts`.
     """
 
     weights: Text = "torchvision"
@@ -97,7 +101,8 @@ class ResidualBackboneConfig(BackboneConfig):
         if not isinstance(data, dict):
             return data
         filled, preprocess = dict(data), data.get("preprocess", {})
-        for key, value in layout_of(data.get("weights", cls.model_fields["weights"].default)).items():
+        weights, kind = (data.get(key, cls.model_fields[key].default) for key in ("weights", "kind"))
+        for key, value in layout_of(weights, kind).items():
             block, _, inner = key.rpartition(".")
             if not block:
                 filled.setdefault(key, value)
@@ -204,13 +209,17 @@ class ClassAwareRPNHeadConfig(AnchorHeadConfig):
     """Initialization of the layers before the outputs: N(0, 0.01), or He's for narrow layers trained from scratch."""
 
 
+OFFSET_POOLING = ("deformable", "modulated")
+"""Kinds of RoI pooling that learn offsets."""
+
+
 class RoIHeadConfig(Section):
     """Keys of all second stages."""
 
     pooled_size: Positive = 7
     """Bins along each axis of a RoI."""
     samples_per_bin: Positive = 4
-    """Sampling points along each axis of a bin, for ``align``, ``bilinear`` and ``deformable``."""
+    """Sampling points along each axis of a bin, for all pooling but ``max`` and ``average``."""
     offset_std: NonNegativeFloat = 0.1
     """Factor of the predicted offsets, which are relative to the RoI's size (gamma in the paper)."""
     hidden_init: Literal["normal", "he"] = "normal"
@@ -247,10 +256,11 @@ class RoIHeadConfig(Section):
 class FasterRCNNHeadConfig(RoIHeadConfig):
     channels: Positive = 256
     """Channels of the 1x1 convolution between res5 and pooling, or of the feature pyramid."""
-    pooling: Literal["max", "align", "bilinear", "deformable"] = "max"
-    """Max RoI pooling, RoIAlign, deformable RoI pooling without offsets (``bilinear``), or with them."""
-    offset_lr_mult: NonNegativeFloat = 0.01
-    """Learning-rate multiplier of the layer that predicts offsets."""
+    pooling: Literal["max", "align", "bilinear", "deformable", "modulated"] = "max"
+    """Max RoI pooling, RoIAlign, deformable RoI pooling without offsets (``bilinear``), with them, or with offsets and
+    a factor for each bin (``modulated``, DCNv2)."""
+    offset_lr_mult: NonNegativeFloat | None = None
+    """Learning-rate multiplier of the layers that predict offsets; null: 0.01, or 1 when ``modulated``."""
     hidden: Positive = 1024
     """Units of each of the two fully connected layers."""
     class_agnostic: bool = False
@@ -286,6 +296,11 @@ class DetectorConfig(Section):
     def pooling(self) -> str:
         """Kind of RoI pooling; ``none`` for a detector without RoIs."""
         return "none"
+
+    @property
+    def deforms_rois(self) -> bool:
+        """Whether RoI pooling learns offsets."""
+        return self.pooling in OFFSET_POOLING
 
 
 class FasterRCNNConfig(DetectorConfig):

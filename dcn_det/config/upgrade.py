@@ -13,17 +13,27 @@ from dcn_det.config.source import Item, KeyPath, with_origin
 RENAMED: dict[str, str] = {}
 """Keys of version 1 by their dotted path, with their path in version 2."""
 
+_DEFORM = ("model", "backbone", "deform")
+
 
 def upgrade(root: Item, *, stored: bool = False) -> Item:
     """Return settings in the form of the present version.
 
     Args:
         root: settings of a file or a checkpoint. Those of the present version, or of none, are returned as they are.
-        stored: whether a network was made from these very settings. Version 1 only warned of a layout that did not fit
-            ``weights: torchvision``; such a network keeps its layout, and its ``weights`` become ``none``.
+        stored: whether a network was made from these very settings, which then are all there were. Version 1 only
+            warned of a layout that did not fit ``weights: torchvision``; such a network keeps its layout, and its
+            ``weights`` become ``none``. Masks without a ``mask_scale`` had a factor of 1.
     """
-    if not isinstance(root.value, dict) or "version" not in root.value or root.value["version"].value != 1:
+    if not isinstance(root.value, dict) or "version" not in root.value:
         return root
+    if root.value["version"].value == 1:
+        root = _of_version_1(root, stored)
+    return _with_mask_scale(root) if stored else root
+
+
+def _of_version_1(root: Item, stored: bool) -> Item:
+    assert isinstance(root.value, dict)
     root = Item({**root.value, "version": Item(VERSION, root.value["version"].origin)}, root.origin)
     for old, new in RENAMED.items():
         root = _moved(root, tuple(old.split(".")), tuple(new.split(".")))
@@ -34,6 +44,13 @@ def upgrade(root: Item, *, stored: bool = False) -> Item:
     if stored:
         root = _without_claim(root)
     return root
+
+
+def _with_mask_scale(root: Item) -> Item:
+    path = (*_DEFORM, "mask_scale")
+    if _plain(root, (*_DEFORM, "kind")) != "v2" or _get(root, path) is not None:
+        return root
+    return _with(root, path, Item(1.0, root.origin))
 
 
 def upgrade_plain(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class DeformConv2d(nn.Module):
 
     ``offset``, a convolution over the same input, predicts a (y, x) offset for every tap of every output
     position. Its weight and bias are initialized to zero, so that a new module equals ``nn.Conv2d`` with the
-    same weights. With ``modulated`` (Zhu et al., 2019), the mask is the sigmoid of another prediction of the
-    branch, so that a new module halves its samples. Under autocast the branch keeps its own dtype,
+    same weights. With ``modulated`` (Zhu et al., 2019), the mask is ``mask_scale`` times the sigmoid of another
+    prediction of the branch, which starts from 1 by default. Under autocast the branch keeps its own dtype,
     because coordinates need precision: between 16 and 32 cells, bfloat16 resolves only eighths of a cell.
 
     Parameters are ``weight``, ``bias``, ``offset.weight`` and ``offset.bias``. The branch has
@@ -101,7 +101,9 @@ class DeformConv2d(nn.Module):
         groups: as in ``nn.Conv2d``.
         bias: whether the deformable convolution has a bias; the offset branch always has one.
         offset_groups: number of groups of input channels, each with its own offsets.
-        modulated: whether a mask in (0, 1) multiplies the samples.
+        modulated: whether a mask in (0, ``mask_scale``) multiplies the samples.
+        mask_scale: factor on the sigmoid of the mask: 2 in the authors' code, 1 in their paper and in mmcv and
+            detectron2. Use the factor that the weights were trained with.
         border: see :func:`deform_conv2d`.
         offset_dilation: dilation of the offset branch; defaults to ``dilation``. The branch is padded such that
             the offsets have the height and width of the output.
@@ -123,6 +125,7 @@ class DeformConv2d(nn.Module):
         *,
         offset_groups: int = 1,
         modulated: bool = False,
+        mask_scale: float = 2.0,
         border: str = "zeros",
         offset_dilation: int | Sequence[int] | None = None,
     ) -> None:
@@ -140,7 +143,7 @@ class DeformConv2d(nn.Module):
         self.stride, self.padding = pair_of("stride", stride), pair_of("padding", padding)
         self.dilation = pair_of("dilation", dilation)
         self.groups, self.offset_groups = groups, offset_groups
-        self.modulated, self.border = modulated, border
+        self.modulated, self.mask_scale, self.border = modulated, mask_scale, border
         branch_dilation = self.dilation
         if offset_dilation is not None:
             branch_dilation = pair_of("offset_dilation", offset_dilation)
@@ -189,7 +192,7 @@ class DeformConv2d(nn.Module):
             if not self.modulated:
                 return predicted, None
             channels = 2 * self.offset_groups * math.prod(self.kernel_size)
-            return predicted[:, :channels], predicted[:, channels:].sigmoid()
+            return predicted[:, :channels], self.mask_scale * predicted[:, channels:].sigmoid()
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, in_channels, H, W) to (N, out_channels, H_out, W_out)."""
@@ -215,6 +218,7 @@ class DeformConv2d(nn.Module):
             "groups": 1,
             "offset_groups": 1,
             "modulated": False,
+            "mask_scale": 2.0,
             "border": "zeros",
         }
         for name, default in defaults.items():

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dcn_det.config import Config, to_plain, with_values
+from dcn_det.config.model import OFFSET_POOLING
 
 OF_BACKBONE = (
     "model.backbone.stride_on",
@@ -26,6 +27,7 @@ OF_DETECTOR = (
     *OF_BACKBONE,
     "model.backbone.res5_stride",
     "model.backbone.res5_dilation",
+    "model.backbone.deform.mask_scale",
     "model.backbone.deform.border",
     "model.backbone.deform.offset_groups",
     "model.backbone.deform.offset_dilation",
@@ -54,7 +56,7 @@ def differences(config: Config, belonging: Mapping[str, Any]) -> dict[str, tuple
     """Dotted keys of which a config has another value than ``belonging``, with the config's and the other.
 
     Keys that the config does not have, because its architecture has no use for them, do not differ. Nor does
-    deformable pooling from another: it has weights of its own, so the names of these tell.
+    pooling with offsets from another: it has weights of its own, so the names of these tell.
     """
     plain = to_plain(config)
     pairs = {
@@ -63,7 +65,9 @@ def differences(config: Config, belonging: Mapping[str, Any]) -> dict[str, tuple
     return {
         key: (ours, theirs)
         for key, (ours, theirs) in pairs.items()
-        if ours is not None and ours != theirs and not (key == _POOLING and "deformable" in (ours, theirs))
+        if ours is not None
+        and ours != theirs
+        and not (key == _POOLING and (ours in OFFSET_POOLING or theirs in OFFSET_POOLING))
     }
 
 

@@ -27,7 +27,10 @@ def row(text: str, name: str) -> dict[str, str]:
     return dict(zip(lines[0], next(line for line in lines if line[0].endswith(name))))
 
 
-@pytest.mark.parametrize(("pooling", "offsets"), [("max", 0), ("deformable", 12544 * 98)])
+@pytest.mark.parametrize(
+    ("pooling", "offsets"),
+    [("max", 0), ("deformable", 12544 * 98), ("modulated", 12544 * 1024 + 1024 * 1024 + 1024 * 147)],
+)
 def test_multiply_adds_by_hand(pooling: str, offsets: int) -> None:
     info = count("voc/faster_rcnn_r101_atrous2", f"model.head.pooling={pooling}")
     cells = 6 * 8

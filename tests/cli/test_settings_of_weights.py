@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dcn_det.cli.test import main
-from dcn_det.config import load_config, to_plain
+from dcn_det.config import Config, load_config, to_plain
 from dcn_det.errors import UserError
 from dcn_det.inference.build import load
 from dcn_det.models.build import build_detector
@@ -25,7 +26,12 @@ MADE_WITH = (
 @pytest.fixture
 def weights(tiny: Path, tmp_path: Path) -> Path:
     """A checkpoint of random weights with settings that differ from the config."""
-    config = load_config(tiny, *MADE_WITH)
+    checkpoint.save(tmp_path / "w.safetensors", random_weights(load_config(tiny, *MADE_WITH)))
+    return tmp_path / "w.safetensors"
+
+
+def random_weights(config: Config) -> dict[str, Any]:
+    """What a checkpoint holds."""
     annotations = json.loads((Path(config.data.root) / config.data.test.annotations).read_text())
     classes = tuple(
         sorted((Category(each["id"], each["name"]) for each in annotations["categories"]), key=lambda c: c.id)
@@ -36,13 +42,11 @@ def weights(tiny: Path, tmp_path: Path) -> Path:
         for name, parameter in model.named_parameters():
             if ".offset." in name or name.startswith("head."):
                 parameter.normal_(0, 0.3)  # so that border and offset_std matter
-    state = {
+    return {
         "config": to_plain(config),
         "categories": checkpoint.categories_to_plain(classes),
         "model": model.state_dict(),
     }
-    checkpoint.save(tmp_path / "w.safetensors", state)
-    return tmp_path / "w.safetensors"
 
 
 def detections(config: Path, weights: Path, folder: Path, *overrides: str) -> object:
@@ -79,6 +83,25 @@ def test_prediction_takes_all_from_the_checkpoint(weights: Path) -> None:
     assert model.get_submodule("backbone.layer4.1.conv2").border == "dcn_v1"
     assert model.preprocess.mean.flatten().tolist() == [1, 2, 3]
     assert model.head.offset_std == 0.5
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_masks_keep_the_factor_they_were_trained_with(tiny: Path, tmp_path: Path, recorded: bool) -> None:
+    """Checkpoints from before there was a factor do not record it, and mean 1."""
+    modulated = ("model.backbone.deform.kind=v2", "model.head.pooling=modulated")
+    state = random_weights(load_config(tiny, *modulated, "model.backbone.deform.mask_scale=1"))
+    if not recorded:
+        del state["config"]["model"]["backbone"]["deform"]["mask_scale"]
+    checkpoint.save(tmp_path / "w.pth", state)
+    layer = "backbone.layer4.1.conv2"
+    alone = load(tmp_path / "w.pth", device="cpu").model
+    with pytest.warns(UserWarning, match=r"deform\.mask_scale 1.* \(config: 2.*\)"):
+        under = load(tmp_path / "w.pth", device="cpu", config=load_config(tiny, *modulated)).model
+    assert alone.get_submodule(layer).mask_scale == under.get_submodule(layer).mask_scale == 1
+    x = torch.randn(1, 64, 5, 6)
+    mask = alone.get_submodule(layer).sampling(x)[1]
+    assert mask.min() > 0 and 0.9 < mask.max() <= 1
+    torch.testing.assert_close(under.get_submodule(layer)(x), alone.get_submodule(layer)(x))
 
 
 def test_settings_laid_over_a_config(tiny: Path) -> None:

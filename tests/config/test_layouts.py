@@ -1,16 +1,19 @@
 """The layout of a backbone follows from its weights."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
 
 from dcn_det.config import Config, load_config
-from dcn_det.config.layouts import CAFFE, CONVERTED, TORCHVISION, layout_of, of_backbone
+from dcn_det.config.layouts import ALIGNED, CAFFE, CONVERTED, TORCHVISION, layout_of, of_backbone
 from dcn_det.config.model import BackboneConfig, PreprocessConfig, ResNetConfig
+from dcn_det.models.backbones.aligned_inception_resnet import AlignedInceptionResNet
 from dcn_det.weights.settings import OF_BACKBONE, get
 from tests.config.helpers import error
 
+AIR = "aligned_inception_resnet"
 BASES = Path(__file__).resolve().parents[2] / "configs" / "base"
 
 
@@ -23,11 +26,13 @@ def layout(backbone: BackboneConfig) -> dict[str, object]:
     ("weights", "expected"),
     [("torchvision", TORCHVISION), ("none", CONVERTED), ("weights/x.pth", CONVERTED)],
 )
-@pytest.mark.parametrize("kind", ["resnet18", "resnet50", "aligned_inception_resnet"])
+@pytest.mark.parametrize("kind", ["resnet18", "resnet50", AIR])
 def test_defaults_follow_from_the_weights(write, kind, weights, expected):
     path = write(f"model: {{backbone: {{kind: {kind}, weights: {weights}}}}}\n")
     config = load_config(path)
-    assert layout(config.model.backbone) == of_backbone(expected) == of_backbone(layout_of(weights))
+    if kind == AIR and weights != "torchvision":
+        expected = ALIGNED
+    assert layout(config.model.backbone) == of_backbone(expected) == of_backbone(layout_of(weights, kind))
     assert all(config.origins[key] == "default" for key in OF_BACKBONE)
 
 
@@ -37,7 +42,7 @@ def test_the_default_weights_are_torchvision():
 
 
 def test_the_tables_have_the_keys_that_belong_to_weights():
-    for each in (TORCHVISION, CAFFE, CONVERTED):
+    for each in (TORCHVISION, CAFFE, CONVERTED, ALIGNED):
         assert tuple(of_backbone(each)) == OF_BACKBONE
 
 
@@ -80,7 +85,17 @@ def test_basic_blocks_have_one_place_for_the_stride(write, kind):
     assert "model.backbone.stem_pool: " in error(path, "model.backbone.stem_pool=ceil")
 
 
-@pytest.mark.parametrize(("name", "expected"), [("resnet101", TORCHVISION), ("resnet101_caffe", CAFFE)])
+def test_aligned_inception_resnet_is_built_as_its_defaults_say():
+    """The constructor's defaults are those of the settings, which depend on the kind."""
+    parameters = inspect.signature(AlignedInceptionResNet).parameters
+    assert {key: parameters[key].default for key in ("stride_on", "stem_pool")} == {
+        key: ALIGNED[key] for key in ("stride_on", "stem_pool")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("resnet101", TORCHVISION), ("resnet101_caffe", CAFFE), ("air", ALIGNED)]
+)
 def test_the_base_configs_agree_with_the_tables(name, expected):
     plain = yaml.safe_load((BASES / f"{name}.yaml").read_text())
     stated = {key: get(plain, key) for key in OF_BACKBONE if get(plain, key) is not None}

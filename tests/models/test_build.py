@@ -64,6 +64,7 @@ def test_settings_reach_the_parts() -> None:
                     kind="v2",
                     offset_groups=2,
                     offset_dilation=1,
+                    mask_scale=1.5,
                     border="dcn_v1",
                     lr_mult=0.5,
                 ),
@@ -85,7 +86,7 @@ def test_settings_reach_the_parts() -> None:
     assert model.preprocess.reverse
     conv = model.get_submodule("backbone.layer4.1.conv2")
     assert conv.offset.weight.shape == (2 * 27, 64, 3, 3) and conv.offset.dilation == (1, 1)
-    assert conv.border == "dcn_v1"
+    assert (conv.border, conv.mask_scale) == ("dcn_v1", 1.5)
     assert model.rpn.conv.weight.shape == (16, 128, 3, 3) and model.rpn.anchors.shape == (1, 12, 4)
     assert (model.rpn.selection.post_nms, model.rpn.selection.min_size) == (50, 2)
     assert (model.rpn.loss_weight, model.rpn.sigma, model.rpn.sampling.batch_per_image) == (3, 2, 10)
@@ -121,6 +122,11 @@ def test_settings_reach_rfcn() -> None:
     model = build(detector, 5)
     assert model.head.sampler == RoISampler(batch_per_image=9, positive_fraction=0.5, negative_iou=(0.0, 0.5))
     assert model.head.bbox_pred.weight.shape == (49 * 24, 16, 1, 1)
+
+
+def test_rfcn_has_no_modulated_pooling() -> None:
+    with pytest.raises(UserError, match=r"model\.head\.pooling: .*allowed: average, bilinear, deformable$"):
+        from_plain({"model": {"kind": "rfcn", "head": {"pooling": "modulated"}}})
 
 
 def test_settings_reach_the_class_aware_rpn() -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dcn_det.models.boxes import decode, encode
+from dcn_det.models.boxes import decode, encode, to_rois
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
 from dcn_det.models.targets import RoISampler
 from dcn_det.structures import ImageInfo, Target
@@ -57,6 +57,102 @@ def test_offsets_move_what_is_pooled() -> None:
         module.offset.bias.fill_(1.0)
         after = module(maps, [BOXES])[0]
     assert (before - after).abs().max() > 1e-7
+
+
+def test_start_of_the_modulated_branch() -> None:
+    module = FasterRCNNHead(2048, 80, 16, pooling="modulated")
+    layers = dict(module.offset.named_parameters())
+    assert {name: tuple(value.shape) for name, value in layers.items() if name.endswith("weight")} == {
+        "0.weight": (1024, 12544), "2.weight": (1024, 1024), "4.weight": (147, 1024)
+    }  # fmt: skip
+    assert all(layers[name].std().item() == pytest.approx(0.01, rel=0.05) for name in ("0.weight", "2.weight"))
+    assert not any(value.any() for name, value in layers.items() if name.endswith("bias") or name == "4.weight")
+
+
+def test_modulated_pooling_starts_as_half_of_bilinear_and_is_bounded_by_deformable() -> None:
+    """The authors' code doubles the sigmoid of the mask in convolutions alone."""
+    modulated, bilinear = head("modulated"), head("bilinear")
+    maps = modulated.prepare(features())
+    rois = to_rois([BOXES])
+    with torch.no_grad():
+        torch.testing.assert_close(modulated._pool(maps, rois), bilinear._pool(maps, rois) / 2)
+        deformable = head("deformable")
+        moved = torch.linspace(-1, 1, 98)
+        deformable.offset.bias.copy_(moved)
+        modulated.offset[-1].bias.copy_(torch.cat([moved, torch.full((49,), 40.0)]))  # all bins at full strength
+        torch.testing.assert_close(modulated._pool(maps, rois), deformable._pool(maps, rois))
+
+
+def pooled_by_hand(level: torch.Tensor, roi: list[float], offset: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Equation 2 of DCNv2 for a map of stride 16, sample by sample, with four samples and gamma 0.1."""
+    channels, height, width = level.shape
+    left, top, right, bottom = (math.floor(each + 0.5) for each in roi)
+    x1, y1 = left / 16 - 0.5, top / 16 - 0.5
+    w, h = (right + 1) / 16 - 0.5 - x1, (bottom + 1) / 16 - 0.5 - y1
+    pooled = level.new_zeros(channels, 7, 7)
+    for row in range(7):
+        for column in range(7):
+            dx, dy = offset[:, row, column].tolist()
+            values = []
+            for i in range(2):
+                for j in range(2):
+                    x = x1 + (column + j / 2) * w / 7 + 0.1 * dx * w
+                    y = y1 + (row + i / 2) * h / 7 + 0.1 * dy * h
+                    if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+                        continue
+                    x, y = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+                    cells = [
+                        (1 - abs(x - u)) * (1 - abs(y - v)) * level[:, v, u]
+                        for u in {math.floor(x), math.ceil(x)}
+                        for v in {math.floor(y), math.ceil(y)}
+                    ]
+                    values.append(sum(cells) * mask[row, column])
+            if values:
+                pooled[:, row, column] = sum(values) / len(values)
+    return pooled
+
+
+def trained(pooling: str = "modulated") -> FasterRCNNHead:
+    """A head in float64 whose offsets and masks are not those of the start."""
+    module = head(pooling, samples_per_bin=2).double()
+    generator = torch.Generator().manual_seed(2)
+    for parameter in module.offset.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.2
+    return module
+
+
+def test_modulated_pooling_by_hand() -> None:
+    module = trained()
+    level = torch.randn(1, 5, 5, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    rois = to_rois([BOXES.double()])
+    with torch.no_grad():
+        found = module._pool([level], rois)
+        for row, pooled in zip(rois.tolist(), found):
+            zero, one = level.new_zeros(2, 7, 7), level.new_ones(7, 7)
+            predicted = module.offset(pooled_by_hand(level[0], row[1:], zero, one).flatten()[None])[0].view(3, 7, 7)
+            mask = 1 / (1 + torch.exp(-predicted[2]))
+            assert predicted[:2].abs().max() > 0.3 and mask.max() - mask.min() > 0.2
+            torch.testing.assert_close(pooled, pooled_by_hand(level[0], row[1:], predicted[:2], mask))
+
+
+def test_gradients_of_modulated_pooling() -> None:
+    module = trained()
+    generator = torch.Generator().manual_seed(4)
+    level = torch.randn(1, 5, 5, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    last = module.offset[-1]
+    rois = to_rois([BOXES.double() + 0.3])
+
+    def pooled(level: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return module._pool([level], rois)
+
+    assert torch.autograd.gradcheck(pooled, (level, last.weight, last.bias), fast_mode=True)
+
+
+def test_offset_branch_has_the_learning_rate_of_its_paper() -> None:
+    assert set(head("deformable").lr_multipliers().values()) == {0.01}
+    assert head("modulated").lr_multipliers() == {}
+    given = head("modulated", offset_lr_mult=0.5)
+    assert given.lr_multipliers() == {f"offset.{name}": 0.5 for name, _ in given.offset.named_parameters()}
 
 
 def test_predictions_by_hand() -> None:

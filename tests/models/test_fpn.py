@@ -61,14 +61,14 @@ def test_level_of_a_square(side: int, level: int) -> None:
     assert pyramid_levels(rois, 4).tolist() == [level]
 
 
-@pytest.mark.parametrize("pooling", ["max", "align", "bilinear", "deformable"])
+@pytest.mark.parametrize("pooling", ["max", "align", "bilinear", "deformable", "modulated"])
 def test_each_roi_is_pooled_from_its_level(pooling: str) -> None:
     torch.manual_seed(1)
     head = FasterRCNNHead(6, 3, (4, 8, 16, 32), channels=None, pooling=pooling, hidden=8)
     maps = [torch.randn(2, 6, 256 // stride, 320 // stride) for stride in head.strides]
-    if pooling == "deformable":
-        for layer in head.offset:
-            layer.bias.data.normal_()
+    for name, parameter in head.named_parameters():
+        if name.startswith("offset.") and name.endswith("bias"):
+            parameter.data.normal_()
     boxes = [torch.tensor([[0.0, 0, 300, 250], [5, 5, 35, 45], [10, 10, 150, 140]]), torch.tensor([[0.0, 0, 20, 20]])]
     rois = to_rois(boxes)
     assert pyramid_levels(rois, 4).tolist() == [2, 0, 1, 0]
@@ -78,9 +78,10 @@ def test_each_roi_is_pooled_from_its_level(pooling: str) -> None:
             torch.testing.assert_close(pooled[row], head._pool_level(level, maps[level], rois[row : row + 1])[0])
 
 
-def test_every_offset_layer_takes_part_even_without_rois() -> None:
-    head = FasterRCNNHead(6, 3, (4, 8, 16, 32), channels=None, pooling="deformable", hidden=8)
-    assert len(head.offset) == 4 and len(head.lr_multipliers()) == 8
+@pytest.mark.parametrize(("pooling", "parameters"), [("deformable", 2), ("modulated", 6)])
+def test_every_offset_branch_takes_part_even_without_rois(pooling: str, parameters: int) -> None:
+    head = FasterRCNNHead(6, 3, (4, 8, 16, 32), channels=None, pooling=pooling, hidden=8, offset_lr_mult=0.5)
+    assert len(head.offset) == 4 and len(head.lr_multipliers()) == 4 * parameters
     assert head.lr_multipliers().keys() <= dict(head.named_parameters()).keys()
     maps = [torch.randn(1, 6, 64 // stride, 64 // stride) for stride in head.strides]
     info, target = ImageInfo(0, "", 64, 64, 64, 64), Target(torch.tensor([[1.0, 1, 40, 40]]), torch.tensor([1]))

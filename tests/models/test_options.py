@@ -34,8 +34,8 @@ from dcn_det.models.targets import RoISampler
 
 PAIRS: list[tuple[Callable[..., Any], type[Section], set[str]]] = [
     (ResNet, ResNetConfig, {"deform"}),
-    # The aligned pooling is the network's own, the other one what configs of ResNets had.
-    (AlignedInceptionResNet, AlignedInceptionResNetConfig, {"deform", "stem_pool"}),
+    # The network has a layout of its own, which its section takes from `layouts.ALIGNED`.
+    (AlignedInceptionResNet, AlignedInceptionResNetConfig, {"deform", "stem_pool", "stride_on"}),
     (DeformableBlocks, DeformConfig, set()),
     (Preprocess, PreprocessConfig, set()),
     (RPN, RPNConfig, {"anchors"}),

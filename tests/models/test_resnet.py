@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -104,12 +107,12 @@ def test_backbone_parameters_of_resnet101() -> None:
 
 
 @pytest.mark.parametrize("kind, deep", [("resnet18", "layer4.0.conv2"), ("resnet50", "layer4.1.conv2")])
-@pytest.mark.parametrize("border", ["zeros", "dcn_v1"])
-def test_deformable_starts_as_plain(kind: str, deep: str, border: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"border": "dcn_v1"}, {"kind": "v2"}], ids=["zeros", "dcn_v1", "v2"])
+def test_deformable_starts_as_plain(kind: str, deep: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     plain = ResNet(kind, width=8, stem_width=8).eval()
     names = tuple(name for name in block_names(kind) if name.startswith("res5") or name == "res4b")
-    network = ResNet(kind, width=8, stem_width=8, deform=DeformableBlocks(names, border=border)).eval()
+    network = ResNet(kind, width=8, stem_width=8, deform=DeformableBlocks(names, **options)).eval()
     load_into(network, plain.state_dict(), source="plain", optional=(".offset.weight", ".offset.bias"))
     assert f"{deep}.offset.weight" in network.state_dict()
     x = torch.randn(2, 3, 70, 90)
@@ -144,6 +147,15 @@ def test_lr_multipliers_name_parameters() -> None:
     }
     assert set(network.lr_multipliers()) <= dict(network.named_parameters()).keys()
     assert ResNet("resnet50", width=8, deform=DeformableBlocks(("res5b",))).lr_multipliers() == {}
+
+
+def test_offsets_and_masks_of_modulated_blocks_learn_at_a_tenth() -> None:
+    blocks = DeformableBlocks(("res5b",), kind="v2", offset_groups=1)
+    network = ResNet("resnet50", width=8, deform=blocks)
+    names = ("layer4.1.conv2.offset.weight", "layer4.1.conv2.offset.bias")
+    assert network.lr_multipliers() == dict.fromkeys(names, 0.1)
+    assert network.get_parameter(names[0]).shape == (27, 64, 3, 3)  # an x, a y and a mask for each tap
+    assert ResNet("resnet50", width=8, deform=replace(blocks, lr_mult=1.0)).lr_multipliers() == {}
 
 
 def test_frozen_batch_norm_is_all_that_is_frozen_by_it() -> None:

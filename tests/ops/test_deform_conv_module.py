@@ -43,11 +43,23 @@ def test_starts_as_a_plain_convolution(options):
 
 
 @pytest.mark.parametrize("options", CONFIGURATIONS)
-def test_modulated_starts_at_half_of_it(options):
+def test_modulated_starts_as_a_plain_convolution_too(options):
     torch.manual_seed(0)
-    module = DeformConv2d(8, 6, modulated=True, **{**options, "bias": False})
+    module = DeformConv2d(8, 6, modulated=True, **options)
     input = torch.randn(2, 8, 11, 9)
-    torch.testing.assert_close(module(input), plain_twin(module)(input) / 2)
+    torch.testing.assert_close(module(input), plain_twin(module)(input))
+    assert (module.sampling(input)[1] == 1).all()
+
+
+@pytest.mark.parametrize("mask_scale", [1.0, 2.0, 0.5])
+def test_mask_is_the_scaled_sigmoid(mask_scale):
+    torch.manual_seed(0)
+    module = DeformConv2d(4, 6, 3, padding=1, offset_groups=2, modulated=True, mask_scale=mask_scale, bias=False)
+    input = torch.randn(2, 4, 7, 8)
+    torch.testing.assert_close(module(input), plain_twin(module)(input) * mask_scale / 2)
+    nn.init.normal_(module.offset.weight, std=0.2)
+    logits = module.offset(input)[:, 36:]
+    torch.testing.assert_close(module.sampling(input)[1], mask_scale / (1 + torch.exp(-logits)))
 
 
 def test_initializes_like_a_convolution():
@@ -82,7 +94,7 @@ def test_sampling_feeds_the_operator():
     input = torch.randn(2, 4, 7, 8)
     offset, mask = module.sampling(input)
     assert offset.shape == (2, 36, 7, 8) and mask.shape == (2, 18, 7, 8)
-    assert mask.min() > 0 and mask.max() < 1
+    assert mask.min() > 0 and 1 < mask.max() < 2
     expected = deform_conv2d(input, offset, module.weight, module.bias, padding=1, mask=mask, border="dcn_v1")
     assert torch.equal(module(input), expected)
     assert DeformConv2d(4, 6, 3).sampling(input)[1] is None
@@ -126,6 +138,7 @@ def test_representation():
         "4, 6, kernel_size=(3, 2), stride=(2, 2), padding=(1, 1), groups=2, offset_groups=4, modulated=True, "
         "border='dcn_v1', bias=False"
     )
+    assert DeformConv2d(4, 6, 3, modulated=True, mask_scale=1.0).extra_repr().endswith("modulated=True, mask_scale=1.0")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 Every convolution and pooling is padded, so that the cells of a feature map lie at the centres of their receptive
 fields, and all stages repeat one block. The paper gives the widths and depths of the stages (those of ResNet-101)
 and the number of parameters, 64.3 M with the classifier; the inside of a block is only in a figure. The block here
-is the one of the public re-implementation by soeaver (pytorch-priv), whose count agrees with the paper's.
+is the one of the public re-implementation by soeaver (pytorch-priv), whose count agrees with the paper's, with the
+stride of a stage on the first 3x3 convolution of each branch. Of strides the paper says only that a 1x1 convolution
+with stride 2 changes the dimension, which the shortcut does. On the first 1x1 of a branch, a stride would skip three
+quarters of the cells.
 """
 
 from __future__ import annotations
@@ -123,21 +126,27 @@ class AlignedInceptionResNet(ResidualBackbone):
     Args:
         kind: ``aligned_inception_resnet``.
         width: channels of the first branch in res2, an even number; later stages double it.
+        stride_on: ``3x3``, as in the re-implementation, by default; ``first_1x1`` is the Caffe layout of ResNets.
         stem_pool: ``pad``, the aligned one, by default.
-        **options: see :class:`ResidualBackbone`. ``stride_on``: the paper's text has the stride on the 1x1 ("dimension
-            changes use a 1x1 convolution of stride 2"), the re-implementation on the first 3x3. ``deform.blocks``:
-            blocks or single convolutions, see :func:`deformable_names`.
+        **options: see :class:`ResidualBackbone`. ``deform.blocks``: blocks or single convolutions, see
+            :func:`deformable_names`.
 
     Raises:
         ValueError: a name, the width or the dilations do not fit.
     """
 
     def __init__(
-        self, kind: str = KIND, *, width: int = 64, stem_pool: Literal["ceil", "pad"] = "pad", **options: Any
+        self,
+        kind: str = KIND,
+        *,
+        width: int = 64,
+        stride_on: Literal["first_1x1", "3x3"] = "3x3",
+        stem_pool: Literal["ceil", "pad"] = "pad",
+        **options: Any,
     ) -> None:
         if width % 2:
             raise ValueError(f"width {width} is odd; the second branch has half of it")
-        super().__init__(kind, width=width, stem_pool=stem_pool, **options)
+        super().__init__(kind, width=width, stride_on=stride_on, stem_pool=stem_pool, **options)
 
     @classmethod
     def depths(cls, kind: str) -> tuple[int, int, int, int]:

@@ -13,6 +13,9 @@ from dcn_det.ops import DeformConv2d
 Conv3x3 = Callable[[int, int, int, int], nn.Module]
 """Makes a 3x3 convolution from its input channels, output channels, stride and dilation."""
 
+LR_MULT = {"v1": 1.0, "v2": 0.1}
+"""Learning-rate multipliers of the authors' code, by kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeformableBlocks:
@@ -24,16 +27,19 @@ class DeformableBlocks:
         offset_groups: sets of offsets, each for an equal share of the channels.
         offset_dilation: dilation of the 3x3 convolution that predicts the offsets; ``host`` takes that of the
             deformable one, as in the paper.
+        mask_scale: factor on the sigmoid of the mask of ``v2``, see :class:`dcn_det.ops.DeformConv2d`.
         border: ``zeros`` or ``dcn_v1``, see :func:`dcn_det.ops.deform_conv2d`.
-        lr_mult: learning-rate multiplier of the convolutions that predict the offsets.
+        lr_mult: learning-rate multiplier of the convolutions that predict offsets and mask; None: that of the authors'
+            code, 1 for ``v1`` and 0.1 for ``v2``.
     """
 
     blocks: tuple[str, ...] = ()
     kind: Literal["v1", "v2"] = "v1"
     offset_groups: int = 4
     offset_dilation: Literal["host"] | int = "host"
+    mask_scale: float = 2.0
     border: Literal["zeros", "dcn_v1"] = "zeros"
-    lr_mult: float = 1.0
+    lr_mult: float | None = None
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -52,7 +58,7 @@ def plain3x3(in_channels: int, out_channels: int, stride: int, dilation: int) ->
 def deformable3x3(
     deform: DeformableBlocks, in_channels: int, out_channels: int, stride: int, dilation: int
 ) -> DeformConv2d:
-    """Returns a deformable :func:`plain3x3`, which it equals (unless modulated) while its offsets are zero."""
+    """Returns a deformable :func:`plain3x3`, which it equals until its offsets and mask are trained."""
     layer = DeformConv2d(
         in_channels,
         out_channels,
@@ -63,6 +69,7 @@ def deformable3x3(
         bias=False,
         offset_groups=deform.offset_groups,
         modulated=deform.kind == "v2",
+        mask_scale=deform.mask_scale,
         border=deform.border,
         offset_dilation=None if deform.offset_dilation == "host" else deform.offset_dilation,
     )
@@ -70,8 +77,9 @@ def deformable3x3(
     return layer
 
 
-def offset_lr_multipliers(backbone: nn.Module, multiplier: float) -> dict[str, float]:
-    """Returns the multiplier for every parameter that predicts offsets, by name; empty when it is 1."""
+def offset_lr_multipliers(backbone: nn.Module, deform: DeformableBlocks) -> dict[str, float]:
+    """Returns the multiplier for every parameter that predicts offsets or mask, by name; empty when it is 1."""
+    multiplier = LR_MULT[deform.kind] if deform.lr_mult is None else deform.lr_mult
     if multiplier == 1:
         return {}
     layers = [name for name, module in backbone.named_modules() if isinstance(module, DeformConv2d)]

@@ -157,7 +157,7 @@ class ResidualBackbone(nn.Module, ABC):
 
     def lr_multipliers(self) -> dict[str, float]:
         """Returns learning-rate multipliers other than 1, by parameter name."""
-        return offset_lr_multipliers(self, self.deform.lr_mult)
+        return offset_lr_multipliers(self, self.deform)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps normalized images (B, 3, H, W) to outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""

@@ -19,6 +19,9 @@ from dcn_det.precision import in_full_precision
 PYRAMID_SIZE, PYRAMID_LEVEL = 224, 2
 """A RoI of this side, in pixels, is pooled from the level of this number; each doubling goes one level up."""
 
+OFFSET_LR_MULT = {"deformable": 0.01, "modulated": 1.0}
+"""Learning-rate multipliers of the offset branches, by kind of pooling."""
+
 
 class FasterRCNNHead(RoIHead):
     """Classifies proposals and refines their boxes.
@@ -28,8 +31,12 @@ class FasterRCNNHead(RoIHead):
     paper) the RoI is first pooled without offsets, and one fully connected layer turns the result into an
     offset for each bin. New layers start from N(0, 0.01), biases and the offset layer from 0.
 
+    With modulated pooling (Zhu et al., "Deformable ConvNets v2" (2019), section 3.2) the branch has two further
+    layers of ``hidden`` units, and its last one also gives each bin a scalar, whose sigmoid multiplies the bin in all
+    channels. It starts from 1/2, in the paper and in the authors' code.
+
     On a feature pyramid there is no convolution, and each RoI is pooled from the level that suits its size (Lin
-    et al., CVPR 2017, equation 1). Deformable pooling then has an offset layer for each level, as the authors'
+    et al., CVPR 2017, equation 1). Deformable pooling then has an offset branch for each level, as the authors'
     released code has it.
 
     Args:
@@ -38,9 +45,11 @@ class FasterRCNNHead(RoIHead):
         stride: of the feature map, in input pixels, or one for each level of a pyramid, finest first.
         channels: of the 1x1 convolution; None pools from the feature maps as they are.
         pooling: ``max`` (plain RoI pooling), ``align`` (RoIAlign, He et al., ICCV 2017), ``bilinear`` (the
-            deformable operator without offsets) or ``deformable``.
+            deformable operator without offsets), ``deformable`` or ``modulated``.
         hidden: width of the fully connected layers.
-        class_agnostic, sampler, offset_lr_mult, **options: see :class:`dcn_det.models.heads.roi_head.RoIHead`.
+        offset_lr_mult: learning-rate multiplier of the offset branch; None: that of the papers, 0.01 for
+            ``deformable`` and 1 for ``modulated``.
+        class_agnostic, sampler, **options: see :class:`dcn_det.models.heads.roi_head.RoIHead`.
     """
 
     def __init__(
@@ -50,18 +59,18 @@ class FasterRCNNHead(RoIHead):
         stride: int | Sequence[int],
         *,
         channels: int | None = 256,
-        pooling: Literal["max", "align", "bilinear", "deformable"] = "max",
+        pooling: Literal["max", "align", "bilinear", "deformable", "modulated"] = "max",
         hidden: int = 1024,
         class_agnostic: bool = False,
         sampler: RoISampler | None = None,
-        offset_lr_mult: float = 0.01,
+        offset_lr_mult: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
             num_classes,
             class_agnostic=class_agnostic,
             sampler=sampler or RoISampler(),
-            offset_lr_mult=offset_lr_mult,
+            offset_lr_mult=OFFSET_LR_MULT.get(pooling, 1.0) if offset_lr_mult is None else offset_lr_mult,
             **options,
         )
         self.strides = (stride,) if isinstance(stride, int) else tuple(stride)
@@ -78,10 +87,20 @@ class FasterRCNNHead(RoIHead):
         start(*([] if self.reduce is None else [self.reduce]), self.fc1, self.fc2)
         initialize.normal(self.cls_score, self.bbox_pred)
         self.offset: nn.Module | None = None
-        if pooling == "deformable":
-            layers = [nn.Linear(pooled, 2 * self.pooled_size**2) for _ in self.strides]
-            initialize.zero(*layers)
-            self.offset = layers[0] if len(layers) == 1 else nn.ModuleList(layers)
+        if pooling in OFFSET_LR_MULT:
+            branches = [self._offset_branch(pooled, hidden) for _ in self.strides]
+            self.offset = branches[0] if len(branches) == 1 else nn.ModuleList(branches)
+
+    def _offset_branch(self, pooled: int, hidden: int) -> nn.Module:
+        bins = self.pooled_size**2
+        if self.pooling == "deformable":
+            layer = nn.Linear(pooled, 2 * bins)
+            initialize.zero(layer)
+            return layer
+        first, second, last = nn.Linear(pooled, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 3 * bins)
+        initialize.START[self.hidden_init](first, second)
+        initialize.zero(last)
+        return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), last)
 
     def lr_multipliers(self) -> dict[str, float]:
         """Returns learning-rate multipliers other than 1, by parameter name."""
@@ -116,7 +135,7 @@ class FasterRCNNHead(RoIHead):
             return self._pool_level(0, maps[0], rois)
         levels = pyramid_levels(rois, len(maps))
         rows = [(levels == index).nonzero()[:, 0].to(rois.device) for index in range(len(maps))]
-        # Levels without a RoI are pooled, too, so that every offset layer takes part in every step.
+        # Levels without a RoI are pooled, too, so that every offset branch takes part in every step.
         pooled = [self._pool_level(index, level, rois[rows[index]]) for index, level in enumerate(maps)]
         return torch.cat(pooled)[torch.cat(rows).argsort()]
 
@@ -132,9 +151,10 @@ class FasterRCNNHead(RoIHead):
         pooled = self._sample(level, rois, scale, None)
         if self.offset is None:
             return pooled
-        layer = self.offset[index] if isinstance(self.offset, nn.ModuleList) else self.offset
-        offsets = layer(pooled.flatten(1)).unflatten(1, (2, self.pooled_size, self.pooled_size))
-        return self._sample(level, rois, scale, offsets)
+        branch = self.offset[index] if isinstance(self.offset, nn.ModuleList) else self.offset
+        predicted = branch(pooled.flatten(1)).unflatten(1, (-1, self.pooled_size, self.pooled_size))
+        pooled = self._sample(level, rois, scale, predicted[:, :2])
+        return pooled * predicted[:, 2:].sigmoid() if self.pooling == "modulated" else pooled
 
     def _sample(self, level: Tensor, rois: Tensor, scale: float, offsets: Tensor | None) -> Tensor:
         return deform_psroi_pool(
