@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dcn_det.cli.test import main
 from dcn_det.config import load_config, to_plain
+from dcn_det.config.data import SampleDataConfig
 from dcn_det.errors import UserError
 from dcn_det.inference.build import load
 from dcn_det.models.build import build_detector
@@ -26,6 +28,7 @@ MADE_WITH = (
 def weights(tiny: Path, tmp_path: Path) -> Path:
     """A checkpoint of random weights with settings that differ from the config."""
     config = load_config(tiny, *MADE_WITH)
+    assert isinstance(config.data, SampleDataConfig) and config.data.test is not None
     annotations = json.loads((Path(config.data.root) / config.data.test.annotations).read_text())
     classes = tuple(
         sorted((Category(each["id"], each["name"]) for each in annotations["categories"]), key=lambda c: c.id)
@@ -45,7 +48,7 @@ def weights(tiny: Path, tmp_path: Path) -> Path:
     return tmp_path / "w.safetensors"
 
 
-def detections(config: Path, weights: Path, folder: Path, *overrides: str) -> object:
+def detections(config: Path, weights: Path, folder: Path, *overrides: str) -> list[dict]:
     assert main([str(config), f"--weights={weights}", f"--output={folder}", *overrides]) == 0
     return json.loads((folder / "detections.json").read_text())
 
@@ -75,7 +78,7 @@ def test_other_architectures_are_refused(tiny: Path, weights: Path, tmp_path: Pa
 
 
 def test_prediction_takes_all_from_the_checkpoint(weights: Path) -> None:
-    model = load(weights, device="cpu").model
+    model: Any = load(weights, device="cpu").model
     assert model.get_submodule("backbone.layer4.1.conv2").border == "dcn_v1"
     assert model.preprocess.mean.flatten().tolist() == [1, 2, 3]
     assert model.head.offset_std == 0.5

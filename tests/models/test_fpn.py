@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from dcn_det.models.anchors import cell_anchors
 from dcn_det.models.backbones.fpn import LEVELS, FeaturePyramid
@@ -10,10 +13,17 @@ from dcn_det.models.heads.faster_rcnn import FasterRCNNHead, pyramid_levels
 from dcn_det.models.rpn import RPN, RPNOutput
 from dcn_det.structures import ImageInfo, Target
 
-SMALL = {"width": 8, "stem_width": 8, "norm": "gn", "frozen_stages": 0, "res5_stride": 2, "res5_dilation": 1}
+SMALL: dict[str, Any] = {
+    "width": 8,
+    "stem_width": 8,
+    "norm": "gn",
+    "frozen_stages": 0,
+    "res5_stride": 2,
+    "res5_dilation": 1,
+}
 
 
-def pyramid(**options: object) -> FeaturePyramid:
+def pyramid(**options: Any) -> FeaturePyramid:
     torch.manual_seed(0)
     return FeaturePyramid(ResNet("resnet18", **SMALL), 6, **options)
 
@@ -42,7 +52,8 @@ def test_levels_by_hand() -> None:
 def test_start() -> None:
     module = FeaturePyramid(ResNet("resnet18", **SMALL | {"width": 64}), 64)
     for layer in (module.p6, module.fpn.inner_blocks[3][0], module.fpn.layer_blocks[0][0]):
-        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1) and (layer.bias == 0).all()
+        assert layer.get_parameter("weight").std().item() == pytest.approx(0.01, rel=0.1)
+        assert not layer.get_parameter("bias").any()
     assert pyramid(hidden_init="he").p6.weight.std() > 0.03
     assert module.lr_multipliers() == {}
 
@@ -59,13 +70,14 @@ def test_level_of_a_square(side: int, level: int) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["max", "align", "bilinear", "deformable"])
-def test_each_roi_is_pooled_from_its_level(pooling: str) -> None:
+def test_each_roi_is_pooled_from_its_level(pooling: Any) -> None:
     torch.manual_seed(1)
     head = FasterRCNNHead(6, 3, (4, 8, 16, 32), channels=None, pooling=pooling, hidden=8)
     maps = [torch.randn(2, 6, 256 // stride, 320 // stride) for stride in head.strides]
     if pooling == "deformable":
+        assert isinstance(head.offset, nn.ModuleList)
         for layer in head.offset:
-            layer.bias.data.normal_()
+            layer.get_parameter("bias").data.normal_()
     boxes = [torch.tensor([[0.0, 0, 300, 250], [5, 5, 35, 45], [10, 10, 150, 140]]), torch.tensor([[0.0, 0, 20, 20]])]
     rois = to_rois(boxes)
     assert pyramid_levels(rois, 4).tolist() == [2, 0, 1, 0]
@@ -77,11 +89,12 @@ def test_each_roi_is_pooled_from_its_level(pooling: str) -> None:
 
 def test_every_offset_layer_takes_part_even_without_rois() -> None:
     head = FasterRCNNHead(6, 3, (4, 8, 16, 32), channels=None, pooling="deformable", hidden=8)
-    assert len(head.offset) == 4 and len(head.lr_multipliers()) == 8
+    assert isinstance(head.offset, nn.ModuleList) and len(head.offset) == 4 and len(head.lr_multipliers()) == 8
     assert head.lr_multipliers().keys() <= dict(head.named_parameters()).keys()
     maps = [torch.randn(1, 6, 64 // stride, 64 // stride) for stride in head.strides]
     info, target = ImageInfo(0, "", 64, 64, 64, 64), Target(torch.tensor([[1.0, 1, 40, 40]]), torch.tensor([1]))
-    sum(head.losses(maps, [torch.zeros(0, 4)], [info], [target]).values()).backward()
+    losses = head.losses(maps, [torch.zeros(0, 4)], [info], [target])
+    sum(losses.values(), torch.zeros(())).backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
