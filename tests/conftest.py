@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -7,7 +8,7 @@ import yaml
 from dcn_det.data.sample import make_sample
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = {
+TINY: dict[str, Any] = {
     "model": {
         "backbone": {
             "kind": "resnet18",

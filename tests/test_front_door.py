@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -13,6 +14,7 @@ import torch
 import dcn_det
 from dcn_det.data.sample import make_sample
 from dcn_det.images import read_image
+from dcn_det.models.heads.rfcn import RFCNHead
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,8 +81,9 @@ def test_images_in_any_form_give_the_same_detections(run: dcn_det.TrainingResult
 
 def test_settings_are_laid_over_those_of_the_weights(run: dcn_det.TrainingResult, photo: Path) -> None:
     assert run.weights is not None
+    dotted: dict[str, Any] = {"test.max_detections": 3}
     assert len(dcn_det.load(run.weights, test={"max_detections": 3})(photo)) == 3
-    assert len(dcn_det.load(run.weights, **{"test.max_detections": 3})(photo)) == 3
+    assert len(dcn_det.load(run.weights, **dotted)(photo)) == 3
     given = dcn_det.load(run.weights, config=run.output / "config.yaml", test={"max_detections": 2})
     assert len(given(photo)) == 2
     with pytest.raises(dcn_det.UserError, match="max_detections"):
@@ -108,7 +111,7 @@ def test_test_and_evaluate_agree(run: dcn_det.TrainingResult, sample_root: Path,
 def test_a_detector_is_built_from_a_config() -> None:
     config = dcn_det.load_config(ROOT / "configs/sample/rfcn_dcn.yaml", "model.backbone.width=8")
     model = dcn_det.build_detector(config, num_classes=3)
-    assert model.head.num_classes == 3 and model.training
+    assert isinstance(model.head, RFCNHead) and model.head.num_classes == 3 and model.training
 
 
 def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,9 +104,9 @@ def test_candidates_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.rand(50)
     assert limit_candidates(lambda threshold: values[values > threshold]) == 10
     assert limit_candidates(lambda threshold: values[:5]) == 5
-    for scores in (torch.empty(0), torch.tensor([float("nan")])):
+    for scores in (lambda threshold: torch.empty(0), lambda threshold: torch.tensor([float("nan")])):
         with pytest.raises(UserError, match="random weights"):
-            limit_candidates(lambda threshold, scores=scores: scores)
+            limit_candidates(scores)
 
 
 @pytest.mark.parametrize(

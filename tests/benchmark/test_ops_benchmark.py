@@ -85,7 +85,7 @@ def test_peaks_are_rates() -> None:
     assert 1e7 < peaks["float32"] < 1e15 and 1e7 < peaks["copy"] < 1e14
 
 
-BARS = {
+BARS: dict[str, dict[int, list[float]]] = {
     "deform_conv2d 38x63, forward": {2: [3.4, 1.25]},
     "deform_conv2d 38x63, forward+backward": {1: [3.8], 2: [6, 1.35]},
     "deform_conv2d 38x63, bfloat16, forward": {2: [0.65]},

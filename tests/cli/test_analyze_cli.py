@@ -98,7 +98,7 @@ def test_the_page_holds_all_it_shows_and_is_well_formed(page: Path) -> None:
 def test_the_plots_are_pictures_and_the_same_each_time(folder: Path, page: Path) -> None:
     for name in PLOTS:
         picture = cv2.imread(str(page.parent / f"{name}.png"))
-        assert picture.shape[0] > 300 and picture.std() > 5, name
+        assert picture is not None and picture.shape[0] > 300 and picture.std() > 5, name
     before = page.read_bytes()
     arguments = ["--ground-truth", str(folder / "truth.json"), "--images", str(folder / "images"), "--worst", "3"]
     assert main([str(folder / "results.json"), *arguments]) == 0

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_boxes_cannot_be_evaluated_as_masks() -> None:
 @pytest.mark.usefixtures("files")
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     for names in (["gt.json", "nothing.json"], ["nothing.json", "results.json"]):
-        assert exit_code(lambda names=names: main(names)) == 2
+        assert exit_code(partial(main, names)) == 2
         out, error = capsys.readouterr()
         assert (out, error.count("\n")) == ("", 1) and error.startswith("error: nothing.json:")
 

@@ -1,6 +1,7 @@
 """``dcn-det model-info``: counts compared with counts by hand and the paper's table, and invalid arguments."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_activations_are_those_of_a_real_step() -> None:
     config = load_config(
         CONFIGS / "voc" / "rfcn_r101_dcn.yaml", "model.backbone.width=8", "model.backbone.kind=resnet50"
     )
-    model = build_detector(config, 20)
+    model: Any = build_detector(config, 20)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 

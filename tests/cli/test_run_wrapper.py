@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def fail(error: BaseException) -> int:
 def test_the_commands_own_code_is_the_exit_code() -> None:
     for code in (0, 3):
         with pytest.raises(SystemExit) as stop:
-            run(lambda code=code: code)
+            run(partial(int, code))
         assert stop.value.code == code
 
 

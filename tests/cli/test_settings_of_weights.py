@@ -49,7 +49,7 @@ def random_weights(config: Config) -> dict[str, Any]:
     }
 
 
-def detections(config: Path, weights: Path, folder: Path, *overrides: str) -> object:
+def detections(config: Path, weights: Path, folder: Path, *overrides: str) -> list[dict]:
     assert main([str(config), f"--weights={weights}", f"--output={folder}", *overrides]) == 0
     return json.loads((folder / "detections.json").read_text())
 
@@ -79,7 +79,7 @@ def test_other_architectures_are_refused(tiny: Path, weights: Path, tmp_path: Pa
 
 
 def test_prediction_takes_all_from_the_checkpoint(weights: Path) -> None:
-    model = load(weights, device="cpu").model
+    model: Any = load(weights, device="cpu").model
     assert model.get_submodule("backbone.layer4.1.conv2").border == "dcn_v1"
     assert model.preprocess.mean.flatten().tolist() == [1, 2, 3]
     assert model.head.offset_std == 0.5

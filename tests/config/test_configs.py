@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("voc/")])
 def test_voc_variants_differ_in_what_their_names_say(name: str) -> None:
-    model = load_config(FILES[name]).model
+    model: Any = load_config(FILES[name]).model
     kind, variant = name.removeprefix("voc/").split("_r101_")
     assert model.kind == kind
     assert model.backbone.deform.blocks == BLOCKS.get(variant, ())
@@ -156,6 +157,7 @@ def test_test_time_methods_take_the_weights_of_the_plain_config() -> None:
         plain, scales, average = (load_config(FILES[name + suffix]) for suffix in ("", "_ms", "_ms_boxavg"))
         assert plain.model == scales.model == average.model and plain.train == scales.train == average.train
         assert plain.test.scales is None and scales.test.box_average is None
+        assert average.test.scales is not None
         assert [each.short_side for each in average.test.scales] == [480, 576, 688, 864, 1200, 1400]
         assert average.test.box_average is not None and average.test.box_average.iterations == 2
 
@@ -227,12 +229,15 @@ def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> N
     after = session.model.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
     assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
+    assert session.test_set is not None
+    detector: Any = session.model
     photo = session.test_set.index.folder / session.test_set.index.file_name(0)
-    found = build_predictor(session.model, session.categories, session.config)(read_image(photo))
+    found = build_predictor(detector, session.categories, session.config)(read_image(photo))
     assert found.boxes.isfinite().all() and found.scores.isfinite().all()
 
 
 def test_only_feature_pyramids_train_anchors_that_leave_the_image() -> None:
     """As in the released code: few anchors of a pyramid's coarse levels lie inside, and all propose in testing."""
     for name, crosses in (("faster_rcnn_r101_fpn_dcn", True), ("faster_rcnn_r101_dcn", False), ("rfcn_r101", False)):
-        assert load_config(FILES[f"coco/{name}"]).model.rpn.cross_border is crosses
+        model: Any = load_config(FILES[f"coco/{name}"]).model
+        assert model.rpn.cross_border is crosses

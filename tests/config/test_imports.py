@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,8 @@ def test_imports_add_up_over_bases_overlays_and_overrides(write):
     write("imports: [first_module]\nmodel: {backbone: {kind: first, size: 2}}\n", "b.yaml")
     config = load_config(write("base: b.yaml\nimports: [second_module, first_module]\n"))
     assert config.imports == ("first_module", "second_module")
-    assert config.model.backbone.size == 2
+    backbone: Any = config.model.backbone
+    assert backbone.size == 2
     plain = write("seed: 1\n", "c.yaml")
     config = load_config(plain, "overlay=b.yaml", "imports=[second_module]", "model.backbone.kind=second")
     assert config.imports == ("first_module", "second_module")

@@ -81,7 +81,8 @@ def test_every_contradiction_has_its_place(write):
 @pytest.mark.parametrize("kind", ["resnet18", "resnet34"])
 def test_basic_blocks_have_one_place_for_the_stride(write, kind):
     path = write(f"model: {{backbone: {{kind: {kind}, stride_on: first_1x1}}}}\n")
-    assert load_config(path).model.backbone.stride_on == "first_1x1"
+    backbone = load_config(path).model.backbone
+    assert isinstance(backbone, ResNetConfig) and backbone.stride_on == "first_1x1"
     assert "model.backbone.stem_pool: " in error(path, "model.backbone.stem_pool=ceil")
 
 

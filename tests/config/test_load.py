@@ -1,12 +1,14 @@
 """Files, inheritance, overlays and overrides become a config in which every value knows where it was set."""
 
 import pickle
+from typing import Any
 
 import pytest
 
 from dcn_det.config import Config, from_plain, load_config, to_plain, with_values
 from dcn_det.config.load import leaves
-from dcn_det.config.train import AdamWConfig, CosineScheduleConfig
+from dcn_det.config.model import FasterRCNNConfig, ResNetConfig, RFCNConfig
+from dcn_det.config.train import AdamWConfig, CosineScheduleConfig, SGDConfig
 from dcn_det.errors import UserError
 from tests.config.helpers import error
 
@@ -37,7 +39,8 @@ def test_a_base_is_relative_to_the_file_that_names_it(write):
 def test_lists_replace(write):
     write("model: {backbone: {deform: {blocks: [res5a, res5b]}}}\n", "b.yaml")
     config = load_config(write("base: b.yaml\nmodel: {backbone: {deform: {blocks: [res5c]}}}\n"))
-    assert config.model.backbone.deform.blocks == ("res5c",)
+    backbone = config.model.backbone
+    assert isinstance(backbone, ResNetConfig) and backbone.deform.blocks == ("res5c",)
 
 
 def test_one_base_may_be_reached_twice(write):
@@ -65,12 +68,13 @@ def test_another_kind_starts_its_block_afresh(write):
 def test_the_same_kind_goes_on_with_its_block(write):
     write("train: {optimizer: {lr: 0.5, momentum: 0.8}}\n", "b.yaml")
     optimizer = load_config(write("base: b.yaml\ntrain: {optimizer: {kind: sgd, lr: 0.1}}\n")).train.optimizer
-    assert (optimizer.kind, optimizer.lr, optimizer.momentum) == ("sgd", 0.1, 0.8)
+    assert optimizer == SGDConfig(kind="sgd", lr=0.1, momentum=0.8)
 
 
 def test_a_kind_without_keys_of_its_own_keeps_the_block(write):
     write("model: {backbone: {kind: resnet101, frozen_stages: 4}}\n", "b.yaml")
     backbone = load_config(write("base: b.yaml\nmodel: {backbone: {kind: resnet50}}\n")).model.backbone
+    assert isinstance(backbone, ResNetConfig)
     assert (backbone.kind, backbone.frozen_stages) == ("resnet50", 4)
 
 
@@ -149,7 +153,7 @@ def test_overrides_take_lists_blocks_and_text_with_equals_signs(write):
         "seed=2",
         "seed=3",
     )
-    assert config.model.rpn.anchors.scales == (2.0, 4.0)
+    assert isinstance(config.model, FasterRCNNConfig) and config.model.rpn.anchors.scales == (2.0, 4.0)
     assert (config.data.resize.short_side, config.data.resize.max_side) == (100, 300)
     assert config.data.root == "/data/a=b"
     assert config.seed == 3
@@ -157,7 +161,8 @@ def test_overrides_take_lists_blocks_and_text_with_equals_signs(write):
 
 def test_a_stated_dilation_goes_with_any_stride(write):
     text = "model: {backbone: {res5_stride: 2, res5_dilation: 2}}\n"
-    assert load_config(write(text)).model.backbone.res5_stride == 2
+    backbone = load_config(write(text)).model.backbone
+    assert isinstance(backbone, ResNetConfig) and backbone.res5_stride == 2
 
 
 def test_overrides_may_be_mappings_of_plain_values(write):
@@ -170,8 +175,9 @@ def test_overrides_may_be_mappings_of_plain_values(write):
         {"seed": 5, "model.rpn.anchors.scales": (2, 4), "data": {"root": over, "classes": None}},
     )
     assert (config.seed, config.train.batch_size, config.train.log_every) == (5, 8, 6)
-    assert (config.model.kind, config.model.head.channels, config.model.backbone.norm) == ("rfcn", 32, "gn")
-    assert config.model.rpn.anchors.scales == (2.0, 4.0)
+    model: Any = config.model
+    assert (model.kind, model.head.channels, model.backbone.norm) == ("rfcn", 32, "gn")
+    assert model.rpn.anchors.scales == (2.0, 4.0)
     assert (config.data.root, config.data.classes) == ("over.yaml", None)
     assert {config.origins[key] for key in ("seed", "model.head.channels", "data.root")} == {"override"}
     assert config.origins["train.log_every"] == "over.yaml:1"
@@ -220,6 +226,7 @@ def test_origins_name_file_and_line_override_or_default(write):
 def test_origins_stay_with_other_values_and_do_not_count_in_comparisons(write):
     config = load_config(write("seed: 1\ntrain:\n  iterations: 3\nmodel: {kind: rfcn}\n"))
     changed = with_values(config, {"train.epochs": 2.0, "model.head.box_stds": (1, 1, 1, 1)}, "'w.pth'")
+    assert isinstance(changed.model, RFCNConfig)
     assert (changed.train.epochs, changed.train.iterations, changed.model.head.box_stds) == (2.0, None, (1, 1, 1, 1))
     assert changed.origins["seed"] == "a.yaml:1" and changed.origins["model.kind"] == "a.yaml:4"
     assert changed.origins["train.epochs"] == changed.origins["model.head.box_stds"] == "'w.pth'"
@@ -245,10 +252,11 @@ def test_what_a_replaced_block_said_is_not_an_origin(write):
 def test_another_kind_of_model_keeps_backbone_and_rpn_alone(write):
     write("model: {backbone: {width: 32}, rpn: {anchors: {scales: [8]}}, head: {hidden: 7}}\n", "b.yaml")
     path = write("base: b.yaml\nmodel: {kind: rfcn, head: {channels: 64}}\n")
-    model = load_config(path).model
+    model: Any = load_config(path).model
     assert (model.kind, model.backbone.width, model.rpn.anchors.scales) == ("rfcn", 32, (8.0,))
     assert (model.head.channels, model.head.pooling) == (64, "average")
-    assert load_config(path, "model.kind=faster_rcnn").model.head.hidden == 1024
+    model = load_config(path, "model.kind=faster_rcnn").model
+    assert model.head.hidden == 1024
     message = error(write("model: {kind: rfcn, head: {hidden: 7}}\n"))
     assert message.startswith("a.yaml:1: model.head.hidden: unknown key; allowed: ")
     message = error(write("model: {kind: class_aware_rpn, head: {hidden: 7}}\n"))

@@ -18,6 +18,7 @@ from dcn_det.config import (
     print_config,
     to_plain,
 )
+from dcn_det.config.data import CocoDataConfig
 from dcn_det.config.load import leaves
 
 text = st.text(min_size=1, max_size=30)
@@ -136,7 +137,7 @@ def test_a_line_that_is_too_long_does_not_push_the_comments_away(tmp_path: Path)
 
 
 def test_a_yaml_1_1_reader_sees_the_same_values() -> None:
-    config = Config(name="no", data={"root": "1e-3", "classes": ["yes", "on", "null", "012"]})
+    config = Config(name="no", data=CocoDataConfig(root="1e-3", classes=("yes", "on", "null", "012")))
     assert yaml.safe_load(print_config(config)) == to_plain(config)
 
 

@@ -1,7 +1,7 @@
 """Kinds that a module registers are kinds as the package's own are."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
@@ -20,8 +20,8 @@ from dcn_det.config import (
     register_format,
     to_plain,
 )
-from dcn_det.config.data import CocoDataConfig, DataConfig, SplitConfig
-from dcn_det.config.model import BackboneConfig, DetectorConfig, FasterRCNNConfig, ResNetConfig
+from dcn_det.config.data import CocoDataConfig, DataConfig, SampleDataConfig, SplitConfig, VocDataConfig
+from dcn_det.config.model import BackboneConfig, DetectorConfig, FasterRCNNConfig, PreprocessConfig, ResNetConfig
 from dcn_det.config.section import Section
 from tests.config.helpers import error
 
@@ -159,7 +159,7 @@ def test_two_kinds_may_share_a_section(write):
 
 
 def test_sections_may_be_given_in_python():
-    assert Config(model=CenterConfig(backbone=PyramidConfig())).model.backbone.depth == 4
+    assert Config(model=CenterConfig(backbone=PyramidConfig())).model.backbone == PyramidConfig(depth=4)
     DETECTORS.unregister("center")
     try:
         with pytest.raises(ValueError, match="model"):
@@ -216,12 +216,12 @@ def test_without_a_test_split_any_known_metric_will_do(write):
 
 def test_another_backbone_keeps_what_both_inherit_from_one_section(write):
     write("model: {backbone: {kind: resnet18, width: 32, norm: gn, weights: none, stem_pool: pad}}\n", "b.yaml")
-    air = load_config(write("base: b.yaml\nmodel: {backbone: {kind: aligned_inception_resnet}}\n")).model.backbone
+    air: Any = load_config(write("base: b.yaml\nmodel: {backbone: {kind: aligned_inception_resnet}}\n")).model.backbone
     assert (air.width, air.norm, air.weights, air.stem_pool) == (32, "gn", "none", "pad")
     pyramid = load_config(
         write("base: b.yaml\nmodel: {backbone: {kind: pyramid}}\n"), "model.backbone.preprocess.channel_order=bgr"
     ).model.backbone
-    assert pyramid == PyramidConfig(preprocess={"channel_order": "bgr"})
+    assert pyramid == PyramidConfig(preprocess=PreprocessConfig(channel_order="bgr"))
     path = write(
         "base: b.yaml\nmodel: {backbone: {kind: pyramid, depth: 2, preprocess: {mean: [1, 2, 3]}}}\n", "c.yaml"
     )
@@ -232,7 +232,7 @@ def test_another_backbone_keeps_what_both_inherit_from_one_section(write):
 def test_another_detector_keeps_backbone_and_rpn(write):
     write("model: {backbone: {kind: pyramid, depth: 2}, rpn: {anchors: {scales: [8]}}, head: {hidden: 7}}\n", "b.yaml")
     for kind in ("rfcn", "class_aware_rpn"):
-        model = load_config(write(f"base: b.yaml\nmodel: {{kind: {kind}}}\n")).model
+        model: Any = load_config(write(f"base: b.yaml\nmodel: {{kind: {kind}}}\n")).model
         assert (model.backbone.depth, model.rpn.anchors.scales) == (2, (8.0,))
     model = load_config(write("base: b.yaml\nmodel: {kind: center}\n")).model
     assert model == CenterConfig(backbone=PyramidConfig(depth=2))
@@ -242,10 +242,12 @@ def test_other_data_keep_the_common_keys(write):
     write("data: {root: r, resize: {short_side: 99}, train: {images: a, annotations: b}, test: null}\n", "b.yaml")
     path = write("base: b.yaml\ndata: {kind: voc, train: {sets: [x]}, test: null}\ntrain: {best_metric: mAP50}\n")
     data = load_config(path).data
+    assert isinstance(data, VocDataConfig) and data.train is not None
     assert (data.root, data.resize.short_side, data.train.sets) == ("r", 99, ("x",))
     back = load_config(path, "data.kind=coco", "train.best_metric=AP").data
     assert (back.root, back.train, back.test) == ("r", CocoDataConfig().train, CocoDataConfig().test)
     sample = load_config(write("base: b.yaml\ndata: {kind: sample}\n")).data
+    assert isinstance(sample, SampleDataConfig) and sample.train is not None
     assert (sample.train.images, sample.test) == ("a", None)
 
 
@@ -267,7 +269,7 @@ def test_the_json_schema_knows_what_is_registered():
         register_format("table", TableConfig, build)
 
 
-def references(schema: object) -> Iterator[str]:
+def references(schema: dict | list) -> Iterator[str]:
     for key, value in schema.items() if isinstance(schema, dict) else enumerate(schema):
         if key == "$ref":
             yield value

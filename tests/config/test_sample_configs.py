@@ -24,7 +24,8 @@ def test_twins_differ_in_deformation_alone(name: str) -> None:
     plain, deformable = (load_config(FOLDER / f"{name}{suffix}.yaml") for suffix in ("", "_dcn"))
     assert plain.model.kind == name.removesuffix("_air")
     assert (plain.model.backbone.kind == "aligned_inception_resnet") == name.endswith("_air")
-    assert not plain.model.backbone.deform.blocks and deformable.model.backbone.deform.blocks
+    backbones: list[Any] = [plain.model.backbone, deformable.model.backbone]
+    assert [bool(each.deform.blocks) for each in backbones] == [False, True]
     pooling = {"class_aware_rpn": "none", "faster_rcnn": "max", "rfcn": "average"}[plain.model.kind]
     assert plain.model.pooling == pooling
     assert deformable.model.pooling == ("none" if pooling == "none" else "deformable")

@@ -1,6 +1,6 @@
 """Nothing in the schema converts silently, and its vocabulary is that of the parts it configures."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -10,6 +10,7 @@ from dcn_det.config import Config, from_plain, to_plain
 from dcn_det.config.data import CocoDataConfig, VocDataConfig
 from dcn_det.config.load import leaves
 from dcn_det.config.model import AlignedInceptionResNetConfig, ResNetConfig, RFCNHeadConfig
+from dcn_det.config.schema import ExpectedConfig
 from dcn_det.config.section import Section
 from dcn_det.config.train import TrainConfig
 from dcn_det.errors import UserError
@@ -17,12 +18,13 @@ from dcn_det.evaluation.coco import evaluate
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.voc import evaluate_voc
 
-LEAVES = list(leaves(to_plain(Config(name="x", expected=[{"metric": "AP", "value": 0.3, "source": "here"}]))))
+EXPECTED = (ExpectedConfig(metric="AP", value=0.3, source="here"),)
+LEAVES = list(leaves(to_plain(Config(name="x", expected=EXPECTED))))
 
 
 def replaced(path: tuple[str | int, ...], value: object) -> object:
-    plain = to_plain(Config(name="x", expected=[{"metric": "AP", "value": 0.3, "source": "here"}]))
-    block: object = plain
+    plain = to_plain(Config(name="x", expected=EXPECTED))
+    block: Any = plain
     for part in path[:-1]:
         block = block[part]
     block[path[-1]] = value
@@ -64,7 +66,7 @@ def test_every_block_is_frozen_closed_and_strict():
         rules = section.model_config
         assert rules["frozen"] and rules["strict"] and rules["extra"] == "forbid"
     with pytest.raises(ValidationError):
-        Config().seed = 3
+        Config().seed = 3  # type: ignore[misc]
 
 
 def test_metrics_are_those_that_the_evaluation_gives():

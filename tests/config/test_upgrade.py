@@ -1,9 +1,13 @@
 """Settings of earlier versions are read as what they meant."""
 
+from typing import Any
+
 import pytest
 
 from dcn_det.config import Config, from_plain, load_config, to_plain, upgrade_plain
 from dcn_det.config import upgrade as upgrading
+from dcn_det.config.data import CocoSplitConfig
+from dcn_det.config.model import ResNetConfig
 from tests.config.helpers import error
 
 
@@ -24,14 +28,14 @@ def test_the_keys_of_other_data_formats_are_dropped():
     assert from_plain(version_1(test=None)).data.test is None
     plain = version_1(kind="voc", train={"sets": ["a"]}, test={"sets": ["b"]})
     plain["train"]["best_metric"] = "mAP50"
-    data = from_plain(plain).data
+    data: Any = from_plain(plain).data
     assert (data.kind, data.train.sets, data.test.sets) == ("voc", ("a",), ("b",))
 
 
 def test_a_file_of_version_1_is_upgraded_where_it_is_read(write):
     write("version: 1\ndata: {train: {images: a, annotations: b, sets: null}}\n", "b.yaml")
     config = load_config(write("base: b.yaml\n"))
-    assert (config.version, config.data.train.images) == (2, "a")
+    assert config.version == 2 and config.data.train == CocoSplitConfig(images="a", annotations="b")
     assert config.origins["version"] == "b.yaml:1"
     assert "a.yaml:1: data.train.sets: unknown key" in error(write("data: {train: {images: a, sets: null}}\n"))
 
@@ -59,6 +63,7 @@ def test_a_layout_that_did_not_fit_torchvision_stays_and_the_claim_goes(write):
     plain = version_1()
     plain["model"]["backbone"] |= {"kind": "resnet50", "stride_on": "first_1x1"}
     backbone = from_plain(plain).model.backbone
+    assert isinstance(backbone, ResNetConfig)
     assert (backbone.weights, backbone.stride_on, backbone.stem_pool) == ("none", "first_1x1", "pad")
     plain["model"]["backbone"]["kind"] = "resnet18"  # whose basic blocks have one place for the stride
     assert from_plain(plain).model.backbone.weights == "torchvision"

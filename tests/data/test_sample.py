@@ -52,11 +52,8 @@ def test_annotations_describe_the_files(root: Path) -> None:
         assert {a["image_id"] for a in document["annotations"]} == ids
         assert len({a["id"] for a in document["annotations"]}) == len(document["annotations"])
         for image in document["images"]:
-            assert cv2.imread(str(root / split / image["file_name"])).shape == (
-                image["height"],
-                image["width"],
-                3,
-            )
+            picture = cv2.imread(str(root / split / image["file_name"]))
+            assert picture is not None and picture.shape == (image["height"], image["width"], 3)
 
 
 def test_objects_keep_to_their_limits(root: Path) -> None:

@@ -101,7 +101,7 @@ def test_exif_orientation_is_ignored() -> None:
     exif = b"Exif\0\0" + tiff
     turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
     obeyed = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
-    assert obeyed.shape == (32, 16, 3), "the tag is well-formed"
+    assert obeyed is not None and obeyed.shape == (32, 16, 3), "the tag is well-formed"
     image = decode(turned)
     assert image is not None and image.shape == (16, 32, 3)
 

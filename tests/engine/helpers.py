@@ -25,6 +25,11 @@ class Mean(nn.Module):
         return {"square": (error**2).sum(), "absolute": 0.1 * error.abs().sum()}
 
 
+def level(run: Trainer) -> nn.Parameter:
+    """The parameter of a run's model."""
+    return run.model.get_parameter("level")
+
+
 def batches(first: int, size: int = 2, passes: int = 1) -> Iterator[Batch]:
     while True:
         generator = torch.Generator().manual_seed(first)

@@ -9,6 +9,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.ops import DeformConv2d
 from dcn_det.structures import Batch
 from dcn_det.weights import checkpoint
-from tests.engine.helpers import Mean, batches, trainer
+from tests.engine.helpers import Mean, batches, level, trainer
 
 
 def spoil(run, images: set[int]) -> None:
@@ -45,7 +46,7 @@ def test_steps_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     log = (tmp_path / "log.txt").read_text()
     assert log.count("step skipped (1 of 2 in a row)") == 2 and log.count("step skipped (2 of 2 in a row)") == 1
     assert "image ids 30, 31" in log
-    assert torch.isfinite(run.model.level).all() and run.iteration == 10
+    assert torch.isfinite(level(run)).all() and run.iteration == 10
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["iteration"] for r in records if "loss" not in r] == [4, 5, 7], "skipped steps do not count in the means"
 
@@ -57,7 +58,7 @@ def test_steps_are_left_out_under_a_loss_scaler(tmp_path: Path) -> None:
     spoil(run, {30, 40, 60})
     run.run()
     assert (tmp_path / "log.txt").read_text().count("step skipped") == 3
-    assert run.iteration == 8 and torch.isfinite(run.model.level).all()
+    assert run.iteration == 8 and torch.isfinite(level(run)).all()
     assert run.step.scaler.get_scale() == before / 8
 
 
@@ -136,7 +137,7 @@ def test_out_of_memory_can_halve_the_batch_and_go_on(tmp_path: Path) -> None:
     run.run()
     assert (run.batch_size, run.accumulate) == (1, 2)
     assert re.search(r"warning: .*train\.precision", (tmp_path / "small" / "log.txt").read_text())
-    assert run.iteration == 6 and math.isfinite(run.model.level.item())
+    assert run.iteration == 6 and math.isfinite(level(run).item())
     assert run.state()["images_per_step"] == 2
 
 
@@ -185,18 +186,21 @@ def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
 
 
 def test_the_average_follows_the_weights() -> None:
-    model = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
+    linear = nn.Linear(2, 1)
+    model = nn.Sequential(linear, nn.BatchNorm1d(1))
     average = WeightAverage(model, 0.5)
-    first = model[0].weight.detach().clone()
+    first = linear.weight.detach().clone()
     with torch.no_grad():
-        model[0].weight.add_(1)
-        model[1].running_mean.add_(3)
+        linear.weight.add_(1)
+        model.get_buffer("1.running_mean").add_(3)
     average.update(model, step=1)  # the decay is min(0.5, 2/11)
-    torch.testing.assert_close(average.model[0].weight, first + 9 / 11)
-    assert torch.equal(average.model[1].running_mean, model[1].running_mean), "buffers are copied"
+    torch.testing.assert_close(average.model.get_parameter("0.weight"), first + 9 / 11)
+    assert torch.equal(average.model.get_buffer("1.running_mean"), model.get_buffer("1.running_mean")), (
+        "buffers are copied"
+    )
     average.update(model, step=1000)
-    torch.testing.assert_close(average.model[0].weight, first + 1 - 0.5 * 2 / 11)
-    assert not average.model[0].weight.requires_grad
+    torch.testing.assert_close(average.model.get_parameter("0.weight"), first + 1 - 0.5 * 2 / 11)
+    assert not average.model.get_parameter("0.weight").requires_grad
 
 
 def test_offsets_are_logged_for_each_deformable_layer(tiny: Path, tmp_path: Path) -> None:
@@ -211,6 +215,7 @@ def test_masks_do_not_count_as_offsets() -> None:
     from dcn_det.engine.watch import OffsetMeter
 
     layer = DeformConv2d(2, 2, 3, padding=1, modulated=True)
+    assert layer.offset.bias is not None
     with torch.no_grad():
         layer.offset.bias[:18] = 0.5
         layer.offset.bias[18:] = 100
@@ -220,13 +225,13 @@ def test_masks_do_not_count_as_offsets() -> None:
     assert meter.magnitudes() == {"0": 0.5}
 
 
-def gradients(network: ResNet, x: Tensor) -> dict[str, Tensor]:
+def gradients(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     network.zero_grad()
     sum(feature.square().mean() for feature in network(x).values()).backward()
     return {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
 
 
-def small(norm: str = "bn") -> ResNet:
+def small(norm: str = "bn") -> nn.Module:
     torch.manual_seed(0)
     return ResNet("resnet18", width=8, stem_width=8, norm=norm, frozen_stages=0).train()
 
@@ -236,12 +241,17 @@ def test_recomputed_stages_give_the_same_gradients_and_statistics() -> None:
     plain, thrifty = small(), small()
     prepare.recompute_stages(nn.ModuleDict({"backbone": thrifty}), ["res3", "res5"])
     kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
     expected, found = gradients(plain, x), {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         found = gradients(thrifty, x)
     less = sum(kept)
     kept.clear()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         gradients(plain, x)
     assert less < 0.9 * sum(kept), "fewer activations are kept"
     assert expected.keys() == found.keys()
@@ -323,8 +333,13 @@ def test_numbers_and_pictures_go_to_wandb(tmp_path: Path, monkeypatch: pytest.Mo
     run = types.SimpleNamespace(
         log=lambda values, step: calls.append((values, step)), finish=lambda: calls.append(("end",))
     )
+
+    def init(**settings: Any) -> types.SimpleNamespace:
+        calls.append(("init", settings))
+        return run
+
     fake = types.ModuleType("wandb")
-    fake.init = lambda **settings: calls.append(("init", settings)) or run  # type: ignore[attr-defined]
+    fake.init = init  # type: ignore[attr-defined]
     fake.Image = lambda image: ("image", image.shape)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     log = RunLog(tmp_path, quiet=True, wandb="digits", config={"a": 1})

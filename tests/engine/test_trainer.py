@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from dcn_det.engine.trainer import Interrupted, TrainingDiverged
 from dcn_det.structures import Batch
 from dcn_det.weights import checkpoint
-from tests.engine.helpers import batches, trainer
+from tests.engine.helpers import batches, level, trainer
 from tests.messages import refused
 
 
 def test_it_learns_and_leaves_readable_logs(tmp_path: Path) -> None:
     run = trainer(tmp_path, length=40)
     run.run()
-    assert run.model.level.item() == pytest.approx(0.5, abs=0.05)
+    assert level(run).item() == pytest.approx(0.5, abs=0.05)
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert "iter 40/40" in lines[-1]
     assert "square" in lines[-1]
@@ -42,7 +42,7 @@ def test_resuming_gives_the_same_weights_to_the_bit(tmp_path: Path) -> None:
     second.load_state(found[1], found[0])
     assert second.iteration == 5
     second.run()
-    assert torch.equal(whole.model.level, second.model.level)
+    assert torch.equal(level(whole), level(second))
     assert torch.equal(
         whole.optimizer.state_dict()["state"][0]["momentum_buffer"],
         second.optimizer.state_dict()["state"][0]["momentum_buffer"],
@@ -71,7 +71,7 @@ def test_a_loss_that_is_not_finite_stops_with_everything_needed(tmp_path: Path) 
 
     def forward(batch: Batch) -> dict[str, Tensor]:
         bad = math.nan if batch.infos[0].image_id == 30 else 1.0
-        return {"fine": run.model.level.sum(), "broken": run.model.level.sum() * bad}
+        return {"fine": level(run).sum(), "broken": level(run).sum() * bad}
 
     run.model.forward = forward
     with refused(4, "fine", "broken", "nan", "30, 31", "diverged_00000003.pth", error=TrainingDiverged) as caught:
@@ -86,7 +86,7 @@ def test_a_loss_that_is_not_finite_stops_with_everything_needed(tmp_path: Path) 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     run = trainer(tmp_path, length=1, clip_norm=0.01)
     run.run()
-    assert abs(run.model.level.item()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert abs(level(run).item()) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -128,5 +128,5 @@ def test_the_best_by_the_metric_is_kept(tmp_path: Path) -> None:
 def test_mixed_precision_trains(tmp_path: Path, precision: torch.dtype) -> None:
     run = trainer(tmp_path, length=40, precision=precision)
     run.run()
-    assert run.model.level.item() == pytest.approx(0.5, abs=0.05)
+    assert level(run).item() == pytest.approx(0.5, abs=0.05)
     assert run.state()["scaler"] or precision == torch.bfloat16

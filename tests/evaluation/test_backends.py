@@ -23,8 +23,9 @@ def case(seed: int, images: int = 12, crowds: float = 0.15, decimals: int = 1) -
     random = np.random.default_rng(seed)
     listed = [{"id": 10 * i + 3, "height": 400, "width": 500} for i in range(images)]
     random.shuffle(listed)
-    categories = [{"id": 2 * c + 1, "name": f"class {c}"} for c in range(5)]
-    annotations, results = [], []
+    categories: list[dict] = [{"id": 2 * c + 1, "name": f"class {c}"} for c in range(5)]
+    annotations: list[dict] = []
+    results: list[dict] = []
     for image in listed[1:-1]:
         for _ in range(random.integers(0, 14)):
             x, y = random.uniform(0, 300, 2)
@@ -41,14 +42,14 @@ def case(seed: int, images: int = 12, crowds: float = 0.15, decimals: int = 1) -
     for image in listed[1:]:
         for _ in range(random.integers(0, 8)):
             box = [*random.uniform(0, 300, 2).tolist(), *random.uniform(0, 150, 2).tolist()]
-            category = int(categories[random.integers(5)]["id"])
+            category = categories[random.integers(5)]["id"]
             score = round(float(random.random()), decimals)
             results.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": score})
     order = random.permutation(len(results))
     return {"images": listed, "categories": categories, "annotations": annotations}, [results[i] for i in order]
 
 
-def both(truth: object, results: list[dict]) -> Iterator[backends.Arrays]:
+def both(truth: dict, results: list[dict]) -> Iterator[backends.Arrays]:
     checked = load_ground_truth(truth)
     table = check_results(results, checked.images, checked.category_ids, "bbox")
     for backend in ("pycocotools", "hotcoco"):

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dcn_det.config.data import CocoDataConfig
+from dcn_det.evaluation.backends import IouType
 from dcn_det.evaluation.ground_truth import load_ground_truth
 from dcn_det.evaluation.truth import Truth
 from tests.evaluation.helpers import evaluate, ground_truth, result, rle
@@ -24,7 +25,8 @@ def random_case(seed: int) -> tuple[dict, list[dict]]:
     random = np.random.default_rng(seed)
     images = [{"id": 10 * i, "height": 300, "width": 400} for i in range(12)]
     categories = [{"id": 2 * c + 1, "name": f"class {c}"} for c in range(4)]
-    annotations, results = [], []
+    annotations: list[dict] = []
+    results: list[dict] = []
     for image in images[1:]:
         for _ in range(random.integers(0, 9)):
             x, y = random.uniform(0, 250, 2)
@@ -48,7 +50,7 @@ def random_case(seed: int) -> tuple[dict, list[dict]]:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_the_published_numbers_of_100_images(shared: Path, iou_type: str) -> None:
+def test_the_published_numbers_of_100_images(shared: Path, iou_type: IouType) -> None:
     folder = shared / "data" / "cocoeval_val2014_100"
     text = (folder / "val2014_fake_eval_res.txt").read_text()
     published = [float(n) for n in re.findall(r"\] = ([\d.]+)", text.partition(f"type={iou_type}")[2])[:12]]

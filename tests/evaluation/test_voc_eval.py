@@ -11,7 +11,7 @@ from dcn_det.config.data import VocDataConfig
 from dcn_det.data.records import ImageRecord, ObjectRecord, pack, to_coco
 from dcn_det.errors import UserError
 from dcn_det.evaluation.ground_truth import GroundTruth, load_ground_truth
-from dcn_det.evaluation.voc import average_precision, evaluate_voc, read_voc_results, write_voc_results
+from dcn_det.evaluation.voc import Rule, average_precision, evaluate_voc, read_voc_results, write_voc_results
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -127,7 +127,7 @@ def slow_ap(images: list[Picture], results: list[dict], name: str, iou: float, r
 
 @pytest.mark.parametrize("rule", ["11-point", "area"])
 @pytest.mark.parametrize("seed", range(6))
-def test_average_precision_is_that_of_the_definition(seed: int, rule: str) -> None:
+def test_average_precision_is_that_of_the_definition(seed: int, rule: Rule) -> None:
     images, results = random_case(seed)
     metrics = evaluate_voc(truth(images), results, rule, (0.5, 0.7))
     assert tuple(metrics.values) == VocDataConfig.metrics

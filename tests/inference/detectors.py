@@ -21,9 +21,8 @@ def tiny_detector(class_agnostic: bool = False, score_threshold: float = 0.2) ->
     selection = ProposalSelection(pre_nms=200, nms_iou=0.9, post_nms=60)
     rpn = RPN(32, cell_anchors(16, (0.5, 1, 2), (1, 2)), 16, channels=16, selection=selection)
     head = FasterRCNNHead(64, 3, 16, channels=8, pooling="bilinear", hidden=16, class_agnostic=class_agnostic)
-    spreads = {head.reduce: 0.3, head.fc1: 0.2, head.fc2: 0.5, head.cls_score: 0.4, head.bbox_pred: 0.3}
-    for layer, std in spreads.items():
-        nn.init.normal_(layer.weight, std=std)
+    for layer, std in {"reduce": 0.3, "fc1": 0.2, "fc2": 0.5, "cls_score": 0.4, "bbox_pred": 0.3}.items():
+        nn.init.normal_(head.get_parameter(f"{layer}.weight"), std=std)
     model = TwoStageDetector(Preprocess(), backbone, rpn, head, score_threshold=score_threshold)
     return model.eval()
 

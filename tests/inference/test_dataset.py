@@ -1,7 +1,7 @@
 """Results of a data set depend neither on kills nor on the number of processes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from dcn_det.evaluation.results import Result
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
+from dcn_det.structures import Batch, Detections
 from tests.data.helpers import load_coco
 from tests.inference.detectors import CATEGORIES, tiny_detector
 
@@ -55,7 +56,7 @@ def kill_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Predictor.predict
     left = [batches]
 
-    def predict(self: Predictor, shown: Iterable) -> list:
+    def predict(self: Predictor, shown: Sequence[Batch]) -> list[Detections]:
         if left[0] == 0:
             raise Killed
         left[0] -= 1

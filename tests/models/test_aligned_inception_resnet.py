@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,11 +17,11 @@ from dcn_det.weights.backbone import load_backbone_weights
 from dcn_det.weights.files import load_into
 from tests.models.helpers import scramble
 
-SMALL = {"width": 8, "stem_width": 8}
+SMALL: dict[str, Any] = {"width": 8, "stem_width": 8}
 SETTINGS = {**SMALL, "kind": air.KIND, "norm": "bn", "frozen_stages": 0, "weights": "none"}
 
 
-def convolutions(network: nn.Module) -> dict[str, nn.Module]:
+def convolutions(network: nn.Module) -> dict[str, nn.Conv2d | DeformConv2d]:
     return {name: each for name, each in network.named_modules() if isinstance(each, nn.Conv2d | DeformConv2d)}
 
 
@@ -48,8 +50,10 @@ def published_block(state: dict[str, Tensor], x: Tensor, stride: int, dilation: 
     """The block as a table of layers, from plain functions and the weights alone."""
 
     def norm(name: str, x: Tensor) -> Tensor:
-        statistics = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        return F.batch_norm(x, *statistics)
+        mean, var, weight, bias = (
+            state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, weight, bias)
 
     def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
         weight = state[f"{name}.weight"]
@@ -77,7 +81,7 @@ def test_numbers_of_the_published_table(stride_on: str) -> None:
         expected = F.max_pool2d(network.bn1(F.conv2d(x, network.conv1.weight, stride=2, padding=3)).relu(), 3, 2, 1)
         actual = network(x)
         for index, (stage, features) in enumerate(actual.items()):
-            for position, block in enumerate(network.get_submodule(f"layer{index + 1}")):
+            for position, block in enumerate(network.get_submodule(f"layer{index + 1}").children()):
                 stride = 2 if position == 0 and stage in ("res3", "res4") else 1
                 dilation = (1, 2, 3)[position] if stage == "res5" else 1
                 state = block.state_dict()
@@ -135,7 +139,7 @@ def test_unknown_names_and_odd_width() -> None:
         AlignedInceptionResNet(width=7)
 
 
-def build(backbone: dict[str, object], **blocks: object) -> nn.Module:
+def build(backbone: dict[str, Any], **blocks: Any) -> nn.Module:
     config = from_plain({"model": {"backbone": backbone, **blocks}})
     model = build_detector(config, 3)
     load_backbone_weights(model.backbone, config.model.backbone)

@@ -26,13 +26,21 @@ from dcn_det.models.anchor_head import AnchorSampling
 from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.models.build import build_detector
 from dcn_det.models.detector import TwoStageDetector
+from dcn_det.models.heads.rfcn import RFCNHead
 from dcn_det.models.norm import FrozenBatchNorm2d
 from dcn_det.models.one_stage import OneStageDetector
 from dcn_det.models.targets import RoISampler
 from dcn_det.weights import torchvision as torchvision_weights
 from dcn_det.weights.backbone import load_backbone_weights
 
-SMALL = {"kind": "resnet50", "width": 8, "stem_width": 8, "norm": "bn", "frozen_stages": 0, "weights": "none"}
+SMALL: dict[str, Any] = {
+    "kind": "resnet50",
+    "width": 8,
+    "stem_width": 8,
+    "norm": "bn",
+    "frozen_stages": 0,
+    "weights": "none",
+}
 
 
 def build(model: DetectorConfig, num_classes: int, test: testing.TestConfig | None = None) -> Any:
@@ -101,7 +109,13 @@ def test_settings_reach_the_parts() -> None:
     }
 
 
-RFCN_SMALL = {"channels": 16, "reduce_lr_mult": 2, "offset_lr_mult": 0.5, "batch_per_image": 9, "offset_std": 0.2}
+RFCN_SMALL: dict[str, Any] = {
+    "channels": 16,
+    "reduce_lr_mult": 2,
+    "offset_lr_mult": 0.5,
+    "batch_per_image": 9,
+    "offset_std": 0.2,
+}
 
 
 def test_settings_reach_rfcn() -> None:
@@ -110,7 +124,7 @@ def test_settings_reach_rfcn() -> None:
         RFCNConfig(kind="rfcn", backbone=ResNetConfig(**SMALL), head=head),
         5,
     )
-    assert isinstance(model, TwoStageDetector)
+    assert isinstance(model, TwoStageDetector) and isinstance(model.head, RFCNHead) and model.head.cls_offset
     assert model.head.cls_score.weight.shape == (9 * 6, 16, 1, 1)
     assert model.head.bbox_pred.weight.shape == (9 * 8, 16, 1, 1)
     assert model.head.cls_offset.weight.shape == (9 * 12, 16, 1, 1)
@@ -138,7 +152,7 @@ def test_settings_reach_the_class_aware_rpn() -> None:
         5,
         testing.TestConfig(score_threshold=0.2),
     )
-    assert isinstance(model, OneStageDetector)
+    assert isinstance(model, OneStageDetector) and model.rpn.conv
     assert model.rpn.conv.weight.shape == (8, 16, 3, 3) and model.rpn.cls_score.weight.shape == (6 * 12, 8, 1, 1)
     assert model.rpn.sampling == AnchorSampling(
         positive_iou=0.5, negative_iou=0.4, batch_per_image=20, cross_border=True
@@ -194,7 +208,7 @@ def test_parameters_of_the_paper_models(
     rpn = RPNConfig(anchors=AnchorsConfig(scales=(8, 16, 32)))
     if kind == "rfcn":
         head = RFCNHeadConfig(pooling="deformable" if groups else "average")
-        settings = RFCNConfig(kind="rfcn", backbone=backbone, rpn=rpn, head=head)
+        settings: DetectorConfig = RFCNConfig(kind="rfcn", backbone=backbone, rpn=rpn, head=head)
     else:
         two_fc = FasterRCNNHeadConfig(pooling="deformable" if groups else "max")
         settings = FasterRCNNConfig(backbone=backbone, rpn=rpn, head=two_fc)

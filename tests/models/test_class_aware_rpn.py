@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def info(height: int, width: int) -> ImageInfo:
     return ImageInfo(0, "", height, width, height, width, seed=5)
 
 
-def rpn(**options: object) -> ClassAwareRPN:
+def rpn(**options: Any) -> ClassAwareRPN:
     torch.manual_seed(0)
     return ClassAwareRPN(4, CLASSES, ANCHORS, 16, **{"channels": 8, **options})
 
@@ -28,7 +29,8 @@ def test_layers() -> None:
     assert output.logits.shape == (2, 2 * (CLASSES + 1), 5, 6) and output.deltas.shape == (2, 8, 5, 6)
     assert {name.split(".")[0] for name, _ in module.named_parameters()} == {"reduce", "cls_score", "bbox_pred"}
     with_conv = rpn(conv_channels=6)
-    assert with_conv.conv.weight.shape == (6, 8, 3, 3) and with_conv.cls_score.weight.shape[1] == 6
+    assert with_conv.conv is not None and with_conv.conv.weight.shape == (6, 8, 3, 3)
+    assert with_conv.cls_score.weight.shape[1] == 6
     assert with_conv(torch.randn(1, 4, 5, 6)).logits.shape == (1, 8, 5, 6)
     assert rpn(channels=512).reduce.weight.std().item() == pytest.approx(0.01, rel=0.1)
 
@@ -78,7 +80,7 @@ def test_anchors_that_leave_the_image(cross_border: bool, trained: int) -> None:
     empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     output = RPNOutput(logits, torch.zeros(1, 8, 3, 3))
     module.losses([output], [info(48, 48)], [empty])["rpn_cls"].backward()
-    assert (logits.grad[0, :2] != 0).sum() == trained  # the scores of background
+    assert logits.grad is not None and (logits.grad[0, :2] != 0).sum() == trained  # the scores of background
     assert rpn().sampling.cross_border
 
 
@@ -90,5 +92,5 @@ def test_no_ground_truth_and_no_anchor_that_fits() -> None:
     module = rpn(sampling=AnchorSampling())
     losses = module.losses([module(torch.randn(1, 4, 1, 1))], [info(10, 10)], [empty])
     assert losses["rpn_cls"] == 0 and losses["rpn_box"] == 0
-    sum(losses.values()).backward()
+    sum(losses.values(), torch.zeros(())).backward()
     assert all(parameter.grad is not None for parameter in module.parameters())

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from tests.models.helpers import CLASSES, TWO, batch, target
 LOSSES = {"rpn_cls", "rpn_box", "head_cls", "head_box"}
 
 
-def detector(pooling: str = "deformable", deform: bool = True, **head: object) -> TwoStageDetector:
+def detector(pooling: Any = "deformable", deform: bool = True, **head: Any) -> TwoStageDetector:
     torch.manual_seed(0)
     blocks = DeformableBlocks(("res5a", "res5b"), offset_groups=2) if deform else None
     backbone = ResNet("resnet18", width=8, stem_width=8, norm="gn", frozen_stages=0, stem_pool="pad", deform=blocks)
@@ -133,7 +135,7 @@ def test_autocast_keeps_losses_in_float32() -> None:
         assert model.extract(data).rpn[0].dtype == torch.bfloat16
     sum(losses.values()).backward()
     assert all(loss.dtype == torch.float32 for loss in losses.values())
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
     for name in ("rpn_cls", "head_cls"):
         torch.testing.assert_close(losses[name], exact[name], rtol=0.02, atol=0)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():

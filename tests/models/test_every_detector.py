@@ -197,7 +197,9 @@ def test_losses_fall_on_real_photos(kind: str, shared: Any) -> None:
     }
     images, infos, targets = [], [], []
     for index, (name, boxes) in enumerate(photos.items()):
-        picture = cv2.imread(str(shared / "data" / "coco_subset" / "train2017" / name))[..., ::-1]
+        picture = cv2.imread(str(shared / "data" / "coco_subset" / "train2017" / name))
+        assert picture is not None
+        picture = picture[..., ::-1]
         height, width = picture.shape[:2]
         small = cv2.resize(picture, (128, 160))
         images.append(torch.from_numpy(small.transpose(2, 0, 1).copy()))

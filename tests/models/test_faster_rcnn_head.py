@@ -1,7 +1,9 @@
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dcn_det.models.boxes import decode, encode, to_rois
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
@@ -13,7 +15,7 @@ INFO = ImageInfo(0, "", 80, 96, 80, 96, seed=3)
 BOXES = torch.tensor([[0.0, 0.0, 32.0, 40.0], [10.0, 20.0, 80.0, 70.0], [64.0, 8.0, 90.0, 79.5]])
 
 
-def head(pooling: str = "deformable", **options: object) -> FasterRCNNHead:
+def head(pooling: Any = "deformable", **options: Any) -> FasterRCNNHead:
     torch.manual_seed(0)
     return FasterRCNNHead(6, CLASSES, 16, channels=5, pooling=pooling, hidden=12, **options)
 
@@ -29,7 +31,8 @@ def test_start() -> None:
             assert (parameter == 0).all(), name
         else:
             assert parameter.std().item() == pytest.approx(0.01, rel=0.05), name
-    assert module.offset.weight.shape == (98, 12544) and module.fc1.weight.shape == (1024, 12544)
+    assert isinstance(module.offset, nn.Linear) and module.offset.weight.shape == (98, 12544)
+    assert module.fc1.weight.shape == (1024, 12544)
     assert module.cls_score.weight.shape == (81, 1024) and module.bbox_pred.weight.shape == (324, 1024)
 
 
@@ -52,6 +55,7 @@ def test_constant_map_pools_to_the_constant(pooling: str) -> None:
 def test_offsets_move_what_is_pooled() -> None:
     module = head()
     maps = module.prepare(features())
+    assert isinstance(module.offset, nn.Linear)
     with torch.no_grad():
         before = module(maps, [BOXES])[0]
         module.offset.bias.fill_(1.0)
@@ -222,15 +226,16 @@ def test_gradients_reach_the_offsets_and_the_map() -> None:
     x = features().requires_grad_()
     target = Target(torch.tensor([[12.0, 22.0, 78.0, 70.0]]), torch.tensor([1]))
     losses = module.losses(module.prepare(x), [BOXES], [INFO], [target])
-    sum(losses.values()).backward()
-    assert module.offset.weight.grad.abs().max() > 0 and x.grad.abs().max() > 0
+    sum(losses.values(), torch.zeros(())).backward()
+    for leaf in (x, module.get_parameter("offset.weight")):
+        assert leaf.grad is not None and leaf.grad.abs().max() > 0
 
 
 def test_no_rois_at_all() -> None:
     module = head()
     target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     losses = module.losses(module.prepare(features()), [torch.zeros(0, 4)], [INFO], [target])
-    sum(losses.values()).backward()
+    sum(losses.values(), torch.zeros(())).backward()
     assert losses == {"head_cls": 0, "head_box": 0}
     assert all(parameter.grad is not None for parameter in module.parameters())
 

@@ -66,7 +66,7 @@ class AverageHead(RoIHead):
 
 
 class AverageConfig(FasterRCNNConfig):
-    kind: Literal["average_rcnn"] = "average_rcnn"
+    kind: Literal["average_rcnn"] = "average_rcnn"  # type: ignore[assignment]
 
 
 def build_average(
@@ -107,6 +107,7 @@ def test_parts_from_outside_train_and_detect(tmp_path: Path, tiny_settings: dict
     assert run.weights is not None
     predictor = dcn_det.load(run.weights, test={"score_threshold": 0.0})
     assert len(predictor(torch.zeros(3, 64, 64, dtype=torch.uint8))) > 0
+    assert isinstance(predictor.model, nn.Module)
     assert isinstance(predictor.model.get_submodule("backbone"), TwoLayers)
 
 

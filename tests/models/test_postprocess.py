@@ -1,6 +1,7 @@
 """Suppression and voting against slow, plain references."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def slow_suppression(found: Detections, rule: str, iou: float, sigma: float, lea
 @pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("rule", ["hard", "linear", "gaussian"])
 @pytest.mark.parametrize("seed", range(4))
-def test_suppression_equals_a_slow_reference(rule: str, agnostic: bool, seed: int) -> None:
+def test_suppression_equals_a_slow_reference(rule: Any, agnostic: bool, seed: int) -> None:
     found = random_candidates(seed)
     expected = slow_suppression(found, rule, 0.35, 0.6, 0.05, agnostic)[:30]
     select = PostProcess(0.05, rule, 0.35, 0.6, agnostic, max_detections=30)
@@ -72,7 +73,7 @@ def test_suppression_equals_a_slow_reference(rule: str, agnostic: bool, seed: in
 
 def test_soft_suppression_takes_the_lower_index_of_equal_scores_and_stops() -> None:
     found = Detections(torch.tensor([[0.0, 0, 10, 10]]).repeat(3, 1), torch.tensor([0.5, 0.5, 0.5]), torch.zeros(3))
-    settings = {"iou_threshold": 0.3, "score_threshold": 0.001, "max_keep": 10}
+    settings: dict[str, Any] = {"iou_threshold": 0.3, "score_threshold": 0.001, "max_keep": 10}
     keep, scores = soft_nms(found.boxes, found.scores, torch.zeros(3, dtype=torch.int64), sigma=None, **settings)
     assert keep.tolist() == [0] and scores.tolist() == [0.5], "the linear rule leaves nothing of a box's own copy"
     keep, scores = soft_nms(found.boxes, found.scores, torch.zeros(3, dtype=torch.int64), sigma=0.5, **settings)

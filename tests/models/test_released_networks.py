@@ -68,6 +68,7 @@ def released(folder: Path, name: str) -> TwoStageDetector:
         head,
     )
     spec = importlib.util.spec_from_file_location("released_weights", folder / "weights.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     arrays = module.weights(folder / f"{name}.json")
@@ -88,6 +89,7 @@ def test_same_numbers(shared: Path, name: str) -> None:
         features = model.extract(Batch(pixels, infos))
         output = model.rpn(*features.rpn)
         rois = expected["rois"][:, 1:]
+        assert isinstance(model.head, RoIHead)
         logits, deltas = model.head(features.head, [rois + rois.new_tensor([0, 0, 1, 1])])
 
     anchors = output.logits.shape[1] // 2

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ BOXES = torch.tensor([[0.0, 0.0, 32.0, 40.0], [10.0, 20.0, 80.0, 70.0], [64.0, 8
 STDS = torch.tensor([0.1, 0.1, 0.2, 0.2])
 
 
-def head(pooling: str = "deformable", **options: object) -> RFCNHead:
+def head(pooling: Any = "deformable", **options: Any) -> RFCNHead:
     torch.manual_seed(0)
     return RFCNHead(6, CLASSES, 16, channels=5, pooling=pooling, **options)
 
@@ -30,6 +32,7 @@ def test_start() -> None:
             assert parameter.std().item() == pytest.approx(0.01, rel=0.05), name
     assert module.cls_score.weight.shape == (49 * 81, 1024, 1, 1)
     assert module.bbox_pred.weight.shape == (49 * 8, 1024, 1, 1)
+    assert module.cls_offset is not None and module.bbox_offset is not None
     assert module.cls_offset.weight.shape == (49 * 2 * 81, 1024, 1, 1)
     assert module.bbox_offset.weight.shape == (49 * 2, 1024, 1, 1)
     assert module.sampler == RoISampler(batch_per_image=128, negative_iou=(0.0, 0.5), ohem=True)
@@ -72,13 +75,13 @@ def test_offsets_belong_to_a_class_and_boxes_have_one_set() -> None:
     with torch.no_grad():
         maps = module.prepare(features())
         before = module(maps, [BOXES])
-        bias = module.cls_offset.bias.view(CLASSES + 1, 2, 49)
+        bias = module.get_parameter("cls_offset.bias").view(CLASSES + 1, 2, 49)
         bias[2] = 1.0
         scores = module(module.prepare(features()), [BOXES])
         moved = (scores[0] - before[0]).abs().amax(dim=0) > 1e-9
         assert moved.tolist() == [False, False, True, False, False]
         assert torch.equal(scores[1], before[1])
-        module.bbox_offset.bias.fill_(1.0)
+        module.get_parameter("bbox_offset.bias").fill_(1.0)
         boxes = module(module.prepare(features()), [BOXES])
     assert torch.equal(boxes[0], scores[0])
     assert ((boxes[1] - before[1]).abs().amax(dim=0) > 1e-9).all()
@@ -89,7 +92,7 @@ def test_the_second_set_of_deltas_serves_all_classes() -> None:
     deltas = torch.linspace(-1, 1, 8).view(2, 4)
     with torch.no_grad():
         module.bbox_pred.weight.zero_()
-        module.bbox_pred.bias.copy_(deltas.view(8, 1).expand(8, 49).flatten())
+        module.get_parameter("bbox_pred.bias").copy_(deltas.view(8, 1).expand(8, 49).flatten())
     ((scores, boxes),) = module.predict(module.prepare(features()), [BOXES], [INFO])
     assert scores.shape == (3, CLASSES) and boxes.shape == (3, CLASSES, 4)
     assert (boxes == boxes[:, :1]).all()
@@ -114,8 +117,9 @@ def test_hard_example_mining_by_hand(batch: int) -> None:
     """The first proposal overlaps the object by 0.8, so it and the object are foreground; the others are not."""
     module = head("average", sampler=RoISampler(batch_per_image=batch, negative_iou=(0.0, 0.5), ohem=True))
     with torch.no_grad():
-        module.cls_score.bias.normal_(generator=torch.Generator().manual_seed(4))
-        module.bbox_pred.bias.copy_(torch.linspace(-1, 1, len(module.bbox_pred.bias)))
+        module.get_parameter("cls_score.bias").normal_(generator=torch.Generator().manual_seed(4))
+        bias = module.get_parameter("bbox_pred.bias")
+        bias.copy_(torch.linspace(-1, 1, len(bias)))
     maps = module.prepare(features())
     losses = module.losses(maps, [PROPOSALS], [INFO], [TARGET])
 
@@ -137,6 +141,7 @@ def test_only_the_hardest_rois_get_gradients() -> None:
     target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     far_apart = torch.tensor([[0.0, 0.0, 30.0, 30.0], [60.0, 48.0, 95.0, 79.0]])
     module.losses(leaf, [far_apart], [INFO], [target])["head_cls"].backward()
+    assert leaf.scores.grad is not None
     touched = leaf.scores.grad.abs().sum(dim=(0, 1)) > 0
     left, right = touched[:2, :2].any(), touched[3:, 4:].any()
     assert bool(left) != bool(right)
@@ -156,7 +161,7 @@ def test_no_rois_at_all(pooling: str) -> None:
     module = head(pooling)
     target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     losses = module.losses(module.prepare(features()), [torch.zeros(0, 4)], [INFO], [target])
-    sum(losses.values()).backward()
+    sum(losses.values(), torch.zeros(())).backward()
     assert losses == {"head_cls": 0, "head_box": 0}
     assert all(parameter.grad is not None for parameter in module.parameters())
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ def info(height: int, width: int, scale: float = 1.0) -> ImageInfo:
     return ImageInfo(0, "", int(height / scale), int(width / scale), height, width, seed=5)
 
 
-def rpn(**options: object) -> RPN:
+def rpn(**options: Any) -> RPN:
     torch.manual_seed(0)
     return RPN(4, ANCHORS, 16, channels=8, **options)
 
@@ -128,7 +129,7 @@ def test_no_anchor_fits() -> None:
     target = Target(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([0]))
     losses = module.losses([module(features)], [info(10, 10)], [target])
     assert losses["rpn_cls"] == 0 and losses["rpn_box"] == 0
-    sum(losses.values()).backward()
+    sum(losses.values(), torch.zeros(())).backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
 
 

@@ -1,7 +1,8 @@
 import os
 
-import cuda_on_host
 import pytest
+
+from tests.ops import cuda_on_host
 
 # cuBLAS is deterministic only with workspaces of a fixed size; it reads this variable once.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def random_rois(count: int, images: int, height: float, width: float, seed: int 
     return torch.cat([image, start, end], 1)
 
 
-def pooling_golden(path: Path) -> tuple[dict[str, Tensor | None], dict, Tensor, dict[str, Tensor]]:
+def pooling_golden(path: Path) -> tuple[dict[str, Any], dict, Tensor, dict[str, Tensor]]:
     """Returns tensors, options, output gradient and expected results of a golden, under this package's names."""
     data = np.load(path)
     arrays = {name: torch.from_numpy(data[name]) for name in data if name != "meta"}
@@ -109,12 +110,12 @@ def pooling_golden(path: Path) -> tuple[dict[str, Tensor | None], dict, Tensor, 
 
 def gradients(run: Callable, leaves: dict[str, Tensor | None], grad: Tensor | None = None) -> dict[str, Tensor]:
     """Returns the output of ``run(**leaves)`` and the gradients of all leaves, on the CPU."""
-    leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items() if leaf is not None}
-    output = run(**leaves)
+    given = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items() if leaf is not None}
+    output = run(**given)
     if grad is None:
         grad = random(*output.shape, seed=99)
-    found = torch.autograd.grad(output, list(leaves.values()), grad.to(output))
-    return {"output": output.detach().cpu()} | {name: g.cpu() for name, g in zip(leaves, found)}
+    found = torch.autograd.grad(output, list(given.values()), grad.to(output))
+    return {"output": output.detach().cpu()} | {name: g.cpu() for name, g in zip(given, found)}
 
 
 def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:

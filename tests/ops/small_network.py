@@ -1,6 +1,7 @@
 """A small detector that uses every operator, and a program that loads it in another process."""
 
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,9 @@ class SmallNetwork(nn.Module):
         self.deform = DeformConv2d(8, 8, 3, padding=1, offset_groups=2, modulated=True)
         nn.init.normal_(self.deform.offset.weight, std=0.2)
         self.maps = nn.Conv2d(8, 4 * POOLED**2, 1)
-        sizes = {"spatial_scale": 1 / 4, "pooled_size": POOLED}
+        sizes: dict[str, Any] = {"spatial_scale": 1 / 4, "pooled_size": POOLED}
         psroi = sizes | {"output_dim": 4, "group_size": POOLED}
-        samples = {"part_size": POOLED, "samples_per_bin": 2, "offset_std": 0.1}
+        samples: dict[str, Any] = {"part_size": POOLED, "samples_per_bin": 2, "offset_std": 0.1}
         self.psroi_pool, self.roi_pool = PSRoIPool(**psroi), RoIPool(**sizes)
         self.deform_psroi_pool = DeformPSRoIPool(**psroi, **samples)
         self.roi_align = dcn_det.ops.RoIAlign(**sizes, sampling_ratio=2) if hasattr(dcn_det.ops, "RoIAlign") else None

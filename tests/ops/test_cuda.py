@@ -6,15 +6,15 @@ from functools import partial
 
 import pytest
 import torch
-from pooling_tiers import assert_near, random, random_rois
-from test_nms import random_boxes
-from test_safety import MOVED, direct_call
 
 from dcn_det.ops import batched_nms, deform_conv2d, deform_psroi_pool, library, nms, psroi_pool, roi_align, roi_pool
 from dcn_det.ops.reference import deform_conv as conv_reference
 from dcn_det.ops.reference import deform_psroi_pool as deform_reference
 from dcn_det.ops.reference import roi_align as align_reference
 from dcn_det.ops.reference import roi_pooling as reference
+from tests.ops.pooling_tiers import assert_near, random, random_rois
+from tests.ops.test_nms import random_boxes
+from tests.ops.test_safety import MOVED, direct_call
 
 DEVICE = "cuda"
 pytestmark = [
@@ -384,12 +384,12 @@ def test_more_than_2_to_the_31_elements():
 def test_suppression_equals_the_cpu(count):
     boxes, scores = random_boxes(count, seed=count, extent=1000, size=120)
     labels = torch.randint(80, (count,), generator=torch.Generator().manual_seed(0))
-    on_device = [tensor.to(DEVICE) for tensor in (boxes, scores, labels)]
+    on_device = boxes.to(DEVICE), scores.to(DEVICE)
     for max_keep in (None, 300):
         expected = nms(boxes, scores, 0.5, max_keep).tolist()
-        assert nms(*on_device[:2], 0.5, max_keep).tolist() == expected
+        assert nms(*on_device, 0.5, max_keep).tolist() == expected
         expected = batched_nms(boxes, scores, labels, 0.5, max_keep).tolist()
-        assert batched_nms(*on_device, 0.5, max_keep).tolist() == expected
+        assert batched_nms(*on_device, labels.to(DEVICE), 0.5, max_keep).tolist() == expected
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from cuda_on_host import InOut, Out
+
+from tests.ops.cuda_on_host import InOut, Out
 
 MISUSE = {
     1: "a (race of a write and a read|race of a read and a write|read) of .*shared memory",

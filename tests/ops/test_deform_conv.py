@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def make_case(
     }
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "res5": {"channels": 8, "dilation": (2, 2), "padding": (2, 2), "offset_groups": 4, "bias": False},
     "mask": {"mask": True},
@@ -325,7 +326,7 @@ def test_batch_equals_one_at_a_time(tier, batch):
     grad = torch.randn(batch, 4, 14, 14, generator=torch.Generator().manual_seed(5))
     whole = tier.gradients(case, grad)
     shared = {name: torch.zeros_like(case[name]) for name in ("weight", "bias")}
-    parts = {"output": [], "input": [], "offset": []}
+    parts: dict[str, list[torch.Tensor]] = {"output": [], "input": [], "offset": []}
     for i in range(batch):
         one = {**case, "input": case["input"][i : i + 1], "offset": case["offset"][i : i + 1]}
         found = tier.gradients(one, grad[i : i + 1])

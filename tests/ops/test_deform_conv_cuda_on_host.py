@@ -1,21 +1,22 @@
 """The CUDA kernels of the deformable convolution, run without a GPU: values, gradients and memory accesses."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cuda_on_host import InOut, Out
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_deform_conv import CASES, GOLDENS, assert_near, gradients, make_case
 
 from dcn_det.ops.reference import deform_conv as reference
+from tests.ops.cuda_on_host import InOut, Out
+from tests.ops.test_deform_conv import CASES, GOLDENS, assert_near, gradients, make_case
 
 CAPACITY = 11  # output positions per tile: not a multiple of a batch, fewer than an image has
 HALVES = [torch.float16, torch.bfloat16]
 # Sizes that occupy one lane of four, more than a warp, and wide accesses with 4, 8 and 32 lanes.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "one channel to a group": {"groups": 6, "offset_groups": 6, "out_channels": 6},
     "4 lanes": {"channels": 32, "offset_groups": 4, "groups": 2, "size": (5, 4)},
     "8 lanes": {"channels": 64, "offset_groups": 1, "groups": 2, "size": (4, 4), "kernel": (2, 2), "mask": True},
@@ -116,20 +117,21 @@ def sweep_on_host(
     seed: int,
 ) -> dict:
     """Returns the gradients of input, offset and mask; writes the columns to ``kept``."""
+    grad_input = torch.zeros_like(problem.features, dtype=problem.sums)
     grads = {
-        "input": torch.zeros_like(problem.features, dtype=problem.sums),
+        "input": grad_input,
         "offset": torch.full_like(problem.offset, torch.nan),
         "mask": None if problem.mask is None else torch.full_like(problem.mask, torch.nan),
     }
     wanted = {name: value if name in needs else None for name, value in grads.items()}
     results = (
-        None if wanted["input"] is None else InOut(wanted["input"]),
-        *[None if wanted[name] is None else Out(wanted[name]) for name in ("offset", "mask")],
+        InOut(grad_input) if "input" in needs else None,
+        *[None if value is None else Out(value) for value in (wanted["offset"], wanted["mask"])],
     )
     arguments = (*problem.reads, problem.grad, problem.matrices, InOut(grad_columns), problem.capacity, *results)
     target = None if kept is None else InOut(kept)
     host("deform_conv_sweep", problem.dtype, problem.shape, *how, *arguments, target, seed=seed)
-    return grads | {"input": grads["input"].permute(0, 3, 1, 2)}
+    return grads | {"input": grad_input.permute(0, 3, 1, 2)}
 
 
 def results_of(
@@ -202,8 +204,8 @@ def split_on_host(
     for tile, (first, count) in enumerate(problem.tiles):
         for group in range(groups):
             rows, parts = left[group, first : first + count], kept[tile, group, :, :count].float()
-            factors = [(5, 2), (1, 1), (2, 1), (0, 2), (1, 2), (2, 0)]  # part of the gradients, of the columns
-            products = [rows[:, a].T @ parts[b] for a, b in factors]
+            pairs = [(5, 2), (1, 1), (2, 1), (0, 2), (1, 2), (2, 0)]  # part of the gradients, of the columns
+            products = [rows[:, a].T @ parts[b] for a, b in pairs]
             sum_on_host(host, products, grad_matrices[group], more=tile > 0)
     return results_of(problem, arguments, output, grad_matrices, grads, needs)
 
@@ -238,7 +240,7 @@ def test_equals_the_reference(host, case, border):
 def test_golden_vectors(host, path):
     data = np.load(path)
     meta = json.loads(str(data["meta"]))
-    arguments = {name: torch.from_numpy(data[name]) for name in ("input", "offset", "weight")}
+    arguments: dict[str, Any] = {name: torch.from_numpy(data[name]) for name in ("input", "offset", "weight")}
     arguments |= {name: tuple(meta[name]) for name in ("stride", "padding", "dilation")} | {"mask": None}
     found = on_host(host, arguments, "dcn_v1", torch.from_numpy(data["grad_output"]), capacity=150)
     names = {"output": "output", "input": "grad_input", "offset": "grad_offset", "weight": "grad_weight"}

@@ -61,8 +61,9 @@ def test_opcheck_backward(device, needs, channels_last):
 def test_plain_tier_has_the_same_strides(channels_last):
     arguments = make_arguments(channels_last=channels_last)
     output = call(*arguments)
-    assert reference.deform_conv2d(*arguments, *OPTIONS, "zeros").stride() == output.stride()
-    input, offset, weight, _, mask = arguments
+    input, offset, weight, bias, mask = arguments
+    plain = reference.deform_conv2d(input, offset, weight, bias, mask, *OPTIONS, "zeros")
+    assert plain.stride() == output.stride()
     backward = (output, input, offset, weight, mask, *OPTIONS, "zeros", True, True, True, True)
     expected = reference.deform_conv2d_backward(*backward)
     found = torch.ops.dcn_det.deform_conv2d_backward(*backward)

@@ -1,6 +1,7 @@
 """The deformable convolution module with its offset branch, and errors of module and function."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -68,8 +69,8 @@ def test_initializes_like_a_convolution():
     module.reset_parameters()
     torch.manual_seed(0)
     twin = nn.Conv2d(8, 6, 3)
-    assert torch.equal(module.weight, twin.weight) and torch.equal(module.bias, twin.bias)
-    assert not module.offset.weight.any() and not module.offset.bias.any()
+    assert all(torch.equal(module.get_parameter(name), twin.get_parameter(name)) for name in ("weight", "bias"))
+    assert not any(parameter.any() for parameter in module.offset.parameters())
 
 
 def test_parameters():
@@ -104,7 +105,7 @@ def test_every_parameter_gets_a_gradient():
     torch.manual_seed(0)
     module = DeformConv2d(4, 6, 3, padding=1, modulated=True)
     module(torch.randn(2, 4, 7, 8)).square().sum().backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
 
 
 def test_autocast_keeps_offsets_in_float32():
@@ -116,7 +117,7 @@ def test_autocast_keeps_offsets_in_float32():
         offset, mask = module.sampling(input)
         output = module(input)
         assert module(input.bfloat16()).dtype == torch.bfloat16
-    assert offset.dtype == mask.dtype == torch.float32 and output.dtype == torch.bfloat16
+    assert mask is not None and offset.dtype == mask.dtype == torch.float32 and output.dtype == torch.bfloat16
     assert torch.equal(offset, module.sampling(input)[0])
 
 
@@ -173,7 +174,7 @@ def arguments() -> dict:
     }
 
 
-WRONG = {
+WRONG: dict[str, dict[str, Any]] = {
     "input is of shape (4, 7, 8); expected 4 dimensions": {"input": torch.zeros(4, 7, 8)},
     "offset is of shape (36, 4, 4); expected 4 dimensions": {"offset": torch.zeros(36, 4, 4)},
     "weight is of shape (6, 2, 9); expected 4 dimensions": {"weight": torch.zeros(6, 2, 9)},

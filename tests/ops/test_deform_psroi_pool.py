@@ -1,10 +1,14 @@
 """Values and gradients of deformable position-sensitive RoI pooling, for every available tier."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from pooling_tiers import (
+
+from dcn_det.ops import deform_psroi_pool
+from dcn_det.ops.reference import deform_psroi_pool as reference
+from tests.ops.pooling_tiers import (
     BAD_ROIS,
     TIERS,
     assert_near,
@@ -14,9 +18,6 @@ from pooling_tiers import (
     random_rois,
     use_tier,
 )
-
-from dcn_det.ops import deform_psroi_pool
-from dcn_det.ops.reference import deform_psroi_pool as reference
 
 GOLDENS = sorted((Path(__file__).parent / "goldens").glob("pool_*.npz"))
 
@@ -61,7 +62,7 @@ def run(tensors: dict, settings: dict, device: torch.device, grad=None) -> dict:
     return gradients(lambda **leaves: deform_psroi_pool(rois=rois, **leaves, **settings), leaves, grad)
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "R-FCN scores": {"classes": 4},
     "many regions": {"classes": 4, "rois": 50, "batch": 3},
     "several channels of a class": {"classes": 2, "output_dim": 6, "rois": 20},

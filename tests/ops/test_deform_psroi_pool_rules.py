@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from pooling_tiers import assert_near, gradients, use_tier
-from test_deform_psroi_pool import make_case, options
 
 from dcn_det.ops import DeformPSRoIPool, deform_psroi_pool
+from tests.ops.pooling_tiers import assert_near, gradients, use_tier
+from tests.ops.test_deform_psroi_pool import make_case, options
 
 ERRORS = {
     "sizes": ({"pooled_size": 0}, {}, "pooled_size is 0; expected an int from 1"),
@@ -149,7 +149,7 @@ def test_two_names_of_one_argument_are_refused(name):
             **{k: v for k, v in both.items() if k in (*tensors, "trans")}
         )
     with pytest.raises(TypeError, match="'offset'"):
-        deform_psroi_pool(*tensors.values(), trans=tensors["offset"], **settings)
+        deform_psroi_pool(*tensors.values(), trans=tensors["offset"], **settings)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("name", ["samples_per_bin", "offset_std"])

@@ -28,6 +28,9 @@ class Calls(TorchDispatchMode):
 class Context:
     """Stands in for autograd's context, because autograd's engine needs a device."""
 
+    def __init__(self, needs_input_grad: list[bool]) -> None:
+        self.needs_input_grad = needs_input_grad
+
     def save_for_backward(self, *tensors: Any) -> None:
         self.saved_tensors = tensors
 
@@ -46,7 +49,7 @@ def strict(request) -> Iterator[bool]:
 
 
 # Module and arguments of each operator; tuples stand for tensors of that shape.
-OPERATORS = {
+OPERATORS: dict[str, tuple[str, list[Any]]] = {
     "deform_conv2d": (
         "deform_conv_rules",
         [(1, 4, 5, 6), (1, 18, 3, 4), (8, 4, 3, 3), None, None, [1, 1], [0, 0], [1, 1], "zeros"],
@@ -63,8 +66,7 @@ OPERATORS = {
 def test_cuda_gets_the_deterministic_twin_when_asked_to(name, device, strict):
     module_name, sizes = OPERATORS[name]
     module = importlib.import_module(f"dcn_det.ops.{module_name}")
-    context = Context()
-    context.needs_input_grad = [True, *[False] * (len(sizes) - 1)]
+    context = Context(needs_input_grad=[True, *[False] * (len(sizes) - 1)])
     with FakeTensorMode(), Calls() as calls:
         arguments = [torch.empty(size, device=device) if isinstance(size, tuple) else size for size in sizes]
         output = module.OPERATOR(*arguments)

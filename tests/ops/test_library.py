@@ -191,4 +191,4 @@ def test_tier_of_a_device_without_kernels():
 def test_status_names_the_files():
     for state in library.status().values():
         assert state.loaded == (state.reason == "")
-        assert not state.loaded or state.path.is_file()
+        assert not state.loaded or (state.path is not None and state.path.is_file())

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_network
 import torch
-from small_network import make_inputs, make_network
 from torch.export import Dim
 
 from dcn_det.ops.flops import FORMULAS, flop_counter
 from dcn_det.ops.schemas import SCHEMAS
+from tests.ops import small_network
+from tests.ops.small_network import make_inputs, make_network
 
 
 def outputs_and_gradients(network, inputs) -> list[torch.Tensor]:

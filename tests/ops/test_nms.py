@@ -66,8 +66,8 @@ def greedy(boxes, scores, iou_threshold, max_keep=None, labels=None) -> list[int
 
     def overlap_exceeds(i: int, j: int) -> bool:
         a, b = corners[i], corners[j]
-        width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
-        height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+        width = max(min(a[2], b[2]) - max(a[0], b[0]), Fraction(0))
+        height = max(min(a[3], b[3]) - max(a[1], b[1]), Fraction(0))
         areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
         union = sum(areas) - width * height
         return union != 0 and Fraction(width * height) / union > Fraction(iou_threshold)

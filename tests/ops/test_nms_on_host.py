@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cuda_on_host import CSRC, InOut, Out
-from test_nms import clustered_boxes, random_boxes, random_labels
 
 from dcn_det.ops.reference import nms as reference
+from tests.ops.cuda_on_host import CSRC, InOut, Out
+from tests.ops.test_nms import clustered_boxes, random_boxes, random_labels
 
 STRIP_WORDS = 64  # as in nms.cuh
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pooling_tiers import RULES_MODULES, TIERS, module_of, random, use_tier
-from property_cases import CALLS, TOLERANCES, Call, repeatable, suppressions
 
 import dcn_det.ops
 from dcn_det.ops import batched_nms, nms
 from dcn_det.ops.reference import nms as nms_reference
+from tests.ops.pooling_tiers import RULES_MODULES, TIERS, module_of, random, use_tier
+from tests.ops.property_cases import CALLS, TOLERANCES, Call, repeatable, suppressions
 
 OPERATORS = sorted(CALLS)
 

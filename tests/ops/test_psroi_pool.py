@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from pooling_tiers import (
+
+from dcn_det.ops import PSRoIPool, psroi_pool
+from tests.ops.pooling_tiers import (
     BAD_ROIS,
     TIERS,
     assert_near,
@@ -13,8 +15,6 @@ from pooling_tiers import (
     random_rois,
     use_tier,
 )
-
-from dcn_det.ops import PSRoIPool, psroi_pool
 
 
 @pytest.fixture(params=TIERS)
@@ -93,7 +93,7 @@ CASES = {
 def test_matches_loops(changes, layout, device):
     tensors, settings = make_case(**changes)
     grad = random(6, settings["output_dim"], settings["pooled_size"], settings["pooled_size"], seed=2)
-    expected = by_loops(*tensors.values(), *settings.values(), grad)
+    expected = by_loops(**tensors, **settings, grad=grad)
     tensors["input"] = tensors["input"].contiguous(memory_format=layout)
     assert_near(run(tensors, settings, device, grad), expected, 1e-12)
 

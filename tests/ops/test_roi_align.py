@@ -1,9 +1,14 @@
 """RoI align, for every available tier."""
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
-from pooling_tiers import (
+
+from dcn_det.ops import RoIAlign, roi_align
+from dcn_det.ops.reference import roi_align as reference
+from tests.ops.pooling_tiers import (
     BAD_ROIS,
     TIERS,
     assert_near,
@@ -12,9 +17,6 @@ from pooling_tiers import (
     random_rois,
     use_tier,
 )
-
-from dcn_det.ops import RoIAlign, roi_align
-from dcn_det.ops.reference import roi_align as reference
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -165,7 +167,7 @@ def test_operator_itself_gives_zero_for_an_image_that_does_not_exist(index):
     tensors = make_case(rois=3)
     tensors["rois"][1, 0] = index
     for operator in (torch.ops.dcn_det.roi_align, reference.roi_align):
-        output = operator(*tensors.values(), 1 / 16, 3, 0, True)
+        output = operator(tensors["input"], tensors["rois"], 1 / 16, 3, 0, True)
         assert not output[1].any() and output[0].any()
 
 
@@ -249,7 +251,8 @@ def test_double_backward_says_that_there_is_none():
 
 
 def test_module_is_the_function():
-    tensors, options = make_case(), {"spatial_scale": 1 / 16, "pooled_size": 3, "sampling_ratio": 2, "aligned": False}
+    tensors = make_case()
+    options: dict[str, Any] = {"spatial_scale": 1 / 16, "pooled_size": 3, "sampling_ratio": 2, "aligned": False}
     module = RoIAlign(**options)
     assert torch.equal(module(**tensors), roi_align(**tensors, **options))
     assert "sampling_ratio=2, aligned=False" in repr(module)

@@ -1,15 +1,17 @@
 """The CUDA kernels of RoI pooling, run without a GPU: values, gradients and memory accesses."""
 
+from typing import Any
+
 import pytest
 import torch
-from cuda_on_host import InOut, Out
-from pooling_tiers import BAD_ROIS, assert_near, pooling_golden, random
-from test_deform_psroi_pool import CASES, GOLDENS, make_case, options
 from torch import Tensor
 
 from dcn_det.ops.reference import deform_psroi_pool as deform_reference
 from dcn_det.ops.reference import roi_align as align_reference
 from dcn_det.ops.reference import roi_pooling as reference
+from tests.ops.cuda_on_host import InOut, Out
+from tests.ops.pooling_tiers import BAD_ROIS, assert_near, pooling_golden, random
+from tests.ops.test_deform_psroi_pool import CASES, GOLDENS, make_case, options
 
 DTYPES = [(torch.float64, 1e-11), (torch.float32, 2e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)]
 NARROW = [{}, {"group_size": 1, "size": (1, 1)}, {"pooled_size": 7}, {"pooled_size": 2, "size": (30, 33), "rois": 20}]
@@ -49,10 +51,10 @@ def deform_on_host(host, tensors, settings, grad, *, blocks=0, lanes=8, determin
     found = {"output": unwritten(grad), "input": torch.zeros_like(input, dtype=rois.dtype)}
     regions = (rois, offset)
     host("deform_psroi_pool", dtype, sizes, blocks, scale, std, input, *regions, Out(found["output"]), seed=seed)
-    owns_offsets = offset is not None and sizes[7] == sizes[2] and sizes[8] == sizes[6]
-    together = unwritten(offset) if owns_offsets else None
+    owns_offsets = sizes[7] == sizes[2] and sizes[8] == sizes[6]
+    together = unwritten(offset) if offset is not None and owns_offsets else None
     head = (dtype, sizes, blocks, deterministic, scale, std, grad, input)
-    results = (InOut(found["input"]), Out(together) if owns_offsets else None)
+    results = (InOut(found["input"]), None if together is None else Out(together))
     host("deform_psroi_pool_backward", *head, *regions, *results, seed=seed)
     if offset is not None:
         found["offset"] = unwritten(offset)
@@ -92,7 +94,7 @@ def test_deform_psroi_pool(host, changes, lanes):
 
 
 # Channels of a class: wide accesses by 4 lanes, by a warp and repeated; single elements by 32 lanes.
-LAST = {
+LAST: dict[str, dict[str, Any]] = {
     "few": {"classes": 1, "output_dim": 16},
     "classes": {"classes": 2, "output_dim": 48, "pooled_size": 3, "part_size": 2},
     "more parts": {"classes": 1, "output_dim": 16, "pooled_size": 3, "part_size": 5},
@@ -357,7 +359,7 @@ def sums_of(host, name: str, dtype: torch.dtype, **how) -> tuple[Tensor, Tensor]
     group, pooled = settings["group_size"], settings["pooled_size"]
     sums = torch.zeros_like(input, dtype=rois.dtype)
     sizes = sizes_of(input, rois, **settings)
-    wide, size = rois.double(), (len(input), *input.shape[2:])
+    wide, size = rois.double(), (len(input), input.shape[2], input.shape[3])
     if name == "roi_pool":
         _, argmax = reference.roi_pool(input, rois, scale, pooled)
         grad = random(*argmax.shape, seed=5, dtype=dtype)

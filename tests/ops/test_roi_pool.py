@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torchvision
-from pooling_tiers import (
+
+from dcn_det.ops import RoIPool, roi_pool
+from tests.ops.pooling_tiers import (
     BAD_ROIS,
     TIERS,
     assert_near,
@@ -12,8 +14,6 @@ from pooling_tiers import (
     random_rois,
     use_tier,
 )
-
-from dcn_det.ops import RoIPool, roi_pool
 
 
 @pytest.fixture(params=TIERS)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pooling_tiers import TIERS, use_tier
-from property_cases import Random, repeatable, seeds
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import dcn_det.ops
 from dcn_det.ops import batched_nms, deform_conv2d, library, nms
+from tests.ops.pooling_tiers import TIERS, use_tier
+from tests.ops.property_cases import Random, repeatable, seeds
 
 LARGEST = torch.finfo(torch.float32).max
 WILD = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, LARGEST, -LARGEST]
@@ -296,7 +296,7 @@ def test_wild_offsets_of_a_convolution(tier, monkeypatch):
             "deform_conv2d",
             tier,
             monkeypatch,
-            lambda device, *x: deform_conv2d(*x[:3], mask=x[3], border=border),
+            lambda device, input, offset, weight, mask: deform_conv2d(input, offset, weight, mask=mask, border=border),
             [input, offset, weight, mask],
         )
         assert_same(found, expected)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from pooling_tiers import random, random_rois
 from torch import Tensor
 
 import dcn_det.ops
 from dcn_det.ops import batched_nms, deform_conv2d, library, nms
+from tests.ops.pooling_tiers import random, random_rois
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SIZE = (24, 31)

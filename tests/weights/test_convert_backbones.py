@@ -51,6 +51,7 @@ def original(merged: bool = False) -> ResNet:
 def parts(name: str) -> tuple[str, str, str, str]:
     """``layer3.22.conv2.weight`` -> stage ``4``, block suffix ``b22``, position ``22``, module ``conv2``."""
     match = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)\.\w+", name)
+    assert match is not None
     stage, position = int(match[1]) + 1, int(match[2])
     block = stage_block_names("resnet101")[f"res{stage}"][position].removeprefix(f"res{stage}")
     return str(stage), block, str(position), match[3]
@@ -188,7 +189,7 @@ def test_offsets_start_afresh_from_a_converted_backbone(tmp_path: Path) -> None:
         tmp_path / "o.pth", "model.backbone.preprocess.channel_order=rgb",
         "model.backbone.deform.blocks=[res5c]", config=CAFFE_CONFIG,
     )  # fmt: skip
-    assert not network.get_submodule("layer4.2.conv2.offset").weight.any()
+    assert not network.get_parameter("layer4.2.conv2.offset.weight").any()
     same(network, original(), reverse=True)
 
 

@@ -42,7 +42,7 @@ def test_round_trip(tmp_path: Path, layout: str, dtype: str) -> None:
 
 
 def test_layouts_and_devices_mix_in_a_file(tmp_path: Path) -> None:
-    value = np.float32([[1, -2], [3, 4]])
+    value = np.array([[1, -2], [3, 4]], np.float32)
     arrays = [array_bytes(value, layout, (2, index)) for index, layout in enumerate(LAYOUTS)]
     arrays.append(array_bytes(np.array(7, np.int64), "v3"))
     read = read_params(put(tmp_path, file_bytes(arrays, [*LAYOUTS, "scalar"])))
@@ -64,7 +64,7 @@ def test_bytes_of_a_known_file(tmp_path: Path) -> None:
     )
     read = read_params(put(tmp_path, data))
     assert list(read) == ["arg:w"]
-    np.testing.assert_array_equal(read["arg:w"], np.float32([[1, -2]]))
+    np.testing.assert_array_equal(read["arg:w"], np.array([[1, -2]], np.float32))
 
 
 def test_every_truncation_is_reported(tmp_path: Path) -> None:

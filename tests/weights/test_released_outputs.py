@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 def given_weights(folder: Path, name: str) -> dict[str, np.ndarray]:
     spec = importlib.util.spec_from_file_location("given_weights", folder / "weights.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.weights(folder / f"{name}.json")
@@ -35,7 +37,7 @@ def test_same_numbers(name: str, shared: Path, tmp_path: Path) -> None:
     predictor = load(target, device="cpu")
     target.unlink()
 
-    model = predictor.model
+    model: Any = predictor.model
     expected = {key: torch.from_numpy(value) for key, value in np.load(folder / f"{name}.npz").items()}
     pixels = expected["image"].permute(2, 0, 1).flip(0)[None].contiguous()
     height, width = pixels.shape[2:]
