@@ -9,9 +9,11 @@ import torch
 
 from dcn_det.cli.test import main
 from dcn_det.config import Config, load_config, to_plain
+from dcn_det.config.data import SampleDataConfig
 from dcn_det.errors import UserError
 from dcn_det.inference.build import load
 from dcn_det.models.build import build_detector
+from dcn_det.ops import DeformConv2d
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 from dcn_det.weights.settings import differences, laid_over, of_checkpoint
@@ -30,8 +32,16 @@ def weights(tiny: Path, tmp_path: Path) -> Path:
     return tmp_path / "w.safetensors"
 
 
+def modulated_layer(model: object) -> DeformConv2d:
+    assert isinstance(model, torch.nn.Module)
+    layer = model.get_submodule("backbone.layer4.1.conv2")
+    assert isinstance(layer, DeformConv2d)
+    return layer
+
+
 def random_weights(config: Config) -> dict[str, Any]:
     """What a checkpoint holds."""
+    assert isinstance(config.data, SampleDataConfig) and config.data.test is not None
     annotations = json.loads((Path(config.data.root) / config.data.test.annotations).read_text())
     classes = tuple(
         sorted((Category(each["id"], each["name"]) for each in annotations["categories"]), key=lambda c: c.id)
@@ -93,15 +103,15 @@ def test_masks_keep_the_factor_they_were_trained_with(tiny: Path, tmp_path: Path
     if not recorded:
         del state["config"]["model"]["backbone"]["deform"]["mask_scale"]
     checkpoint.save(tmp_path / "w.pth", state)
-    layer = "backbone.layer4.1.conv2"
     alone = load(tmp_path / "w.pth", device="cpu").model
     with pytest.warns(UserWarning, match=r"deform\.mask_scale 1.* \(config: 2.*\)"):
         under = load(tmp_path / "w.pth", device="cpu", config=load_config(tiny, *modulated)).model
-    assert alone.get_submodule(layer).mask_scale == under.get_submodule(layer).mask_scale == 1
+    before, after = modulated_layer(alone), modulated_layer(under)
+    assert before.mask_scale == after.mask_scale == 1
     x = torch.randn(1, 64, 5, 6)
-    mask = alone.get_submodule(layer).sampling(x)[1]
-    assert mask.min() > 0 and 0.9 < mask.max() <= 1
-    torch.testing.assert_close(under.get_submodule(layer)(x), alone.get_submodule(layer)(x))
+    mask = before.sampling(x)[1]
+    assert mask is not None and mask.min() > 0 and 0.9 < mask.max() <= 1
+    torch.testing.assert_close(after(x), before(x))
 
 
 def test_settings_laid_over_a_config(tiny: Path) -> None:

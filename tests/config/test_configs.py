@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from dcn_det.config import Config, load_config
+from dcn_det.config.model import AlignedInceptionResNetConfig, ResNetConfig
 from dcn_det.engine.session import Session
 from dcn_det.images import read_image
 from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
+from dcn_det.models.detector import Detector
 from dcn_det.ops import DeformConv2d
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,9 +135,10 @@ def on_meta(config: Config) -> torch.nn.Module:
 @pytest.mark.parametrize("name", FILES)
 def test_every_config_builds_what_it_says(name: str) -> None:
     config = load_config(FILES[name])
-    model = on_meta(config)
+    model, backbone = on_meta(config), config.model.backbone
     layers = [layer for layer in model.modules() if isinstance(layer, DeformConv2d)]
-    assert len(layers) >= len(config.model.backbone.deform.blocks)
+    assert isinstance(backbone, ResNetConfig | AlignedInceptionResNetConfig)
+    assert len(layers) >= len(backbone.deform.blocks)
     assert all(layer.offset_groups == (1 if "dcnv2" in name else 4) for layer in layers)
     assert {layer.dilation[0] for layer in layers} <= ({1} if "fpn" in name else {1, 2})
 
@@ -147,8 +150,8 @@ def test_dcnv2_is_modulated_throughout() -> None:
     assert [sum(f"layer{stage}." in name for name in layers) for stage in (1, 2, 3, 4)] == [0, 4, 23, 3]
     assert all(layer.modulated and layer.mask_scale == 2 for layer in layers.values())
     multipliers = {f"{name}.offset.{parameter}": 0.1 for name in layers for parameter in ("weight", "bias")}
-    assert model.lr_multipliers() == multipliers
-    assert model.head.offset[-1].out_features == 3 * 49
+    assert isinstance(model, Detector) and model.lr_multipliers() == multipliers
+    assert model.get_parameter("head.offset.4.bias").shape == (3 * 49,)
     assert config.train.epochs == 16 and config.data.flip == "random"
 
 

@@ -141,6 +141,7 @@ def test_autocast_leaves_the_best_scores_and_deltas_distinct(kind: str, variant:
         features = model.extract(data)
         if isinstance(model, TwoStageDetector):
             first = [model.rpn(level) for level in features.rpn]
+            assert isinstance(model.head, torch.nn.Module)
             logits, deltas = model.head(features.head, [boxes])
             raw = [logits[:, 1:], deltas[:, -1]]
         else:
@@ -155,6 +156,7 @@ def test_autocast_leaves_the_best_scores_and_deltas_distinct(kind: str, variant:
 def test_only_pyramids_are_padded(kind: str, size: tuple[int, int]) -> None:
     model = detector(kind).eval()
     seen: list[torch.Size] = []
+    assert isinstance(model.backbone, torch.nn.Module)
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     model(batch((70, 100)))
     model(batch((70, 90), (60, 100)))

@@ -63,9 +63,14 @@ def test_offsets_move_what_is_pooled() -> None:
     assert (before - after).abs().max() > 1e-7
 
 
+def offset_branch(module: FasterRCNNHead) -> nn.Module:
+    assert module.offset is not None
+    return module.offset
+
+
 def test_start_of_the_modulated_branch() -> None:
     module = FasterRCNNHead(2048, 80, 16, pooling="modulated")
-    layers = dict(module.offset.named_parameters())
+    layers = dict(offset_branch(module).named_parameters())
     assert {name: tuple(value.shape) for name, value in layers.items() if name.endswith("weight")} == {
         "0.weight": (1024, 12544), "2.weight": (1024, 1024), "4.weight": (147, 1024)
     }  # fmt: skip
@@ -82,8 +87,10 @@ def test_modulated_pooling_starts_as_half_of_bilinear_and_is_bounded_by_deformab
         torch.testing.assert_close(modulated._pool(maps, rois), bilinear._pool(maps, rois) / 2)
         deformable = head("deformable")
         moved = torch.linspace(-1, 1, 98)
-        deformable.offset.bias.copy_(moved)
-        modulated.offset[-1].bias.copy_(torch.cat([moved, torch.full((49,), 40.0)]))  # all bins at full strength
+        offset_branch(deformable).get_parameter("bias").copy_(moved)
+        offset_branch(modulated).get_parameter("4.bias").copy_(
+            torch.cat([moved, torch.full((49,), 40.0)])
+        )  # all bins at full strength
         torch.testing.assert_close(modulated._pool(maps, rois), deformable._pool(maps, rois))
 
 
@@ -120,7 +127,7 @@ def trained(pooling: str = "modulated") -> FasterRCNNHead:
     """A head in float64 whose offsets and masks are not those of the start."""
     module = head(pooling, samples_per_bin=2).double()
     generator = torch.Generator().manual_seed(2)
-    for parameter in module.offset.parameters():
+    for parameter in offset_branch(module).parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.2
     return module
 
@@ -133,7 +140,9 @@ def test_modulated_pooling_by_hand() -> None:
         found = module._pool([level], rois)
         for row, pooled in zip(rois.tolist(), found):
             zero, one = level.new_zeros(2, 7, 7), level.new_ones(7, 7)
-            predicted = module.offset(pooled_by_hand(level[0], row[1:], zero, one).flatten()[None])[0].view(3, 7, 7)
+            predicted = offset_branch(module)(pooled_by_hand(level[0], row[1:], zero, one).flatten()[None])[0].view(
+                3, 7, 7
+            )
             mask = 1 / (1 + torch.exp(-predicted[2]))
             assert predicted[:2].abs().max() > 0.3 and mask.max() - mask.min() > 0.2
             torch.testing.assert_close(pooled, pooled_by_hand(level[0], row[1:], predicted[:2], mask))
@@ -143,20 +152,22 @@ def test_gradients_of_modulated_pooling() -> None:
     module = trained()
     generator = torch.Generator().manual_seed(4)
     level = torch.randn(1, 5, 5, 6, generator=generator, dtype=torch.float64, requires_grad=True)
-    last = module.offset[-1]
+    branch = offset_branch(module)
     rois = to_rois([BOXES.double() + 0.3])
 
     def pooled(level: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         return module._pool([level], rois)
 
-    assert torch.autograd.gradcheck(pooled, (level, last.weight, last.bias), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        pooled, (level, branch.get_parameter("4.weight"), branch.get_parameter("4.bias")), fast_mode=True
+    )
 
 
 def test_offset_branch_has_the_learning_rate_of_its_paper() -> None:
     assert set(head("deformable").lr_multipliers().values()) == {0.01}
     assert head("modulated").lr_multipliers() == {}
     given = head("modulated", offset_lr_mult=0.5)
-    assert given.lr_multipliers() == {f"offset.{name}": 0.5 for name, _ in given.offset.named_parameters()}
+    assert given.lr_multipliers() == {f"offset.{name}": 0.5 for name, _ in offset_branch(given).named_parameters()}
 
 
 def test_predictions_by_hand() -> None:

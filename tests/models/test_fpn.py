@@ -72,7 +72,7 @@ def test_level_of_a_square(side: int, level: int) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["max", "align", "bilinear", "deformable", "modulated"])
-def test_each_roi_is_pooled_from_its_level(pooling: str) -> None:
+def test_each_roi_is_pooled_from_its_level(pooling: Any) -> None:
     torch.manual_seed(1)
     head = FasterRCNNHead(6, 3, (4, 8, 16, 32), channels=None, pooling=pooling, hidden=8)
     maps = [torch.randn(2, 6, 256 // stride, 320 // stride) for stride in head.strides]
@@ -89,9 +89,13 @@ def test_each_roi_is_pooled_from_its_level(pooling: str) -> None:
 
 
 @pytest.mark.parametrize(("pooling", "parameters"), [("deformable", 2), ("modulated", 6)])
-def test_every_offset_branch_takes_part_even_without_rois(pooling: str, parameters: int) -> None:
+def test_every_offset_branch_takes_part_even_without_rois(pooling: Any, parameters: int) -> None:
     head = FasterRCNNHead(6, 3, (4, 8, 16, 32), channels=None, pooling=pooling, hidden=8, offset_lr_mult=0.5)
-    assert len(head.offset) == 4 and len(head.lr_multipliers()) == 4 * parameters
+    assert (
+        isinstance(head.offset, torch.nn.ModuleList)
+        and len(head.offset) == 4
+        and len(head.lr_multipliers()) == 4 * parameters
+    )
     assert head.lr_multipliers().keys() <= dict(head.named_parameters()).keys()
     maps = [torch.randn(1, 6, 64 // stride, 64 // stride) for stride in head.strides]
     info, target = ImageInfo(0, "", 64, 64, 64, 64), Target(torch.tensor([[1.0, 1, 40, 40]]), torch.tensor([1]))
