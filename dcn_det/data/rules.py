@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import PurePosixPath
 
@@ -15,6 +16,7 @@ from dcn_det.errors import shown
 MAX_SIDE = 2**24
 """Largest side of an image and largest coordinate in pixels: from here on, float32 cannot hold every pixel."""
 
+_ORDINARY = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_.() /-]{0,199}")
 _LONGEST_NAME, _LONGEST_PATH = 255, 2048
 """Bytes that file systems take in one name, and characters that leave room for the folder of the images."""
 
@@ -30,6 +32,8 @@ def name_problem(name: object) -> str | None:
     Names must stay below the folder of the images, so that annotations from elsewhere cannot make the program read
     other files. Links inside the folder are the user's own, and are followed.
     """
+    if type(name) is str and _ORDINARY.fullmatch(name) and ".." not in name:
+        return None  # most names; the rest takes ten times as long
     if not isinstance(name, str) or not name.strip():
         return f"{shown(name)} is not a file name"
     try:

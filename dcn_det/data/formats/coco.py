@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcn_det.categories import Category
 from dcn_det.data.findings import Findings
@@ -27,8 +30,18 @@ from dcn_det.files import kind_of, read_json
 if TYPE_CHECKING:
     from dcn_det.config.data import CocoSplitConfig
 
-Check = Callable[[object], str | None]
-"""Returns what is wrong with a value, or None."""
+
+@dataclass(frozen=True)
+class Check:
+    """A rule for the values of a key.
+
+    Attributes:
+        problem: returns what is wrong with a value, or None.
+        all_good: returns whether nothing is wrong with any of many values; False where that takes a closer look.
+    """
+
+    problem: Callable[[object], str | None]
+    all_good: Callable[[list[Any]], bool] = lambda values: False
 
 
 class CocoFormat(DataFormat):
@@ -103,7 +116,7 @@ def read_document(
     if not isinstance(document, Mapping):
         hint = "; is it a results file?" if isinstance(document, list) else ""
         raise UserError(f"{source}: not COCO annotations: it is {kind_of(document)}, expected an object{hint}")
-    images = _rows(document, "images", source, findings, {"id": _id, "file_name": _name(files)} | _SIDES)
+    images = _rows(document, "images", source, findings, {"id": _ID, "file_name": _name(files)} | _SIDES)
     categories = _categories(document, source, findings)
     annotations: list[Row] = []
     places: list[int] = []
@@ -113,19 +126,10 @@ def read_document(
         _note_ids(annotations, findings)
     rows_of = {row["id"]: i for i, row in reversed(list(enumerate(images)))}
     labels_of = {category.id: label for label, category in enumerate(categories)}
-    listed = {ident for row in document["images"] if is_id(ident := _get(row, "id"))}  # also those left out
-    listed_categories = {ident for row in document["categories"] if is_id(ident := _get(row, "id"))}
-    kept = []
-    for row, place in zip(annotations, places):
-        for key, known, unusable in (("image_id", rows_of, listed), ("category_id", labels_of, listed_categories)):
-            if row[key] not in known:
-                if row[key] not in unusable:
-                    what = "image" if key == "image_id" else "category"
-                    findings.error(f"annotation of an unknown {what}", f"annotations[{place}].{key} is {row[key]}")
-                break
-        else:
-            kept.append((row, place))
-    annotations = [row for row, _ in kept]
+    owners = _positions(annotations, places, "image_id", rows_of, document["images"], findings)
+    labels = _positions(annotations, places, "category_id", labels_of, document["categories"], findings)
+    kept = np.flatnonzero((owners >= 0) & (labels >= 0))
+    annotations = [annotations[i] for i in kept.tolist()]
     corners = np.array([row["bbox"] for row in annotations], np.float64).reshape(-1, 4)
     with np.errstate(over="ignore", invalid="ignore"):
         corners[:, 2:] += corners[:, :2]
@@ -135,17 +139,34 @@ def read_document(
         image_ids=np.array([row["id"] for row in images], np.int64),
         names=[row.get("file_name") or "" for row in images],
         sizes=np.array([(row["height"], row["width"]) for row in images], np.int64).reshape(-1, 2),
-        owners=np.array([rows_of[row["image_id"]] for row in annotations], np.int64),
+        owners=owners[kept],
         boxes=corners,
-        labels=np.array([labels_of[row["category_id"]] for row in annotations], np.int64),
+        labels=labels[kept],
         crowd=np.array([bool(row.get("iscrowd") or 0) for row in annotations], np.bool_),
-        written=Written(images, annotations, np.array([place for _, place in kept], np.int64)),
+        written=Written(images, annotations, np.array(places, np.int64)[kept]),
     )
     if classes is None:
         records = _without_groups(records, document["categories"])
     else:
         records = only_classes(records, classes)
     return screen(records, findings, labelled)
+
+
+def _positions(
+    rows: list[Row], places: list[int], key: str, known: Mapping[int, int], listed: list[Any], findings: Findings
+) -> NDArray[np.int64]:
+    """Returns the position of each row's image or category, -1 for unknown ones, which are errors.
+
+    An image or category that is ``listed`` but not ``known`` has an error of its own.
+    """
+    found = np.array([known.get(row[key], -1) for row in rows], np.int64)
+    bad = np.flatnonzero(found < 0).tolist()
+    unusable = {_get(each, "id") for each in listed if is_id(_get(each, "id"))} if bad else set()
+    for row in bad:
+        if rows[row][key] not in unusable:
+            what = key.removesuffix("_id")
+            findings.error(f"annotation of an unknown {what}", f"annotations[{places[row]}].{key} is {rows[row][key]}")
+    return found
 
 
 def _get(row: object, key: str) -> object:
@@ -174,16 +195,17 @@ def _sound(
 ) -> tuple[list[Row], list[int]]:
     """Returns the rows without problems and their positions; reports the first problem of the others."""
     bad: dict[int, tuple[str, str]] = {}
-    objects = all(type(row) is dict for row in rows)
+    for place, row in enumerate(rows):
+        if type(row) is not dict:
+            bad[place] = ("is no object", f"{section}[{place}] is {shown(row)}")
     for key, check in checks.items():
+        if not bad and check.all_good([row.get(key) for row in rows]):
+            continue
         for place, row in enumerate(rows):
-            if not objects and not isinstance(row, dict):
-                bad.setdefault(place, ("is no object", f"{section}[{place}] is {shown(row)}"))
-                continue
-            problem = check(row.get(key))
+            problem = None if place in bad else check.problem(row.get(key))
             if problem is not None:
                 value = shown(row[key]) if key in row else "missing"
-                bad.setdefault(place, (f"without a usable {key}", f"{section}[{place}].{key} is {value}, {problem}"))
+                bad[place] = (f"without a usable {key}", f"{section}[{place}].{key} is {value}, {problem}")
     for place in sorted(bad):
         kind, example = bad[place]
         findings.error(f"{_SINGULAR[section]} {kind}", example)
@@ -198,32 +220,49 @@ def _id(value: object) -> str | None:
     return None if is_id(value) else "expected an integer of 64 bits"
 
 
+def _all_ids(values: list[Any]) -> bool:
+    return set(map(type, values)) == {int} and is_id(min(values)) and is_id(max(values))
+
+
+_ID = Check(_id, _all_ids)
+
+
 def _side(value: object) -> str | None:
     good = type(value) is int and 1 <= value <= MAX_SIDE
     return None if good else f"expected an integer from 1 to {MAX_SIDE}"
 
 
-_SIDES: dict[str, Check] = {"height": _side, "width": _side}
+def _all_sides(values: list[Any]) -> bool:
+    return set(map(type, values)) == {int} and min(values) >= 1 and max(values) <= MAX_SIDE
+
+
+_SIDES = {"height": Check(_side, _all_sides), "width": Check(_side, _all_sides)}
 
 
 def _name(required: bool) -> Check:
     def check(value: object) -> str | None:
         if value is None and not required:
             return None
-        return "expected a name" if name_problem(value) and not isinstance(value, str) else name_problem(value)
+        return name_problem(value) if isinstance(value, str) else "expected a name"
 
-    return check
+    return Check(check)
 
 
 def _is_number(value: object) -> bool:
     kind = type(value)
-    return kind is float or (kind is int and abs(value) < 2**53)  # type: ignore[arg-type]
+    return kind is float or (kind is int and abs(value) < 2**1000)  # type: ignore[arg-type]
 
 
 def _bbox(value: object) -> str | None:
     if type(value) is list and len(value) == 4 and all(map(_is_number, value)):
         return None
     return "expected [x, y, width, height]"
+
+
+def _all_boxes(values: list[Any]) -> bool:
+    if set(map(type, values)) != {list} or set(map(len, values)) != {4}:
+        return False
+    return set(map(type, chain.from_iterable(values))) == {float}
 
 
 def _iscrowd(value: object) -> str | None:
@@ -235,12 +274,20 @@ def _area(value: object) -> str | None:
     return None if good else "expected a finite number from 0 on"
 
 
-_ANNOTATION: dict[str, Check] = {
-    "image_id": _id,
-    "category_id": _id,
-    "bbox": _bbox,
-    "iscrowd": _iscrowd,
-    "area": _area,
+def _all_flags(values: list[Any]) -> bool:
+    return set(map(type, values)) == {int} and {0, 1}.issuperset(values)
+
+
+def _all_areas(values: list[Any]) -> bool:
+    return set(map(type, values)) == {float} and bool(np.isfinite(values).all()) and min(values) >= 0
+
+
+_ANNOTATION = {
+    "image_id": _ID,
+    "category_id": _ID,
+    "bbox": Check(_bbox, _all_boxes),
+    "iscrowd": Check(_iscrowd, _all_flags),
+    "area": Check(_area, _all_areas),
 }
 
 
@@ -255,7 +302,7 @@ def _class_name(value: object) -> str | None:
 
 
 def _categories(document: Mapping[str, Any], source: Path, findings: Findings) -> tuple[Category, ...]:
-    rows = _rows(document, "categories", source, findings, {"id": _id, "name": _class_name})
+    rows = _rows(document, "categories", source, findings, {"id": _ID, "name": Check(_class_name)})
     found: dict[int, str] = {}
     for row in rows:
         if row["id"] in found:
