@@ -6,6 +6,7 @@ from tests.ops import cuda_on_host
 
 # cuBLAS is deterministic only with workspaces of a fixed size; it reads this variable once.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+from tests.ops.pooling_tiers import TIERS
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,9 @@ def host(tmp_path_factory) -> cuda_on_host.Host:
     if folder.name.startswith("popen-"):
         folder = folder.parent
     return cuda_on_host.Host(cuda_on_host.build(folder))
+
+
+@pytest.fixture(params=TIERS)
+def tier(request: pytest.FixtureRequest) -> str:
+    """Each tier of the operators that is present."""
+    return request.param

@@ -5,6 +5,7 @@ that rounding cannot move them across. Arguments of any dtype then have one corr
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -251,3 +252,10 @@ def suppressions(draw: st.DrawFn) -> dict[str, Any]:
         "iou_threshold": draw(st.integers(0, 16)) / 16,
         "max_keep": draw(st.one_of(st.none(), st.integers(1, 50))),
     }
+
+
+def gradients_of(function: Callable[..., torch.Tensor], leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Returns the output, and the gradients of its sum."""
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    output = function(*leaves)
+    return [output.detach(), *torch.autograd.grad(output.sum(), leaves)]
