@@ -40,6 +40,7 @@ class Report:
         coverage: for each of these, the best IoU of an anchor with each box, before and after resizing.
         images, objects: how many are annotated.
         looks: what is in each image file, by name.
+        notes: what reading left out or assumed, one line each.
     """
 
     findings: Findings
@@ -49,6 +50,7 @@ class Report:
     images: int = 0
     objects: int = 0
     looks: dict[str, Look] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -63,7 +65,8 @@ class Report:
             for problem, examples in sorted(problems.items()):
                 more = ", ..." if len(examples) > EXAMPLES else ""
                 lines.append(f"  {kind} {problem}: {len(examples)} ({', '.join(examples[:EXAMPLES])}{more})")
-        if not findings.errors and not findings.notes:
+        lines += [f"  note  {note}" for note in self.notes]
+        if not (findings.errors or findings.notes or self.notes):
             lines.append("  no problems found")
         lines.append("  objects by class")
         width, most = max((len(name) for name in self.classes), default=0), max(self.classes.values(), default=0)
@@ -129,8 +132,7 @@ def check_split(
     """
     report = Report(Findings(split.source))
     records = split.read(report.findings, labelled=split.split == "train")
-    for note in records.notes:
-        report.findings.note("in the annotations", note)
+    report.notes = records.notes
     report.images, report.objects = len(records.names), len(records.labels)
     report.looks = _look(records, split.folder, split.data.max_pixels, workers, progress)
     usable = _judge_images(records, report)

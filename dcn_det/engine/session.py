@@ -14,6 +14,7 @@ from dcn_det.config import Config, to_plain
 from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import DetectionDataset
+from dcn_det.data.findings import first_few
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
 from dcn_det.distributed import Processes, resolve_device
@@ -164,10 +165,22 @@ class Session:
         for factor in sorted(set(multipliers.values())):
             names = [name for name, value in multipliers.items() if value == factor]
             yield f"lr mult   {factor:g} for {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+        shared = self._shared_images()
+        if shared:
+            yield f"warning   images in both the training and the test split: {len(shared)} ({first_few(shared)})"
         if self.compiled:
             yield f"compiled  {', '.join(self.compiled)} (offsets of deformable layers are not logged)"
         if self.config.train.oom_retry and self.processes.many:
             yield "note      train.oom_retry applies to single-process runs only; out of memory ends this run"
+
+    def _shared_images(self) -> list[str]:
+        """Returns the images that are trained on and tested on, which makes the metrics too good."""
+        if self.test_set is None or self.test_set.index.folder != self.train_set.index.folder:
+            return []
+        names = [
+            {index.file_name(i) for i in range(len(index))} for index in (self.train_set.index, self.test_set.index)
+        ]
+        return sorted(names[0] & names[1])
 
     def evaluator(self, log: Log) -> Evaluate | None:
         """Returns a function that evaluates a model on the test split and logs metrics and some images.

@@ -74,6 +74,14 @@ def test_annotations_of_the_test_split_are_refused_before_training(
     assert not list(output.glob("*.pth"))
 
 
+def test_images_of_both_splits_are_reported(tiny: Path, tmp_path: Path, sample_root: Path) -> None:
+    output = tmp_path / "run"
+    test_split = "data.test={images: train, annotations: annotations/train.json}"
+    arguments = [str(tiny), "data.kind=coco", test_split, "train.iterations=1"]
+    assert train.main([*arguments, "--output", str(output)]) == 0
+    assert "in both the training and the test split: 12 (" in (output / "log.txt").read_text()
+
+
 def test_the_root_category_of_an_export_is_ignored(tiny: Path, tmp_path: Path, sample_root: Path) -> None:
     truth = document(sample_root, "train")
     truth["categories"] = [{"id": 0, "name": "digit", "supercategory": "none"}, *truth["categories"]]
