@@ -42,6 +42,7 @@ class AdamWConfig(Section):
 class WarmupConfig(Section):
     kind: Literal["constant", "linear", "none"] = "constant"
     iterations: NonNegative = 1000
+    """Shortened to a tenth of the run if it is more than half of it."""
     factor: Fraction = 0.1
     """Learning rate of the warm-up, or of its first iteration when linear, as a share of the base."""
 

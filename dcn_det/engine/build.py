@@ -112,14 +112,17 @@ def run_length(train: TrainConfig, iterations_per_epoch: int) -> int:
 
 
 def build_schedule(train: TrainConfig, length: int, epoch_length: int) -> schedule.Factor:
-    """Builds the schedule of a run of ``length`` iterations, with ``epoch_length`` iterations per epoch."""
-    settings = train.schedule
+    """Builds the schedule of a run of ``length`` iterations, with ``epoch_length`` iterations per epoch.
+
+    A warm-up of more than half of the run is shortened, see :func:`dcn_det.engine.schedule.warmup_length`.
+    """
+    settings, warmup = train.schedule, train.warmup
     if isinstance(settings, StepScheduleConfig):
         unit = {"share": length, "epochs": epoch_length, "iterations": 1}[settings.unit]
         main = schedule.step(unit, settings.drops, settings.gamma)
     else:
         main = schedule.cosine(length, settings.final)
-    return schedule.with_warmup(main, train.warmup.kind, train.warmup.iterations, train.warmup.factor)
+    return schedule.with_warmup(main, warmup.kind, schedule.warmup_length(warmup.iterations, length), warmup.factor)
 
 
 def loop_settings(train: TrainConfig, length: int, division: Division, stop_at: int | None = None) -> LoopSettings:
