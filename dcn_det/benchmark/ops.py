@@ -20,7 +20,7 @@ from dcn_det.benchmark.memory import CONTESTANTS, OUTPUT_MEGABYTES, extra_megaby
 from dcn_det.benchmark.op_cases import GROUPS
 from dcn_det.benchmark.timing import COMPARE, ON_GPU, Case, measure, measure_peaks
 from dcn_det.errors import UserError
-from dcn_det.files import write_json
+from dcn_det.files import write_json, write_text
 from dcn_det.ops import library
 
 MEMORY_CASE = "deform_conv2d 38x63, forward, extra memory"
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{case:<58} {threads:>2} {ours:>9}  {others}\n{'':>10}{verdicts}", flush=True)
     finally:  # an interrupted run keeps what it measured
         if args.markdown:
-            args.markdown.write_text(markdown(rows) + "\n")
+            write_text(args.markdown, markdown(rows) + "\n")
         if args.save:
             write_json(args.save, facts | {"peaks": peaks, "rows": [_record(row) for row in rows]})
     missed = sum(not verdict.good for row in rows for verdict in row.verdicts)

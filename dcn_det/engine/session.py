@@ -167,8 +167,8 @@ class Session:
         shortened = warmup_length(warmup.iterations, self.length)
         if warmup.kind != "none" and shortened != warmup.iterations:
             yield (
-                f"warm-up   shortened to {shortened} iterations: train.warmup.iterations is {warmup.iterations}, more than "
-                f"half of the run ({self.length})"
+                f"warm-up   shortened to {shortened} iterations: train.warmup.iterations is {warmup.iterations}, "
+                f"more than half of the run ({self.length})"
             )
         multipliers = self.lr_multipliers
         for factor in sorted(set(multipliers.values())):
