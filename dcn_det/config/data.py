@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dcn_det.config.section import BelowOne, Fraction, NonNegative, Positive, Section, Text
+from dcn_det.config.section import BelowOne, Fraction, NonNegative, Positive, PositiveFloat, Section, Text
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 VOC_METRICS = ("mAP50", "mAP70")
@@ -102,7 +102,9 @@ class DataConfig(Section):
     aspect_grouping: bool = True
     """Batches hold landscape or portrait images, not both."""
     workers: NonNegative = 2
-    """Loader processes; 0 loads in the main one."""
+    """Loader processes; 0 loads in the main process."""
+    timeout: PositiveFloat = 300.0
+    """Maximum time to wait for a batch of the loader processes, in seconds; the run then ends with an error."""
     cache: Literal["none", "ram", "disk"] = "none"
     """Keeps decoded and resized training images, shared by all processes of the machine: in memory (``/dev/shm``) or
     in ``cache_folder``. What does not fit is decoded each time."""

@@ -4,16 +4,18 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from dcn_det.cli import train
 from dcn_det.engine.logging import RunLog
-from tests.engine.launching import ENVIRONMENT, ROOT
+from tests.engine.launching import ENVIRONMENT, ROOT, children, finish, popen, until
 from tests.messages import says
 
 
@@ -79,6 +81,23 @@ def test_ctrl_c_twice_while_saving_is_one_line(tiny: Path, tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
     assert "SIGINT" in done.stdout
     assert not list(out.glob("*.pth")) and not list(out.glob(".*"))
+
+
+def test_sigterm_ends_a_run_whose_workers_are_stopped(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = [str(tiny), "--output", str(out), "train.iterations=100000", "data.workers=1", "data.test=null"]
+    process, output = popen(["-m", "dcn_det", "train", *arguments])
+    assert until(lambda: (out / "latest.pth").exists())
+    workers = children(process.pid)
+    assert workers
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    code, text = finish(process, output, 30)
+    assert code == 128 + signal.SIGTERM, text
+    assert "Traceback" not in text and says(text, "stopped by SIGTERM", "--resume")
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_folder_that_is_removed_while_running_is_created_again(
