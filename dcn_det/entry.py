@@ -76,6 +76,9 @@ def exit_code(main: Callable[[], int]) -> int:
         if _interrupted(error):
             print_line("interrupted", sys.stderr)
             return INTERRUPTED
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_out_of_memory(str(error))):
+            reason = str(error).strip().split("\n")[0]
+            return _report(f"out of memory{f' ({reason})' if reason else ''}; reduce sizes or batches")
         if not isinstance(error, OSError) or error.errno not in _USER_ERRNOS:
             raise
         if error.filename == "<stdout>":
@@ -85,11 +88,20 @@ def exit_code(main: Callable[[], int]) -> int:
     return code
 
 
+def _is_out_of_memory(text: str) -> bool:
+    """Returns whether the message of a library says that it cannot allocate memory."""
+    return any(part in text for part in ("can't allocate memory", "out of memory", "size calculation overflowed"))
+
+
 def _interrupted(error: BaseException | None) -> bool:
     """Returns whether Ctrl-C caused an error; a library that it interrupts may raise one of its own."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error is not None
+    return False
 
 
 def _report(message: str) -> int:

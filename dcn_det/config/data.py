@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dcn_det.config.section import BelowOne, Fraction, NonNegative, Positive, PositiveFloat, Section, Text
+from dcn_det.config.section import BelowOne, Fraction, NonNegative, Pixels, PositiveFloat, Section, Text, at_most
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 VOC_METRICS = ("mAP50", "mAP70")
@@ -29,9 +29,9 @@ class VocSplitConfig(SplitConfig):
 
 
 class ResizeConfig(Section):
-    short_side: Positive = 600
+    short_side: Pixels = 600
     """Pixels; the shorter side is brought to this ..."""
-    max_side: Positive = 1000
+    max_side: Pixels = 1000
     """... unless the longer one would exceed this, which then decides."""
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class DataConfig(Section):
     resize: ResizeConfig = ResizeConfig()
     flip: Literal["double", "random", "none"] = "double"
     """``double`` lists every image twice, once mirrored (the authors' way); ``random`` tosses a coin."""
-    short_sides: tuple[Positive, ...] = ()
+    short_sides: tuple[Pixels, ...] = ()
     """Multi-scale training: each image gets one of these at random instead of ``resize.short_side``."""
     jitter: JitterConfig = JitterConfig()
     crop: CropConfig = CropConfig()
@@ -101,7 +101,7 @@ class DataConfig(Section):
     """Missing or unreadable files, when training: stop, or leave out and count."""
     aspect_grouping: bool = True
     """Batches hold landscape or portrait images, not both."""
-    workers: NonNegative = 2
+    workers: Annotated[NonNegative, at_most(512)] = 2
     """Loader processes; 0 loads in the main process."""
     timeout: PositiveFloat = 300.0
     """Maximum time to wait for a batch of the loader processes, in seconds; the run then ends with an error."""

@@ -29,6 +29,13 @@ from dcn_det.errors import UserError, did_you_mean
 NOT_INHERITED = ("name", "expected")
 """Keys that describe one file: what is built on it is another experiment, with numbers of its own."""
 
+LARGEST = 4 << 20
+"""Bytes of a config file."""
+DEEPEST = 50
+"""Files that are based on each other in a chain."""
+
+_Known = dict[Path, Item]
+
 OVERLAY = "overlay"
 """The override that names a file to lay over the config, where others name a setting."""
 
@@ -61,10 +68,11 @@ def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config
             override is malformed, or values are wrong. Wrong values are all reported, one line each.
     """
     path = Path(path)
-    root = _read(path, ())
     files, values = _split(overrides)
+    known: _Known = {}
+    root = _read(path, (), known)
     for file in files:
-        over = _read(file, ())
+        over = _read(file, (), known)
         root = _lay(root, Item(_without_own(over), over.origin))
     root = _lay(root, parse_overrides(values), Path.cwd())
     assert isinstance(root.value, dict)
@@ -102,11 +110,30 @@ def _overlay(file: object) -> Path:
     return Path(str(file).strip())
 
 
-def _read(path: Path, below: tuple[Path, ...]) -> Item:
-    """The file's settings over those of its bases; ``below`` are the files that led here."""
+def _read(path: Path, below: tuple[Path, ...], known: _Known) -> Item:
+    """Returns the settings of a file over those of its bases.
+
+    Args:
+        path: the file.
+        below: the files that led here.
+        known: settings of files read before; one that many are based on is read once.
+    """
+    key = path.parent.resolve() / path.name
+    if key not in known:
+        known[key] = _read_new(path, below, known)
+    return known[key]
+
+
+def _read_new(path: Path, below: tuple[Path, ...], known: _Known) -> Item:
     source = label(path)
+    if len(below) >= DEEPEST:
+        raise UserError(f"{source}: more than {DEEPEST} files are based on each other")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UserError(f"{source}: larger than {LARGEST >> 20} MiB, not a config")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise UserError(f"{source}: no such file{did_you_mean(path.name, siblings)}") from None
@@ -121,7 +148,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> Item:
     own = dict(item.value)
     merged = Item({}, item.origin)
     for base in _bases(own.pop("base", None)):
-        merged = _lay(merged, _read_base(path, base, (*below, path)))
+        merged = _lay(merged, _read_base(path, base, (*below, path), known))
     return _lay(merged, Item(own, item.origin), path.parent)
 
 
@@ -155,12 +182,12 @@ def _bases(item: Item | None) -> list[Item]:
     return bases
 
 
-def _read_base(path: Path, base: Item, chain: tuple[Path, ...]) -> Item:
+def _read_base(path: Path, base: Item, chain: tuple[Path, ...], known: _Known) -> Item:
     target = path.parent / str(base.value)
     if target.resolve() in [p.resolve() for p in chain]:
         raise UserError(f"{base.origin}: base: a cycle: {' -> '.join(label(p) for p in (*chain, target))}")
     try:
-        item = _read(target, chain)
+        item = _read(target, chain, known)
     except UserError as error:
         if str(error).startswith(f"{label(target)}: "):
             raise UserError(f"{base.origin}: base: {error}") from None

@@ -10,6 +10,7 @@ settings (names of residual blocks, categories of a data set) is checked where t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -37,7 +38,7 @@ class Config(Section):
     """Modules that register backbones, detectors or data formats; searched on Python's path, in the folder of the
     config and in the working directory. Imported before the other settings are read; adds to the imports of bases."""
     name: str = ""
-    """Taken from the file name when empty."""
+    """Name of the experiment; runs are written to ``runs/<name>``. Default: name of the file."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern="^cuda:[0-9]+$")] = "auto"
     """``auto`` takes a CUDA device when there is one; ``cuda:N`` is the N-th, from 0."""
@@ -80,6 +81,10 @@ class Config(Section):
             # Numbers may be promised for other data than what overrides put in its place.
             if item.metric not in known:
                 problems["expected", index, "metric"] = _not_among(item.metric, known, "on any data")
+        if self.name and (
+            not (parts := PurePath(self.name).parts) or ".." in parts or PurePath(self.name).is_absolute()
+        ):
+            problems["name",] = f"'{self.name}' leaves the folder runs; give a name or a relative path without '..'"
         if problems:
             raise wrong(problems)
         return self

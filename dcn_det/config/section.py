@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from inspect import get_annotations
 from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dcn_det.config.registry import OneOf
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+def at_most(limit: int) -> AfterValidator:
+    """Returns an upper limit far above useful values, which messages mention only where it is exceeded."""
+
+    def check(value: Any) -> Any:
+        if value > limit:
+            raise ValueError(f"{str(value)[:20]} is too large; allowed: at most {limit}")
+        return value
+
+    return AfterValidator(check)
+
+
+_INTEGERS, _NUMBERS = at_most(10**9), at_most(10**30)
+
+Positive = Annotated[int, Field(gt=0), _INTEGERS]
+NonNegative = Annotated[int, Field(ge=0), _INTEGERS]
+PositiveFloat = Annotated[float, Field(gt=0), _NUMBERS]
+NonNegativeFloat = Annotated[float, Field(ge=0), _NUMBERS]
+BatchSize = Annotated[Positive, at_most(4096)]
+Pixels = Annotated[Positive, at_most(16384)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -74,10 +91,24 @@ class Section(BaseModel):
         if not isinstance(data, dict):
             return data
         read = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        problems: dict[tuple[str | int, ...], str] = {
+            (key,): _UNUSABLE for key, value in read.items() if _unusable(value)
+        }
+        if problems:
+            raise wrong(problems)
         for key, value in read.items():
             if isinstance(value, dict) and "kind" not in value and cls.variants(key) and cls.default_kind(key):
                 read[key] = {"kind": cls.default_kind(key), **value}
         return read
+
+
+_UNUSABLE = "contains a character that no file name can have (NUL or half of a surrogate pair); remove it"
+
+
+def _unusable(value: object) -> bool:
+    """Whether text, or a list of texts, contains characters that neither files nor terminals accept."""
+    texts = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(text, str) and re.search("[\0\ud800-\udfff]", text) for text in texts)
 
 
 def wrong(messages: Mapping[tuple[str | int, ...], str]) -> ValidationError:

@@ -21,6 +21,9 @@ KeyPath = tuple[str | int, ...]
 OVERRIDE = "override"
 DEFAULT = "default"
 
+DEEPEST = 50
+"""Parts of a dotted key; settings have at most six."""
+
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -191,7 +194,7 @@ def parse_overrides(overrides: Iterable[str | Mapping[str, Any]]) -> Item:
     for override in overrides:
         if isinstance(override, str):
             key, equals, value = override.partition("=")
-            if not equals or not all(key.strip().split(".")):
+            if not equals or not all(key.strip().split(".")) or key.count(".") >= DEEPEST:
                 raise UserError(f"override '{override}': expected key=value, such as train.batch_size=2")
             item = _nested(key, parse(value, f"override '{override}'", override=True), OVERRIDE)
         else:
@@ -216,7 +219,7 @@ def from_mapping(settings: Mapping[str, Any], origin: str) -> Item:
 def _nested(key: str, item: Item, origin: str) -> Item:
     """The block with ``item`` at a dotted key."""
     parts = key.strip().split(".") if isinstance(key, str) else [""]
-    if not all(parts):
+    if not all(parts) or len(parts) > DEEPEST:
         raise UserError(f"{origin}: wrong key '{key}'; allowed: dotted keys such as train.batch_size")
     for part in reversed(parts):
         item = Item({part: item}, origin)

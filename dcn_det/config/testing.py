@@ -7,13 +7,22 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dcn_det.config.data import ResizeConfig
-from dcn_det.config.section import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section, Text
+from dcn_det.config.section import (
+    BatchSize,
+    Fraction,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+    Text,
+    at_most,
+)
 
 
 class BoxAverageConfig(Section):
     """Iterative bounding-box average (Gidaris and Komodakis, ICCV 2015), for two-stage detectors."""
 
-    iterations: Positive = 2
+    iterations: Annotated[Positive, at_most(100)] = 2
     """How often the head scores and regresses; 1 only votes."""
     prune_iou: Fraction = 0.95
     """Of boxes of a class that overlap more, only the best goes through the head again ..."""
@@ -33,7 +42,7 @@ class TestConfig(Section):
     """Sizes at which the whole detector runs; what it finds at each is united before suppression."""
     flip: bool = False
     """Runs on the mirrored image, too."""
-    batch_size: Positive = 1
+    batch_size: BatchSize = 1
     score_threshold: Fraction = 1e-3
     """Boxes need more."""
     nms: Literal["hard", "linear", "gaussian"] = "hard"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dcn_det.config.section import (
+    BatchSize,
     BelowOne,
     Fraction,
     NonNegative,
@@ -16,6 +17,7 @@ from dcn_det.config.section import (
     PositiveFloat,
     Section,
     Text,
+    at_most,
 )
 
 
@@ -75,12 +77,12 @@ class TrainConfig(Section):
 
     iterations: Positive | None = None
     """Length of the run in optimizer steps; give this or ``epochs``."""
-    epochs: PositiveFloat | None = None
+    epochs: Annotated[PositiveFloat, at_most(10**6)] | None = None
     """Length of the run in passes over the training list (which ``data.flip: double`` doubles); 8 when
     neither is given."""
-    batch_size: Positive = 1
+    batch_size: BatchSize = 1
     """Images per process and forward pass."""
-    accumulate: Positive = 1
+    accumulate: BatchSize = 1
     """Forward and backward passes per step; the global batch is processes x batch_size x accumulate."""
     reference_batch: Positive = 8
     """Global batch the learning rate is stated for."""

@@ -175,8 +175,8 @@ class _Watch:
                 self.verdict = StoppedWaiting()
             elif waited >= self._timeout:
                 self.verdict = UserError(
-                    f"no batch for {waited:g} s (data.timeout): a loader process hangs or is stopped; {_shared_memory()}; "
-                    f"{_REMEDIES}, or data.workers=0"
+                    f"no batch for {waited:g} s (data.timeout): a loader process hangs or is stopped; "
+                    f"{_shared_memory()}; {_REMEDIES}, or data.workers=0"
                 )
             if self.verdict is not None:
                 self.kill()

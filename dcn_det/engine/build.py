@@ -15,6 +15,9 @@ from dcn_det.engine.trainer import LoopSettings
 from dcn_det.errors import UserError
 from dcn_det.precision import PRECISIONS
 
+LONGEST = 10**9
+"""Iterations of a run; also the limit of ``train.iterations``."""
+
 
 @dataclass(frozen=True)
 class LearningRate:
@@ -108,7 +111,10 @@ def run_length(train: TrainConfig, iterations_per_epoch: int) -> int:
     if train.iterations is not None:
         return train.iterations
     assert train.epochs is not None
-    return max(1, round(train.epochs * iterations_per_epoch))
+    length = max(1, round(train.epochs * iterations_per_epoch))
+    if length > LONGEST:
+        raise UserError(f"train.epochs: {train.epochs:g} epochs are {length} iterations; allowed: at most {LONGEST}")
+    return length
 
 
 def build_schedule(train: TrainConfig, length: int, epoch_length: int) -> schedule.Factor:
