@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from dcn_det.config.imports import import_modules
 from dcn_det.config.problems import user_error
 from dcn_det.config.schema import Config
+from dcn_det.config.section import unusable
 from dcn_det.config.source import (
     DEFAULT,
     OVERRIDE,
@@ -105,7 +106,7 @@ def _split(
 
 
 def _overlay(file: object) -> Path:
-    if not isinstance(file, str | Path) or not str(file).strip():
+    if not isinstance(file, str | Path) or not str(file).strip() or unusable(str(file)):
         raise UserError(f"override '{OVERLAY}={file}': expected {OVERLAY}=FILE, a YAML file of settings")
     return Path(str(file).strip())
 
@@ -175,7 +176,7 @@ def _bases(item: Item | None) -> list[Item]:
         return []
     bases = item.value if isinstance(item.value, list) else [item]
     for base in bases:
-        if not isinstance(base.value, str) or not base.value:
+        if not isinstance(base.value, str) or not base.value or unusable(base.value):
             raise UserError(
                 f"{base.origin}: base: wrong value; allowed: a path relative to this file, or a list of them"
             )

@@ -92,7 +92,7 @@ class Section(BaseModel):
             return data
         read = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         problems: dict[tuple[str | int, ...], str] = {
-            (key,): _UNUSABLE for key, value in read.items() if _unusable(value)
+            (key,): _UNUSABLE for key, value in read.items() if unusable(value)
         }
         if problems:
             raise wrong(problems)
@@ -105,7 +105,7 @@ class Section(BaseModel):
 _UNUSABLE = "contains a character that no file name can have (NUL or half of a surrogate pair); remove it"
 
 
-def _unusable(value: object) -> bool:
+def unusable(value: object) -> bool:
     """Whether text, or a list of texts, contains characters that neither files nor terminals accept."""
     texts = value if isinstance(value, tuple) else (value,)
     return any(isinstance(text, str) and re.search("[\0\ud800-\udfff]", text) for text in texts)
