@@ -1,6 +1,6 @@
 """Layout and preprocessing of residual networks, by the source of their ImageNet weights.
 
-With others than those it was trained with, the same weights are another network, and no shape tells.
+With another layout, the same weights are a different network, and no shape reveals it.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ CAFFE: dict[str, Any] = {
     "preprocess.mean": (123.15, 115.90, 103.06),
     "preprocess.std": (1.0, 1.0, 1.0),
 }
-"""The original Caffe release (He et al., CVPR 2016), with the mean that the authors' released code subtracts."""
+"""The original Caffe release (He et al., CVPR 2016), with the mean of the authors' released code."""
 
 CONVERTED: dict[str, Any] = {**CAFFE, "preprocess.channel_order": "rgb"}
-"""The Caffe release with its first convolution turned to RGB, as in the authors' networks and after
-``tools/convert_weights.py``. Also the default without weights."""
+"""The Caffe release with its first convolution converted to RGB, as in the authors' networks and by
+``dcn-det convert-weights``. Also the default without weights."""
 
 
 def layout_of(weights: object) -> dict[str, Any]:
-    """Return the values of ``model.backbone.*`` that are the defaults for a value of ``model.backbone.weights``."""
+    """Returns the defaults of ``model.backbone.*`` for a value of ``model.backbone.weights``."""
     return TORCHVISION if weights == "torchvision" else CONVERTED
 
 
 def of_backbone(layout: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a layout under the keys of a whole config."""
+    """Returns a layout under the keys of a whole config."""
     return {f"model.backbone.{key}": value for key, value in layout.items()}
 
 
 def contradictions(weights: object, kind: object, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that torchvision's weights need, by key, where others are given.
+    """Returns the values that torchvision's weights require, by key, where others are given.
 
     Args:
         weights: ``model.backbone.weights``; only ``torchvision`` prescribes a layout.
-        kind: ``model.backbone.kind``; the stride of basic blocks has one place only, so ``stride_on`` is free for them.
+        kind: ``model.backbone.kind``; basic blocks have one place for the stride and ignore ``stride_on``.
         given: values by key, those of a layout.
     """
     if weights != "torchvision":

@@ -1,4 +1,4 @@
-"""From YAML files and overrides to a ``Config`` whose every value knows where it was set."""
+"""Reading YAML files and overrides into a ``Config`` that knows the origin of every value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dcn_det.config.upgrade import upgrade
 from dcn_det.errors import UserError, did_you_mean
 
 NOT_INHERITED = ("name", "expected")
-"""Keys that describe one file: what is built on it is another experiment, with numbers of its own."""
+"""Keys that describe a single file: a config based on it is another experiment with other results."""
 
 LARGEST = 4 << 20
 """Bytes of a config file."""
@@ -38,21 +38,21 @@ DEEPEST = 50
 _Known = dict[Path, Item]
 
 OVERLAY = "overlay"
-"""The override that names a file to lay over the config, where others name a setting."""
+"""The override that names a file to lay over the config, instead of a setting."""
 
 
 def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config:
-    """Read settings from a YAML file, the files it is based on, and overrides.
+    """Reads settings from a YAML file, the files it is based on, and overrides.
 
     A file may name others under ``base:``, one path or a list, relative to itself. They are laid over each
     other in that order, and the file over them:
 
     * Blocks merge by key; lists and single values replace.
-    * Naming another ``kind`` for a block starts it afresh, but for keys that both kinds inherit from a common section,
-      such as ``data.resize``; a model of another kind also keeps its RPN.
-    * Giving ``train.epochs`` replaces an inherited ``train.iterations``, and the other way round.
+    * Another ``kind`` for a block discards its other keys, except for keys that both kinds inherit from a common
+      section, such as ``data.resize``; a model of another kind also keeps its RPN.
+    * ``train.epochs`` replaces an inherited ``train.iterations``, and vice versa.
     * ``imports`` add up: the modules of the bases, then those of the file.
-    * ``name`` and ``expected`` are not inherited; ``name`` is the file's stem where none is given.
+    * ``name`` and ``expected`` are not inherited; the default of ``name`` is the file's stem.
 
     Args:
         path: the YAML file.
@@ -62,11 +62,11 @@ def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config
             go over all files.
 
     Returns:
-        The settings; ``origins`` of them says where each was set.
+        The settings; their ``origins`` tell where each was set.
 
     Raises:
-        UserError: a file cannot be read or is no YAML mapping, bases form a cycle, a module cannot be imported, an
-            override is malformed, or values are wrong. Wrong values are all reported, one line each.
+        UserError: a file cannot be read or is not a YAML mapping, bases form a cycle, a module cannot be imported, an
+            override is malformed, or values are wrong. All wrong values are reported, one line each.
     """
     path = Path(path)
     files, values = _split(overrides)
@@ -86,7 +86,7 @@ def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config
 def _split(
     overrides: Sequence[str | Mapping[str, Any]],
 ) -> tuple[list[Path], list[str | Mapping[str, Any]]]:
-    """The files to lay over the config, and the single settings."""
+    """Separates the files to lay over the config from the single settings."""
     files: list[Path] = []
     values: list[str | Mapping[str, Any]] = []
     for override in overrides:
@@ -156,7 +156,7 @@ def _read_new(path: Path, below: tuple[Path, ...], known: _Known) -> Item:
 def _lay(lower: Item, upper: Item, folder: Path | None = None) -> Item:
     """Lays settings over others, and their imports behind the others' imports.
 
-    With ``folder``, ``upper`` comes from there and its modules are imported first: they may register what it names.
+    With ``folder``, the folder of ``upper``, its modules are imported first: they may register kinds that it uses.
     """
     assert isinstance(lower.value, dict) and isinstance(upper.value, dict)
     if folder is not None:
@@ -197,13 +197,13 @@ def _read_base(path: Path, base: Item, chain: tuple[Path, ...], known: _Known) -
 
 
 def _without_own(item: Item) -> dict[str, Item]:
-    """A file's settings without those that speak of that file alone."""
+    """Returns a file's settings without those that describe this file only."""
     assert isinstance(item.value, dict)
     return {key: value for key, value in item.value.items() if key not in NOT_INHERITED}
 
 
 def _validate(root: Item, hint: str = "") -> Config:
-    """The config with its origins; ``hint`` follows an unregistered kind in messages."""
+    """Returns the config with its origins; ``hint`` follows an unregistered kind in messages."""
     try:
         config = Config.model_validate(root.plain())
     except ValidationError as error:
@@ -212,19 +212,19 @@ def _validate(root: Item, hint: str = "") -> Config:
 
 
 def to_plain(config: Config) -> dict[str, Any]:
-    """Return the settings as dicts, lists and single values, for checkpoints and JSON; see ``from_plain``."""
+    """Returns the settings as dicts, lists and single values, for checkpoints and JSON; see ``from_plain``."""
     return config.model_dump(mode="json")
 
 
 def from_plain(plain: object, source: str = "settings") -> Config:
-    """Return settings from plain containers, of this version or an earlier one.
+    """Returns settings from plain containers, of this version or an earlier one.
 
-    Modules under ``imports`` are not imported, since a file of weights must not run code: kinds that they register are
-    unknown unless something else has imported them.
+    Modules under ``imports`` are not imported, since a file of weights must not run code: the kinds that they register
+    are unknown unless they are imported otherwise.
 
     Args:
-        plain: what ``to_plain`` gave.
-        source: what messages and origins call it, such as the checkpoint's path.
+        plain: result of ``to_plain``.
+        source: its name in messages and origins, such as the checkpoint's path.
 
     Raises:
         UserError: a value is wrong.
@@ -237,21 +237,21 @@ def from_plain(plain: object, source: str = "settings") -> Config:
 
 
 def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
-    """Return a config with other values for some of its keys; the others keep their origins.
+    """Returns a config with other values for some of its keys; the others keep their origins.
 
     Args:
         config: the settings.
         values: plain values by dotted key.
-        source: what messages and origins call where these come from.
+        source: their name in messages and origins.
 
     Raises:
-        UserError: the values are wrong, or do not fit the rest.
+        UserError: the values are wrong, or contradict the others.
     """
     return _validate(merge(_with_origins(to_plain(config), config.origins), from_mapping(values, source), Config))
 
 
 def as_config(config: Config | str | Path, **overrides: Any) -> Config:
-    """Return settings with others laid over them.
+    """Returns settings with others laid over them.
 
     Args:
         config: settings, or their YAML file.
@@ -275,7 +275,7 @@ def _with_origins(plain: Any, origins: Mapping[str, str], path: KeyPath = ()) ->
 
 
 def _hint(root: Item) -> str:
-    """Where kinds may come from that stored settings name and nothing has registered."""
+    """Tells where unregistered kinds in stored settings may come from."""
     assert isinstance(root.value, dict)
     names = root.value["imports"].plain() if "imports" in root.value else None
     if not names or not isinstance(names, list):
@@ -288,7 +288,7 @@ def _dotted(path: KeyPath) -> str:
 
 
 def leaves(plain: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
-    """The values in plain settings with their key paths; a list of plain values is one value."""
+    """Yields the values in plain settings with their key paths; a list of plain values is one value."""
     if isinstance(plain, dict):
         for key, value in plain.items():
             yield from leaves(value, (*path, key))

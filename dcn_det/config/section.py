@@ -1,4 +1,4 @@
-"""What every block of settings is made of: its base class, and the types that values have."""
+"""Base class of settings sections, and types of their values."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ Triple = tuple[float, float, float]
 
 
 class Section(BaseModel):
-    """Base of every block of settings: immutable, closed, strictly typed.
+    """Base class of all settings sections: immutable, strictly typed, without unknown keys.
 
-    Nothing is converted except an integer where a float is wanted and a list where a tuple is.
+    Values are not converted, except for integers to floats and lists to tuples.
     """
 
     model_config = ConfigDict(
@@ -54,15 +54,15 @@ class Section(BaseModel):
     )
 
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Groups of keys of which one is given; when files inherit, giving one takes the place of the others."""
+    """Groups of mutually exclusive keys; giving one replaces the inherited others."""
 
     lasting: ClassVar[tuple[str, ...]] = ()
-    """Keys that stay when files inherit and one names this ``kind`` for a block of another kind. Keys that both kinds
-    inherit from a common section stay as well."""
+    """Inherited keys to keep if a block of another kind becomes one of this ``kind``, in addition to those that both
+    kinds inherit from a common section."""
 
     @classmethod
     def variants(cls, key: str) -> dict[str, type[Section]]:
-        """The classes that the block ``key`` can be, by ``kind``; empty unless ``kind`` decides its keys."""
+        """Returns the classes of the block ``key`` by ``kind``; empty unless its keys depend on ``kind``."""
         field = cls.model_fields.get(key)
         if field is None:
             return {}
@@ -75,13 +75,13 @@ class Section(BaseModel):
 
     @classmethod
     def default_kind(cls, key: str) -> str | None:
-        """What the block ``key``, which has variants, is when it names no ``kind``; ``None`` if it must name one."""
+        """Returns the default ``kind`` of the block ``key``, which has variants; ``None`` if it must be given."""
         kind: str | None = getattr(cls.model_fields[key].default, "kind", None)
         return kind
 
     @classmethod
     def inherits(cls, key: str, other: type[Section]) -> bool:
-        """Whether this section and ``other`` have a key from one and the same section."""
+        """Returns whether this section and ``other`` inherit a key from the same section."""
         owners = [next((c for c in s.__mro__ if key in get_annotations(c)), None) for s in (cls, other)]
         return owners[0] is not None and owners[0] is owners[1]
 
@@ -112,10 +112,10 @@ def unusable(value: object) -> bool:
 
 
 def wrong(messages: Mapping[tuple[str | int, ...], str]) -> ValidationError:
-    """Return the error that a validator of a whole section raises when values of some keys do not fit others.
+    """Returns the error to raise in the validator of a section for values that contradict others.
 
     Args:
-        messages: what is wrong and what is allowed, by the path of a value below the section.
+        messages: messages with the allowed values, by the path of a value below the section.
     """
     details = [
         InitErrorDetails(type=PydanticCustomError("value_error", "{error}", {"error": message}), loc=key, input=None)

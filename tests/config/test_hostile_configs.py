@@ -48,7 +48,9 @@ def test_overrides(capsys: pytest.CaptureFixture[str]) -> None:
         draw = random.Random(seed)
         overrides = []
         for _ in range(draw.randint(1, 3)):
-            key = draw.choice(KEYS) if draw.random() < 0.8 else draw.choice(("", ".", "a" * 2000, "train..lr", "overlay"))
+            key = (
+                draw.choice(KEYS) if draw.random() < 0.8 else draw.choice(("", ".", "a" * 2000, "train..lr", "overlay"))
+            )
             overrides.append(f"{key}={draw.choice(VALUES)}")
         # The system refuses some of them as arguments.
         overrides = [text for text in overrides if "\0" not in text]

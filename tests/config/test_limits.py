@@ -31,6 +31,7 @@ HUGE = "1" + "0" * 21
         f"model.rpn.channels={HUGE}",
         f"model.backbone.width=1{'0' * 400}",
         "train.optimizer.lr=1e300",
+        "model.rpn.anchors.scales=[1e300]",
     ],
 )
 def test_absurd_numbers_are_refused_with_the_limit(setting: str) -> None:
@@ -61,7 +62,16 @@ def test_a_name_stays_below_the_folder_of_runs(write, name: str) -> None:
     assert load_config(write("name: a/b..c\n")).name == "a/b..c"
 
 
-@pytest.mark.parametrize("text", [r"data: {root: 'a'}", r'data: {root: "a\0b"}', r'data: {classes: [a, "\ud800"]}', r'base: "\0"', r'base: ["\ud800"]'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"data: {root: 'a'}",
+        r'data: {root: "a\0b"}',
+        r'data: {classes: [a, "\ud800"]}',
+        r'base: "\0"',
+        r'base: ["\ud800"]',
+    ],
+)
 def test_characters_that_no_file_can_have_are_refused(write, text: str) -> None:
     if "\\" not in text:
         assert load_config(write(text + "\n")).data.root == "a"

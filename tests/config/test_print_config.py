@@ -146,7 +146,7 @@ def test_the_json_schema_knows_every_key_and_what_it_means() -> None:
     assert schema["additionalProperties"] is False
     momentum = schema["$defs"]["SGDConfig"]["properties"]["momentum"]
     assert (momentum["minimum"], momentum["exclusiveMaximum"], momentum["default"]) == (0, 1, 0.9)
-    assert "Pixels" in schema["$defs"]["ResizeConfig"]["properties"]["short_side"]["description"]
+    assert "pixels" in schema["$defs"]["ResizeConfig"]["properties"]["short_side"]["description"]
 
 
 def test_the_module_prints_a_config_or_the_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
