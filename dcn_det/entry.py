@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from dcn_det.console import discard, print_line, use_console
 from dcn_det.errors import UserError
 
 USER_ERROR = 2
@@ -27,8 +30,12 @@ _USER_ERRNOS = {
     errno.EROFS,
     errno.EFBIG,
     errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENFILE,
 }
-"""Missing or misplaced files, missing permissions, full disks; other errors keep their traceback."""
+"""Missing or misplaced files, missing permissions, full disks, limits of the system; other errors keep their
+traceback."""
 
 
 def run(main: Callable[[], int]) -> NoReturn:
@@ -38,8 +45,14 @@ def run(main: Callable[[], int]) -> NoReturn:
     closed pipe (``... | head``) with 141. All other errors are defects and keep their traceback. Warnings are printed
     on one line.
     """
+    use_console()
     warnings.formatwarning = _one_line
-    sys.exit(exit_code(main))
+    code = exit_code(main)
+    if code == INTERRUPTED:
+        with contextlib.suppress(ValueError):  # not the main thread
+            # Another Ctrl-C, while the interpreter ends, would print a traceback.
+            signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+    sys.exit(code)
 
 
 def _one_line(
@@ -57,20 +70,41 @@ def exit_code(main: Callable[[], int]) -> int:
     except UserError as error:
         return _report(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at exit
+        discard(sys.stdout)  # the interpreter flushes again at exit
         return BROKEN_PIPE
-    except OSError as error:
-        if error.errno not in _USER_ERRNOS:
+    except (Exception, KeyboardInterrupt) as error:
+        if _interrupted(error):
+            print_line("interrupted", sys.stderr)
+            return INTERRUPTED
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_out_of_memory(str(error))):
+            reason = str(error).strip().split("\n")[0]
+            return _report(f"out of memory{f' ({reason})' if reason else ''}; reduce sizes or batches")
+        if not isinstance(error, OSError) or error.errno not in _USER_ERRNOS:
             raise
+        if error.filename == "<stdout>":
+            discard(sys.stdout)
         name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return _report(f"{name}{error.strerror}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
     return code
+
+
+def _is_out_of_memory(text: str) -> bool:
+    """Returns whether the message of a library says that it cannot allocate memory."""
+    return any(part in text for part in ("can't allocate memory", "out of memory", "size calculation overflowed"))
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Returns whether Ctrl-C caused an error; a library that it interrupts may raise one of its own."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _report(message: str) -> int:
     for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print_line(f"error: {line}", sys.stderr)
     return USER_ERROR

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from dcn_det.console import print_line
+
 Say = Callable[[str], None]
 """Receives one line of text."""
 Count = Callable[[int, int], None]
@@ -27,8 +29,8 @@ def progress_line(done: int, total: int, started: float, what: str) -> str:
 
 
 def say_on_stderr(text: str) -> None:
-    """Prints a line to standard error and flushes it."""
-    print(text, file=sys.stderr, flush=True)
+    """Prints a line to standard error and flushes it. If that is not possible, continues without."""
+    print_line(text, sys.stderr)
 
 
 class Progress:

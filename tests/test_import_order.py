@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "dcn_det"
 ORDER = (
     "errors",
+    "console",
     "entry",
     "heap",
     "categories",

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dcn_det.benchmark.ratios import add_output, print_bars
+from dcn_det.cli.arguments import positive
 from dcn_det.config import load_config
 from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import collate
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("config", type=Path, help="YAML file")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
-    result.add_argument("--images", type=int, default=64, help="number of images (default %(default)s)")
+    result.add_argument("--images", type=positive, default=64, help="number of images (default %(default)s)")
     add_output(result)
     return result
 

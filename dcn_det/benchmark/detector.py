@@ -21,6 +21,7 @@ from dcn_det.benchmark.ops import machine
 from dcn_det.benchmark.ratios import Bars, add_output, print_bars
 from dcn_det.benchmark.timing import Work, measure
 from dcn_det.benchmark.train import TorchvisionFasterRCNN
+from dcn_det.cli.arguments import positive, seconds
 from dcn_det.config import Config, load_config
 from dcn_det.data.dataset import collate
 from dcn_det.distributed import resolve_device
@@ -66,17 +67,17 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--precision", choices=PRECISIONS, help="instead of the configs' train.precision and test.precision"
     )
-    result.add_argument("--batch", type=int, default=1, help="images per training step (default %(default)s)")
+    result.add_argument("--batch", type=positive, default=1, help="images per training step (default %(default)s)")
     result.add_argument(
         "--size",
-        type=int,
+        type=positive,
         nargs=2,
         default=[600, 1000],
         metavar=("SHORT", "LONG"),
         help="sides of an image in pixels (default 600 1000)",
     )
-    result.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default %(default)s)")
-    result.add_argument("--seconds", type=float, default=1.0, help="length of a turn (default %(default)s)")
+    result.add_argument("--rounds", type=positive, default=7, help="turns of each contestant (default %(default)s)")
+    result.add_argument("--seconds", type=seconds, default=1.0, help="length of a turn (default %(default)s)")
     result.add_argument(
         "--torchvision", action="store_true", help="also measure torchvision's Faster R-CNN (ResNet-50, FPN)"
     )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dcn_det.benchmark.ratios import Bars, add_output, report
+from dcn_det.cli.arguments import positive
 
 CLASSES = 80
 
@@ -24,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="dcn-det benchmark eval", description="Measures the evaluation command on synthetic results."
     )
-    result.add_argument("--images", type=int, default=5000, help="number of images (default %(default)s)")
-    result.add_argument("--detections", type=int, default=500_000, help="number of detections (default %(default)s)")
+    result.add_argument("--images", type=positive, default=5000, help="number of images (default %(default)s)")
+    result.add_argument("--detections", type=positive, default=500_000, help="number of them (default %(default)s)")
     add_output(result)
     return result
 

@@ -19,8 +19,9 @@ from dcn_det import __version__
 from dcn_det.benchmark.memory import CONTESTANTS, OUTPUT_MEGABYTES, extra_megabytes
 from dcn_det.benchmark.op_cases import GROUPS
 from dcn_det.benchmark.timing import COMPARE, ON_GPU, Case, measure, measure_peaks
+from dcn_det.cli.arguments import positive, seconds
 from dcn_det.errors import UserError
-from dcn_det.files import write_json
+from dcn_det.files import write_json, write_text
 from dcn_det.ops import library
 
 MEMORY_CASE = "deform_conv2d 38x63, forward, extra memory"
@@ -161,11 +162,11 @@ def parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     result = argparse.ArgumentParser(prog="dcn-det benchmark ops", description=__doc__)
     result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    result.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of CPU threads (default 1 2)")
+    result.add_argument("--threads", type=positive, nargs="+", default=[1, 2], help="CPU threads (default 1 2)")
     result.add_argument("--tf32", action="store_true", help="allow TF32 products for all contestants on a GPU")
     result.add_argument("--only", default="", help="measure only cases whose name contains this")
-    result.add_argument("--rounds", type=int, default=7, help="turns per contestant (default %(default)s)")
-    result.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default %(default)s)")
+    result.add_argument("--rounds", type=positive, default=7, help="turns per contestant (default %(default)s)")
+    result.add_argument("--seconds", type=seconds, default=0.2, help="length of a turn (default %(default)s)")
     result.add_argument("--markdown", type=Path, help="write the table as Markdown")
     result.add_argument("--save", type=Path, help="write the numbers as JSON")
     result.add_argument("--show", type=Path, help="print a table of a file written by --save, and measure nothing")
@@ -197,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{case:<58} {threads:>2} {ours:>9}  {others}\n{'':>10}{verdicts}", flush=True)
     finally:  # an interrupted run keeps what it measured
         if args.markdown:
-            args.markdown.write_text(markdown(rows) + "\n")
+            write_text(args.markdown, markdown(rows) + "\n")
         if args.save:
             write_json(args.save, facts | {"peaks": peaks, "rows": [_record(row) for row in rows]})
     missed = sum(not verdict.good for row in rows for verdict in row.verdicts)

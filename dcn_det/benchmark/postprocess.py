@@ -13,6 +13,7 @@ import torch
 import torchvision
 
 from dcn_det.benchmark.ratios import Bars, add_output, report, take_turns
+from dcn_det.cli.arguments import positive
 from dcn_det.config import from_plain
 from dcn_det.inference.build import build_predictor
 from dcn_det.models import boxes as box_ops
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         prog="dcn-det benchmark postprocess",
         description="Compares post-processing with torchvision's operators, and three scales with each of them alone.",
     )
-    result.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default %(default)s)")
+    result.add_argument("--rounds", type=positive, default=7, help="turns of each contestant (default %(default)s)")
     add_output(result)
     return result
 

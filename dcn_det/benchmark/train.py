@@ -15,6 +15,7 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
+from dcn_det.cli.arguments import natural, positive
 from dcn_det.config import load_config
 from dcn_det.engine.session import Session
 from dcn_det.engine.step import Step
@@ -34,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("config", type=Path, help="YAML file")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
-    result.add_argument("--steps", type=int, default=10, help="number of timed steps (default %(default)s)")
-    result.add_argument("--warmup", type=int, default=2, help="number of steps before timing (default %(default)s)")
+    result.add_argument("--steps", type=positive, default=10, help="number of timed steps (default %(default)s)")
+    result.add_argument("--warmup", type=natural, default=2, help="number of steps before timing (default %(default)s)")
     result.add_argument(
         "--torchvision",
         action="store_true",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dcn_det.cli.arguments import natural, number
 from dcn_det.cli.evaluate import read_ground_truth
 from dcn_det.config import Config
 from dcn_det.errors import UserError
@@ -36,10 +37,14 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--output", type=Path, help="output folder (default: report/ next to the results)")
     result.add_argument(
-        "--score", type=float, default=0.3, help="minimum score of a confident detection (default: %(default)s)"
+        "--score", type=number, default=0.3, help="minimum score of a confident detection (default: %(default)s)"
     )
     result.add_argument(
-        "--worst", type=int, default=12, metavar="N", help="number of worst images to draw (default: %(default)s)"
+        "--worst",
+        type=natural,
+        default=12,
+        metavar="N",
+        help="number of worst images to draw (default: %(default)s)",
     )
     return result
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dcn_det.cli.arguments import natural
 from dcn_det.config import Config, load_config
 from dcn_det.data.anchor_check import AnchorCheck
 from dcn_det.data.build import build_dataset
@@ -38,13 +39,16 @@ def parser() -> argparse.ArgumentParser:
         "--split", choices=["train", "test"], default="train", help="split to check (default: %(default)s)"
     )
     result.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="number of processes (default: number of cores)"
+        "--workers",
+        type=natural,
+        default=os.cpu_count() or 1,
+        help="number of processes (default: number of cores)",
     )
     result.add_argument("--fix", type=Path, metavar="OUT.json", help="write the usable part in COCO format")
     result.add_argument(
         "--browse", type=Path, metavar="DIR", help="draw samples before and after augmentation to this folder"
     )
-    result.add_argument("--samples", type=int, default=16, help="number of samples to draw (default: %(default)s)")
+    result.add_argument("--samples", type=natural, default=16, help="number of samples to draw (default: %(default)s)")
     return result
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dcn_det.cli.arguments import natural, number
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.images import SUFFIXES, read_image, sheet, write_image
@@ -32,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
         "--weights", type=Path, required=True, help="checkpoint from training or dcn-det convert-weights"
     )
     result.add_argument("--output", type=Path, required=True, help="output folder for pictures and detections.json")
-    result.add_argument("--score", type=float, default=0.5, help="minimum score to draw (default: %(default)s)")
-    result.add_argument("--sheet", type=int, default=0, metavar="N", help="also draw the first N images on sheet.jpg")
+    result.add_argument("--score", type=number, default=0.5, help="minimum score to draw (default: %(default)s)")
+    result.add_argument("--sheet", type=natural, default=0, metavar="N", help="also draw the first N on sheet.jpg")
     result.add_argument("--config", type=Path, help="YAML file to use instead of the config in the checkpoint")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     return result

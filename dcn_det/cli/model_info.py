@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dcn_det.cli.arguments import positive
 from dcn_det.config import Config, load_config
 from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.config.testing import ExpectedConfig
@@ -41,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
         "configs", nargs="+", metavar="CONFIG", help="YAML files, then key=value settings that override them all"
     )
     result.add_argument("--size", metavar="HxW", help="input size in pixels (default: short and long side of training)")
-    result.add_argument("--rois", type=int, metavar="N", help="proposals per image (default: from the config)")
+    result.add_argument("--rois", type=positive, metavar="N", help="proposals per image (default: from the config)")
     result.add_argument(
-        "--classes", type=int, metavar="N", help="number of classes (default: from the config, else its data set)"
+        "--classes", type=positive, metavar="N", help="number of classes (default: from the config, else its data set)"
     )
     result.add_argument("--results", action="store_true", help="show published results instead of sizes")
     result.add_argument("--markdown", action="store_true", help="print a Markdown table")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dcn_det.cli.arguments import positive
 from dcn_det.config import load_config, print_config
 from dcn_det.engine.signals import Interrupted
 from dcn_det.engine.training import Resume, describe, train
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--stop-at",
-        type=int,
+        type=positive,
         metavar="N",
         help="save and stop after iteration N; --resume continues",
     )

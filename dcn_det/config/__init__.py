@@ -1,4 +1,4 @@
-"""Settings: their schema, and reading them from YAML files and overrides."""
+"""Settings: schema, and reading from YAML files and overrides."""
 
 from dcn_det.config.load import as_config, from_plain, load_config, to_plain, with_values
 from dcn_det.config.registry import (

@@ -1,4 +1,4 @@
-"""Settings of data: where images are, and how they are loaded and augmented."""
+"""Settings of data: location, loading and augmentation of images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dcn_det.config.section import BelowOne, Fraction, NonNegative, Positive, Section, Text
+from dcn_det.config.section import BelowOne, Fraction, NonNegative, Pixels, PositiveFloat, Section, Text, at_most
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 VOC_METRICS = ("mAP50", "mAP70")
 
 
 class SplitConfig(Section):
-    """Where the images and annotations of a split are; each format has its own keys."""
+    """Location of the images and annotations of a split; each format has its own keys."""
 
 
 class CocoSplitConfig(SplitConfig):
@@ -25,14 +25,14 @@ class CocoSplitConfig(SplitConfig):
 
 class VocSplitConfig(SplitConfig):
     sets: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """Image sets of Pascal VOC, relative to ``data.root``, such as ``VOC2007/ImageSets/Main/trainval.txt``."""
+    """Image sets of Pascal VOC, relative to ``data.root``; for example ``VOC2007/ImageSets/Main/trainval.txt``."""
 
 
 class ResizeConfig(Section):
-    short_side: Positive = 600
-    """Pixels; the shorter side is brought to this ..."""
-    max_side: Positive = 1000
-    """... unless the longer one would exceed this, which then decides."""
+    short_side: Pixels = 600
+    """Length to which the shorter side is resized, in pixels, ..."""
+    max_side: Pixels = 1000
+    """... unless the longer side would exceed this length, to which it is then resized."""
 
     @model_validator(mode="after")
     def _check(self) -> ResizeConfig:
@@ -42,75 +42,77 @@ class ResizeConfig(Section):
 
 
 class JitterConfig(Section):
-    """Photometric distortion of training images, in random order; a draw of its own for each image and epoch."""
+    """Photometric distortion of training images, in random order, drawn anew for every image and epoch."""
 
     probability: Fraction = 0.0
-    """Share of the images that are distorted; 0 switches it off."""
+    """Fraction of the images to distort; 0 disables distortion."""
     brightness: BelowOne = 0.125
-    """Pixel values move by up to this share of 255."""
+    """Maximum shift of pixel values, as a fraction of 255."""
     contrast: BelowOne = 0.5
-    """Pixel values are multiplied by a factor in [1 - x, 1 + x]."""
+    """Multiplies pixel values by a factor in [1 - x, 1 + x]."""
     saturation: BelowOne = 0.5
-    """Distance from grey is multiplied by a factor in [1 - x, 1 + x]."""
+    """Multiplies the distance from gray by a factor in [1 - x, 1 + x]."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    """The hue turns by up to this share of the circle."""
+    """Maximum rotation of the hue, as a fraction of the circle."""
 
 
 class CropConfig(Section):
     """Random crops of training images, before resizing."""
 
     probability: Fraction = 0.0
-    """Share of the images that are cropped; 0 switches it off."""
+    """Fraction of the images to crop; 0 disables cropping."""
     min_side: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Shortest sides of a crop, as a share of the image's."""
+    """Minimum sides of a crop, as a fraction of those of the image."""
     min_visible: Fraction = 0.3
-    """Boxes of which less is left are dropped. A crop that would leave no box is not made."""
+    """Minimum visible fraction of a box; others are dropped. Crops that leave no box are not used."""
 
 
 class DataConfig(Section):
-    """What every data format has; base of the sections that ``register_format`` takes."""
+    """Keys of all data formats; base class of the sections that ``register_format`` accepts."""
 
     metrics: ClassVar[tuple[str, ...]] = COCO_METRICS
-    """Names of the metrics that are measured on data of this format."""
+    """Names of the metrics of this format."""
     truth: ClassVar[str] = "dcn_det.evaluation.truth:Truth"
-    """What measures them, as ``package.module:Class``."""
+    """Class that computes them, as ``package.module:Class``."""
     class_count: ClassVar[int | None] = None
-    """Number of classes where ``classes`` is not given; None if only the annotations tell."""
+    """Number of classes if ``classes`` is not given; None if it depends on the annotations."""
 
     kind: str
     root: Text = "datasets/coco"
-    """Folder that all paths of the data set are relative to."""
+    """Folder to which all paths of the data set are relative."""
     train: SplitConfig
     test: SplitConfig | None
-    """Null trains without evaluation."""
+    """Null: train without evaluation."""
     classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Names of the classes to detect, in the order of their labels: all or some categories of the annotations. Null
-    takes all, in ascending order of id."""
+    """Names of the classes to detect, in the order of their labels: all or some categories of the annotations. Null:
+    all categories, in ascending order of id."""
     resize: ResizeConfig = ResizeConfig()
     flip: Literal["double", "random", "none"] = "double"
-    """``double`` lists every image twice, once mirrored (the authors' way); ``random`` tosses a coin."""
-    short_sides: tuple[Positive, ...] = ()
-    """Multi-scale training: each image gets one of these at random instead of ``resize.short_side``."""
+    """``double`` lists every image twice, once mirrored (as the authors); ``random`` mirrors half of the images."""
+    short_sides: tuple[Pixels, ...] = ()
+    """Multi-scale training: values of ``resize.short_side`` to draw from, per image."""
     jitter: JitterConfig = JitterConfig()
     crop: CropConfig = CropConfig()
     repeat_threshold: Fraction = 0.0
-    """Repeat-factor sampling (LVIS, Gupta et al., CVPR 2019): images with a class found in less than this share of
-    all images are shown more often; 0 shows all equally."""
+    """Repeat-factor sampling (LVIS, Gupta et al., CVPR 2019): repeats images with classes that occur in less than this
+    fraction of all images; 0 disables it."""
     empty_images: Literal["keep", "skip"] = "skip"
-    """Training images without a usable box."""
+    """Whether to train on images without a usable box."""
     bad_images: Literal["error", "skip"] = "error"
-    """Missing or unreadable files, when training: stop, or leave out and count."""
+    """Missing or unreadable training images: stop, or leave them out and count them."""
     max_pixels: Annotated[int, Field(gt=0, le=2**30)] = 2**27
-    """Larger images are refused before they are decoded; width times height."""
+    """Maximum width times height of an image; larger ones are refused before decoding."""
     aspect_grouping: bool = True
-    """Batches hold landscape or portrait images, not both."""
-    workers: NonNegative = 2
-    """Loader processes; 0 loads in the main one."""
+    """Do not mix landscape and portrait images in a batch."""
+    workers: Annotated[NonNegative, at_most(512)] = 2
+    """Loader processes; 0 loads in the main process."""
+    timeout: PositiveFloat = 300.0
+    """Maximum time to wait for a batch of the loader processes, in seconds; the run then ends with an error."""
     cache: Literal["none", "ram", "disk"] = "none"
-    """Keeps decoded and resized training images, shared by all processes of the machine: in memory (``/dev/shm``) or
-    in ``cache_folder``. What does not fit is decoded each time."""
+    """Keeps decoded and resized training images for all processes of the machine: in memory (``/dev/shm``) or in
+    ``cache_folder``. Images that do not fit are decoded every time."""
     cache_folder: Text | None = None
-    """Where ``cache: disk`` keeps them; ``.cache`` in ``root`` when not given."""
+    """Folder of ``cache: disk``; default: ``.cache`` in ``root``."""
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -129,8 +131,8 @@ class CocoFilesConfig(DataConfig):
 
     train: CocoSplitConfig = CocoSplitConfig(images="train2017", annotations="annotations/instances_train2017.json")
     test: CocoSplitConfig | None = CocoSplitConfig(images="val2017", annotations="annotations/instances_val2017.json")
-    """Null trains without evaluation; a file without ``annotations``, such as that of test-dev, can be tested but
-    not evaluated."""
+    """Null: train without evaluation. Files without ``annotations``, such as that of test-dev, can be tested but not
+    evaluated."""
 
 
 class CocoDataConfig(CocoFilesConfig):
@@ -140,7 +142,7 @@ class CocoDataConfig(CocoFilesConfig):
 
 
 class SampleDataConfig(CocoFilesConfig):
-    """The embedded set of digits over photographs, written to ``root`` when first used."""
+    """The embedded set of digits over photographs; written to ``root`` at its first use."""
 
     class_count = 10
 
@@ -148,7 +150,7 @@ class SampleDataConfig(CocoFilesConfig):
 
 
 class VocDataConfig(DataConfig):
-    """Pascal VOC; ``classes`` are its 20 unless given."""
+    """Pascal VOC; default of ``classes``: its 20 classes."""
 
     metrics = VOC_METRICS
     truth = "dcn_det.evaluation.voc:VocTruth"
@@ -157,4 +159,4 @@ class VocDataConfig(DataConfig):
     kind: Literal["voc"] = "voc"
     train: VocSplitConfig
     test: VocSplitConfig | None
-    """Null trains without evaluation."""
+    """Null: train without evaluation."""

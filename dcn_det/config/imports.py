@@ -13,13 +13,13 @@ from dcn_det.errors import UserError, did_you_mean
 
 
 def import_modules(item: Item | None, folder: Path) -> None:
-    """Import what ``imports`` of a config names; what is no list of names is left for the schema to refuse.
+    """Imports the modules that a config lists under ``imports``; other values are left to the schema to refuse.
 
-    A folder in which a module is found stays on ``sys.path``, for its later imports and for worker processes.
+    The folder of a module is added to ``sys.path``, for its later imports and for worker processes.
 
     Args:
         item: the value of ``imports``.
-        folder: searched after Python's path and before the working directory.
+        folder: folder to search after Python's path and before the working directory.
 
     Raises:
         UserError: a module does not exist or cannot be imported.

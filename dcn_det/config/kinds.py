@@ -1,4 +1,4 @@
-"""The package's own backbones, detectors and data formats, registered as any module may register more."""
+"""Registration of the package's own backbones, detectors and data formats, as any other module does it."""
 
 from dcn_det.config.data import CocoDataConfig, SampleDataConfig, VocDataConfig
 from dcn_det.config.model import (

@@ -1,6 +1,6 @@
 """Layout and preprocessing of residual networks, by the source of their ImageNet weights.
 
-With others than those it was trained with, the same weights are another network, and no shape tells.
+With another layout, the same weights are a different network, and no shape reveals it.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ CAFFE: dict[str, Any] = {
     "preprocess.mean": (123.15, 115.90, 103.06),
     "preprocess.std": (1.0, 1.0, 1.0),
 }
-"""The original Caffe release (He et al., CVPR 2016), with the mean that the authors' released code subtracts."""
+"""The original Caffe release (He et al., CVPR 2016), with the mean of the authors' released code."""
 
 CONVERTED: dict[str, Any] = {**CAFFE, "preprocess.channel_order": "rgb"}
-"""The Caffe release with its first convolution turned to RGB, as in the authors' networks and after
-``tools/convert_weights.py``. Also the default without weights."""
+"""The Caffe release with its first convolution converted to RGB, as in the authors' networks and by
+``dcn-det convert-weights``. Also the default without weights."""
 
 
 ALIGNED: dict[str, Any] = {**CONVERTED, "stride_on": "3x3", "stem_pool": "pad"}
-"""Aligned-Inception-ResNet, which has no public weights to follow; its module gives the reasons."""
+"""Aligned-Inception-ResNet, for which there are no public weights; its module gives the reasons."""
 
 
 def layout_of(weights: object, kind: object) -> dict[str, Any]:
-    """Return the defaults of ``model.backbone.*`` for ``model.backbone.weights`` and ``model.backbone.kind``."""
+    """Returns the defaults of ``model.backbone.*`` for ``model.backbone.weights`` and ``model.backbone.kind``."""
     if weights == "torchvision":
         return TORCHVISION
     return ALIGNED if kind == "aligned_inception_resnet" else CONVERTED
 
 
 def of_backbone(layout: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a layout under the keys of a whole config."""
+    """Returns a layout under the keys of a whole config."""
     return {f"model.backbone.{key}": value for key, value in layout.items()}
 
 
 def contradictions(weights: object, kind: object, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that torchvision's weights need, by key, where others are given.
+    """Returns the values that torchvision's weights require, by key, where others are given.
 
     Args:
         weights: ``model.backbone.weights``; only ``torchvision`` prescribes a layout.
-        kind: ``model.backbone.kind``; the stride of basic blocks has one place only, so ``stride_on`` is free for them.
+        kind: ``model.backbone.kind``; basic blocks have one place for the stride and ignore ``stride_on``.
         given: values by key, those of a layout.
     """
     if weights != "torchvision":

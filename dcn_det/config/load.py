@@ -1,4 +1,4 @@
-"""From YAML files and overrides to a ``Config`` whose every value knows where it was set."""
+"""Reading YAML files and overrides into a ``Config`` that knows the origin of every value."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from dcn_det.config.imports import import_modules
 from dcn_det.config.problems import user_error
 from dcn_det.config.schema import Config
+from dcn_det.config.section import unusable
 from dcn_det.config.source import (
     DEFAULT,
     OVERRIDE,
@@ -27,24 +28,31 @@ from dcn_det.config.upgrade import upgrade
 from dcn_det.errors import UserError, did_you_mean
 
 NOT_INHERITED = ("name", "expected")
-"""Keys that describe one file: what is built on it is another experiment, with numbers of its own."""
+"""Keys that describe a single file: a config based on it is another experiment with other results."""
+
+LARGEST = 4 << 20
+"""Bytes of a config file."""
+DEEPEST = 50
+"""Files that are based on each other in a chain."""
+
+_Known = dict[Path, Item]
 
 OVERLAY = "overlay"
-"""The override that names a file to lay over the config, where others name a setting."""
+"""The override that names a file to lay over the config, instead of a setting."""
 
 
 def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config:
-    """Read settings from a YAML file, the files it is based on, and overrides.
+    """Reads settings from a YAML file, the files it is based on, and overrides.
 
     A file may name others under ``base:``, one path or a list, relative to itself. They are laid over each
     other in that order, and the file over them:
 
     * Blocks merge by key; lists and single values replace.
-    * Naming another ``kind`` for a block starts it afresh, but for keys that both kinds inherit from a common section,
-      such as ``data.resize``; a model of another kind also keeps its RPN.
-    * Giving ``train.epochs`` replaces an inherited ``train.iterations``, and the other way round.
+    * Another ``kind`` for a block discards its other keys, except for keys that both kinds inherit from a common
+      section, such as ``data.resize``; a model of another kind also keeps its RPN.
+    * ``train.epochs`` replaces an inherited ``train.iterations``, and vice versa.
     * ``imports`` add up: the modules of the bases, then those of the file.
-    * ``name`` and ``expected`` are not inherited; ``name`` is the file's stem where none is given.
+    * ``name`` and ``expected`` are not inherited; the default of ``name`` is the file's stem.
 
     Args:
         path: the YAML file.
@@ -54,17 +62,18 @@ def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config
             go over all files.
 
     Returns:
-        The settings; ``origins`` of them says where each was set.
+        The settings; their ``origins`` tell where each was set.
 
     Raises:
-        UserError: a file cannot be read or is no YAML mapping, bases form a cycle, a module cannot be imported, an
-            override is malformed, or values are wrong. Wrong values are all reported, one line each.
+        UserError: a file cannot be read or is not a YAML mapping, bases form a cycle, a module cannot be imported, an
+            override is malformed, or values are wrong. All wrong values are reported, one line each.
     """
     path = Path(path)
-    root = _read(path, ())
     files, values = _split(overrides)
+    known: _Known = {}
+    root = _read(path, (), known)
     for file in files:
-        over = _read(file, ())
+        over = _read(file, (), known)
         root = _lay(root, Item(_without_own(over), over.origin))
     root = _lay(root, parse_overrides(values), Path.cwd())
     assert isinstance(root.value, dict)
@@ -77,7 +86,7 @@ def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config
 def _split(
     overrides: Sequence[str | Mapping[str, Any]],
 ) -> tuple[list[Path], list[str | Mapping[str, Any]]]:
-    """The files to lay over the config, and the single settings."""
+    """Separates the files to lay over the config from the single settings."""
     files: list[Path] = []
     values: list[str | Mapping[str, Any]] = []
     for override in overrides:
@@ -97,16 +106,35 @@ def _split(
 
 
 def _overlay(file: object) -> Path:
-    if not isinstance(file, str | Path) or not str(file).strip():
+    if not isinstance(file, str | Path) or not str(file).strip() or unusable(str(file)):
         raise UserError(f"override '{OVERLAY}={file}': expected {OVERLAY}=FILE, a YAML file of settings")
     return Path(str(file).strip())
 
 
-def _read(path: Path, below: tuple[Path, ...]) -> Item:
-    """The file's settings over those of its bases; ``below`` are the files that led here."""
+def _read(path: Path, below: tuple[Path, ...], known: _Known) -> Item:
+    """Returns the settings of a file over those of its bases.
+
+    Args:
+        path: the file.
+        below: the files that led here.
+        known: settings of files read before; one that many are based on is read once.
+    """
+    key = path.parent.resolve() / path.name
+    if key not in known:
+        known[key] = _read_new(path, below, known)
+    return known[key]
+
+
+def _read_new(path: Path, below: tuple[Path, ...], known: _Known) -> Item:
     source = label(path)
+    if len(below) >= DEEPEST:
+        raise UserError(f"{source}: more than {DEEPEST} files are based on each other")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UserError(f"{source}: larger than {LARGEST >> 20} MiB, not a config")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise UserError(f"{source}: no such file{did_you_mean(path.name, siblings)}") from None
@@ -121,14 +149,14 @@ def _read(path: Path, below: tuple[Path, ...]) -> Item:
     own = dict(item.value)
     merged = Item({}, item.origin)
     for base in _bases(own.pop("base", None)):
-        merged = _lay(merged, _read_base(path, base, (*below, path)))
+        merged = _lay(merged, _read_base(path, base, (*below, path), known))
     return _lay(merged, Item(own, item.origin), path.parent)
 
 
 def _lay(lower: Item, upper: Item, folder: Path | None = None) -> Item:
     """Lays settings over others, and their imports behind the others' imports.
 
-    With ``folder``, ``upper`` comes from there and its modules are imported first: they may register what it names.
+    With ``folder``, the folder of ``upper``, its modules are imported first: they may register kinds that it uses.
     """
     assert isinstance(lower.value, dict) and isinstance(upper.value, dict)
     if folder is not None:
@@ -148,19 +176,19 @@ def _bases(item: Item | None) -> list[Item]:
         return []
     bases = item.value if isinstance(item.value, list) else [item]
     for base in bases:
-        if not isinstance(base.value, str) or not base.value:
+        if not isinstance(base.value, str) or not base.value or unusable(base.value):
             raise UserError(
                 f"{base.origin}: base: wrong value; allowed: a path relative to this file, or a list of them"
             )
     return bases
 
 
-def _read_base(path: Path, base: Item, chain: tuple[Path, ...]) -> Item:
+def _read_base(path: Path, base: Item, chain: tuple[Path, ...], known: _Known) -> Item:
     target = path.parent / str(base.value)
     if target.resolve() in [p.resolve() for p in chain]:
         raise UserError(f"{base.origin}: base: a cycle: {' -> '.join(label(p) for p in (*chain, target))}")
     try:
-        item = _read(target, chain)
+        item = _read(target, chain, known)
     except UserError as error:
         if str(error).startswith(f"{label(target)}: "):
             raise UserError(f"{base.origin}: base: {error}") from None
@@ -169,13 +197,13 @@ def _read_base(path: Path, base: Item, chain: tuple[Path, ...]) -> Item:
 
 
 def _without_own(item: Item) -> dict[str, Item]:
-    """A file's settings without those that speak of that file alone."""
+    """Returns a file's settings without those that describe this file only."""
     assert isinstance(item.value, dict)
     return {key: value for key, value in item.value.items() if key not in NOT_INHERITED}
 
 
 def _validate(root: Item, hint: str = "") -> Config:
-    """The config with its origins; ``hint`` follows an unregistered kind in messages."""
+    """Returns the config with its origins; ``hint`` follows an unregistered kind in messages."""
     try:
         config = Config.model_validate(root.plain())
     except ValidationError as error:
@@ -184,19 +212,19 @@ def _validate(root: Item, hint: str = "") -> Config:
 
 
 def to_plain(config: Config) -> dict[str, Any]:
-    """Return the settings as dicts, lists and single values, for checkpoints and JSON; see ``from_plain``."""
+    """Returns the settings as dicts, lists and single values, for checkpoints and JSON; see ``from_plain``."""
     return config.model_dump(mode="json")
 
 
 def from_plain(plain: object, source: str = "settings") -> Config:
-    """Return settings from plain containers, of this version or an earlier one.
+    """Returns settings from plain containers, of this version or an earlier one.
 
-    Modules under ``imports`` are not imported, since a file of weights must not run code: kinds that they register are
-    unknown unless something else has imported them.
+    Modules under ``imports`` are not imported, since a file of weights must not run code: the kinds that they register
+    are unknown unless they are imported otherwise.
 
     Args:
-        plain: what ``to_plain`` gave.
-        source: what messages and origins call it, such as the checkpoint's path.
+        plain: result of ``to_plain``.
+        source: its name in messages and origins, such as the checkpoint's path.
 
     Raises:
         UserError: a value is wrong.
@@ -209,21 +237,21 @@ def from_plain(plain: object, source: str = "settings") -> Config:
 
 
 def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
-    """Return a config with other values for some of its keys; the others keep their origins.
+    """Returns a config with other values for some of its keys; the others keep their origins.
 
     Args:
         config: the settings.
         values: plain values by dotted key.
-        source: what messages and origins call where these come from.
+        source: their name in messages and origins.
 
     Raises:
-        UserError: the values are wrong, or do not fit the rest.
+        UserError: the values are wrong, or contradict the others.
     """
     return _validate(merge(_with_origins(to_plain(config), config.origins), from_mapping(values, source), Config))
 
 
 def as_config(config: Config | str | Path, **overrides: Any) -> Config:
-    """Return settings with others laid over them.
+    """Returns settings with others laid over them.
 
     Args:
         config: settings, or their YAML file.
@@ -247,7 +275,7 @@ def _with_origins(plain: Any, origins: Mapping[str, str], path: KeyPath = ()) ->
 
 
 def _hint(root: Item) -> str:
-    """Where kinds may come from that stored settings name and nothing has registered."""
+    """Tells where unregistered kinds in stored settings may come from."""
     assert isinstance(root.value, dict)
     names = root.value["imports"].plain() if "imports" in root.value else None
     if not names or not isinstance(names, list):
@@ -260,7 +288,7 @@ def _dotted(path: KeyPath) -> str:
 
 
 def leaves(plain: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
-    """The values in plain settings with their key paths; a list of plain values is one value."""
+    """Yields the values in plain settings with their key paths; a list of plain values is one value."""
     if isinstance(plain, dict):
         for key, value in plain.items():
             yield from leaves(value, (*path, key))

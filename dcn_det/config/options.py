@@ -1,4 +1,4 @@
-"""Settings on their way to constructors: a key of a section is an argument of the same name."""
+"""Passing settings to constructors: a key of a section is an argument of the same name."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dcn_det.config.section import Section
 
 
 class Options:
-    """The keys of a settings section, to be handed to constructors by name.
+    """The keys of a settings section, passed to constructors by name.
 
     Args:
         section: the settings.
-        apart: keys that reach their goal in another way.
+        apart: keys that are used in another way.
     """
 
     def __init__(self, section: Section, *apart: str) -> None:
@@ -34,7 +34,7 @@ class Options:
 
 
 def argument_names(constructor: Callable[..., Any]) -> set[str]:
-    """Names of a constructor's arguments; those that it passes on as ``**options`` are its base classes'."""
+    """Returns the names of a constructor's arguments, including those of base classes that it passes on."""
     names: set[str] = set()
     for owner in inspect.getmro(constructor) if isinstance(constructor, type) else (constructor,):
         if isinstance(constructor, type) and "__init__" not in vars(owner):

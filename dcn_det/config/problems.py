@@ -1,4 +1,4 @@
-"""What is wrong with settings: one line a problem, with its place, what is allowed and the nearest match."""
+"""Error messages about settings: one line per problem, with its place, the allowed values and the nearest match."""
 
 from __future__ import annotations
 
@@ -38,14 +38,17 @@ _WHAT = {
 class _Place(NamedTuple):
     path: KeyPath
     form: Any
-    """The type wanted there, as written in the schema; None where the schema has nothing."""
+    """The expected type, as written in the schema; None if the schema has no such place."""
     section: type[Section]
-    """The innermost block around it."""
+    """The innermost block that contains it."""
 
 
 def user_error(error: ValidationError, root: Item, hint: str = "") -> UserError:
-    """Says in one line each what pydantic found wrong with ``root``; ``hint`` follows an unregistered kind."""
-    lines = [_line(problem, root, hint) for problem in error.errors(include_url=False)]
+    """Describes each problem that pydantic found in ``root`` on one line; ``hint`` follows an unregistered kind."""
+    problems = error.errors(include_url=False)
+    # A list is also too short for pydantic if its elements are wrong.
+    above = {each["loc"][:depth] for each in problems for depth in range(len(each["loc"]))}
+    lines = [_line(each, root, hint) for each in problems if each["type"] != "too_short" or each["loc"] not in above]
     return UserError("\n".join(dict.fromkeys(lines)))
 
 
@@ -84,7 +87,7 @@ def _unknown_key(path: KeyPath, section: type[Section], items: list[Item]) -> st
         hint = "; dotted keys are for the command line, in a file blocks are nested"
     elif not hint:
         elsewhere = list(dict.fromkeys(p for p in _key_paths(Config) if p.rpartition(".")[2] == key))
-        # Another kind of the same block may have the key; that is no other place for it.
+        # The key of another kind of the same block is not at another place.
         hint = f"; did you mean '{elsewhere[0]}'?" if len(elsewhere) == 1 and elsewhere[0] != _dotted(path) else ""
     kind = kind_of(items[-2]) if len(items) > 1 else None
     return f"unknown key{f' for kind {kind}' if kind else ''}; allowed: {', '.join(allowed)}{hint}"
@@ -111,7 +114,7 @@ def _allowed(value: object, form: Any) -> str:
 
 
 def _locate(loc: KeyPath, root: Item) -> _Place:
-    """Follows a pydantic location through the schema; it also names the members of unions that are not registries."""
+    """Follows a pydantic location, which also names the members of unions that are not registries, in the schema."""
     path: KeyPath = ()
     section: type[Section] = Config
     form: Any = Config
@@ -134,7 +137,7 @@ def _locate(loc: KeyPath, root: Item) -> _Place:
 
 
 def _kind_at(root: Item, path: KeyPath, section: type[Section]) -> str:
-    """The kind of the block at ``path``, a key of ``section``."""
+    """Returns the kind of the block at ``path``, a key of ``section``."""
     items = root.along(path)
     given = kind_of(items[-1]) if len(items) > len(path) else None
     return str(given or section.default_kind(str(path[-1])))
@@ -150,7 +153,7 @@ def _members(form: Any) -> tuple[Any, ...]:
 
 
 def _is_union(form: Any) -> bool:
-    """Whether values of different types are allowed; pydantic then reports a problem with each of them."""
+    """Returns whether several types are allowed; pydantic then reports a problem with each of them."""
     return len(_members(_bare(form))) > 1 and not _sections(_bare(form))
 
 
@@ -160,7 +163,7 @@ def _registry(form: Any) -> Registry[Any] | None:
 
 
 def _sections(form: Any) -> list[type[Section]]:
-    """The sections that a value can be."""
+    """Returns the sections that a value can have."""
     if registry := _registry(form):
         return list(dict.fromkeys(registry.sections.values()))
     members = _members(get_args(form)[0] if get_origin(form) is Annotated else form)
@@ -168,7 +171,7 @@ def _sections(form: Any) -> list[type[Section]]:
 
 
 def _bare(form: Any) -> Any:
-    """The type without its constraints and without ``None`` beside it."""
+    """Returns the type without its constraints and without ``None``."""
     if get_origin(form) is Annotated:
         return _bare(get_args(form)[0])
     members = [m for m in _members(form) if m is not NoneType]
@@ -189,7 +192,7 @@ def _choices(form: Any) -> list[str]:
 
 
 def describe(form: Any, constraints: tuple[Any, ...] = (), plural: bool = False) -> str:
-    """A type of the schema in words, such as ``a list of 3 numbers > 0``."""
+    """Describes a type of the schema, such as ``a list of 3 numbers > 0``."""
     if _registry(form):
         return f"a block with kind: {' or '.join(_choices(form))}"
     if get_origin(form) is Annotated:

@@ -1,7 +1,7 @@
-"""Open vocabularies: the kinds of backbones, detectors and data formats, which modules add to by name.
+"""Kinds of backbones, detectors and data formats, which other modules can extend.
 
-A kind is a name, the section that holds its settings, and the builder that turns them into an object. The package
-registers its own kinds in :mod:`dcn_det.config.kinds`; a module that a config imports registers more in the same way.
+A kind has a name, a section with its settings, and a builder that turns them into an object. The package registers
+its own kinds in :mod:`dcn_det.config.kinds`; modules that a config imports register more in the same way.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Registry(Generic[S]):
     """Kinds of one part of a config, by name.
 
     Args:
-        title: what messages call a kind.
-        base: section that those of all kinds derive from, as ``package.module:Class``.
+        title: name of a kind in messages.
+        base: base class of the sections of all kinds, as ``package.module:Class``.
     """
 
     def __init__(self, title: str, base: str) -> None:
@@ -37,7 +37,7 @@ class Registry(Generic[S]):
 
     @property
     def base(self) -> type[S]:
-        """Section that those of all kinds derive from."""
+        """Base class of the sections of all kinds."""
         section: type[S] = resolve(self._base)
         return section
 
@@ -47,16 +47,16 @@ class Registry(Generic[S]):
         return {name: section for name, (section, _) in self._kinds.items()}
 
     def register(self, name: str, section: type[S], builder: str | Builder) -> None:
-        """Add a kind; registering the same one again changes nothing.
+        """Adds a kind; registering the same one again has no effect.
 
         Args:
             name: value of ``kind`` in a config.
             section: its settings, a subclass of ``base`` with a field ``kind`` that allows ``name``.
-            builder: what makes an object of the settings, or its place as ``package.module:function``, which is
-                imported when first needed.
+            builder: function from settings to object, or its place as ``package.module:function``, which is imported
+                at its first use.
 
         Raises:
-            ValueError: the name is taken by another kind, or the section or the builder has the wrong form.
+            ValueError: the name belongs to another kind, or the section or the builder has the wrong form.
         """
         if not (isinstance(section, type) and issubclass(section, self.base)):
             raise ValueError(f"{self.title} '{name}': its section must be a subclass of {self.base.__name__}")
@@ -75,15 +75,15 @@ class Registry(Generic[S]):
             )
 
     def unregister(self, name: str) -> None:
-        """Remove a kind; raises a ``KeyError`` if there is none of this name."""
+        """Removes a kind; raises a ``KeyError`` if there is none of this name."""
         del self._kinds[name]
 
     def builder(self, name: str) -> Builder:
-        """Return the builder of a kind, imported where it was given as a string.
+        """Returns the builder of a kind, imported if it was given as a string.
 
         Raises:
             KeyError: there is no such kind.
-            ImportError, AttributeError: the builder's module or the builder in it does not exist.
+            ImportError, AttributeError: the builder or its module does not exist.
         """
         builder = self._kinds[name][1]
         found: Builder = resolve(builder) if isinstance(builder, str) else builder
@@ -91,10 +91,10 @@ class Registry(Generic[S]):
 
 
 def resolve(place: str) -> Any:
-    """Return what ``package.module:name`` names.
+    """Returns the object at ``package.module:name``.
 
     Raises:
-        ImportError, AttributeError: there is no such module, or nothing of this name in it.
+        ImportError, AttributeError: the module or the name in it does not exist.
     """
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
@@ -103,7 +103,7 @@ def resolve(place: str) -> Any:
 class OneOf:
     """Marks a field whose value is a section of any kind in a registry: ``Annotated[Base, OneOf(registry)]``.
 
-    Kinds count that are registered when a value is validated.
+    The kinds are those registered at the time of validation.
     """
 
     def __init__(self, registry: Registry[Any]) -> None:
@@ -138,15 +138,15 @@ FORMATS: Registry[DataConfig] = Registry("data format", "dcn_det.config.data:Dat
 
 
 def register_backbone(name: str, section: type[BackboneConfig], builder: str | Builder) -> None:
-    """Add a kind of ``model.backbone``; see :meth:`Registry.register`."""
+    """Adds a kind of ``model.backbone``; see :meth:`Registry.register`."""
     BACKBONES.register(name, section, builder)
 
 
 def register_detector(name: str, section: type[DetectorConfig], builder: str | Builder) -> None:
-    """Add a kind of ``model``; see :meth:`Registry.register`."""
+    """Adds a kind of ``model``; see :meth:`Registry.register`."""
     DETECTORS.register(name, section, builder)
 
 
 def register_format(name: str, section: type[DataConfig], builder: str | Builder) -> None:
-    """Add a kind of ``data``; see :meth:`Registry.register`."""
+    """Adds a kind of ``data``; see :meth:`Registry.register`."""
     FORMATS.register(name, section, builder)

@@ -1,15 +1,16 @@
-"""Every setting there is: type, unit, default and meaning.
+"""The schema of all settings: types, units, defaults and meaning.
 
-Values are frozen and unknown keys are refused. Defaults are the paper's recipe for ResNet-101 on COCO (Dai et
-al., ICCV 2017) and, where the paper is silent, the authors' released code.
+Values are frozen and unknown keys are refused. Defaults follow the paper's recipe for ResNet-101 on COCO (Dai et al.,
+ICCV 2017) and, where it gives none, the authors' released code.
 
-Rules between keys live here too, each in the block that holds all of its keys. What depends on more than the
-settings (names of residual blocks, categories of a data set) is checked where that is known.
+Rules between keys are checked in the innermost block that contains them; rules that depend on more than the settings
+(names of residual blocks, categories of a data set), where these are known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -34,13 +35,13 @@ class Config(Section):
     version: Literal[2] = 2
     """Version of the schema."""
     imports: tuple[Annotated[str, Field(pattern=MODULE_NAME)], ...] = ()
-    """Modules that register backbones, detectors or data formats; searched on Python's path, in the folder of the
-    config and in the working directory. Imported before the other settings are read; adds to the imports of bases."""
+    """Modules that register backbones, detectors or data formats, on Python's path, in the folder of the config or in
+    the working directory. Imported before other settings are read; added to the imports of bases."""
     name: str = ""
-    """Taken from the file name when empty."""
+    """Name of the experiment; runs are written to ``runs/<name>``. Default: name of the file."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern="^cuda:[0-9]+$")] = "auto"
-    """``auto`` takes a CUDA device when there is one; ``cuda:N`` is the N-th, from 0."""
+    """``auto``: CUDA if available, otherwise the CPU; ``cuda:N``: the N-th GPU, from 0."""
     model: Annotated[DetectorConfig, OneOf(DETECTORS)] = FasterRCNNConfig()
     data: Annotated[DataConfig, OneOf(FORMATS)] = CocoDataConfig()
     train: TrainConfig = TrainConfig()
@@ -52,20 +53,20 @@ class Config(Section):
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """Where each value was set: from its dotted key to ``FILE:LINE``, ``override`` or ``default``.
+        """Origin of each value by dotted key: ``FILE:LINE``, ``override`` or ``default``.
 
-        A list of plain values is one value. Empty for a config that was made in Python.
+        A list of plain values is one value. Empty for configs created in Python.
         """
         return self._origins
 
     def with_origins(self, origins: Mapping[str, str]) -> Config:
-        """Return the same settings with other origins."""
+        """Returns the same settings with other origins."""
         config = self.model_copy()
         config._origins = dict(origins)
         return config
 
     def __eq__(self, other: object) -> bool:
-        """Whether all settings are the same, wherever they were set."""
+        """Returns whether all settings are equal, regardless of their origins."""
         return isinstance(other, Config) and self.__dict__ == other.__dict__
 
     @model_validator(mode="after")
@@ -77,16 +78,20 @@ class Config(Section):
             where = f"on {self.data.kind} data" if measured is not known else "on any data"
             problems["train", "best_metric"] = _not_among(self.train.best_metric, measured, where)
         for index, item in enumerate(self.expected):
-            # Numbers may be promised for other data than what overrides put in its place.
+            # Results may be expected on other data than those that overrides select.
             if item.metric not in known:
                 problems["expected", index, "metric"] = _not_among(item.metric, known, "on any data")
+        if self.name and (
+            not (parts := PurePath(self.name).parts) or ".." in parts or PurePath(self.name).is_absolute()
+        ):
+            problems["name",] = f"'{self.name}' leaves the folder runs; give a name or a relative path without '..'"
         if problems:
             raise wrong(problems)
         return self
 
 
 def _known_metrics() -> Sequence[str]:
-    """The metrics of all data formats."""
+    """Returns the metrics of all data formats."""
     return list(dict.fromkeys(name for section in FORMATS.sections.values() for name in section.metrics))
 
 

@@ -1,4 +1,4 @@
-"""Settings as text: resolved YAML that says where each value was set, and a JSON schema for editors."""
+"""Settings as text: resolved YAML with the origin of each value, and a JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dcn_det.config.schema import Config
 from dcn_det.config.source import DEFAULT, Dumper
 
 _WIDEST = 64
-"""Columns up to which comments are aligned; behind longer lines they follow directly."""
+"""Maximum column of aligned comments; they follow longer lines directly."""
 
 
 def print_config(config: Config, *, comments: bool = True) -> str:
-    """Return the settings as YAML that ``load_config`` reads back as the same settings.
+    """Returns the settings as YAML from which ``load_config`` reads the same settings.
 
     Args:
         config: the settings.
-        comments: say after each value where it was set, if the config knows its origins.
+        comments: add the origin of each value, if the config has origins.
     """
     lines = list(_lines(to_plain(config), "", ""))
     if not comments or not config.origins:
@@ -33,7 +33,7 @@ def print_config(config: Config, *, comments: bool = True) -> str:
 
 
 def _lines(block: dict[str, Any], indent: str, prefix: str) -> Iterator[tuple[str, str]]:
-    """Lines of a block, each with the dotted key of the value it ends with, or an empty one."""
+    """Yields the lines of a block, each with the dotted key of its value, or an empty one."""
     for key, value in block.items():
         if isinstance(value, dict):
             yield f"{indent}{key}:", ""
@@ -49,7 +49,7 @@ def _lines(block: dict[str, Any], indent: str, prefix: str) -> Iterator[tuple[st
 
 
 def _flow(value: object) -> str:
-    """A value on one line."""
+    """Formats a value on one line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
     style = '"' if isinstance(value, str) and not value.isprintable() else None
@@ -65,11 +65,11 @@ def _flow(value: object) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of a config file, for editors that complete and check YAML."""
+    """Returns the JSON schema of config files, for editors that complete and check YAML."""
     schema = Config.model_json_schema()
     path = {"type": "string"}
     schema["properties"]["base"] = {
         "anyOf": [path, {"type": "array", "items": path}],
-        "description": "Files this one is laid over, relative to it.",
+        "description": "Files on which this one is based, relative to it.",
     }
     return schema

@@ -1,4 +1,4 @@
-"""Settings as they were written: values that know where they stand, read from YAML and merged."""
+"""Settings as written: values with their origins, read from YAML and merged."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ KeyPath = tuple[str | int, ...]
 OVERRIDE = "override"
 DEFAULT = "default"
 
+DEEPEST = 50
+"""Parts of a dotted key; settings have at most six."""
+
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -32,7 +35,7 @@ class Item:
     origin: str
 
     def plain(self) -> object:
-        """The value without its origins."""
+        """Returns the value without origins."""
         if isinstance(self.value, dict):
             return {key: item.plain() for key, item in self.value.items()}
         if isinstance(self.value, list):
@@ -40,7 +43,7 @@ class Item:
         return self.value
 
     def along(self, path: KeyPath) -> list[Item]:
-        """This item and what lies on ``path`` below it, as far as that exists."""
+        """Returns this item and those on ``path`` below it, as far as they exist."""
         found = [self]
         for part in path:
             value = found[-1].value
@@ -54,7 +57,7 @@ class Item:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core types: ``1e-3`` is a number; ``yes``, ``1:30`` and ``2017-01-01`` are strings."""
+    """Loads the core types of YAML 1.2: ``1e-3`` is a number; ``yes``, ``1:30`` and ``2017-01-01`` are strings."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -64,7 +67,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes the strings that ``_Loader`` (or a YAML 1.1 reader) would take for something else."""
+    """Quotes strings that ``_Loader`` or a YAML 1.1 reader would not read as strings."""
 
 
 _FLOAT = (
@@ -84,7 +87,7 @@ Dumper.add_implicit_resolver(*_FLOAT)
 
 
 def label(path: Path) -> str:
-    """How messages name a file: relative to the working directory where it lies below that."""
+    """Returns the name of a file in messages: relative to the working directory if it is below it."""
     full = Path(os.path.normpath(Path.cwd() / path))
     return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 
@@ -94,11 +97,11 @@ def parse(text: str, source: str, *, override: bool = False) -> Item:
 
     Args:
         text: the document; an empty one is null.
-        source: what messages call it: a file, or the override in quotes.
-        override: every value's origin is ``override`` instead of ``source:line``.
+        source: its name in messages: a file, or the override in quotes.
+        override: the origin of every value is ``override`` instead of ``source:line``.
 
     Raises:
-        UserError: not YAML, a key given twice or not a string, or more than plain data (aliases, tags).
+        UserError: the text is not YAML, a key is given twice or is not a string, or there are aliases or tags.
     """
     reader = _Reader(source, override)
     try:
@@ -126,11 +129,11 @@ class _Reader:
         return OVERRIDE if self.override else f"{self.source}:{line}"
 
     def where(self, line: int) -> str:
-        """How a message begins."""
+        """Returns the beginning of a message."""
         return self.source if self.override else f"{self.source}:{line}"
 
     def read(self, node: yaml.Node, line: int) -> Item:
-        """``line`` is where the value's key stands, so that messages point there."""
+        """Returns the item of a node; ``line`` is that of the value's key, to which messages refer."""
         origin = self.origin(line)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return Item(self._mapping(node), origin)
@@ -178,20 +181,20 @@ def _line(node: yaml.Node) -> int:
 
 
 def parse_overrides(overrides: Iterable[str | Mapping[str, Any]]) -> Item:
-    """Read settings in either form into one block; later ones win.
+    """Reads settings in either form into one block; later ones take precedence.
 
     Args:
         overrides: texts ``key=value``, with a dotted key and a value in YAML, or mappings from keys, dotted or not, to
             plain values or mappings.
 
     Raises:
-        UserError: no ``=``, a key that is empty or no text, or a value that is not YAML.
+        UserError: there is no ``=``, a key is empty or not a string, or a value is not YAML.
     """
     root = Item({}, OVERRIDE)
     for override in overrides:
         if isinstance(override, str):
             key, equals, value = override.partition("=")
-            if not equals or not all(key.strip().split(".")):
+            if not equals or not all(key.strip().split(".")) or key.count(".") >= DEEPEST:
                 raise UserError(f"override '{override}': expected key=value, such as train.batch_size=2")
             item = _nested(key, parse(value, f"override '{override}'", override=True), OVERRIDE)
         else:
@@ -201,10 +204,10 @@ def parse_overrides(overrides: Iterable[str | Mapping[str, Any]]) -> Item:
 
 
 def from_mapping(settings: Mapping[str, Any], origin: str) -> Item:
-    """A block of plain values by key, dotted or nested; later ones win.
+    """Returns a block of plain values by key, dotted or nested; later ones take precedence.
 
     Raises:
-        UserError: a key is empty or no text.
+        UserError: a key is empty or not a string.
     """
     root = Item({}, origin)
     for key, value in settings.items():
@@ -214,9 +217,9 @@ def from_mapping(settings: Mapping[str, Any], origin: str) -> Item:
 
 
 def _nested(key: str, item: Item, origin: str) -> Item:
-    """The block with ``item`` at a dotted key."""
+    """Returns the block with ``item`` at a dotted key."""
     parts = key.strip().split(".") if isinstance(key, str) else [""]
-    if not all(parts):
+    if not all(parts) or len(parts) > DEEPEST:
         raise UserError(f"{origin}: wrong key '{key}'; allowed: dotted keys such as train.batch_size")
     for part in reversed(parts):
         item = Item({part: item}, origin)
@@ -224,7 +227,7 @@ def _nested(key: str, item: Item, origin: str) -> Item:
 
 
 def with_origin(plain: Any, origin: str) -> Item:
-    """Plain containers and values, all of one origin; a path becomes text."""
+    """Returns plain containers and values as items of one origin; paths become strings."""
     if isinstance(plain, dict):
         return Item({str(key): with_origin(value, origin) for key, value in plain.items()}, origin)
     if isinstance(plain, list | tuple):
@@ -235,13 +238,14 @@ def with_origin(plain: Any, origin: str) -> Item:
 def merge(lower: Item, upper: Item, section: type[Section] | None) -> Item:
     """Lays ``upper`` over ``lower``: blocks merge by key, everything else is replaced.
 
-    Two rules keep what was replaced from leaking through. Where a block has kinds with keys of their own (as
-    ``train.optimizer``), naming another ``kind`` starts it afresh, with the defaults of that kind; only keys that both
-    kinds inherit from a common section, and those that the new one's class calls lasting, stay. Where a block has
-    alternatives (``train.iterations`` or ``train.epochs``), giving one removes the inherited other.
+    Two rules discard inherited keys that no longer apply. If a block has kinds with their own keys (such as
+    ``train.optimizer``), another ``kind`` discards all keys except for those that both kinds inherit from a common
+    section and those that its class declares ``lasting``. If a block has alternatives (``train.iterations`` or
+    ``train.epochs``), giving one discards the inherited other.
 
     Args:
-        section: the class that the block will become; None where there is none to consult.
+        lower, upper: the settings.
+        section: class of the block; None if unknown.
     """
     if not isinstance(lower.value, dict) or not isinstance(upper.value, dict):
         return upper
@@ -259,12 +263,12 @@ def merge(lower: Item, upper: Item, section: type[Section] | None) -> Item:
 
 
 def kind_of(item: Item) -> Scalar | dict[str, Item] | list[Item]:
-    """The ``kind`` that a block names, or ``None``."""
+    """Returns the ``kind`` that a block gives, or ``None``."""
     return item.value["kind"].value if isinstance(item.value, dict) and "kind" in item.value else None
 
 
 def _lasting(section: type[Section] | None, key: str, upper: Item, lower: Item) -> Item:
-    """What of the block ``key`` below remains: all, unless the one above makes it another kind."""
+    """Returns the part of the lower block ``key`` to keep: all, unless the upper one has another kind."""
     variants = section.variants(key) if section else {}
     if section is None or not variants or kind_of(upper) in (None, kind_of(lower) or section.default_kind(key)):
         return lower
@@ -278,7 +282,7 @@ def _lasting(section: type[Section] | None, key: str, upper: Item, lower: Item) 
 
 
 def _section_at(section: type[Section] | None, key: str, lower: Item, upper: Item) -> type[Section] | None:
-    """The class of the block ``key`` of ``section`` once ``upper`` lies over ``lower``."""
+    """Returns the class of the block ``key`` of ``section`` after ``upper`` is laid over ``lower``."""
     if section is None or key not in section.model_fields:
         return None
     if variants := section.variants(key):

@@ -1,4 +1,4 @@
-"""Settings of testing and evaluation, and the numbers a config should reach."""
+"""Settings of testing and evaluation, and expected results."""
 
 from __future__ import annotations
 
@@ -7,47 +7,56 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dcn_det.config.data import ResizeConfig
-from dcn_det.config.section import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section, Text
+from dcn_det.config.section import (
+    BatchSize,
+    Fraction,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+    Text,
+    at_most,
+)
 
 
 class BoxAverageConfig(Section):
     """Iterative bounding-box average (Gidaris and Komodakis, ICCV 2015), for two-stage detectors."""
 
-    iterations: Positive = 2
-    """How often the head scores and regresses; 1 only votes."""
+    iterations: Annotated[Positive, at_most(100)] = 2
+    """Number of passes through the head; 1 only votes."""
     prune_iou: Fraction = 0.95
-    """Of boxes of a class that overlap more, only the best goes through the head again ..."""
+    """Of boxes of a class with a larger IoU, only the best passes through the head again ..."""
     max_boxes: Positive = 1000
-    """... and of those at most this many an image."""
+    """... and at most this number per image."""
     vote_iou: Fraction | None = 0.5
-    """A kept box becomes the score-weighted mean of its class's candidates that overlap it at least this much;
-    null leaves it as it is."""
+    """Replaces a kept box by the score-weighted mean of the candidates of its class with at least this IoU; null: no
+    voting."""
 
 
 class TestConfig(Section):
     alternatives = (("resize", "scales"),)
 
     resize: ResizeConfig | None = None
-    """Size of the input; as in training when neither this nor ``scales`` is given."""
+    """Size of the input; default: that of training, unless ``scales`` is given."""
     scales: Annotated[tuple[ResizeConfig, ...], Field(min_length=1)] | None = None
-    """Sizes at which the whole detector runs; what it finds at each is united before suppression."""
+    """Multi-scale testing: sizes at which the detector runs; candidates are merged before suppression."""
     flip: bool = False
-    """Runs on the mirrored image, too."""
-    batch_size: Positive = 1
+    """Also run on the mirrored image."""
+    batch_size: BatchSize = 1
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of most layers, whatever ``train.precision`` was; class scores and box deltas are always computed in float32."""
+    """Precision of most layers, independent of ``train.precision``; class scores and box deltas are always float32."""
     score_threshold: Fraction = 1e-3
-    """Boxes need more."""
+    """Minimum score (exclusive)."""
     nms: Literal["hard", "linear", "gaussian"] = "hard"
-    """Drop boxes that overlap a better one, or lower their scores (soft-NMS, Bodla et al., ICCV 2017)."""
+    """Drop boxes that overlap a better one (``hard``), or reduce their scores (soft-NMS, Bodla et al., ICCV 2017)."""
     nms_iou: Fraction = 0.3
-    """Boxes that overlap a better one by more are dropped, or lowered when ``linear``."""
+    """IoU with a better box above which boxes are dropped (``hard``) or their scores reduced (``linear``)."""
     nms_sigma: PositiveFloat = 0.6
-    """``gaussian`` multiplies scores by exp(-IoU^2 / nms_sigma)."""
+    """Parameter of ``gaussian``, which multiplies scores by exp(-IoU^2 / nms_sigma)."""
     nms_class_agnostic: bool = False
     """Whether boxes of different classes suppress each other."""
     max_detections: Positive = 100
-    """Of an image, all classes together."""
+    """Maximum per image, over all classes."""
     box_average: BoxAverageConfig | None = None
 
     @model_validator(mode="after")
@@ -59,22 +68,22 @@ class TestConfig(Section):
 
 class EvaluationConfig(Section):
     backend: Literal["auto", "hotcoco", "pycocotools"] = "auto"
-    """What computes COCO's metrics; ``auto``: hotcoco when installed, else pycocotools."""
+    """Package that computes COCO's metrics; ``auto``: hotcoco if installed, otherwise pycocotools."""
     max_detections: Positive | None = None
     """Detections per image and class that COCO's metrics count. Null: COCO's 100, or ``test.max_detections`` if that is
     larger."""
     voc_ap: Literal["11-point", "area"] = "11-point"
-    """Average precision of Pascal VOC data: of 2007 (the paper) or since 2010."""
+    """Average precision of Pascal VOC: that of 2007 (used by the paper), or that since 2010 (``area``)."""
 
 
 class ExpectedConfig(Section):
-    """A number this config should reach."""
+    """An expected result of this config."""
 
     metric: Text
     """A metric of any data format, such as ``AP``."""
     value: float
-    """A share: 0.331 for a published 33.1 percent."""
+    """As a fraction: 0.331 for a published 33.1 percent."""
     tolerance: NonNegativeFloat = 0.0
-    """How far a measurement may be off, as a share."""
+    """Maximum absolute difference."""
     source: Text
-    """Where the number stands: the table of the paper, or the command that gave it."""
+    """Source of the value: a table of the paper, or the measurement."""

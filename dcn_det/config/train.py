@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dcn_det.config.section import (
+    BatchSize,
     BelowOne,
     Fraction,
     NonNegative,
@@ -16,42 +17,44 @@ from dcn_det.config.section import (
     PositiveFloat,
     Section,
     Text,
+    at_most,
 )
 
 
 class SGDConfig(Section):
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat = 0.004
-    """For a global batch of ``train.reference_batch`` images."""
+    """Learning rate for a global batch of ``train.reference_batch`` images."""
     momentum: BelowOne = 0.9
     weight_decay: NonNegativeFloat = 6.25e-5
     decay_bias: bool = False
-    """Whether weight decay reaches biases and normalisation parameters."""
+    """Also decay biases and normalization parameters."""
 
 
 class AdamWConfig(Section):
     kind: Literal["adamw"]
     lr: PositiveFloat = 1e-4
-    """For a global batch of ``train.reference_batch`` images."""
+    """Learning rate for a global batch of ``train.reference_batch`` images."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.05
     decay_bias: bool = False
-    """Whether weight decay reaches biases and normalisation parameters."""
+    """Also decay biases and normalization parameters."""
 
 
 class WarmupConfig(Section):
     kind: Literal["constant", "linear", "none"] = "constant"
     iterations: NonNegative = 1000
+    """Shortened to a tenth of the run if it is more than half of it."""
     factor: Fraction = 0.1
-    """Learning rate of the warm-up, or of its first iteration when linear, as a share of the base."""
+    """Fraction of the learning rate during warm-up (``constant``) or at its first iteration (``linear``)."""
 
 
 class StepScheduleConfig(Section):
     kind: Literal["step"] = "step"
     drops: tuple[NonNegativeFloat, ...] = (2 / 3,)
-    """Points of the run where the learning rate is multiplied by ``gamma``."""
+    """Points of the run at which the learning rate is multiplied by ``gamma``."""
     unit: Literal["share", "epochs", "iterations"] = "share"
-    """What ``drops`` count: shares of the run's length, epochs or iterations."""
+    """Unit of ``drops``: fractions of the run (``share``), epochs or iterations."""
     gamma: PositiveFloat = 0.1
 
     @model_validator(mode="after")
@@ -59,68 +62,68 @@ class StepScheduleConfig(Section):
         if any(first >= second for first, second in pairwise(self.drops)):
             raise ValueError(f"drops {list(self.drops)} must increase")
         if self.unit == "share" and any(drop > 1 for drop in self.drops):
-            raise ValueError(f"drops {list(self.drops)} are shares of the run, from 0 to 1; or set unit")
+            raise ValueError(f"drops {list(self.drops)} are fractions of the run, from 0 to 1; or set unit")
         return self
 
 
 class CosineScheduleConfig(Section):
     kind: Literal["cosine"]
     final: Fraction = 0.0
-    """Learning rate at the end as a share of the base."""
+    """Learning rate at the end, as a fraction of the base learning rate."""
 
 
 class TrainConfig(Section):
     alternatives = (("iterations", "epochs"),)
 
     iterations: Positive | None = None
-    """Length of the run in optimizer steps; give this or ``epochs``."""
-    epochs: PositiveFloat | None = None
-    """Length of the run in passes over the training list (which ``data.flip: double`` doubles); 8 when
-    neither is given."""
-    batch_size: Positive = 1
+    """Length of the run in optimizer steps; excludes ``epochs``."""
+    epochs: Annotated[PositiveFloat, at_most(10**6)] | None = None
+    """Length of the run in passes over the training list (which ``data.flip: double`` doubles); default: 8, unless
+    ``iterations`` is given."""
+    batch_size: BatchSize = 1
     """Images per process and forward pass."""
-    accumulate: Positive = 1
+    accumulate: BatchSize = 1
     """Forward and backward passes per step; the global batch is processes x batch_size x accumulate."""
     reference_batch: Positive = 8
-    """Global batch the learning rate is stated for."""
+    """Global batch for which the learning rate is stated."""
     scale_lr: bool = True
-    """Scale the learning rate linearly with global batch / reference_batch."""
+    """Scale the learning rate by global batch / reference_batch."""
     optimizer: Annotated[SGDConfig | AdamWConfig, Field(discriminator="kind")] = SGDConfig()
     schedule: Annotated[StepScheduleConfig | CosineScheduleConfig, Field(discriminator="kind")] = StepScheduleConfig()
     warmup: WarmupConfig = WarmupConfig()
     clip_norm: NonNegativeFloat = 0
-    """Gradients are scaled down to this total norm; 0 leaves them."""
+    """Total gradient norm above which gradients are scaled down; 0 disables clipping."""
     ema_decay: BelowOne = 0
-    """Keeps an exponential moving average of the weights, which is evaluated and goes into ``best.pth`` and
-    ``last.pth``; 0 keeps none. It starts quickly: after t steps the decay is at most (1 + t) / (10 + t)."""
+    """Decay of the moving average of the weights, which is evaluated and saved as ``best.pth`` and ``last.pth``;
+    0 disables averaging. After t steps, the decay is at most (1 + t) / (10 + t)."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of most layers in training; class scores, box deltas, losses, coordinates and the weights themselves stay in
-    float32. ``float16``, which comes with a loss scaler, is for GPUs: torch's convolutions are very slow in it on a
-    CPU. Testing has its own, ``test.precision``."""
+    """Precision of most layers in training; class scores, box deltas, losses, coordinates and weights remain in
+    float32. ``float16`` uses a loss scaler and is for GPUs: torch's float16 convolutions are very slow on a CPU.
+    ``test.precision`` is separate."""
     channels_last: bool = True
-    """Store maps as (N, H, W, C), the layout of a GPU's fast kernels; on a GPU in testing, too."""
+    """Store feature maps as (N, H, W, C), for which GPUs have faster kernels; on GPUs also in testing."""
     recompute_stages: tuple[Literal["res2", "res3", "res4", "res5"], ...] = ()
-    """Activation checkpointing: the blocks of these stages are computed again in the backward pass instead of being
-    kept, which saves memory and costs time."""
+    """Activation checkpointing: recompute the blocks of these stages in the backward pass, which saves memory and
+    takes time."""
     compile: bool = False
-    """Compile backbone and heads with ``torch.compile``; not with ``recompute_stages``."""
+    """Compile backbone and heads with ``torch.compile``; excludes ``recompute_stages``."""
     deterministic: bool = False
-    """Repeatable to the bit on the same machine; an operation that cannot be is an error."""
+    """Results are identical bit for bit on the same machine; nondeterministic operations raise an error."""
     nonfinite_skips: NonNegative = 3
-    """So many steps in a row whose loss or gradient is not finite are skipped; the next one ends the run."""
+    """Consecutive non-finite steps to tolerate (skipped); the next one ends the run."""
     oom_retry: bool = False
-    """Out of GPU memory: halve ``batch_size``, double ``accumulate`` and try again (runs of one process)."""
+    """On out of memory, halve ``batch_size``, double ``accumulate`` and retry (single-process runs only)."""
     log_every: Positive = 20
     """Iterations between log lines."""
     checkpoint_every: Positive = 1000
     """Iterations between checkpoints."""
     keep_checkpoints: Positive = 2
     eval_every: NonNegative = 0
-    """Iterations between evaluations during training; 0 evaluates only at the end."""
+    """Iterations between evaluations; 0 evaluates only at the end."""
     best_metric: Text = "AP"
-    """Decides which checkpoint is kept as the best; one of the metrics that are measured on the kind of data."""
+    """Metric that selects ``best.pth``; one of those of the data format."""
     wandb: Text | None = None
-    """Weights & Biases project that the numbers and pictures also go to; needs the extra ``wandb``."""
+    """Weights & Biases project that also receives numbers and images; requires the extra ``wandb``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -134,7 +137,7 @@ class TrainConfig(Section):
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError("give exactly one of iterations and epochs; remove the other or set it to null")
         if self.compile and self.recompute_stages:
-            # torch.compile refuses a checkpoint that holds the statistics of batch norm while recomputing.
+            # torch.compile does not support checkpointing with batch-norm statistics that are held while recomputing.
             raise ValueError(
                 "compile does not work with recompute_stages; set compile to false, or recompute_stages to []"
             )

@@ -1,4 +1,4 @@
-"""Settings written for an earlier version of the schema, brought to the present one."""
+"""Conversion of settings from earlier versions of the schema."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dcn_det.config.schema import VERSION
 from dcn_det.config.source import Item, KeyPath, with_origin
 
 RENAMED: dict[str, str] = {}
-"""Keys of version 1 by their dotted path, with their path in version 2."""
+"""Dotted keys of version 1 -> those of version 2."""
 
 _DEFORM = ("model", "backbone", "deform")
 
 
 def upgrade(root: Item, *, stored: bool = False) -> Item:
-    """Return settings in the form of the present version.
+    """Returns settings in the form of the present version.
 
     Args:
-        root: settings of a file or a checkpoint. Those of the present version, or of none, are returned as they are.
-        stored: whether a network was made from these very settings, which then are all there were. Version 1 only
-            warned of a layout that did not fit ``weights: torchvision``; such a network keeps its layout, and its
-            ``weights`` become ``none``. Masks without a ``mask_scale`` had a factor of 1.
+        root: settings of a file or a checkpoint; returned unchanged if they are of the present version, or of none.
+        stored: whether a network was built from these settings, which are then complete. Version 1 only warned about
+            layouts that contradict ``weights: torchvision``; such a network keeps its layout, and its ``weights``
+            become ``none``. Masks without a ``mask_scale`` had a factor of 1.
     """
     if not isinstance(root.value, dict) or "version" not in root.value:
         return root
@@ -54,7 +54,7 @@ def _with_mask_scale(root: Item) -> Item:
 
 
 def upgrade_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings stored with weights, as ``to_plain`` wrote them, in the form of the present version."""
+    """Returns settings stored with weights (by ``to_plain``) in the form of the present version."""
     upgraded: Any = upgrade(with_origin(plain, ""), stored=True).plain()
     return {**upgraded}
 

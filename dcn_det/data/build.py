@@ -109,7 +109,7 @@ def build_train_loader(
         accumulate=accumulate,
         repeats=repeats,
     )
-    return Loader(dataset, sampler, data.workers, pin_memory)
+    return Loader(dataset, sampler, data.workers, pin_memory, timeout=data.timeout)
 
 
 def build_eval_loader(
@@ -133,4 +133,4 @@ def build_eval_loader(
         views, done: see ``EvalSampler``.
     """
     sampler = EvalSampler(len(dataset), batch_size, world_size, rank, views, done)
-    return Loader(dataset, sampler, data.workers, pin_memory)
+    return Loader(dataset, sampler, data.workers, pin_memory, timeout=data.timeout)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
+import resource
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from dcn_det.data.dataset import DetectionDataset, collate
 from dcn_det.data.sampler import Draw
@@ -21,9 +25,21 @@ from dcn_det.errors import UserError
 from dcn_det.heap import keep_freed_memory
 from dcn_det.structures import Batch
 
+SHARED_MEMORY = "/dev/shm"
+"""Where Linux keeps shared memory."""
+PATIENCE = 4.0
+"""Seconds to wait for a batch after a request to stop."""
+
+stop_waiting = threading.Event()
+"""Set while this process is requested to stop: a worker that hangs must not prevent that."""
+
 
 class WorkerDied(UserError):
     """A loader process ended; the batches can be asked for again."""
+
+
+class StoppedWaiting(Exception):
+    """No batch came in time after a request to stop."""
 
 
 class Loader:
@@ -32,9 +48,10 @@ class Loader:
     Args:
         dataset: the images.
         sampler: yields the draws of one batch at a time; may be endless.
-        workers: processes that load ahead; they stay between iterations. 0 loads in this one.
+        workers: processes that load ahead. 0 loads in this one.
         pin_memory: whether batches are in page-locked memory, for asynchronous copies to CUDA.
         start_method: how workers start: ``fork``, ``spawn``, ``forkserver``, or None for Python's default.
+        timeout: maximum time to wait for a batch of the workers, in seconds.
     """
 
     def __init__(
@@ -44,9 +61,11 @@ class Loader:
         workers: int = 0,
         pin_memory: bool = False,
         start_method: str | None = None,
+        timeout: float = 300.0,
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
+        self.timeout = timeout
         self._batches: DataLoader[Batch | UserError] = DataLoader(
             _Batches(dataset),
             batch_size=None,
@@ -55,7 +74,6 @@ class Loader:
             collate_fn=_unchanged,
             pin_memory=pin_memory,
             worker_init_fn=partial(_start_worker, os.getpid()),
-            persistent_workers=workers > 0,
             multiprocessing_context=start_method if workers > 0 else None,
             # Without one, the loader would draw from, and so move, the global generator.
             generator=torch.Generator().manual_seed(0),
@@ -65,31 +83,136 @@ class Loader:
         """Yields batches.
 
         Raises:
-            UserError: an image cannot be used; the same one-line message wherever it was loaded.
+            UserError: an image cannot be used (the same message wherever it was loaded), shared memory or file
+                descriptors are used up, or no batch came for ``timeout`` seconds.
             WorkerDied: a loader process was killed.
+            StoppedWaiting: ``stop_waiting`` was set, and no batch came for a few seconds.
         """
         batches = iter(self._batches)
-        if self._batches.num_workers > 0 and threading.current_thread() is threading.main_thread():
+        workers = getattr(batches, "_workers", ())
+        if workers and threading.current_thread() is threading.main_thread():
             # torch's handler raises wherever the program happens to be when a worker dies, such as half-way through
             # an update of the weights. Without it, the next request for a batch finds out.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
+        watch = _Watch(workers, self.timeout)
+        try:
+            while (batch := self._next(batches, watch)) is not None:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except KeyboardInterrupt:
+            watch.kill()  # they may not obey
+            raise
+        finally:
+            watch.over.set()
+            if workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
+            watch.kill()  # a stopped process does nothing about the request to end
+
+    def _next(self, batches: Iterator[Batch | UserError], watch: _Watch) -> Batch | UserError | None:
+        """Returns the next batch, or None after the last."""
+        try:
+            with watch.waiting():
+                batch = next(batches, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            failure = watch.verdict or _failure(error)
+            if failure is error:
+                raise
+            raise failure from error
+        if watch.verdict is not None:
+            raise watch.verdict
+        return batch
+
+
+class _Watch:
+    """Kills the workers of an iterator when the main process has waited too long for a batch.
+
+    torch's own timeout does not help if a stopped worker has announced a batch whose memory it must still hand over.
+    The death of a worker, in contrast, ends every wait for it.
+
+    Args:
+        workers: the processes.
+        timeout: seconds to wait for a batch.
+    """
+
+    def __init__(self, workers: Sequence[Any], timeout: float) -> None:
+        self.verdict: UserError | StoppedWaiting | None = None
+        self.over = threading.Event()
+        self._workers = workers
+        self._timeout = timeout
+        self._batch = 0
+        self._waits = False
+        if workers:
+            threading.Thread(target=self._run, daemon=True).start()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Context in which the main process waits for a batch."""
+        self._batch += 1
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    def kill(self) -> None:
+        """Kills the workers that are left."""
+        for worker in self._workers:
+            worker.kill()
+
+    def _run(self) -> None:
+        # Time is counted in intervals in which this process ran: a run that is stopped and continued loses only one.
+        interval = min(0.5, self._timeout / 4)
+        waited = stopping = 0.0
+        batch = 0
+        while not self.over.wait(interval):
+            if not self._waits or batch != self._batch:
+                batch, waited, stopping = self._batch, 0.0, 0.0
+                continue
+            waited += interval
+            stopping += interval if stop_waiting.is_set() else 0
+            if stopping >= PATIENCE:
+                self.verdict = StoppedWaiting()
+            elif waited >= self._timeout:
+                self.verdict = UserError(
+                    f"no batch for {waited:g} s (data.timeout): a loader process hangs or is stopped; "
+                    f"{_shared_memory()}; {_REMEDIES}, or data.workers=0"
+                )
+            if self.verdict is not None:
+                self.kill()
                 return
-            except (RuntimeError, ConnectionError, EOFError) as error:
-                # A worker can also die while it hands over a batch.
-                if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-                    raise
-                what = str(error).splitlines()[0] if isinstance(error, RuntimeError) else "a loader process died"
-                raise WorkerDied(
-                    f"{what}; the system may have been short of memory: fewer data.workers, a "
-                    "smaller train.batch_size or more shared memory help"
-                ) from error
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+
+
+_REMEDIES = "try fewer data.workers, a smaller batch_size, or more shared memory (docker run --shm-size=2g)"
+
+
+def _failure(error: Exception) -> Exception:
+    """Returns what to raise for an error of torch's loader."""
+    text = str(error)
+    if "Too many open files" in text or "ancdata" in text or getattr(error, "errno", None) == errno.EMFILE:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return UserError(
+            f"too many open files (at most {limit}): raise the limit (ulimit -n 4096), or try fewer data.workers or a "
+            "smaller batch_size"
+        )
+    # A worker can also die while it hands over a batch.
+    if isinstance(error, RuntimeError) and not text.startswith("DataLoader worker"):
+        return error
+    if not isinstance(error, RuntimeError | ConnectionError | EOFError):
+        return error
+    if stop_waiting.is_set():  # the signal to stop may have reached the workers
+        return StoppedWaiting()
+    what = text.splitlines()[0] if isinstance(error, RuntimeError) else "a loader process died"
+    return WorkerDied(f"{what}; the system may be short of memory: {_shared_memory()}; {_REMEDIES}")
+
+
+def _shared_memory() -> str:
+    """Describes the state of shared memory, in which workers hand over batches."""
+    try:
+        usage = shutil.disk_usage(SHARED_MEMORY)
+    except OSError:
+        return f"{SHARED_MEMORY} does not exist"
+    return f"{SHARED_MEMORY} has {usage.free >> 20} of {usage.total >> 20} MiB free"
 
 
 class _Batches(Dataset["Batch | UserError"]):
@@ -100,9 +223,29 @@ class _Batches(Dataset["Batch | UserError"]):
 
     def __getitem__(self, draws: list[Draw]) -> Batch | UserError:
         try:
-            return collate([self.dataset[draw] for draw in draws])
+            batch = collate([self.dataset[draw] for draw in draws])
         except UserError as error:
             return error
+        except OSError as error:
+            return UserError(f"{error.filename or 'images'}: cannot be read: {error.strerror or error}")
+        return batch if get_worker_info() is None else _shared(batch)
+
+
+def _shared(batch: Batch) -> Batch | UserError:
+    """Moves a batch to shared memory.
+
+    torch would do this later, in a thread that loses the batch if it fails, and the main process would wait forever.
+    """
+    try:
+        for tensor in (batch.images, *(each for target in batch.targets for each in (target.boxes, target.labels))):
+            if tensor.numel():
+                tensor.share_memory_()
+    except (RuntimeError, OSError) as error:
+        if "Too many open files" in str(error):
+            return _failure(error)  # type: ignore[return-value]
+        reason = " ".join(str(error).split())[:200]
+        return UserError(f"a loader process cannot hand over a batch ({reason}): {_shared_memory()}; {_REMEDIES}")
+    return batch
 
 
 def _unchanged(batch: Any) -> Any:

@@ -15,6 +15,9 @@ from dcn_det.engine.trainer import LoopSettings
 from dcn_det.errors import UserError
 from dcn_det.precision import PRECISIONS
 
+LONGEST = 10**9
+"""Iterations of a run; also the limit of ``train.iterations``."""
+
 
 @dataclass(frozen=True)
 class LearningRate:
@@ -108,18 +111,24 @@ def run_length(train: TrainConfig, iterations_per_epoch: int) -> int:
     if train.iterations is not None:
         return train.iterations
     assert train.epochs is not None
-    return max(1, round(train.epochs * iterations_per_epoch))
+    length = max(1, round(train.epochs * iterations_per_epoch))
+    if length > LONGEST:
+        raise UserError(f"train.epochs: {train.epochs:g} epochs are {length} iterations; allowed: at most {LONGEST}")
+    return length
 
 
 def build_schedule(train: TrainConfig, length: int, epoch_length: int) -> schedule.Factor:
-    """Builds the schedule of a run of ``length`` iterations, with ``epoch_length`` iterations per epoch."""
-    settings = train.schedule
+    """Builds the schedule of a run of ``length`` iterations, with ``epoch_length`` iterations per epoch.
+
+    A warm-up of more than half of the run is shortened, see :func:`dcn_det.engine.schedule.warmup_length`.
+    """
+    settings, warmup = train.schedule, train.warmup
     if isinstance(settings, StepScheduleConfig):
         unit = {"share": length, "epochs": epoch_length, "iterations": 1}[settings.unit]
         main = schedule.step(unit, settings.drops, settings.gamma)
     else:
         main = schedule.cosine(length, settings.final)
-    return schedule.with_warmup(main, train.warmup.kind, train.warmup.iterations, train.warmup.factor)
+    return schedule.with_warmup(main, warmup.kind, schedule.warmup_length(warmup.iterations, length), warmup.factor)
 
 
 def loop_settings(train: TrainConfig, length: int, division: Division, stop_at: int | None = None) -> LoopSettings:

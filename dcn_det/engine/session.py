@@ -30,6 +30,7 @@ from dcn_det.engine.build import (
 from dcn_det.engine.ema import WeightAverage
 from dcn_det.engine.logging import Log
 from dcn_det.engine.prepare import be_deterministic, compile_regions, recompute_stages
+from dcn_det.engine.schedule import warmup_length
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.testing import pictures, run_test
 from dcn_det.engine.trainer import Evaluate, Trainer
@@ -161,6 +162,13 @@ class Session:
 
     def _particulars(self) -> Iterator[str]:
         """Yields the lines that only some runs have."""
+        warmup = self.config.train.warmup
+        shortened = warmup_length(warmup.iterations, self.length)
+        if warmup.kind != "none" and shortened != warmup.iterations:
+            yield (
+                f"warm-up   shortened to {shortened} iterations: train.warmup.iterations is {warmup.iterations}, "
+                f"more than half of the run ({self.length})"
+            )
         multipliers = self.lr_multipliers
         for factor in sorted(set(multipliers.values())):
             names = [name for name, value in multipliers.items() if value == factor]

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from dcn_det.data.loader import stop_waiting
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, ``kill``, and the warning that job schedulers send before the time limit."""
 
@@ -29,6 +31,8 @@ class Interrupted(Exception):
 class StopRequests:
     """Context in which a signal of :data:`STOPPING` only sets ``signum``; the loop stops after its current step.
 
+    Only waiting for a batch is ended after a few seconds, see :data:`dcn_det.data.loader.stop_waiting`.
+
     Args:
         say: receives a line when a signal arrives.
         insist: whether a second signal takes effect immediately. Launchers forward signals that the process has
@@ -42,6 +46,7 @@ class StopRequests:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
+        stop_waiting.clear()
         try:
             for signum in STOPPING:
                 self._previous[signum] = signal.signal(signum, self._request)
@@ -53,11 +58,13 @@ class StopRequests:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous.clear()
+        stop_waiting.clear()
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
             return
         self.signum = signum
+        stop_waiting.set()
         again = ""
         if self._insist:
             signal.signal(signum, self._previous[signum])

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import dcn_det
 from dcn_det.env import report
+from dcn_det.files import write_text
 
 
 def save_surroundings(folder: Path) -> None:
     """Writes ``environment.txt`` and, from a git checkout, ``git.txt`` (commit and uncommitted changes)."""
-    (folder / "environment.txt").write_text(report() + "\n")
+    write_text(folder / "environment.txt", report() + "\n")
     source = Path(dcn_det.__file__).resolve().parents[1]
     if not (source / ".git").exists():
         return  # installed as a package
     parts = [_git(source, *command) for command in (["log", "-1"], ["status", "--short"], ["diff", "HEAD"])]
-    (folder / "git.txt").write_text("\n".join(parts))
+    write_text(folder / "git.txt", "\n".join(parts))
 
 
 def _git(source: Path, *command: str) -> str:

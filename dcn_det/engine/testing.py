@@ -17,6 +17,7 @@ from dcn_det.data.build import build_dataset
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.index import DatasetIndex
 from dcn_det.distributed import Processes, resolve_device
+from dcn_det.engine.lock import exclusive
 from dcn_det.evaluation.measure import evaluation_settings
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
@@ -82,15 +83,17 @@ def test(
         The results; None in all processes but the main one.
 
     Raises:
-        UserError: a setting is invalid, a file is missing, or the classes of weights and annotations differ.
+        UserError: a setting is invalid, a file is missing, another run uses the folder, or the classes of weights and
+            annotations differ.
     """
     config, weights = as_config(config, **overrides), Path(weights)
     keep_freed_memory()
+    output = Path(output or weights.parent / "test")
     processes, device = distributed.start(resolve_device(config.device), config.device, PATIENCE)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), exclusive(output, processes):
         if not processes.main:
             warnings.simplefilter("ignore")  # the main process issues the same ones
-        result = _run(config, weights, Path(output or weights.parent / "test"), submission, say, processes, str(device))
+        result = _run(config, weights, output, submission, say, processes, str(device))
     distributed.stop()
     return result
 
@@ -106,7 +109,7 @@ def _run(
             config.data, "test", config.test.resize, progress=Progress("sample image"), classes=predictor.names
         )
     predictor.categories = dataset.categories  # the same classes, with the ids of these annotations
-    output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)  # on every machine of the run
     if processes.main:
         say(f"test on {dataset.index.report}")
     results, metrics = run_test(predictor, dataset, config, output, say, processes)

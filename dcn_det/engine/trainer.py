@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcn_det.data.loader import WorkerDied
+from dcn_det.data.loader import StoppedWaiting, WorkerDied
 from dcn_det.distributed import Processes, launched
 from dcn_det.engine import guards, randomness
 from dcn_det.engine.ema import WeightAverage
@@ -195,14 +195,18 @@ class Trainer:
 
         Raises:
             TrainingDiverged: too many consecutive steps have non-finite losses or gradients.
-            Interrupted: SIGINT, SIGTERM or SIGUSR1 was received; the step was finished and a checkpoint saved.
+            Interrupted: SIGINT, SIGTERM or SIGUSR1 was received; the step was finished, or no batch came for it, and a
+                checkpoint saved.
             OutOfMemory: a step needs more memory than the device has.
         """
         self.model.train()
         with StopRequests(self.log.say, insist=not launched()) as stop:
-            if self._evaluation_due() and self.iteration not in [entry["iteration"] for entry in self.history]:
-                self._evaluate()  # the run was stopped between a checkpoint and its evaluation
-            self._loop(stop)
+            try:
+                if self._evaluation_due() and self.iteration not in [entry["iteration"] for entry in self.history]:
+                    self._evaluate()  # the run was stopped between a checkpoint and its evaluation
+                self._loop(stop)
+            except StoppedWaiting:
+                raise Interrupted(stop.signum or 0, self._saved) from None
         return self.metrics
 
     def _loop(self, stop: StopRequests) -> None:
@@ -244,6 +248,10 @@ class Trainer:
                 self._stream = iter(self.batches(self.iteration, self.batch_size, self.accumulate))
             try:
                 return [next(self._stream) for _ in range(self.accumulate)]
+            except StoppedWaiting:
+                if not self.processes.many:  # the others may be at another step
+                    self._save()
+                raise
             except WorkerDied as error:
                 self._stream = None
                 if attempt == WORKER_RESTARTS:

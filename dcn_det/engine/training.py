@@ -14,6 +14,7 @@ from dcn_det import distributed
 from dcn_det.config import Config, as_config, print_config, to_plain
 from dcn_det.distributed import Processes, resolve_device
 from dcn_det.engine.guards import data_changes
+from dcn_det.engine.lock import exclusive
 from dcn_det.engine.logging import Log, RunLog
 from dcn_det.engine.session import Session, set_up_process
 from dcn_det.engine.signals import Interrupted
@@ -66,16 +67,20 @@ def train(
             (``**{"train.iterations": 100}``).
 
     Raises:
-        UserError: a setting is invalid, data or weights are missing, or the folder already contains a run.
+        UserError: a setting is invalid, data or weights are missing, or the folder already contains a run or is in
+            use by one.
         TrainingDiverged, OutOfMemory: training cannot continue; both are subclasses of UserError.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 was received; a checkpoint is saved.
     """
     config = as_config(config, **overrides)
+    if stop_at is not None and stop_at < 1:
+        raise UserError(f"stop_at is {stop_at}, expected an iteration of at least 1")
+    output = Path(output or Path("runs") / config.name)
     processes, device = distributed.start(resolve_device(config.device), config.device)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), exclusive(output, processes):
         if not processes.main:
             warnings.simplefilter("ignore")  # the main process issues the same ones
-        result = _run(config, Path(output or Path("runs") / config.name), resume, stop_at, processes, device)
+        result = _run(config, output, resume, stop_at, processes, device)
     distributed.stop()
     return result
 

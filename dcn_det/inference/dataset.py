@@ -18,7 +18,7 @@ from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.sampler import EvalSampler
 from dcn_det.distributed import Processes
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import Result
+from dcn_det.evaluation.results import Result, box_problem, is_number
 from dcn_det.inference.predictor import Predictor
 from dcn_det.progress import Progress, Say
 
@@ -61,7 +61,9 @@ def detect_dataset(
     processes = processes or Processes()
     parts = _Parts(folder, _fingerprint(predictor, dataset, batch_size))
     image_ids = dataset.index.image_ids.tolist()
-    before = parts.finished().keys()
+    before, damaged = parts.finished()
+    if damaged and processes.main:
+        say(f"warning: {damaged} lines of results in '{folder}' cannot be read; their images are detected again")
     if before and processes.main:
         say(f"continuing: {len(before)} of {len(image_ids)} images are finished in '{folder}'")
     batches = build_eval_loader(
@@ -84,7 +86,7 @@ def detect_dataset(
     shares = processes.collect(mine)
     if not processes.main:
         return []
-    found = parts.finished()
+    found, _ = parts.finished()
     for share in shares:
         found |= share
     missing = [image_id for image_id in image_ids if image_id not in found]
@@ -112,14 +114,18 @@ class _Parts:
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob(f"part-{self.fingerprint}-*.jsonl"))
 
-    def finished(self) -> dict[int, list[Result]]:
-        """Returns the results by image id; an incomplete last line is ignored."""
+    def finished(self) -> tuple[dict[int, list[Result]], int]:
+        """Returns the results by image id, and the number of unreadable lines; an incomplete last one is ignored."""
         found: dict[int, list[Result]] = {}
+        damaged = 0
         for path in self._files():
             for line in path.read_bytes().split(b"\n")[:-1]:
-                record = json.loads(line)
-                found.setdefault(record["image_id"], record["results"])
-        return found
+                record = _record(line)
+                if record is None:
+                    damaged += 1
+                else:
+                    found.setdefault(*record)
+        return found, damaged
 
     @contextlib.contextmanager
     def writer(self, processes: Processes) -> Iterator[Callable[[int, list[Result]], None]]:
@@ -130,8 +136,11 @@ class _Parts:
 
             def write(image_id: int, results: list[Result]) -> None:
                 record = json.dumps({"image_id": image_id, "results": results}, allow_nan=False)
-                file.write(record.encode() + b"\n")
-                file.flush()
+                try:
+                    file.write(record.encode() + b"\n")
+                    file.flush()
+                except OSError as error:  # of a full disk, it does not name the file
+                    raise OSError(error.errno, error.strerror, str(path)) from None
 
             yield write
 
@@ -139,6 +148,23 @@ class _Parts:
         """Deletes the files, including those of other settings."""
         for path in self.folder.glob("part-*.jsonl"):
             path.unlink()
+
+
+def _record(line: bytes) -> tuple[int, list[Result]] | None:
+    """Returns image id and results of a line, or None if it is damaged."""
+    try:
+        record = json.loads(line)
+        image_id, results = record["image_id"], record["results"]
+        sound = type(image_id) is int and all(
+            entry["image_id"] == image_id
+            and type(entry["category_id"]) is int
+            and is_number(entry["score"])
+            and box_problem(entry["bbox"]) is None
+            for entry in results
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return (image_id, results) if sound else None
 
 
 def _whole_lines(path: Path) -> int:

@@ -38,6 +38,12 @@ def test_the_commands_own_code_is_the_exit_code() -> None:
         (FileNotFoundError(errno.ENOENT, "absent", "x.json"), 2, "error: x.json: absent\n"),
         (PermissionError(errno.EACCES, "denied", b"x.json"), 2, "error: x.json: denied\n"),
         (OSError(errno.ENOSPC, "full"), 2, "error: full\n"),
+        (MemoryError(), 2, "error: out of memory; reduce sizes or batches\n"),
+        (
+            RuntimeError("[enforce] can't allocate memory: 8 bytes\nframes"),
+            2,
+            "error: out of memory ([enforce] can't allocate memory: 8 bytes); reduce sizes or batches\n",
+        ),
     ],
 )
 def test_what_a_user_can_mend_has_no_traceback(

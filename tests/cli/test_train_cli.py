@@ -20,6 +20,7 @@ from dcn_det.engine.session import set_up_process
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
+from tests.messages import says
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,6 +132,14 @@ def test_dry_run_prints_sizes_and_writes_nothing(
     ):
         assert part in text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_shortened_warmup_is_said_once(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([str(tiny), "--dry-run", "train.warmup.iterations=1000"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "train.warmup.iterations" in line]
+    assert len(lines) == 1 and says(lines[0], "1000", "1", "4")
+    assert train.main([str(tiny), "--dry-run"]) == 0
+    assert "train.warmup" not in capsys.readouterr().out
 
 
 def spoil(path: Path) -> None:

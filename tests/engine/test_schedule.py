@@ -2,7 +2,9 @@ import math
 
 import pytest
 
+from dcn_det.config.train import StepScheduleConfig, TrainConfig
 from dcn_det.engine import schedule
+from dcn_det.engine.build import build_schedule
 
 
 def test_step_drops_at_shares_of_the_run() -> None:
@@ -40,3 +42,17 @@ def test_linear_warmup_rises_to_the_schedule() -> None:
 def test_no_warmup_leaves_the_schedule_alone(kind: str, iterations: int) -> None:
     main = schedule.cosine(10, 0.0)
     assert schedule.with_warmup(main, kind, iterations, 0.1) is main
+
+
+@pytest.mark.parametrize(
+    ("iterations", "length", "expected"),
+    [(1000, 240_000, 1000), (410, 820, 410), (411, 820, 82), (1000, 820, 82), (50, 6, 1), (3, 1, 1), (0, 6, 0)],
+)
+def test_a_warmup_longer_than_half_of_the_run_is_shortened(iterations: int, length: int, expected: int) -> None:
+    assert schedule.warmup_length(iterations, length) == expected
+
+
+def test_most_of_a_short_run_has_the_full_rate() -> None:
+    train = TrainConfig(iterations=820, schedule=StepScheduleConfig(drops=()))
+    factor = build_schedule(train, 820, 82)
+    assert [factor(i) for i in (0, 81, 82, 819)] == pytest.approx([0.1, 0.1, 1.0, 1.0])

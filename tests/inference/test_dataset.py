@@ -18,6 +18,7 @@ from dcn_det.inference.predictor import Predictor
 from dcn_det.structures import Batch, Detections
 from tests.data.helpers import load_coco
 from tests.inference.detectors import CATEGORIES, tiny_detector
+from tests.messages import says
 
 IMAGES = 7
 
@@ -89,6 +90,33 @@ def test_a_kill_in_the_middle_changes_nothing(
     assert detect(dataset, tmp_path / "part", said=said) == whole
     assert f"4 of {IMAGES} images" in said[0]
     assert said[-1].startswith("test image 3/3  ")
+
+
+DAMAGED = (
+    b"foreign",
+    b"[1]",
+    b'{"image_id": 5}',
+    b'{"image_id": 5, "results": 1}',
+    b'{"image_id": 5, "results": [{"image_id": 6}]}',
+    b'{"image_id": 5, "results": [{"image_id": 5, "category_id": 1, "score": NaN, "bbox": [0, 0, 1, 1]}]}',
+    b'{"image_id": [], "results": []}',
+    b"\xff",
+)
+
+
+def test_damaged_lines_are_left_out_and_told(
+    dataset: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = detect(dataset, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(2, patch)
+        detect(dataset, tmp_path / "part")
+    (part,) = (tmp_path / "part").iterdir()
+    lines = part.read_bytes().splitlines()
+    part.write_bytes(b"\n".join([*DAMAGED, lines[0][:-3], *lines[1:], b""]))
+    said: list[str] = []
+    assert detect(dataset, tmp_path / "part", said=said) == whole
+    assert says(said[0], len(DAMAGED) + 1, tmp_path / "part") and f"3 of {IMAGES} images" in said[1]
 
 
 def test_a_kill_inside_a_batch_repeats_the_batch(
