@@ -43,7 +43,7 @@ def test_absurd_numbers_are_refused_with_the_limit(setting: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Positive, NonNegative, PositiveFloat, NonNegativeFloat])
-def test_every_number_has_a_limit(kind: object) -> None:
+def test_every_number_has_a_limit(kind: Any) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(kind).validate_python(10**31)
 
