@@ -1,6 +1,7 @@
 """Settings and files of absurd sizes are refused in one line, or bounded."""
 
 import time
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
