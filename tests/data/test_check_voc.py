@@ -93,7 +93,7 @@ def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
     }
     assert report.findings.notes == {
         "in the annotations": [
-            "names repeated in the set, counted once: 000005",
+            "repeated image names, counted once: 000005",
             "objects of other classes, left out: 'wolf' 1",
         ],
         "box partly outside its image": [f"{images}/000005.jpg object 2"],
