@@ -1,4 +1,4 @@
-"""How well anchors meet the boxes of a data set."""
+"""Overlap of anchors with the boxes of a data set."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZES = (16, 32, 64, 96, 128, 256, 512)
-"""Upper edges of the box-size histogram, pixels of the original image (square root of the area)."""
+"""Upper edges of the box-size histogram (square root of the area), in pixels of the original image."""
 
 
 @dataclass(frozen=True)
 class AnchorCheck:
-    """How well anchors meet the boxes after resizing.
+    """Anchors of a detector, to compare with boxes of resized images.
 
     Attributes:
-        anchors: (levels, A, 4) half-open, of the top-left cell of each feature map.
-        strides: of the feature maps, pixels.
-        short_side, max_side: of resizing, pixels.
+        anchors: (levels, A, 4), half-open, of the top-left cell of each feature map.
+        strides: strides of the feature maps in pixels.
+        short_side, max_side: sizes for resizing in pixels.
     """
 
     anchors: NDArray[np.float64]
@@ -27,7 +27,7 @@ class AnchorCheck:
     max_side: int
 
     def best_iou(self, box: NDArray[np.float64], height: int, width: int) -> float:
-        """Returns the best IoU of any anchor of any cell with a half-open box of an image of that size."""
+        """Returns the highest IoU of all anchors with a half-open box of an image of ``height`` x ``width`` pixels."""
         scale = self.short_side / min(height, width)
         if round(scale * max(height, width)) > self.max_side:
             scale = self.max_side / max(height, width)

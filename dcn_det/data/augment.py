@@ -1,6 +1,6 @@
-"""Random changes of training images: scale, crop, colours. All are functions of the image's seed.
+"""Random changes of training images: scale, crop and colors.
 
-What is done is drawn first and applied afterwards, so that boxes follow and a seed can be replayed.
+A plan is first drawn from the seed of the image and then applied to image and boxes, so a seed reproduces the changes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _CHANGES = ("brightness", "contrast", "saturation", "hue")
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Crops of random size and place.
+    """Crops of random size and position.
 
     Attributes:
-        probability: share of the images that are cropped.
-        min_side: shortest sides, as a share of the image's.
-        min_visible: boxes of which less is left are dropped; at least one box stays.
+        probability: probability of cropping an image.
+        min_side: minimum height and width of a crop, relative to the image.
+        min_visible: minimum visible share of a box; other boxes are dropped. Every crop keeps at least one box.
     """
 
     probability: float = 0.0
@@ -39,10 +39,10 @@ class ColorJitter:
     """Photometric distortion, in random order (after Liu et al., SSD, ECCV 2016).
 
     Attributes:
-        probability: share of the images that are distorted.
-        brightness: pixel values move by up to this share of 255.
-        contrast, saturation: factors lie in [1 - x, 1 + x].
-        hue: turns by up to this share of the circle.
+        probability: probability of distorting an image.
+        brightness: maximum change of pixel values, relative to 255.
+        contrast, saturation: factors are in [1 - x, 1 + x].
+        hue: maximum rotation of the hue, as a share of the full circle.
     """
 
     probability: float = 0.0
@@ -54,13 +54,13 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to one image.
+    """Changes of one image.
 
     Attributes:
-        short_side: pixels, None for the usual.
-        crop: half-open x1, y1, x2, y2 in pixels of the original, None for none.
-        kept: which boxes stay after the crop.
-        colors: what is done to the colours and how much, in order.
+        short_side: short side in pixels; None uses that of the data set.
+        crop: half-open x1, y1, x2, y2 in pixels of the original image; None for no crop.
+        kept: (N,), whether each box is kept after the crop.
+        colors: names and amounts of the color changes, in order.
     """
 
     short_side: int | None = None
@@ -74,11 +74,11 @@ _NOTHING = Plan()
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes of a training split; by default none.
+    """Random changes of a training split; none by default.
 
     Attributes:
-        short_sides: one is taken for each image; empty for the usual.
-        crop, jitter: see there.
+        short_sides: short sides in pixels, one of which is drawn for each image; empty uses that of the data set.
+        crop, jitter: see ``RandomCrop`` and ``ColorJitter``.
     """
 
     short_sides: tuple[int, ...] = ()
@@ -86,12 +86,12 @@ class Augmentation:
     jitter: ColorJitter = ColorJitter()
 
     def plan(self, seed: int, height: int, width: int, boxes: Boxes) -> Plan:
-        """Draws what to do.
+        """Draws the changes of an image.
 
         Args:
-            seed: of the image in this epoch.
-            height, width: of the original, pixels.
-            boxes: (N, 4), half-open pixels of the original.
+            seed: seed of the image in this epoch.
+            height, width: size of the original image in pixels.
+            boxes: (N, 4), half-open, in pixels of the original image.
         """
         if not (self.short_sides or self.crop.probability or self.jitter.probability):
             return _NOTHING
@@ -109,7 +109,7 @@ class Augmentation:
     def _crop(
         self, rng: np.random.Generator, height: int, width: int, boxes: Boxes
     ) -> tuple[tuple[int, int, int, int] | None, NDArray[np.bool_]]:
-        """A crop that keeps a box, if there was one, and which boxes it keeps; None when none is found."""
+        """Returns a crop that keeps a box, or None if none is found, and which boxes it keeps; (N,)."""
         every = np.ones(len(boxes), dtype=np.bool_)
         for _ in range(_CROP_TRIES):
             h = max(1, round(height * rng.uniform(self.crop.min_side, 1)))
@@ -126,9 +126,9 @@ class Augmentation:
 
     @staticmethod
     def distort(image: Image, plan: Plan) -> Image:
-        """Changes the colours of a uint8 (H, W, 3) RGB image as planned; returns a new one if there is anything to do.
+        """Changes the colors of a uint8 (H, W, 3) RGB image as planned.
 
-        The image may be read-only.
+        The image may be read-only: it is returned as it is if the plan has no color changes, and copied otherwise.
         """
         for name, amount in plan.colors:
             image = _DISTORTIONS[name](image, amount)
@@ -136,7 +136,7 @@ class Augmentation:
 
 
 def crop_boxes(boxes: Boxes, crop: tuple[int, int, int, int]) -> Boxes:
-    """Boxes (N, 4) in pixels of the crop, clipped to it; one that lies outside has no area."""
+    """Returns boxes (N, 4) in pixels of the crop, clipped to it; boxes outside the crop get no area."""
     x1, y1, x2, y2 = crop
     moved = boxes - np.array((x1, y1, x1, y1), dtype=np.float32)
     return np.clip(moved, 0, np.array((x2 - x1, y2 - y1, x2 - x1, y2 - y1), dtype=np.float32))
@@ -161,7 +161,7 @@ def _saturation(image: Image, amount: float) -> Image:
 
 def _hue(image: Image, amount: float) -> Image:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    turned = ((np.arange(256) + round(180 * amount)) % 180).astype(np.uint8)  # OpenCV's circle has 180 steps
+    turned = ((np.arange(256) + round(180 * amount)) % 180).astype(np.uint8)  # OpenCV's hue is in [0, 180)
     hsv[..., 0] = cv2.LUT(np.ascontiguousarray(hsv[..., 0]), turned)
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), dtype=np.uint8)
 

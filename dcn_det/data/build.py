@@ -1,4 +1,4 @@
-"""From settings to data sets and loaders."""
+"""Builds data sets and loaders from settings."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def build_dataset(
     progress: Count | None = None,
     classes: Sequence[str] | None = None,
 ) -> DetectionDataset:
-    """Opens one split of the data set in the settings; the sample set is first written where absent.
+    """Opens one split of the data set in the settings; generates the sample set if it is absent.
 
-    The policies on empty and bad images are for training; a test split holds every image, and none may be
+    ``data.empty_images`` and ``data.bad_images`` apply to training only: a test split has all images, and none may be
     missing.
 
     Args:
         data: the settings.
-        split: ``train`` examples carry their objects, ``test`` examples do not.
-        resize: instead of ``data.resize``.
-        progress: told how writing the sample set advances.
-        classes: of a test split, names by label that the detector was trained on; see ``match_classes``.
+        split: ``train`` examples include their objects, ``test`` examples do not.
+        resize: used instead of ``data.resize``.
+        progress: called with the number of images of the sample set written and their total number.
+        classes: for a test split, the class names that the detector was trained on, by label; see ``match_classes``.
 
     Raises:
         UserError: see ``open_split`` and ``DataFormat.index``.
@@ -81,17 +81,17 @@ def build_train_loader(
     pin_memory: bool = False,
     accumulate: int = 1,
 ) -> Loader:
-    """Endless training batches of this process from ``start_iteration`` on.
+    """Returns an endless loader of this process's training batches from ``start_iteration`` on.
 
     Args:
         dataset: the training split.
         data: the settings.
-        batch_size: images of each batch.
-        seed: of the run.
-        world_size, rank: number of processes and which this is.
-        start_iteration: optimizer steps already made.
+        batch_size: images per batch.
+        seed: seed of the run.
+        world_size, rank: number of processes and index of this one.
+        start_iteration: optimizer steps already taken.
         pin_memory: see ``Loader``.
-        accumulate: batches of this process in each step.
+        accumulate: batches of this process per optimizer step.
     """
     repeats = None
     if data.repeat_threshold > 0:
@@ -122,13 +122,13 @@ def build_eval_loader(
     views: Sequence[tuple[bool, tuple[int, int] | None]] = ((False, None),),
     done: Collection[int] = (),
 ) -> Loader:
-    """Every image of the split once over all processes, in each view.
+    """Returns the loader of this process for testing; all processes together load every image once in each view.
 
     Args:
         dataset: the test split.
         data: the settings.
-        batch_size: images per process and step.
-        world_size, rank: number of processes and which this is.
+        batch_size: images per batch.
+        world_size, rank: number of processes and index of this one.
         pin_memory: see ``Loader``.
         views, done: see ``EvalSampler``.
     """

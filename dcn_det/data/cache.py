@@ -1,4 +1,4 @@
-"""Decoded images kept as files, on a disk or in memory, for all processes of the machine."""
+"""Cache of decoded images in files, on disk or in memory, shared by all processes of the machine."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from dcn_det.errors import UserError
 from dcn_det.images import Image
 
 _ROOM = 0.1
-"""Share of the file system that is left free."""
+"""Share of the file system that the cache leaves free."""
 _MEMORY = Path("/dev/shm")
 
 
 class ImageCache:
-    """Images by file and form. Loader processes and ranks share them, as the operating system shares files.
+    """Cache of images by file and form, shared by loader processes and ranks.
 
-    An entry is named by path, size and time of its file, so that a changed file is another entry. What cannot be kept
-    for want of room is made each time.
+    The key of an entry includes path, size and modification time of the image file, so a changed file gets a new
+    entry. When the file system is nearly full, no more images are added.
 
     Args:
-        folder: made when missing.
+        folder: folder of the cache, created if absent.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,15 +38,19 @@ class ImageCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"data.cache_folder: cannot make {folder}: {error.strerror}") from error
+            raise UserError(f"data.cache_folder: cannot create {folder}: {error.strerror}") from error
         self._full = False
 
     @classmethod
     def in_memory(cls) -> ImageCache:
-        """A cache in memory, one for all processes of a run on this machine; it goes when the first of them ends."""
+        """Returns a cache in memory for all processes of a run on this machine; local rank 0 deletes it on exit.
+
+        Raises:
+            UserError: the system has no file system in memory.
+        """
         if not _MEMORY.is_dir():
-            raise UserError(f"data.cache: ram needs {_MEMORY}, which is not there; say disk and give data.cache_folder")
-        # Ranks of one run have the same parent, the launcher; a run of one process is on its own.
+            raise UserError(f"data.cache: ram requires {_MEMORY}, which is absent; use disk and set data.cache_folder")
+        # Ranks of one run share a parent process, the launcher; a run without a launcher uses its own process id.
         launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
         folder = _MEMORY / f"dcn_det-{os.getuid()}-{os.getppid() if launched else os.getpid()}"
         if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -55,15 +59,20 @@ class ImageCache:
         return cls(folder)
 
     def get(self, path: Path, form: str, make: Callable[[], Image]) -> Image:
-        """The image of a file in a form, made by ``make`` the first time.
+        """Returns the image of a file in a form; calls ``make`` if it is not in the cache.
+
+        Args:
+            path: file of the image.
+            form: name of the form, such as its size.
+            make: returns the image.
 
         Returns:
-            uint8 (H, W, 3); not to be written to.
+            uint8 (H, W, 3); must not be modified.
         """
         try:
             status = path.stat()
         except OSError:
-            return make()  # says what is wrong
+            return make()  # raises an error that names the file
         text = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{form}"
         name = hashlib.sha256(text.encode()).hexdigest()
         entry = self.folder / name[:2] / f"{name}.npy"

@@ -24,7 +24,7 @@ from dcn_det.images import orientation, read_image
 from dcn_det.progress import Count
 
 EXAMPLES = 5
-"""Offenders named for each problem."""
+"""Maximum number of examples shown for each problem."""
 COUNTED = 100
 """Detections per image that COCO's metrics count."""
 
@@ -34,13 +34,13 @@ class Report:
     """Result of a check.
 
     Attributes:
-        findings: problems.
-        classes: objects by category name, unused ones with 0.
-        sizes: objects by size, as counts of ``SIZES`` and one more for the larger.
-        coverage: for each of these, the best IoU of an anchor with each box, before and after resizing.
-        images, objects: how many are annotated.
-        looks: what is in each image file, by name.
-        notes: what reading left out or assumed, one line each.
+        findings: errors and notes.
+        classes: number of objects by category name, including categories without objects.
+        sizes: number of objects by size: one count for each edge of ``SIZES`` and one for larger objects.
+        coverage: for each size, the highest IoU of an anchor with each object, on the resized image.
+        images, objects: number of annotated images and objects.
+        looks: properties of the image files, by name.
+        notes: objects, names or categories that reading left out, one line each.
     """
 
     findings: Findings
@@ -54,11 +54,11 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Whether nothing stops or shortens training or evaluation."""
+        """Whether training and evaluation can use all images and objects."""
         return not self.findings.errors
 
     def text(self) -> str:
-        """Returns the report for people."""
+        """Returns the report as text."""
         findings = self.findings
         lines = [f"{findings.source}: {self.images} images, {self.objects} objects, {len(self.classes)} classes"]
         for kind, problems in (("error", findings.errors), ("note ", findings.notes)):
@@ -88,11 +88,11 @@ def _bar(count: int, most: int, width: int = 40) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """What is in an image file.
+    """Properties of an image file.
 
     Attributes:
-        problem: why it cannot be used; None for a good image.
-        height, width: as stored, pixels; 0 for a bad image.
+        problem: why the image cannot be used; None if it can.
+        height, width: size as stored, in pixels; 0 if the image cannot be used.
         orientation: EXIF orientation; 1 is upright.
     """
 
@@ -103,7 +103,7 @@ class Look:
 
 
 def look_at(path: str, max_pixels: int) -> Look:
-    """Decodes an image in full."""
+    """Decodes an image completely and returns its properties."""
     cv2.setNumThreads(0)
     if not Path(path).exists():
         return Look("image missing")
@@ -119,13 +119,13 @@ def check_split(
 ) -> Report:
     """Checks images and objects of a split.
 
-    What training, testing or evaluation would refuse or leave out is an error; what else is worth knowing is a note.
+    Errors are problems that make training, testing or evaluation fail or leave something out. Notes are all others.
 
     Args:
-        split: a training split needs annotations.
-        anchors: what boxes are compared with; None for a detector without anchors.
-        workers: processes that decode images; 0 uses this one.
-        progress: called with images read and images in all.
+        split: the split; a training split needs annotations.
+        anchors: anchors to compare boxes with; None for a detector without anchors.
+        workers: processes that decode images; 0 decodes in this process.
+        progress: called with the number of images read and their total number.
 
     Raises:
         UserError: the annotations cannot be read at all.
@@ -157,7 +157,7 @@ def _look(records: Records, folder: Path, max_pixels: int, workers: int, progres
 
 
 def _judge_images(records: Records, report: Report) -> NDArray[np.int64]:
-    """Reports problems of image files; returns the sizes (N, 2) to hold boxes against, those stored where readable."""
+    """Reports problems of image files; returns the sizes (N, 2) of the files, or as annotated if unreadable."""
     sizes = records.sizes.copy()
     findings = report.findings
     for row, name in enumerate(records.names):
@@ -171,9 +171,9 @@ def _judge_images(records: Records, report: Report) -> NDArray[np.int64]:
         else:
             if stated != stored:
                 example = f"{name} is {stored[1]}x{stored[0]}, not {stated[1]}x{stated[0]}"
-                findings.error("image of another size than stated", example)
+                findings.error("image size differs from the annotation", example)
             elif look.orientation != 1:
-                findings.note("image that viewers rotate (EXIF orientation); training does not", name)
+                findings.note("image rotated by viewers (EXIF orientation), but not in training", name)
             sizes[row] = stored
     return sizes
 
@@ -219,21 +219,21 @@ def _judge_counts(records: Records, with_area: NDArray[np.bool_], report: Report
         report.findings.note(kind, records.names[row])
     for row in np.flatnonzero(objects - crowds > COUNTED):
         example = f"{records.names[row]} has {objects[row] - crowds[row]}"
-        report.findings.note(f"image with more than {COUNTED} objects, as many as COCO's metrics count", example)
+        report.findings.note(f"image with more than {COUNTED} objects, COCO's limit for detections", example)
 
 
 def fixed_document(split: DataFormat, report: Report) -> dict[str, Any]:
     """Returns the usable part of a split in COCO's format, with values repaired where possible.
 
-    Images that are missing, unreadable or annotated in another orientation than stored are left out; other sizes become
-    those stored. Boxes are clipped to their image, and left out without area.
+    Images that are missing, unreadable or annotated in another orientation than stored are left out. Sizes become those
+    of the image files. Boxes are clipped to their image; boxes without area are left out.
 
     Args:
-        split: the data.
-        report: of :func:`check_split`.
+        split: the split.
+        report: result of :func:`check_split`.
 
     Raises:
-        UserError: nothing usable is left.
+        UserError: no usable image is left.
     """
     records = split.repaired(Findings(split.source), labelled=split.split == "train")
     looks = [
@@ -256,7 +256,7 @@ def fixed_document(split: DataFormat, report: Report) -> dict[str, Any]:
 
 
 def _with_boxes(records: Records, boxes: NDArray[np.float64]) -> Records:
-    """Replaces boxes, in the written rows also, where they differ by more than rounding."""
+    """Replaces boxes; changes rows of the annotation file only where boxes differ by more than rounding."""
     written = records.written
     if written is not None:
         changed = np.abs(boxes - records.boxes).max(axis=1, initial=0) > 0.01
@@ -269,7 +269,11 @@ def _with_boxes(records: Records, boxes: NDArray[np.float64]) -> Records:
 
 
 def _check_fixed(document: dict[str, Any], records: Records) -> None:
-    """Raises a UserError if reading ``document`` would be refused."""
-    findings = Findings(f"what is left of {records.source}")
+    """Checks that ``document`` can be read.
+
+    Raises:
+        UserError: it cannot.
+    """
+    findings = Findings(f"usable part of {records.source}")
     read_document(document, Path(str(findings.source)), findings, labelled=bool(document["annotations"]))
     findings.refuse()

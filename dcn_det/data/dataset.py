@@ -1,4 +1,4 @@
-"""Examples as the network takes them, and batches of them."""
+"""Data set of examples for the network, and batches of examples."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from dcn_det.images import MAX_PIXELS, Image, read_image
 from dcn_det.structures import Batch, Category, ImageInfo, Target
 
 Example = tuple[Tensor, ImageInfo, Target | None]
-"""Pixels (uint8, (3, H, W), RGB), where they come from, and their objects when training."""
+"""Pixels (uint8, (3, H, W), RGB), information about the image, and its objects (training only)."""
 
 
 class DetectionDataset(Dataset[Example]):
-    """Images and objects as the network takes them: resized, perhaps cropped, distorted and mirrored.
+    """Images and objects for the network: resized and, for training, optionally cropped, distorted and mirrored.
 
-    Boxes follow their image exactly; unlike in the authors' code they are not rounded to whole pixels.
+    Boxes are transformed like their image and, unlike in the authors' released code, not rounded to whole pixels.
 
     Args:
-        index: the images.
-        short_side, max_side: see ``resized_size``, pixels.
-        with_targets: whether examples carry their objects.
-        augmentation: further random changes, None for none.
-        cache: where decoded and resized images are kept, None for nowhere.
-        max_pixels: see ``read_image``.
+        index: the images and objects.
+        short_side, max_side: sizes in pixels, see ``resized_size``.
+        with_targets: whether examples include their objects.
+        augmentation: random changes; None for none.
+        cache: cache of decoded images; None for none.
+        max_pixels: maximum number of pixels of an image, see ``read_image``.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class DetectionDataset(Dataset[Example]):
         return len(self.index)
 
     def __getitem__(self, draw: Draw) -> Example:
-        """Loads one image.
+        """Loads an image and its objects.
 
         Raises:
-            UserError: the file is missing or damaged, or has not the size its annotation says.
+            UserError: the file is missing or damaged, or its size differs from the annotation.
         """
         name = self.index.file_name(draw.image)
         height, width = size = self.index.size(draw.image)
@@ -96,7 +96,7 @@ class DetectionDataset(Dataset[Example]):
             flipped=draw.flipped,
             seed=draw.seed,
         )
-        # A view: rows stay rows until the batch, where they are copied once.
+        # A view: pixels are copied only once, into the batch.
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         if not self.with_targets:
             return pixels, info, None
@@ -121,14 +121,14 @@ class DetectionDataset(Dataset[Example]):
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Puts images of different sizes into one batch.
+    """Combines images of different sizes into a batch.
 
     Args:
-        examples: at least one; all with a target or none.
+        examples: one or more examples, with targets in all or none of them.
 
     Returns:
-        Images in the top-left corner of a uint8 (B, 3, H, W) as high and wide as the largest, padded with 0. In
-        memory the channels come last, as decoders leave them and convolutions like them.
+        The batch. Images are uint8 (B, 3, H, W) in channels-last memory format, where H and W are the largest height
+        and width; smaller images are padded with 0 at the right and bottom.
     """
     targets = [target for _, _, target in examples if target is not None]
     assert len(targets) in (0, len(examples))

@@ -1,4 +1,4 @@
-"""Problems of annotations by kind, which training, testing and evaluation refuse and ``check-dataset`` lists."""
+"""Problems of annotations by kind: training, testing and evaluation refuse them, ``check-dataset`` lists them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 from dcn_det.errors import UserError
 
 _NAMED = 5
-"""Offenders named in a message."""
+"""Maximum number of examples in a message."""
 
 
 @dataclass
 class Findings:
-    """What readers found wrong.
+    """Problems that readers of annotations found.
 
-    Readers leave out what has an error. Whoever needs sound annotations calls :meth:`refuse` afterwards.
+    Readers leave out images and objects with errors. Training, testing and evaluation call :meth:`refuse` afterwards,
+    so that they run on complete data only.
 
     Attributes:
         source: annotation file or folder, for messages.
-        errors: kind of problem -> examples of it, all of them. None of them may be left for training or evaluation.
-        notes: as ``errors``; worth knowing only.
+        errors: all examples of each kind of error.
+        notes: all examples of each kind of note; these do not prevent training or evaluation.
     """
 
     source: str | Path
@@ -38,7 +39,11 @@ class Findings:
         self.notes.setdefault(kind, []).append(example)
 
     def refuse(self) -> None:
-        """Raises a UserError for the first kind of error, if there is any."""
+        """Checks that there are no errors.
+
+        Raises:
+            UserError: there are; the message describes the first kind.
+        """
         for kind, examples in self.errors.items():
             others = len(self.errors) - 1
             more = f"; dcn-det check-dataset lists {others} more kind(s) of errors" if others else ""
@@ -48,9 +53,9 @@ class Findings:
         """Reports the rows that are not ``good`` as errors; returns ``good``.
 
         Args:
-            good: (N,).
-            kind: of error.
-            examples: of the rows that are not good, in their order.
+            good: bool (N,).
+            kind: kind of error.
+            examples: one text per row that is not good, in order.
         """
         if not good.all():
             self.errors.setdefault(kind, []).extend(examples)

@@ -1,7 +1,7 @@
-"""The list of images and boxes behind a data set, packed into a few arrays.
+"""Index of the images and boxes of a data set, in a few tensors.
 
-However many objects there are, an index is about ten tensors: worker processes share them instead of copying
-hundreds of thousands of Python objects, whose reference counts would touch, and so duplicate, every page.
+Loader processes share the memory of tensors. They would copy that of many Python objects, since every access to a
+Python object changes its reference count.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from dcn_det.errors import UserError
 from dcn_det.images import MAX_PIXELS, is_readable
 
 _TOLERANCE = 0.01
-"""Pixels that mean nothing, such as the last decimals of a file. A shorter side is none, so that no box
-loses its area to float32 when scaled or mirrored; a box that exceeds its image by less is not counted as
-clipped.
+"""Tolerance for coordinates in pixels. A box with a shorter side counts as without area, since resizing or mirroring in
+float32 could remove that area; a box that exceeds its image by less does not count as clipped.
 """
 
 
 class _Arrays(NamedTuple):
-    """The tensors of an index as NumPy sees them, in the same memory."""
+    """NumPy views of the tensors of an index."""
 
     image_ids: NDArray[np.int64]
     sizes: NDArray[np.int32]
@@ -49,22 +48,23 @@ class _Arrays(NamedTuple):
 class DatasetIndex:
     """Images, in ascending order of id, and their annotated objects.
 
-    It is kept in tensors, which processes can share, and read through NumPy, which is quicker for a few numbers.
+    Data is stored in tensors, whose memory processes can share, and read through NumPy, which is faster for small
+    arrays.
 
     Attributes:
-        source: the annotation file.
-        folder: where the images are.
-        categories: by label.
+        source: file or folder of the annotations.
+        folder: folder of the images.
+        categories: categories by label.
         image_ids: int64 (N,).
         sizes: int32 (N, 2), height and width in pixels.
         boxes: float32 (M, 4), half-open xyxy in pixels, inside their image, grouped by image.
         labels: int64 (M,), indices into ``categories``.
-        crowd: bool (M,), boxes that cover a group and are no training targets.
+        crowd: bool (M,), whether a box covers a group and is not a training target.
         offsets: int64 (N + 1,); the objects of image ``i`` are ``offsets[i]`` to ``offsets[i + 1]``.
-        name_bytes: uint8, all file names in UTF-8, one after the other.
-        name_offsets: int64 (N + 1,), as ``offsets``.
-        report: one line saying what was kept and what was left out.
-        annotated: whether there are annotations to evaluate against; a list of images alone has none.
+        name_bytes: uint8, all file names in UTF-8, concatenated.
+        name_offsets: int64 (N + 1,); the name of image ``i`` is ``name_bytes[name_offsets[i] : name_offsets[i + 1]]``.
+        report: one line with the numbers of images and boxes used and left out.
+        annotated: whether there are annotations to evaluate against.
     """
 
     source: Path
@@ -85,7 +85,7 @@ class DatasetIndex:
         return self.image_ids.shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Views of the tensors would travel to other processes as copies.
+        # Without the cached NumPy views, which would be copied to other processes.
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
@@ -93,44 +93,44 @@ class DatasetIndex:
         return _Arrays(*(getattr(self, name).numpy() for name in _Arrays._fields))
 
     def image_id(self, i: int) -> int:
-        """The id of image ``i``."""
+        """Returns the id of image ``i``."""
         return int(self._arrays.image_ids[i])
 
     def file_name(self, i: int) -> str:
-        """Path of image ``i`` relative to ``folder``."""
+        """Returns the path of image ``i``, relative to ``folder``."""
         arrays = self._arrays
         return arrays.name_bytes[arrays.name_offsets[i] : arrays.name_offsets[i + 1]].tobytes().decode()
 
     def size(self, i: int) -> tuple[int, int]:
-        """Height and width of image ``i`` as annotated, pixels."""
+        """Returns height and width of image ``i`` as annotated, in pixels."""
         height, width = self._arrays.sizes[i].tolist()
         return height, width
 
     def objects(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes (n, 4) and labels (n,) of image ``i`` without the crowds; copies."""
+        """Returns copies of the boxes (n, 4) and labels (n,) of image ``i``, without crowds."""
         arrays = self._arrays
         part = slice(arrays.offsets[i], arrays.offsets[i + 1])
         wanted = ~arrays.crowd[part]
         return arrays.boxes[part][wanted], arrays.labels[part][wanted]
 
     def targets(self, i: int) -> tuple[Tensor, Tensor]:
-        """``objects`` as tensors."""
+        """Returns :meth:`objects` as tensors."""
         boxes, labels = self.objects(i)
         return torch.from_numpy(boxes), torch.from_numpy(labels)
 
     @property
     def landscape(self) -> Tensor:
-        """bool (N,), images at least as wide as high."""
+        """bool (N,), whether images are at least as wide as high."""
         return self.sizes[:, 1] >= self.sizes[:, 0]
 
     def trained_labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Offsets (N + 1,) and labels of the objects that are no crowds, grouped by image."""
+        """Returns offsets (N + 1,) and labels of the objects that are not crowds, grouped by image."""
         wanted = ~self.crowd.numpy()
         offsets = np.concatenate([[0], np.cumsum(wanted)])[self.offsets.numpy()]
         return offsets.astype(np.int64), self.labels.numpy()[wanted]
 
     def fingerprint(self) -> str:
-        """Changes when an image, its size, its name or an object that is trained on changes; hexadecimal."""
+        """Returns a hexadecimal hash of ids, sizes, names and objects of all images."""
         digest = hashlib.sha256()
         for part in (self.image_ids, self.sizes, self.boxes, self.labels, self.crowd, self.offsets, self.name_bytes):
             digest.update(part.numpy().tobytes())
@@ -144,20 +144,20 @@ def build_index(
     bad_images: Literal["error", "skip"] = "error",
     max_pixels: int = MAX_PIXELS,
 ) -> DatasetIndex:
-    """Applies the policies on boxes and images, counts what they do, and packs the rest.
+    """Builds an index of the usable images and boxes.
 
     Boxes are clipped to their image; those without area are left out.
 
     Args:
         records: images and objects that can be used, see ``dcn_det.data.rules.screen``.
-        folder: what the file names are relative to.
-        empty_images: whether to keep images without a box that is neither crowd nor left out.
-        bad_images: ``error`` refuses missing files, found by listing the folder; ``skip`` leaves out missing
-            files and, having decoded every image once, unreadable ones.
-        max_pixels: larger images are unreadable.
+        folder: folder of the images.
+        empty_images: whether to keep images that have no boxes except crowds and boxes without area.
+        bad_images: ``error`` raises an error for missing files; ``skip`` decodes every image once and leaves out
+            missing and unreadable ones.
+        max_pixels: images with more pixels count as unreadable.
 
     Raises:
-        UserError: the folder is missing; files are missing and ``bad_images`` is ``error``; no image is left.
+        UserError: the folder is missing, files are missing and ``bad_images`` is ``error``, or no image is left.
     """
     limits = records.sizes[records.owners][:, [1, 0, 1, 0]].astype(np.float64)
     clipped = np.clip(records.boxes, 0, limits)
@@ -213,7 +213,7 @@ def build_index(
 
 
 def _causes(records: Records, empty: NDArray[np.bool_]) -> list[tuple[str, int]]:
-    """Returns why images have no object to train on, and how many images each cause concerns."""
+    """Returns the reasons why images have no object to train on, with the number of images for each."""
     images = len(records.names)
     objects = np.bincount(records.owners, minlength=images)
     crowds = np.bincount(records.owners, weights=records.crowd, minlength=images)
@@ -231,10 +231,10 @@ def _offsets(counts: NDArray[np.int64]) -> Tensor:
 
 
 def _bad_files(folder: Path, names: list[str], policy: Literal["error", "skip"], max_pixels: int) -> NDArray[np.bool_]:
-    """Marks the files that are missing and, when skipping, those that cannot be decoded."""
+    """Returns whether each file (N,) is missing or, if ``policy`` is ``skip``, cannot be decoded."""
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist")
-    # Listing each folder once is far quicker than asking for every file, above all over a network.
+    # Listing each folder once is much faster than a request per file, especially on network file systems.
     listings: dict[str, frozenset[str]] = {}
     bad = np.zeros(len(names), dtype=np.bool_)
     for row, name in enumerate(names):
@@ -248,7 +248,7 @@ def _bad_files(folder: Path, names: list[str], policy: Literal["error", "skip"],
             missing = [names[i] for i in np.flatnonzero(bad)]
             raise UserError(
                 f"{len(missing)} of {len(names)} images are missing from {folder}: {first_few(missing)}; "
-                "when training, data.bad_images=skip leaves them out"
+                "for training, data.bad_images=skip leaves them out"
             )
         return bad
     present = np.flatnonzero(~bad)

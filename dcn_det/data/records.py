@@ -1,4 +1,4 @@
-"""Images and objects as a data format reads them, before any policy on them is applied."""
+"""Images and objects as read by a data format, before settings such as ``empty_images`` are applied."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ObjectRecord:
     Attributes:
         label: index into the classes.
         box: x1, y1, x2, y2, half-open, in pixels counted from 0; may be degenerate or partly outside its image.
-        crowd: neither a training target, nor an object to find, nor an error when detected: a crowd of COCO, a
-            difficult object of Pascal VOC.
+        crowd: whether this is a crowd (COCO) or a difficult object (Pascal VOC). It is not a training target, and
+            evaluation counts it neither as missed nor as a wrong detection.
     """
 
     label: int
@@ -39,7 +39,7 @@ class ImageRecord:
 
     Attributes:
         image_id: unique within the data set.
-        file_name: relative to the image folder.
+        file_name: path relative to the image folder.
         height, width: pixels.
         objects: may be empty.
     """
@@ -53,10 +53,10 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Written:
-    """Rows of a COCO annotation file, which may hold more than the columns of ``Records``, such as segmentations.
+    """Rows of a COCO annotation file, including keys that ``Records`` has no column for, such as segmentations.
 
     Attributes:
-        images, annotations: in the order of the columns.
+        images, annotations: rows in the order of the columns.
         places: (M,), position of each annotation in the file.
     """
 
@@ -71,16 +71,16 @@ class Records:
 
     Attributes:
         source: file or folder of the annotations, for messages.
-        categories: by label.
+        categories: categories by label.
         image_ids: int64 (N,), unique.
         names: N file names, relative to the image folder.
         sizes: int64 (N, 2), height and width in pixels.
-        owners: int64 (M,), the row of each object's image.
+        owners: int64 (M,), row of the image of each object.
         boxes: float64 (M, 4), half-open xyxy in pixels; may be degenerate or partly outside.
         labels: int64 (M,), indices into ``categories``.
         crowd: bool (M,), see ``ObjectRecord``.
-        written: the rows that the columns were read from, if they are COCO's.
-        notes: what was left out or assumed, one line each.
+        written: rows of the annotation file; None for other formats than COCO's.
+        notes: messages about data left out or assumed, one line each.
     """
 
     source: Path
@@ -96,7 +96,7 @@ class Records:
     notes: tuple[str, ...] = field(default=())
 
     def place(self, row: int) -> str:
-        """Says where object ``row`` is annotated."""
+        """Returns the position of object ``row`` in the annotations, for messages."""
         if self.written is not None:
             number = self.written.annotations[row].get("id")
             return f"annotations[{self.written.places[row]}]" + (f" (id {number})" if type(number) is int else "")
@@ -104,7 +104,7 @@ class Records:
         return f"{self.names[owner]} object {1 + int((self.owners[:row] == owner).sum())}"
 
     def select(self, images: NDArray[np.bool_] | None = None, objects: NDArray[np.bool_] | None = None) -> Records:
-        """Returns the records of some images (N,) and objects (M,); objects of other images are left out."""
+        """Returns the selected images (N,) and the selected objects (M,) in these images; None selects all."""
         kept_images = np.ones(len(self.names), np.bool_) if images is None else images
         kept = kept_images[self.owners] if objects is None else objects & kept_images[self.owners]
         if kept_images.all() and kept.all():
@@ -128,7 +128,7 @@ class Records:
         )
 
     def noted(self, *notes: str) -> Records:
-        """Returns the records with further notes."""
+        """Returns the records with ``notes`` added."""
         return replace(self, notes=(*self.notes, *notes)) if notes else self
 
 
@@ -136,8 +136,8 @@ def pack(images: Sequence[ImageRecord], classes: Sequence[str], source: Path) ->
     """Packs images into columns.
 
     Args:
-        images: in any order.
-        classes: names by label; category ids count from 1 in this order.
+        images: images in any order.
+        classes: class names by label; category ids count from 1 in this order.
         source: see ``Records``.
     """
     objects = [(row, each) for row, image in enumerate(images) for each in image.objects]
@@ -155,12 +155,12 @@ def pack(images: Sequence[ImageRecord], classes: Sequence[str], source: Path) ->
 
 
 def only_classes(records: Records, classes: Sequence[str], setting: str = "data.classes") -> Records:
-    """Numbers labels by ``classes`` and leaves out objects of other classes.
+    """Renumbers labels in the order of ``classes`` and leaves out objects of other classes.
 
     Args:
         records: images and objects.
-        classes: names, unique.
-        setting: what lists them, for messages.
+        classes: unique class names.
+        setting: setting that lists them, for messages.
 
     Raises:
         UserError: a class is not among the categories of the annotations.
@@ -176,15 +176,15 @@ def only_classes(records: Records, classes: Sequence[str], setting: str = "data.
 
 
 def match_classes(records: Records, classes: Sequence[str], known: str) -> Records:
-    """Numbers labels as a detector does that was trained on ``classes``, by name.
+    """Renumbers labels to those of a detector trained on ``classes``, matched by name.
 
-    A class that the annotations lack becomes a category that is not annotated, which no result refers to. Categories
-    without objects may be unknown to the detector.
+    A class that is not in the annotations becomes a category with ``annotated`` false; results of it are not written.
+    Categories that are not among ``classes`` are ignored if they have no objects.
 
     Args:
         records: images and objects.
-        classes: names, unique.
-        known: what has ``classes``, for messages.
+        classes: unique class names.
+        known: origin of ``classes``, for messages.
 
     Raises:
         UserError: objects of other classes are annotated.
@@ -221,8 +221,8 @@ def _relabel(records: Records, classes: Sequence[str]) -> Records:
 def to_coco(records: Records) -> dict[str, Any]:
     """Returns the content of a COCO annotation file.
 
-    Annotation ids count from 1. ``iscrowd`` is always present, and ``area``, that of the box unless annotated.
-    Other keys of annotations in COCO's format are kept.
+    Annotation ids count from 1. ``iscrowd`` and ``area`` are always present; ``area`` is that of the box unless
+    annotated. Other keys of COCO annotations are kept.
     """
     written = records.written
     corners = records.boxes

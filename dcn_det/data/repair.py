@@ -1,4 +1,4 @@
-"""Repairs what can be repaired without guessing in the content of a COCO annotation file."""
+"""Repairs of COCO annotation files that need no guessing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dcn_det.data.rules import is_id
 def repaired(document: Any) -> Any:
     """Returns the content of a COCO annotation file with values of the right types.
 
-    Ids written as text or decimals become integers, the same number where that is unique, otherwise new ones. Numbers
-    written as text become numbers, and class names written as numbers become text. Annotations are numbered from 1.
-    What cannot be repaired is returned as it is.
+    Ids written as text or decimals become integers: the same numbers if they stay unique, new numbers otherwise.
+    Numbers written as text become numbers, and class names written as numbers become text. Annotations are numbered
+    from 1. Other values are returned unchanged.
 
     Args:
         document: content of the file; not modified.
@@ -60,7 +60,7 @@ def _repair_ids(document: dict[str, Any], section: str, reference: str) -> None:
 
 
 def _key(value: object) -> str | None:
-    """Returns the text that identical ids share, however they are written."""
+    """Returns an id as text: the same for an integer, the equal decimal and the equal text."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) and value.strip():

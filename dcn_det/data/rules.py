@@ -1,4 +1,4 @@
-"""Which images and objects can be used, whatever the format of their annotations."""
+"""Rules for usable images and objects, shared by all data formats."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from dcn_det.data.records import Records
 from dcn_det.errors import shown
 
 MAX_SIDE = 2**24
-"""Largest side of an image and largest coordinate in pixels: from here on, float32 cannot hold every pixel."""
+"""Maximum side of an image and maximum coordinate in pixels: float32 represents integers exactly up to here."""
 
 _ORDINARY = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_.() /-]{0,199}")
 _LONGEST_NAME, _LONGEST_PATH = 255, 2048
-"""Bytes that file systems take in one name, and characters that leave room for the folder of the images."""
+"""Maximum length of a file name in bytes, as in common file systems, and of a path in characters. The limit of paths
+is lower than that of file systems, since the image folder is added.
+"""
 
 
 def is_id(value: object) -> bool:
-    """Returns whether ``value`` is an integer of 64 bits; ids are neither text nor decimals."""
+    """Returns whether ``value`` is a 64-bit integer."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
 def name_problem(name: object) -> str | None:
-    """Returns what prevents ``name`` from being the file of an image, or None.
+    """Returns why ``name`` cannot be the file name of an image, or None if it can.
 
-    Names must stay below the folder of the images, so that annotations from elsewhere cannot make the program read
-    other files. Links inside the folder are the user's own, and are followed.
+    Names must stay inside the image folder, so that annotations from untrusted sources cannot make the program read
+    other files. Symbolic links inside the folder are followed.
     """
     if type(name) is str and _ORDINARY.fullmatch(name) and ".." not in name:
         return None  # most names; the rest takes ten times as long
@@ -59,14 +61,14 @@ def screen(records: Records, findings: Findings, labelled: bool = True) -> Recor
         labelled: whether having no object at all is an error.
 
     Returns:
-        Images of unique ids, with names below their folder and sizes from 1 to ``MAX_SIDE``; objects of these images
-        with finite boxes, which may still have no area or exceed their image.
+        Images with unique ids, names inside the image folder and sides from 1 to ``MAX_SIDE``, and their objects with
+        finite boxes. Boxes may still have no area or exceed their image.
     """
     records = _screen_images(records, findings)
     records = _screen_boxes(records, findings)
     if labelled and not (~records.crowd).any():
         crowds = f"all {len(records.crowd)} objects are crowds" if len(records.crowd) else "no objects are annotated"
-        findings.error("no object to train on or to find", crowds)
+        findings.error("no usable object", crowds)
     for name, count in Counter(name for name in records.names if name).items():
         if count > 1:
             findings.note("image file under several ids", f"{name} ({count} ids)")

@@ -1,6 +1,6 @@
-"""Which images make up which batch: pure functions of seed, epoch and position.
+"""Samplers: the images of each batch are pure functions of seed, epoch and position.
 
-Nothing is carried along, so any iteration can be reached without replaying those before it.
+There is no state, so training can start at any iteration without going through those before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 _MASK = (1 << 64) - 1
-# What a hash is for is hashed in as well: the order of an epoch, a coin and a seed must not be correlated.
+# The purpose of a random number is part of its hash, so that numbers for different purposes are not correlated.
 _ORDER, _BATCHES, _COIN, _IMAGE, _REPEAT = range(5)
 
 
@@ -23,9 +23,9 @@ class Draw(NamedTuple):
 
     Attributes:
         image: position in the index.
-        flipped: mirrored or not.
-        seed: of every random choice for it.
-        resize: short side and longest side, pixels; None takes the data set's.
+        flipped: whether it is mirrored.
+        seed: seed of its random changes.
+        resize: short side and maximum side in pixels; None uses those of the data set.
     """
 
     image: int
@@ -35,7 +35,7 @@ class Draw(NamedTuple):
 
 
 def mix(*parts: int) -> int:
-    """Hashes integers to 63 bits, the same everywhere and always (splitmix64, Steele et al. 2014)."""
+    """Hashes integers to 63 bits, independently of platform and release (splitmix64, Steele et al., 2014)."""
     state = 0
     for part in parts:
         state = (state + 0x9E3779B97F4A7C15 + (part & _MASK)) & _MASK
@@ -46,11 +46,11 @@ def mix(*parts: int) -> int:
 
 
 def permutation(length: int, *seed: int) -> NDArray[np.int64]:
-    """Shuffles ``range(length)``; unlike NumPy's generators, the same in every release.
+    """Returns a permutation of ``range(length)`` that, unlike those of NumPy, is the same in every release.
 
     Args:
         length: number of elements.
-        seed: integers the order is a pure function of.
+        seed: integers that determine the order.
 
     Returns:
         int64 (length,).
@@ -64,21 +64,21 @@ def permutation(length: int, *seed: int) -> NDArray[np.int64]:
 def epoch_batches(
     landscape: NDArray[np.bool_], batch: int, aspect_grouping: bool, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Orders one epoch.
+    """Returns the batches of one epoch.
 
-    All entries are shuffled and the last ``entries % batch`` are left out of this epoch (others in the next);
-    the authors' loader drops an incomplete batch likewise. Fewer entries than ``batch`` are repeated to fill
-    one. With grouping, a batch is all landscape or all portrait, but for at most one mixed batch, in which
-    landscape comes first.
+    Entries are shuffled, and the last ``E % batch`` are left out, which are others in every epoch; the authors'
+    released loader also drops the incomplete batch. Fewer entries than ``batch`` are repeated to fill one batch. With
+    grouping, a batch has only landscape or only portrait images, except for at most one mixed batch, in which landscape
+    images come first.
 
     Args:
-        landscape: bool (E,), per entry.
+        landscape: bool (E,), whether each entry is in landscape format.
         batch: entries per global batch.
-        aspect_grouping: whether to group.
-        seed, epoch: what the order is a pure function of.
+        aspect_grouping: whether to group entries by landscape and portrait.
+        seed, epoch: integers that determine the order.
 
     Returns:
-        int64 (iterations, batch), entries in 0..E-1.
+        int64 (iterations, batch), entries from 0 to E - 1.
     """
     order = permutation(len(landscape), seed, epoch, _ORDER)
     if len(order) < batch:
@@ -94,14 +94,14 @@ def epoch_batches(
 
 
 def repeat_factors(offsets: NDArray[np.int64], labels: NDArray[np.int64], threshold: float) -> NDArray[np.float64]:
-    """How often to show each image so that rare classes are seen (LVIS, Gupta et al., CVPR 2019, appendix).
+    """Returns repeat factors of images, which oversample rare classes (LVIS, Gupta et al., CVPR 2019, appendix).
 
-    A class in the share f of all images asks for ``max(1, sqrt(threshold / f))``; an image takes the largest of
-    its classes, and 1 without any.
+    The factor of a class is ``max(1, sqrt(threshold / f))``, where f is the share of images with this class. The factor
+    of an image is the largest of its classes, or 1 if it has no objects.
 
     Args:
         offsets: int64 (N + 1,); the objects of image ``i`` are ``offsets[i]`` to ``offsets[i + 1]``.
-        labels: int64 (M,), crowds left out.
+        labels: int64 (M,), without crowds.
         threshold: share of images below which a class is rare.
 
     Returns:
@@ -119,23 +119,23 @@ def repeat_factors(offsets: NDArray[np.int64], labels: NDArray[np.int64], thresh
 
 
 class TrainSampler(Sampler[list[Draw]]):
-    """Endless batches of this process, from any iteration on.
+    """Sampler of endless training batches of this process, from any iteration on.
 
-    Every process takes its slice of the same global batches, so that how a global batch is divided between
-    processes and passes changes neither its images nor their order.
+    Each process takes its part of the same global batches: images and order of a global batch do not depend on the
+    number of processes or on ``accumulate``.
 
     Args:
         image_ids: int64 (N,).
-        landscape: bool (N,).
-        batch_size: images of each batch.
-        seed: of the run.
-        flip: ``double`` lists every image twice an epoch, mirrored the second time; ``random`` tosses a coin
-            per image and epoch; ``none``.
+        landscape: bool (N,), whether images are at least as wide as high.
+        batch_size: images per batch.
+        seed: seed of the run.
+        flip: ``double`` lists every image twice per epoch, as it is and mirrored; ``random`` mirrors each image
+            with probability 0.5; ``none`` never mirrors.
         aspect_grouping: see ``epoch_batches``.
-        world_size, rank: number of processes and which this is.
-        start_iteration: number of steps already taken.
-        accumulate: batches of this process in each step; they are yielded one after the other.
-        repeats: float64 (N,), how often an image is shown in an epoch, on average; None shows each once.
+        world_size, rank: number of processes and index of this one.
+        start_iteration: number of optimizer steps already taken.
+        accumulate: batches of this process per optimizer step, in sequence.
+        repeats: float64 (N,), average number of times that an image is shown per epoch; None shows each once.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class TrainSampler(Sampler[list[Draw]]):
 
     @property
     def epoch_length(self) -> int:
-        """Steps of one pass over the list (twice the images when ``flip`` is ``double``)."""
+        """Optimizer steps per epoch, which has every image twice if ``flip`` is ``double``."""
         copies = 2 if self.flip == "double" else 1
         images = len(self.image_ids) if self.repeats is None else round(float(self.repeats.sum()))
         return max(copies * images // (self.batch_size * self.accumulate * self.world_size), 1)
@@ -182,12 +182,12 @@ class TrainSampler(Sampler[list[Draw]]):
             epoch, position = epoch + 1, 0
 
     def _list(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The images of an epoch and, for each, how many times it came before in the list."""
+        """Returns the images of an epoch and, for each entry, the number of earlier entries of the same image."""
         count = len(self.image_ids)
         if self.repeats is None:
             return np.arange(count), np.zeros(count, dtype=np.int64)
-        # Systematic sampling: an image comes floor or ceil of its factor times, its factor on average, and the length
-        # of the list is the same in every epoch, so that any iteration can be reached without replaying others.
+        # Systematic sampling: the number of entries of an image is its factor, rounded up or down at random. The length
+        # of the list is the same in every epoch, so that any iteration can be computed without those before it.
         total = round(float(self.repeats.sum()))
         ends = np.cumsum(self.repeats) * (total / self.repeats.sum())
         ends[-1] = total
@@ -209,7 +209,7 @@ class TrainSampler(Sampler[list[Draw]]):
         index, again = int(images[place]), int(repeat[place])
         image_id = int(self.image_ids[index])
         flipped = copy == 1
-        # An image that comes again in an epoch gets other random numbers than the first time.
+        # Repeated entries of an image get different random numbers.
         more = (again,) if again else ()
         if self.flip == "random":
             flipped = bool(mix(self.seed, epoch, image_id, _COIN, *more) & 1)
@@ -217,18 +217,18 @@ class TrainSampler(Sampler[list[Draw]]):
 
 
 class EvalSampler(Sampler[list[Draw]]):
-    """Every image once in each view, in order.
+    """Sampler of every image, in order, once in each view.
 
-    Images are put into batches first, and each process takes a run of neighbouring batches: an image has the same
-    neighbours, and with them the same padding, however many processes there are.
+    Batches are formed before they are divided among processes, and each process takes consecutive ones: the images of a
+    batch, and so its padding, do not depend on the number of processes.
 
     Args:
         length: number of images.
-        batch_size: images per batch; the last one may be smaller.
-        world_size, rank: number of processes and which this is.
-        views: how each batch is shown, one after the other: mirrored or not, and short and longest side in pixels
-            (None: the data set's).
-        done: positions that are not needed; a batch is left out when it has only such.
+        batch_size: images per batch; the last batch may be smaller.
+        world_size, rank: number of processes and index of this one.
+        views: views of each batch, in sequence: whether it is mirrored, and short side and maximum side in pixels
+            (None uses those of the data set).
+        done: positions of finished images; a batch that has only these is left out.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""From a file to the network's input, and boxes along with it.
+"""Resizing and mirroring of images and their boxes.
 
-Images are uint8 (H, W, 3) RGB arrays. Boxes are half-open xyxy pixels, float32 (N, 4), arrays too until their batch: on
-a handful of numbers NumPy is several times as quick as torch.
+Images are uint8 (H, W, 3) RGB arrays. Boxes are float32 (N, 4) arrays, half-open xyxy in pixels: NumPy is several times
+faster than torch for so few numbers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Boxes = NDArray[np.float32]
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """Returns height and width after resizing by the authors' rule.
+    """Returns height and width after resizing by the rule of the authors' released code.
 
-    The short side becomes ``short_side``; if the long one, rounded, would then exceed ``max_side``, that one
-    becomes ``max_side`` instead. Halves round to even, as in NumPy and OpenCV.
+    The short side becomes ``short_side``. If the long side, rounded, would then exceed ``max_side``, the long side
+    becomes ``max_side`` instead. Halves are rounded to even, as in NumPy and OpenCV.
 
     Args:
-        height, width: original size, pixels.
-        short_side, max_side: targets, pixels.
+        height, width: original size in pixels.
+        short_side, max_side: sizes in pixels.
     """
     short, long = min(height, width), max(height, width)
     scale = short_side / short
@@ -33,14 +33,14 @@ def resized_size(height: int, width: int, short_side: int, max_side: int) -> tup
 
 
 def resize_short_side(image: Image, short_side: int, max_side: int) -> Image:
-    """Resizes by the rule of ``resized_size``, bilinearly and without smoothing, as the authors' code does.
+    """Resizes by the rule of ``resized_size``, bilinearly and without antialiasing, as in the authors' released code.
 
     Args:
         image: uint8 (H, W, 3).
-        short_side, max_side: pixels.
+        short_side, max_side: sizes in pixels.
 
     Returns:
-        uint8 (H', W', 3). Pixels map by H' / H and W' / W exactly, which is how boxes are to be scaled.
+        uint8 (H', W', 3). Boxes must be scaled by exactly W' / W and H' / H.
     """
     height, width = resized_size(image.shape[0], image.shape[1], short_side, max_side)
     if (height, width) == image.shape[:2]:
@@ -49,18 +49,18 @@ def resize_short_side(image: Image, short_side: int, max_side: int) -> Image:
 
 
 def scale_boxes(boxes: Boxes, scale_x: float, scale_y: float) -> Boxes:
-    """Multiplies x by ``scale_x`` and y by ``scale_y``; returns a new (N, 4) array."""
+    """Returns boxes (N, 4) with x multiplied by ``scale_x`` and y by ``scale_y``."""
     return boxes * np.array((scale_x, scale_y, scale_x, scale_y), dtype=np.float32)
 
 
 def flip_image(image: Image) -> Image:
-    """Mirrors left to right, in place: fresh memory would cost many times what the mirroring does."""
+    """Mirrors an image horizontally in place, since allocating memory takes much longer than mirroring."""
     cv2.flip(image, 1, dst=image)
     return image
 
 
 def flip_boxes(boxes: Boxes, width: int) -> Boxes:
-    """Mirrors boxes with their image of ``width`` pixels; returns a new (N, 4) array."""
+    """Returns boxes (N, 4) mirrored horizontally in an image of ``width`` pixels."""
     flipped = boxes.copy()
     flipped[:, 0] = width - boxes[:, 2]
     flipped[:, 2] = width - boxes[:, 0]

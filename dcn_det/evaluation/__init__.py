@@ -1,1 +1,1 @@
-"""Metrics of detections against ground truth."""
+"""Evaluation of detections against ground truth."""

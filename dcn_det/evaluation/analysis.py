@@ -1,4 +1,4 @@
-"""Where detections go wrong: curves, histograms, confusions, kinds of errors and the images with most of them."""
+"""Error analysis of detections: curves, histograms, confusion matrix, kinds of errors and images with most errors."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.results import ResultTable
 
 RIGHT_IOU = 0.5
-"""Overlap from which a detection of the right class is right."""
+"""Minimum IoU of a correct detection with an object of its class."""
 BACKGROUND_IOU = 0.1
-"""Overlap below which a detection is on background (Bolya et al., ECCV 2020)."""
+"""Detections with a lower IoU with all objects are on background (Bolya et al., ECCV 2020)."""
 ERRORS = {
-    "Cls": ("classification", "right place, wrong class"),
-    "Loc": ("localisation", "right class, overlap of 0.1 to 0.5"),
-    "Both": ("both", "wrong class, overlap of 0.1 to 0.5"),
-    "Dupe": ("duplicate", "a better detection has found that object"),
-    "Bkg": ("background", "overlaps nothing by 0.1"),
-    "Miss": ("missed", "object that no detection of the kinds above accounts for"),
+    "Cls": ("classification", "wrong class, IoU of at least 0.5"),
+    "Loc": ("localization", "correct class, IoU of 0.1 to 0.5"),
+    "Both": ("both", "wrong class, IoU of 0.1 to 0.5"),
+    "Dupe": ("duplicate", "a detection with a higher score matches the object"),
+    "Bkg": ("background", "IoU below 0.1 with all objects"),
+    "Miss": ("missed", "object without a correct detection, classification error or localization error"),
 }
 """Kinds of errors of TIDE (Bolya et al., ECCV 2020): key, name and meaning."""
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: AP over all IoUs, at 0.5 and 0.75, by size; nan where there is no object."""
+    """Numbers of one class: AP over all IoUs, at 0.5 and 0.75, and by size; nan without objects."""
 
     name: str
     ap: float
@@ -46,7 +46,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """One kind of error: how many there are, and how much AP at IoU 0.5 mending all of them would give."""
+    """One kind of error: number of errors and gain in AP at IoU 0.5 if all of them were fixed."""
 
     name: str
     meaning: str
@@ -56,7 +56,14 @@ class ErrorKind:
 
 @dataclass(frozen=True)
 class BadImage:
-    """An image with its errors among confident detections: wrong ones, and objects that none of them finds."""
+    """Errors of an image at the score of confident detections.
+
+    Attributes:
+        image_id: id of the image.
+        badness: sum of the scores of wrong detections, plus the number of missed objects.
+        wrong: rows of wrong detections in the results.
+        missed: indices of the missed objects in the annotations.
+    """
 
     image_id: int
     badness: float
@@ -66,20 +73,21 @@ class BadImage:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What :func:`analyse` found.
+    """Result of :func:`analyse`.
 
     Attributes:
-        score: least score of a confident detection.
-        classes: in the order of the annotation file.
-        recall: (101,).
-        precision: for IoU 0.5, 0.75 and 0.9 and their mean over 0.5 to 0.95, by label, (101,): mean over the classes.
-        right_scores, wrong_scores: scores of right and wrong detections at IoU 0.5.
-        ious: of confident detections with the nearest object of their class.
-        confusion: (K + 1, K + 1) counts of confident detections; rows are objects, columns what they were taken for,
-            the last of either is background.
-        ap50: AP at IoU 0.5 that the errors' cost is added to.
+        score: minimum score of a confident detection.
+        classes: numbers of each class, in the order of the categories.
+        recall: (101,), recall levels from 0 to 1.
+        precision: (101,) by name of the curve: precision at these levels, averaged over the classes, for IoU 0.5, 0.75
+            and 0.9 and for the mean of IoU 0.5 to 0.95.
+        right_scores, wrong_scores: scores of correct and wrong detections at IoU 0.5.
+        ious: highest IoU of each confident detection with an object of its class.
+        confusion: (K + 1, K + 1) counts of confident detections; rows are true classes, columns are detected classes,
+            and the last row and column are background.
+        ap50: AP at IoU 0.5, to which the cost of each kind of error refers.
         errors: kinds of errors.
-        worst: images, the worst first.
+        worst: images with most errors, worst first.
     """
 
     score: float
@@ -96,16 +104,16 @@ class Analysis:
 
 
 def analyse(truth: GroundTruth, results: ResultTable, score: float = 0.3, worst: int = 12) -> Analysis:
-    """Takes results apart.
+    """Analyzes the errors of detections.
 
     Args:
-        truth: the objects; crowds neither count as found nor as missed.
-        results: boxes of the same images.
-        score: least score of a confident detection.
-        worst: how many images to name.
+        truth: ground truth; crowds count neither as found nor as missed.
+        results: boxes in the same images.
+        score: minimum score of a confident detection.
+        worst: maximum number of images with errors to return.
 
     Raises:
-        UserError: hotcoco, which divides the errors, is not installed.
+        UserError: hotcoco, which assigns the kinds of errors, is not installed.
     """
     if importlib.util.find_spec("hotcoco") is None:
         raise UserError('analysis: hotcoco is not installed: pip install "dcn_det[report]"')
@@ -115,7 +123,7 @@ def analyse(truth: GroundTruth, results: ResultTable, score: float = 0.3, worst:
     confusion = evaluation.confusion_matrix(iou_thr=RIGHT_IOU, min_score=score)["matrix"]
     arrays = backends.accumulate(truth, results, "bbox", "hotcoco")
 
-    # hotcoco numbers detections and objects from 1, in our order.
+    # hotcoco numbers detections and objects from 1, in the order given.
     status = np.array([found["dt_status"].get(i + 1, "") for i in range(len(results))], dtype=object)
     return Analysis(
         score,
@@ -148,7 +156,7 @@ def _class_rows(truth: GroundTruth, results: ResultTable, arrays: backends.Array
 
 
 def _curves(precision: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Precision over recall, averaged over the classes that have objects."""
+    """Returns precision over recall, averaged over the classes that have objects."""
     values = precision[:, :, :, 0, -1]
     present = values[0, 0] > -1
     means = values[:, :, present].mean(axis=2)
@@ -170,7 +178,7 @@ def _nearest_ious(truth: GroundTruth, results: ResultTable, score: float) -> NDA
 
 
 def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of boxes x, y, width, height: (4,) and (N, 4) -> (N,)."""
+    """Returns the IoU (N,) of boxes x, y, width, height: (4,) with (N, 4)."""
     ends, far = box[:2] + box[2:], others[:, :2] + others[:, 2:]
     shared = (np.minimum(ends, far) - np.maximum(box[:2], others[:, :2])).clip(min=0).prod(axis=1)
     union = box[2:].prod() + others[:, 2:].prod(axis=1) - shared

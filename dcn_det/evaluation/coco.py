@@ -26,23 +26,24 @@ def evaluate(
 ) -> Metrics:
     """Computes COCO's metrics over all images of the ground truth.
 
-    Having no results is valid: every metric that has objects is then 0, and a note says why. An image without results
-    counts as one in which nothing was detected.
+    Results may be empty: metrics with objects are then 0, and a note is added. Images without results count as images
+    without detections.
 
     Args:
-        truth: the objects.
-        results: in COCO's format, see ``Result``; the best ones per image and category count.
-        iou_type: overlap of boxes or of masks.
-        backend: what computes; ``auto`` takes hotcoco when it is installed.
-        max_detections: how many detections count per image and category; only COCO's 100 gives comparable numbers.
+        truth: ground truth.
+        results: results in COCO's format, see ``Result``.
+        iou_type: IoU of boxes or of masks.
+        backend: back end that computes the metrics; ``auto`` uses hotcoco if it is installed.
+        max_detections: maximum number of detections per image and category, those with the highest scores; only COCO's
+            100 gives comparable numbers.
 
     Returns:
-        The 12 metrics in the order of pycocotools. AP and AR are means over IoU 0.50:0.05:0.95, AP50 and AP75 are at
-        one IoU; s, m and l are objects with an area up to 32^2, up to 96^2 and above; ARn allows n detections per image
-        and class, the others ``max_detections``.
+        The 12 metrics in the order of pycocotools. AP and AR are means over IoU 0.50:0.05:0.95; AP50 and AP75 are at
+        one IoU. The endings s, m and l denote objects with an area up to 32^2, up to 96^2 and above. ARn counts n
+        detections per image and class, the other metrics ``max_detections``.
 
     Raises:
-        UserError: results that cannot be evaluated, see ``check_results``; masks are compared and the ground truth has
+        UserError: the results cannot be evaluated, see ``check_results``; masks are compared, but the ground truth has
             none; or the back end is not installed.
     """
     table = (
@@ -51,7 +52,7 @@ def evaluate(
         else check_results(list(results), truth.images, truth.category_ids, iou_type)
     )
     if iou_type == "segm" and any(not annotation.get("segmentation") for annotation in truth.annotations):
-        raise UserError(f"{truth.source}: has annotations without segmentation; evaluate boxes instead")
+        raise UserError(f"{truth.source}: annotations without segmentation; evaluate boxes instead")
     name = backends.resolve(backend)
     arrays = backends.accumulate(truth, table, iou_type, name, max_detections)
     return Metrics(
@@ -67,7 +68,7 @@ def evaluate(
 
 
 def _summary(arrays: Arrays) -> list[float]:
-    """Returns the 12 metrics; -1 where there is no object."""
+    """Returns the 12 metrics; -1 where there are no objects."""
     precision, recall = arrays.precision, arrays.recall
     return [
         *(_mean(part) for part in (precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2])),
@@ -93,23 +94,29 @@ def _notes(truth: GroundTruth, table: ResultTable, counted: int) -> list[str]:
     crowded = sum(count > counted for count in objects.values())
     if crowded:
         notes.append(
-            f"classes in images with more than {counted} objects: {crowded}; {counted} detections count per image and "
-            "class, so AP stays below 1 (evaluation.max_detections)"
+            f"pairs of image and class with more than {counted} objects: {crowded}; at most {counted} detections are "
+            "counted for each, so AP cannot reach 1 (evaluation.max_detections)"
         )
     if counted != COUNTED:
-        notes.append(f"{counted} detections count per image and class; published numbers of COCO count {COUNTED}")
+        notes.append(f"{counted} detections per image and class are counted; published COCO numbers count {COUNTED}")
     return notes
 
 
 def _share(value: float) -> float:
-    """pycocotools says -1 for what is undefined."""
+    """Returns a metric, or nan for -1, which marks undefined metrics in pycocotools."""
     return float("nan") if value < 0 else float(value)
 
 
 def class_precision(
     precision: NDArray[np.float64], category_ids: Sequence[int], truth: GroundTruth, area: int = 0
 ) -> dict[str, float]:
-    """AP of each class by name, nan without objects; ``area`` counts all, small, medium, large."""
+    """Returns the AP of each class by name, nan without objects.
+
+    Args:
+        precision, category_ids: see ``Arrays``.
+        truth: ground truth.
+        area: index of the area: all, small, medium, large.
+    """
     by_id = {category.id: category.name for category in truth.categories}
     result = {}
     for index, category_id in enumerate(category_ids):

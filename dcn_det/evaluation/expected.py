@@ -1,4 +1,4 @@
-"""The numbers a config promises beside those measured."""
+"""Comparison of measured metrics with those that a config expects."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dcn_det.evaluation.metrics import Metrics, text
 
 @dataclass(frozen=True)
 class Comparison:
-    """Lines for people, empty when nothing is promised, and the metrics that miss their tolerance."""
+    """Result of a comparison: a line per expected metric, and the names of the metrics outside their tolerance."""
 
     text: str
     missed: tuple[str, ...]
 
 
 def beside_expected(metrics: Metrics, expected: Sequence[ExpectedConfig]) -> Comparison:
-    """Compares what was measured with what a config promises.
+    """Compares measured metrics with those that a config expects.
 
-    A metric that is promised by several sources has to meet one of them; an undefined metric meets none.
+    If several sources give a value for a metric, it has to match one of them. An undefined metric matches none.
 
     Raises:
-        UserError: a metric is promised that this evaluation does not give.
+        UserError: an expected metric is not among those measured.
     """
     lines: list[str] = []
     met: dict[str, bool] = {}
@@ -33,7 +33,7 @@ def beside_expected(metrics: Metrics, expected: Sequence[ExpectedConfig]) -> Com
             hint = did_you_mean(item.metric, metrics.values)
             raise UserError(f"expected: '{item.metric}' is none of the metrics {', '.join(metrics.values)}{hint}")
         value = metrics[item.metric]
-        # Half a unit of the fourth decimal, so that a bound that is met to the printed digits is met.
+        # Half a unit of the fourth decimal: bounds that are equal to the metric in four decimals are met.
         good = abs(value - item.value) <= item.tolerance + 5e-5
         met[item.metric] = met.get(item.metric, False) or good
         lines.append(

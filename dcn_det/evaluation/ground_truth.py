@@ -1,4 +1,4 @@
-"""COCO ground truth, read and checked."""
+"""Ground truth in COCO's format."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dcn_det.files import read_json
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Objects to measure detections against.
+    """Images, categories and objects that detections are evaluated against.
 
     Attributes:
-        source: what messages call it.
+        source: file or folder of the annotations, for messages.
         images: height and width by image id.
-        categories: in ascending order of id.
-        annotations: in COCO's format, with ``id`` from 1 on; ``area`` and ``iscrowd`` are always present. Ids are given
-            anew: they play no part in the metrics, but pycocotools takes an object with id 0 for a missed one.
-        notes: what was filled in or left out, one line each.
-        file_names: by image id, as far as the annotations name them.
+        categories: categories in ascending order of id.
+        annotations: objects in COCO's format; ``area`` and ``iscrowd`` are always present. Ids are numbered anew from
+            1: the metrics do not use them, but in pycocotools the id 0 marks unmatched objects.
+        notes: messages about data filled in or left out, one line each.
+        file_names: file names by image id, for images that have one.
     """
 
     source: str
@@ -38,7 +38,7 @@ class GroundTruth:
 
     @staticmethod
     def of(records: Records) -> GroundTruth:
-        """Takes the images and objects of a data format."""
+        """Returns the ground truth with the images and objects of a data format."""
         ids = records.image_ids.tolist()
         return GroundTruth(
             str(records.source),
@@ -55,21 +55,21 @@ class GroundTruth:
 
 
 def load_ground_truth(source: str | Path | Mapping[str, Any]) -> GroundTruth:
-    """Reads COCO annotations, by the rules that training has; images need no file names.
+    """Reads COCO annotations with the checks that training uses; images need no file names.
 
-    A missing ``iscrowd`` is 0 and a missing ``area`` that of the box; both are noted.
+    A missing ``iscrowd`` is 0, and a missing ``area`` is that of the box; a note is added for both.
 
     Args:
-        source: a file, or its content.
+        source: annotation file, or its content.
 
     Raises:
-        UserError: no COCO annotations, an annotation that is malformed or belongs to no image or category, or
-            nothing to find: then no metric is defined.
+        UserError: the file has no COCO annotations, an annotation is malformed or belongs to no image or category, or
+            there is no object except crowds, so that no metric is defined.
     """
     name = Path(source) if isinstance(source, str | Path) else Path("ground truth")
     if isinstance(source, str | Path):
         data = read_json(source)
-    else:  # as if read from a file: numbers of other types, such as NumPy's, become Python's
+    else:  # through JSON, which converts numbers of other types, such as NumPy's, to Python's
         data = json.loads(json.dumps(dict(source), default=lambda value: value.tolist()))
     findings = Findings(name)
     records = read_document(data, name, findings, files=False)
@@ -79,6 +79,6 @@ def load_ground_truth(source: str | Path | Mapping[str, Any]) -> GroundTruth:
 
 def _defaults(records: Records) -> list[str]:
     rows = records.written.annotations if records.written else []
-    rules = {"iscrowd": "taken as 0", "area": "that of the box is taken"}
+    rules = {"iscrowd": "0 is used", "area": "that of the box is used"}
     missing = {key: sum(row.get(key) is None for row in rows) for key in rules}
     return [f"annotations without {key}: {missing[key]}; {rules[key]}" for key in rules if missing[key]]

@@ -1,4 +1,4 @@
-"""Measures results against ground truth of any form: one call that does what ``dcn-det evaluate`` does."""
+"""Evaluation of results against annotations or a config: the function behind ``dcn-det evaluate``."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def evaluate(
     """Computes the metrics of detections.
 
     Args:
-        truth: annotations in COCO's format (JSON file), or a config (or its YAML file), whose test split is taken.
-        results: detections in COCO's results format, as a file or a list of dicts; or a folder of result files
+        truth: JSON file of annotations in COCO's format, or a config (or its YAML file), whose test split is used.
+        results: detections in COCO's results format, as a file or a list of dicts, or a folder of result files
             of the data format.
-        iou_type: overlap of boxes (``bbox``) or of masks (``segm``).
+        iou_type: IoU of boxes (``bbox``) or of masks (``segm``).
         backend: ``auto``, ``hotcoco`` or ``pycocotools``; that of the config by default.
-        **overrides: settings laid over the config.
+        **overrides: settings that replace those of the config.
 
     Returns:
-        COCO's 12 metrics, or those of the config's data format; shares from 0 to 1.
+        COCO's 12 metrics, or those of the config's data format, from 0 to 1.
 
     Raises:
-        UserError: a file is missing or malformed, or results that cannot be evaluated.
+        UserError: a file is missing or malformed, or the results cannot be evaluated.
     """
     config = Config()
     if not isinstance(truth, Truth):
@@ -48,11 +48,11 @@ def evaluate(
 
 
 def evaluation_settings(config: Config, backend: Backend | None = None) -> EvaluationConfig:
-    """Returns the settings of evaluation, with the number of detections that count filled in.
+    """Returns the settings of the evaluation, with ``max_detections`` and ``backend`` resolved.
 
     Args:
         config: the settings.
-        backend: used instead of that of the config.
+        backend: back end to use instead of that of the config.
     """
     settings = config.evaluation
     counted = settings.max_detections or max(COUNTED, config.test.max_detections)
@@ -63,7 +63,7 @@ def read_truth(truth: Config | str | Path, **overrides: Any) -> tuple[Config, Tr
     """Reads ground truth from annotations or from the test split of a config.
 
     Returns:
-        The config, the default one for annotations, and the ground truth.
+        The config (the default one if ``truth`` is a file of annotations) and the ground truth.
     """
     if isinstance(truth, Config) or Path(truth).suffix in CONFIG_SUFFIXES:
         config = as_config(truth, **overrides)

@@ -1,4 +1,4 @@
-"""What an evaluation found, as numbers, text and JSON."""
+"""Metrics of an evaluation, as numbers, text and JSON."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metrics:
-    """Numbers by name. They are shares from 0 to 1, and nan where there is no object to find.
+    """Metrics by name, from 0 to 1; nan where there are no objects.
 
     Attributes:
         kind: ``bbox`` or ``segm`` (COCO), or ``voc``.
-        backend: what computed them.
-        values: by name, in the order they are shown.
+        backend: name and version of the code that computed the metrics.
+        values: metrics by name, in the order to show.
         per_class: the main metric by category name.
-        images, objects, detections: how many took part; crowds and difficult objects are not counted.
-        notes: what a reader of the numbers has to know, one line each.
+        images, objects, detections: numbers of images, objects and detections; crowds and difficult objects are not
+            counted.
+        notes: messages that affect how to read the metrics, one line each.
     """
 
     kind: str
@@ -33,7 +34,7 @@ class Metrics:
         return self.values[name]
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON-ready containers, where an undefined metric is None."""
+        """Returns the metrics as a dict for JSON; undefined metrics are None."""
         return {
             "kind": self.kind,
             "backend": self.backend,
@@ -46,7 +47,7 @@ class Metrics:
         }
 
     def table(self, per_class: bool = False) -> str:
-        """The metrics as lines of text, with three decimals as COCO prints them."""
+        """Returns the metrics as lines of text, with three decimals, as pycocotools prints them."""
         counts = f"{self.images} images, {self.objects} objects, {self.detections} detections"
         lines = [f"{self.kind}: {counts} ({self.backend})", *self.notes]
         lines += ["  ".join(f"{name:>5} {text(value)}" for name, value in row) for row in _rows(self.values)]
@@ -66,5 +67,5 @@ def _defined(value: float) -> float | None:
 
 
 def text(value: float) -> str:
-    """Three decimals, or ``n/a``."""
+    """Returns a metric with three decimals, or ``n/a`` if undefined."""
     return "  n/a" if math.isnan(value) else f"{value:.3f}"

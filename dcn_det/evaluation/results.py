@@ -1,4 +1,4 @@
-"""COCO-format results: writing detections, and reading results back with every entry checked."""
+"""Results in COCO's format: checks of entries, and columns of checked results."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Checked results as columns: a tenth of the memory that the same entries take as dicts.
+    """Checked results as columns, which take about 1/10 of the memory of dicts.
 
     Attributes:
         image_ids, category_ids: int64 (N,).
         scores: float64 (N,).
-        boxes: float64 (N, 4), x, y, width, height; empty when ``masks`` is given.
-        masks: N compressed run-length codes, or None.
-        notes: what was left out, one line each.
+        boxes: float64 (N, 4), x, y, width, height in pixels; empty if there are masks.
+        masks: N masks in COCO's compressed run-length encoding (RLE), or None.
+        notes: messages about entries left out, one line each.
     """
 
     image_ids: NDArray[np.int64]
@@ -50,20 +50,20 @@ def check_results(
     iou_type: str,
     source: str = "results",
 ) -> ResultTable:
-    """Makes sure that every entry can be evaluated.
+    """Checks that every entry can be evaluated, and returns the entries as columns.
 
-    An entry that repeats an earlier one exactly is left out, and a note says so: no detector finds the same twice
-    with the same score, but an image that was tested twice looks like that.
+    Exact repetitions of earlier entries are left out, and a note is added: they occur when an image is tested twice.
 
     Args:
-        results: dicts, see ``Result``; there may be none.
+        results: dicts, see ``Result``; may be empty.
         images: height and width by image id.
-        categories: the category ids there are.
+        categories: ids of the categories.
         iou_type: ``bbox`` or ``segm``.
-        source: what messages call the results.
+        source: name of the results, for messages.
 
     Raises:
-        UserError: one line for each kind of problem, with the first entry that has it and how many do.
+        UserError: an entry cannot be evaluated. The message has a line for each kind of problem, with the first entry
+            and the number of entries.
     """
     if not isinstance(results, list | Iterator):
         hint = "; this looks like a ground-truth file" if isinstance(results, dict) and "images" in results else ""
@@ -98,7 +98,7 @@ def _checked_parts(
 
 
 class _Problems:
-    """Collects what is wrong with entries, by kind."""
+    """Problems of entries, by kind."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -124,9 +124,12 @@ class _Problems:
 
 
 def _columns(chunk: list[Any], iou_type: str, strict: bool = True) -> ResultTable | None:
-    """Entries as columns; None when they are not what JSON gives for sound ones.
+    """Returns entries as columns, or None if keys, types or lengths differ from those of valid JSON entries.
 
-    Unless ``strict``, they are known to be sound, but may hold other numbers than JSON's, such as NumPy's.
+    Args:
+        chunk: the entries.
+        iou_type: ``bbox`` or ``segm``.
+        strict: whether numbers of other types, such as NumPy's, give None; if not, the entries must be valid.
     """
     pick = itemgetter("image_id", "category_id", "score", "bbox" if iou_type == "bbox" else "segmentation")
     try:
@@ -155,7 +158,7 @@ def _columns(chunk: list[Any], iou_type: str, strict: bool = True) -> ResultTabl
 def _acceptable(
     part: ResultTable, images: Mapping[int, tuple[int, int]], categories: Container[int], iou_type: str
 ) -> bool:
-    """Whether no entry has a problem; masks are looked at one by one."""
+    """Returns whether all entries are valid; False for masks, which are checked one by one."""
     known = all(i in images for i in np.unique(part.image_ids).tolist()) and all(
         i in categories for i in np.unique(part.category_ids).tolist()
     )
@@ -208,7 +211,7 @@ def _without_repetitions(table: ResultTable) -> ResultTable:
 def _problem(
     entry: object, images: Mapping[int, tuple[int, int]], categories: Container[int], iou_type: str
 ) -> tuple[str, str] | None:
-    """The kind of the first problem of an entry and what to say about it."""
+    """Returns the first problem of an entry as its kind and a message, or None."""
     shape = "bbox" if iou_type == "bbox" else "segmentation"
     if not isinstance(entry, dict):
         return "type", f"expected an object, got {kind_of(entry)}"
@@ -217,11 +220,11 @@ def _problem(
             return f"no {key}", f"has no '{key}'"
     image_id, category_id, score = entry["image_id"], entry["category_id"], entry["score"]
     if not isinstance(image_id, Integral) or image_id not in images:
-        return "image", f"image_id {shown(image_id)} is not in the ground truth; is it that of another split?"
+        return "image", f"image_id {shown(image_id)} is not in the ground truth; are the results for another split?"
     if not isinstance(category_id, Integral) or category_id not in categories:
         return (
             "category",
-            f"category_id {shown(category_id)} is not in the ground truth; labels must be mapped to its ids",
+            f"category_id {shown(category_id)} is not in the ground truth; labels must be converted to category ids",
         )
     if not is_number(score):
         return "score", f"score must be a finite number, got {shown(score)}"
@@ -231,7 +234,7 @@ def _problem(
 
 
 def box_hints(table: ResultTable, images: Mapping[int, tuple[int, int]]) -> list[str]:
-    """Returns notes on boxes that look like those of another format: all metrics are then near 0."""
+    """Returns notes on boxes that seem to be in another format, for which all metrics would be near 0."""
     if table.masks is not None or not len(table):
         return []
     ids = np.array(sorted(images), np.int64)
@@ -239,14 +242,14 @@ def box_hints(table: ResultTable, images: Mapping[int, tuple[int, int]]) -> list
     ends = table.boxes[:, :2] + table.boxes[:, 2:]
     beyond = int((ends > sizes[:, ::-1] + 1).any(axis=1).sum())
     if (ends <= 1).all():
-        return ["all boxes end within the first pixel; are they shares of the image size? Pixels are expected"]
+        return ["all boxes are within the first pixel; are they relative to the image size? Expected pixels"]
     if beyond > len(table) / 2:
         return [f"boxes that exceed their image: {beyond} of {len(table)}; are they [x1, y1, x2, y2]?"]
     return []
 
 
 def is_number(value: object) -> bool:
-    """Whether this is a finite number, and no bool."""
+    """Returns whether ``value`` is a finite number and not a bool."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
@@ -256,7 +259,7 @@ def is_number(value: object) -> bool:
 
 
 def box_problem(box: object) -> tuple[str, str] | None:
-    """What is wrong with a COCO box (x, y, width, height), as the kind of problem and a text."""
+    """Returns the problem of a COCO box (x, y, width, height) as its kind and a message, or None."""
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
         return "box", f"bbox must be 4 finite numbers [x, y, width, height], got {shown(box)}"
     if box[2] < 0 or box[3] < 0:
@@ -270,22 +273,22 @@ def _mask_problem(mask: object, size: tuple[int, int]) -> tuple[str, str] | None
     if mask["size"] not in (size, list(size)):
         return (
             "mask size",
-            f"segmentation is for size {mask['size']}, the image is {list(size)} (height, width)",
+            f"segmentation has size {mask['size']}, but the image {list(size)} (height, width)",
         )
     if rle_length(mask["counts"]) != size[0] * size[1]:
         return (
             "mask counts",
-            f"segmentation's counts do not cover the {size[0]} x {size[1]} image: damaged RLE",
+            f"damaged RLE: the counts of the segmentation do not add up to {size[0]} x {size[1]} pixels",
         )
     return None
 
 
 def rle_length(counts: str | bytes) -> int:
-    """How many pixels a compressed COCO RLE covers, or -1 if it is malformed.
+    """Returns the number of pixels of a compressed COCO RLE, or -1 if it is malformed.
 
-    pycocotools does not check this, and never returns from comparing masks of unequal length. Runs are
-    written in groups of 5 bits, lowest first, as characters from "0" on; bit 5 marks that more follow, bit 4
-    of the last is the sign. From the fourth run on, the difference to the run two before is written.
+    pycocotools does not check this, and comparing masks of different lengths never returns. Each run is written in
+    groups of 5 bits, lowest first, as characters from "0" on. Bit 5 marks that another group follows, and bit 4 of the
+    last group is the sign. From the fourth run on, the difference from the second-to-last run is written.
     """
     text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     runs: list[int] = []

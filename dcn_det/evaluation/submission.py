@@ -1,4 +1,4 @@
-"""The file that COCO's test-dev server takes."""
+"""Submission file for COCO's test-dev server."""
 
 from __future__ import annotations
 
@@ -16,37 +16,41 @@ from dcn_det.evaluation.results import Result, check_results
 from dcn_det.files import replacing
 
 MAX_PER_IMAGE = 100
-"""Detections of an image that the server looks at."""
+"""Maximum number of detections per image that the server evaluates."""
 
 
 def submission_name(text: str) -> str:
-    """``text`` when it can be the method's name in the file name; for argparse."""
+    """Returns ``text`` if it can be the name of the method in the file name; for argparse.
+
+    Raises:
+        ArgumentTypeError: it cannot.
+    """
     if not re.fullmatch(r"[A-Za-z0-9.-]+", text):
-        raise argparse.ArgumentTypeError(f"'{text}' may hold only letters, digits, dots and hyphens")
+        raise argparse.ArgumentTypeError(f"'{text}' may contain only letters, digits, dots and hyphens")
     return text
 
 
 def write_submission(folder: Path, name: str, results: Sequence[Result], index: DatasetIndex) -> Path:
-    """Writes ``detections_test-dev2017_<name>_results.zip`` with the JSON file of the same name in it.
+    """Writes ``detections_test-dev2017_<name>_results.zip``, which contains a JSON file of the same name.
 
     Args:
-        folder: exists.
-        name: of the method, see :func:`submission_name`.
-        results: of the images of ``index``.
+        folder: existing folder.
+        name: name of the method, see :func:`submission_name`.
+        results: results for the images of ``index``.
         index: the images tested.
 
     Returns:
-        The zip file.
+        Path of the zip file.
 
     Raises:
-        UserError: what the server would refuse or cut: ids that are not those of the images and categories, scores
-            outside [0, 1], entries that repeat others, more than 100 detections of an image, none at all.
+        UserError: the server would refuse or truncate the results: unknown image or category ids, scores outside
+            [0, 1], repeated entries, more than 100 detections per image, or no detections.
     """
     check_submission(results, index)
     stem = f"detections_test-dev2017_{name}_results"
     path = folder / f"{stem}.zip"
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        # A fixed date: the same results give the same file.
+        # With a fixed date, the same results give the same file.
         entry = zipfile.ZipInfo(f"{stem}.json", (1980, 1, 1, 0, 0, 0))
         entry.compress_type = zipfile.ZIP_DEFLATED
         entry.external_attr = 0o644 << 16
@@ -55,9 +59,13 @@ def write_submission(folder: Path, name: str, results: Sequence[Result], index: 
 
 
 def check_submission(results: Sequence[Result], index: DatasetIndex) -> None:
-    """Raises a UserError for what the server would refuse or cut; see :func:`write_submission`."""
+    """Checks that the server would accept the results completely.
+
+    Raises:
+        UserError: see :func:`write_submission`.
+    """
     if not results:
-        raise UserError("submission: there are no detections at all; nothing is written")
+        raise UserError("submission: no detections; nothing is written")
     sizes = dict(zip(index.image_ids.tolist(), map(tuple, index.sizes.tolist())))
     table = check_results(list(results), sizes, {category.id for category in index.categories}, "bbox", "submission")
     if table.notes:
@@ -71,6 +79,6 @@ def check_submission(results: Sequence[Result], index: DatasetIndex) -> None:
     image_id, count = Counter(table.image_ids.tolist()).most_common(1)[0]
     if count > MAX_PER_IMAGE:
         raise UserError(
-            f"submission: image {image_id} has {count} detections, the server takes {MAX_PER_IMAGE}; "
+            f"submission: image {image_id} has {count} detections, the server accepts {MAX_PER_IMAGE}; "
             "set test.max_detections=100"
         )

@@ -1,4 +1,4 @@
-"""Ground truth of an annotation file or of a config's test split, results for it, and their metrics."""
+"""Ground truth of an annotation file or a test split: reading results for it and computing their metrics."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground truth that results are read for and measured against, by COCO's rules unless a subclass has others.
+    """Ground truth that results are evaluated against, with COCO's metrics unless a subclass defines others.
 
-    A data format with metrics or result files of its own names a subclass in ``DataConfig.truth``.
+    A data format with its own metrics or result files sets ``DataConfig.truth`` to a subclass.
 
     Attributes:
-        coco: the objects, in COCO's form.
-        image_folder: what file names of images are relative to; None when only annotations are given.
+        coco: ground truth in COCO's format.
+        image_folder: folder of the images, to which file names are relative; None if only annotations are given.
     """
 
     coco: GroundTruth
@@ -58,10 +58,10 @@ class Truth:
         return truth_class(config.data)(GroundTruth.of(split.records()), split.folder)
 
     def read(self, path: Path, iou_type: IouType = "bbox") -> ResultTable:
-        """Reads results: a JSON file in COCO's format, or a folder of result files of the data format.
+        """Reads results from a JSON file in COCO's format or from a folder of result files of the data format.
 
         Raises:
-            UserError: the results cannot be read, or cannot be evaluated; see ``check_results``.
+            UserError: the results cannot be read or evaluated; see ``check_results``.
         """
         entries = self.read_folder(path) if path.is_dir() else iterate_json(path)
         return check_results(entries, self.coco.images, self.coco.category_ids, iou_type, str(path))
@@ -70,7 +70,7 @@ class Truth:
         """Reads the result files that :meth:`write_results` writes.
 
         Raises:
-            UserError: the files are malformed, or the data format has none.
+            UserError: the files are malformed, or the data format has no result files.
         """
         raise UserError(f"'{folder}' is a folder; expected a results file (JSON)")
 
@@ -79,13 +79,13 @@ class Truth:
         """Writes result files of the data format, in addition to ``detections.json``.
 
         Args:
-            folder: output of the test.
-            results: in COCO's format.
-            index: the images tested; annotations may be absent.
+            folder: output folder of the test.
+            results: results in COCO's format.
+            index: the images tested; it may have no annotations.
             data: the settings.
 
         Returns:
-            The file or folder written; None if the format has no result files of its own.
+            Path of the file or folder; None if the format has no result files.
         """
         return None
 
@@ -98,23 +98,23 @@ class Truth:
         """Computes the metrics of the data format.
 
         Args:
-            results: in COCO's format, or as read.
-            settings: default unless given.
-            iou_type: overlap of boxes or of masks.
+            results: results in COCO's format, as dicts or as returned by :meth:`read`.
+            settings: settings of the evaluation; None uses the defaults.
+            iou_type: IoU of boxes or of masks.
 
         Raises:
-            UserError: results that cannot be evaluated; see ``check_results``.
+            UserError: the results cannot be evaluated; see ``check_results``.
         """
         settings = settings or EvaluationConfig()
         return evaluate(self.coco, results, iou_type, settings.backend, settings.max_detections or COUNTED)
 
     def measures(self, results: ResultTable, settings: EvaluationConfig) -> list[Metrics]:
-        """Computes all metrics that a report shows: those of the data format first, COCO's last."""
+        """Computes all metrics for a report: those of the data format first, COCO's last."""
         return [self.measure(results, settings)]
 
 
 def truth_class(data: DataConfig) -> type[Truth]:
-    """Returns what measures detections on data of this format."""
+    """Returns the class that evaluates detections on this data format."""
     found: Any = resolve(data.truth)
     assert issubclass(found, Truth)
     return found

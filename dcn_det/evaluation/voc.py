@@ -1,8 +1,8 @@
 """Pascal VOC's average precision and result files.
 
-Rules of the development kits and of the authors' released code: a detection is right when it overlaps an object of its
-class by more than the threshold and no better detection took that object; overlaps count pixels (a box from 1 to 2 is
-two wide); objects marked as difficult are neither to be found nor wrong to find.
+Rules of the development kits and of the authors' released code: a detection is correct if its IoU with an object of its
+class exceeds the threshold and no detection with a higher score matches that object. Corners are inclusive: a box from
+1 to 2 is two pixels wide. Objects marked as difficult, and detections of them, are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Rule = Literal["11-point", "area"]
 
 
 class VocTruth(Truth):
-    """Ground truth measured by Pascal VOC's rules. Difficult objects are crowds; images are called by file stem."""
+    """Ground truth for Pascal VOC's metrics; crowds are difficult objects, image names are file stems."""
 
     def measure(
         self,
@@ -64,15 +64,15 @@ def average_precision(precision: NDArray[np.float64], recall: NDArray[np.float64
     """Returns the area under the curve of precision over recall, with precision made monotonic.
 
     Args:
-        precision, recall: (N,), after each detection, best score first.
-        rule: ``11-point`` samples recall at 0, 0.1, ... 1 (2007); ``area`` is exact (from 2010 on).
+        precision, recall: (N,), values after each detection, in descending order of score.
+        rule: ``11-point`` averages precision at recalls 0, 0.1, ... 1 (2007); ``area`` is exact (from 2010 on).
     """
     if not len(recall):
         return 0.0
     best = np.maximum.accumulate(precision[::-1])[::-1]
     if rule == "area":
         return float((np.diff(recall, prepend=0.0) * best).sum())
-    # Levels as NumPy rounds them, 0.3 a little above 3 / 10: so does the authors' code.
+    # Levels as rounded by NumPy (the fourth is slightly above 0.3), as in the authors' released code.
     reached = np.searchsorted(recall, np.arange(11) * 0.1)
     return float(sum(best[i] for i in reached if i < len(best)) / 11)
 
@@ -86,16 +86,16 @@ def evaluate_voc(
     """Computes VOC's mean average precision.
 
     Args:
-        truth: the objects; crowds are difficult ones.
-        results: in COCO's format.
+        truth: ground truth; crowds are difficult objects.
+        results: results in COCO's format.
         rule: see :func:`average_precision`.
-        ious: overlaps that a detection has to exceed; each gives a metric, ``mAP50`` and ``mAP70`` for the default.
+        ious: IoU thresholds (exclusive), each of which gives a metric: ``mAP50`` and ``mAP70`` by default.
 
     Returns:
         Metrics; ``per_class`` is the average precision at the first of ``ious``, nan for a class without objects.
 
     Raises:
-        UserError: results that cannot be evaluated; see ``check_results``.
+        UserError: the results cannot be evaluated; see ``check_results``.
     """
     table = (
         results
@@ -119,7 +119,12 @@ def evaluate_voc(
 
 @dataclass(frozen=True)
 class _Objects:
-    """Objects of a class in an image: boxes (N, 4), inclusive corners counted from 1, and which are difficult."""
+    """Objects of a class in an image.
+
+    Attributes:
+        boxes: (N, 4), inclusive corners in pixels counted from 1.
+        difficult: N flags.
+    """
 
     boxes: NDArray[np.float64]
     difficult: list[bool]
@@ -144,7 +149,7 @@ def _objects_by_class(truth: GroundTruth) -> dict[int, dict[int, _Objects]]:
 
 
 def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From x, y, width, height counted from 0 to inclusive corners counted from 1."""
+    """Converts x, y, width, height counted from 0 to inclusive corners counted from 1."""
     corners = boxes.copy()
     corners[:, 2:] += corners[:, :2]
     corners[:, :2] += 1
@@ -174,7 +179,7 @@ def _class_ap(objects: Mapping[int, _Objects], table: ResultTable, category: int
 
 
 def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the intersection over union of boxes with inclusive corners: (4,) and (N, 4) -> (N,)."""
+    """Returns the IoU (N,) of boxes with inclusive corners: (4,) with (N, 4)."""
     size = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + 1).clip(min=0)
     shared = size[:, 0] * size[:, 1]
     areas = (others[:, 2:] - others[:, :2] + 1).prod(axis=1) + (box[2:] - box[:2] + 1).prod()
@@ -186,18 +191,16 @@ def write_voc_results(
 ) -> None:
     """Writes a result file per class, ``comp4_det_<image set>_<class>.txt``.
 
-    Characters that file names cannot have, such as ``/`` in a class name, and spaces in image names are written as in
-    web addresses (``%2F``).
-
-    A line is image name, score to 3 decimals, and the corners to 1 decimal, inclusive and counted from 1, as in the
-    authors' released code.
+    Each line has the image name, the score with 3 decimals, and the corners with 1 decimal, inclusive and counted from
+    1, as in the authors' released code. Characters that file names cannot have, such as ``/`` in a class name, and
+    spaces in image names are percent-encoded (``%2F``).
 
     Args:
-        folder: created if absent.
-        results: in COCO's format.
-        images: names by id, without suffix.
-        categories: each gets a file.
-        image_set: such as ``test``.
+        folder: output folder, created if absent.
+        results: results in COCO's format.
+        images: image names by id, without suffix.
+        categories: categories; a file is written for each.
+        image_set: name of the image set, such as ``test``.
     """
     lines: dict[int, list[str]] = {category.id: [] for category in categories}
     for entry in results:
@@ -211,7 +214,7 @@ def write_voc_results(
 
 
 def _quoted(name: str) -> str:
-    """Replaces characters that a file name cannot have or that begin such a replacement."""
+    """Percent-encodes ``%`` and characters that file names cannot have."""
     return quote(name, safe=" ()[]{},;=+@#$&!^~'")
 
 
@@ -219,7 +222,7 @@ def read_voc_results(folder: Path, truth: GroundTruth) -> list[Result]:
     """Reads the result files of a folder, see :func:`write_voc_results`; a class without a file has no detections.
 
     Raises:
-        UserError: there is no file, one is of an unknown class, or a line is malformed.
+        UserError: there are no result files, the class of a file is unknown, or a line is malformed.
     """
     images = {Path(name).stem: image_id for image_id, name in truth.file_names.items()}
     categories = {category.name: category.id for category in truth.categories}
@@ -227,9 +230,9 @@ def read_voc_results(folder: Path, truth: GroundTruth) -> list[Result]:
     endings = {f"_{_quoted(name)}": name for name in categories}
     files = sorted(folder.glob("comp[34]_det_*_*.txt"))
     if not files:
-        raise UserError(f"'{folder}' holds no VOC result file (comp4_det_<image set>_<class>.txt)")
+        raise UserError(f"'{folder}' contains no VOC result file (comp4_det_<image set>_<class>.txt)")
     for path in files:
-        # The image set and the class may both have underscores: the longest class name that fits is meant.
+        # Image sets and class names may both contain underscores: use the longest class name that matches.
         fitting = [ending for ending in endings if path.stem.endswith(ending)]
         if not fitting:
             name = path.stem.rsplit("_", 1)[1]
@@ -241,7 +244,7 @@ def read_voc_results(folder: Path, truth: GroundTruth) -> list[Result]:
                 image_id, (score, x1, y1, x2, y2) = images[unquote(words[0])], map(float, words[1:])
             except (KeyError, ValueError, IndexError):
                 raise UserError(
-                    f"{path}:{number}: expected 'image score xmin ymin xmax ymax' of a listed image, got '{line[:60]}'"
+                    f"{path}:{number}: expected 'image score xmin ymin xmax ymax' of a known image, got '{line[:60]}'"
                 ) from None
             box = [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
             results.append({"image_id": image_id, "category_id": categories[name], "bbox": box, "score": score})

@@ -18,6 +18,7 @@ from dcn_det.errors import UserError
 from dcn_det.models import boxes as box_ops
 from dcn_det.models.anchors import cell_anchors, grid_anchors
 from tests.data.helpers import load_coco
+from tests.messages import says
 
 
 def anchors(ratios: tuple[float, ...], scales: tuple[float, ...]) -> AnchorCheck:
@@ -87,7 +88,7 @@ def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
         "image id used twice": ["1 (good.jpg)"],
         "image missing": ["gone.jpg"],
         "image unreadable or truncated": ["cut.jpg"],
-        "image of another size than stated": ["size.jpg is 192x128, not 192x100"],
+        "image size differs from the annotation": ["size.jpg is 192x128, not 192x100"],
         "box without area": ["annotations[5] (id 6)", "annotations[6] (id 7)"],
     }
     assert report.findings.notes == {
@@ -154,6 +155,6 @@ def test_the_command_reports_fixes_and_draws(tmp_path: Path, capsys: pytest.Capt
     first = json.loads((root / "annotations" / "train.json").read_text())["images"][0]
     image(root / "train" / first["file_name"], 9, 9)
     assert check_dataset.main([str(path), "--workers", "0"]) == 1
-    assert "image of another size than stated" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, "error", first["file_name"], "9x9")
     with pytest.raises(UserError, match=r"data\.train\.annotations: no file .*none\.json"):
         check_dataset.main([str(path), "data.train.annotations=none.json"])

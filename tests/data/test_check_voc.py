@@ -97,7 +97,7 @@ def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
         "image without objects": [f"{images}/000013.jpg", f"{images}/000006.jpg"],
     }
     assert report.notes == (
-        "names repeated in the set, counted once: 000005",
+        "repeated image names, counted once: 000005",
         "objects of other classes, left out: 'wolf' 1",
     )
     assert (report.images, report.objects) == (7, 10)

@@ -33,7 +33,7 @@ FOUND = [
     (5, CAT, box(0, 0), 0.95),  # right
     (5, CAT, box(0, 0, 20, 19), 0.6),  # duplicate
     (5, CAT, box(50, 0), 0.9),  # a dog taken for a cat
-    (5, CAT, box(0, 112), 0.5),  # localisation: 8 of 32 rows
+    (5, CAT, box(0, 112), 0.5),  # localization: 8 of 32 rows
     (6, CAT, box(0, 0), 0.8),  # right
     (6, DOG, box(150, 0), 0.7),  # background
     (6, DOG, box(100, 112), 0.4),  # both: a cat, 8 of 32 rows
@@ -52,7 +52,7 @@ def test_kinds_of_errors_are_counted(analysis: Analysis) -> None:
     counts = {error.name: error.count for error in analysis.errors}
     assert counts == {
         "classification": 1,
-        "localisation": 1,
+        "localization": 1,
         "both": 1,
         "duplicate": 1,
         "background": 1,
@@ -77,7 +77,7 @@ def test_costs_are_what_mending_gains(analysis: Analysis) -> None:
     mended = (ap50([True, True, False, False], 4) + ap50([True, False, False, True], 2)) / 2
     assert cost["classification"] == pytest.approx(mended - base)
     # The badly placed cat becomes right.
-    assert cost["localisation"] == pytest.approx((ap50([True, False, True, False, True], 4) + ap50(dog, 2)) / 2 - base)
+    assert cost["localization"] == pytest.approx((ap50([True, False, True, False, True], 4) + ap50(dog, 2)) / 2 - base)
     # Duplicates and background are removed.
     assert cost["duplicate"] == pytest.approx((ap50([True, False, True, False], 4) + ap50(dog, 2)) / 2 - base)
     assert cost["background"] == pytest.approx((ap50(cat, 4) + ap50([False, True], 2)) / 2 - base)

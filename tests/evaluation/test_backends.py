@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcn_det.errors import UserError
 from dcn_det.evaluation import backends
 from dcn_det.evaluation.ground_truth import load_ground_truth
 from dcn_det.evaluation.results import check_results
 from dcn_det.evaluation.truth import Truth
 from tests.evaluation.helpers import evaluate
+from tests.messages import refused
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("hotcoco") is None, reason="hotcoco is not installed")
 
@@ -110,5 +110,5 @@ def test_the_fast_one_is_taken_when_installed_and_named(monkeypatch: pytest.Monk
     assert metrics.backend.startswith("pycocotools ")
     assert "(pycocotools " in metrics.table()
     assert metrics.to_plain()["backend"] == metrics.backend
-    with pytest.raises(UserError, match=r"backend: hotcoco is not installed: pip install .* or take pycocotools"):
+    with refused("backend", "hotcoco", "pip install", "pycocotools"):
         evaluate(data, results, backend="hotcoco")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from dcn_det.evaluation.truth import Truth
 from dcn_det.files import write_json
 from dcn_det.structures import Category, Detections
 from tests.evaluation.helpers import evaluate, ground_truth, result, rle
+from tests.messages import refused, says
 
 # From detections to results
 
@@ -49,16 +49,10 @@ def test_detections_survive_the_way_through_a_file(tmp_path: Path) -> None:
         ([result(), 3], "r.json: entry 1: expected an object, got a number"),
         ([{"image_id": 5}], "r.json: entry 0: has no 'category_id'"),
         ([{k: v for k, v in result().items() if k != "score"}], "r.json: entry 0: has no 'score'"),
-        (
-            [result(), result(image_id=6)],
-            "r.json: entry 1: image_id 6 is not in the ground truth; is it that of another split?",
-        ),
-        ([result(image_id="5")], "r.json: entry 0: image_id '5' is not in the ground truth"),
-        ([result(image_id=[5])], "r.json: entry 0: image_id [5] is not in the ground truth"),
-        (
-            [result(category_id=0)] * 3,
-            "category_id 0 is not in the ground truth; labels must be mapped to its ids (3 of 3 entries)",
-        ),
+        ([result(), result(image_id=6)], "r.json: entry 1: image_id 6 "),
+        ([result(image_id="5")], "r.json: entry 0: image_id '5' "),
+        ([result(image_id=[5])], "r.json: entry 0: image_id [5] "),
+        ([result(category_id=0)], "r.json: entry 0: category_id 0 "),
         ([result(score=math.nan)], "r.json: entry 0: score must be a finite number, got nan"),
         ([result(score=math.inf)], "r.json: entry 0: score must be a finite number, got inf"),
         ([result(score="0.5")], "r.json: entry 0: score must be a finite number, got '0.5'"),
@@ -88,35 +82,28 @@ def test_each_kind_of_problem_is_reported_once() -> None:
     entries = [result(), result(image_id=1), result(score=None), result(image_id=2), result(score=None)]
     with pytest.raises(UserError) as caught:
         evaluate(ground_truth(), entries)
-    assert str(caught.value).splitlines() == [
-        "results: entry 1: image_id 1 is not in the ground truth; is it that of another split? (2 of 5 entries)",
-        "results: entry 2: score must be a finite number, got None (2 of 5 entries)",
-    ]
+    images, scores = str(caught.value).splitlines()
+    assert says(images, "results: entry 1", "image_id 1", "2 of 5 entries")
+    assert says(scores, "results: entry 2", "score", None, "2 of 5 entries")
 
 
 @pytest.mark.parametrize(
-    ("segmentation", "expected"),
+    ("segmentation", "parts"),
     [
-        ([[0, 0, 5, 0, 5, 5]], "segmentation must be a compressed RLE"),
-        ({"size": [100, 120], "counts": [5, 11995]}, "segmentation must be a compressed RLE"),
-        (
-            rle(slice(0, 9), slice(0, 9), 120, 100),
-            "segmentation is for size [120, 100], the image is [100, 120]",
-        ),
-        ({"size": None, "counts": "0"}, "segmentation is for size None"),
-        (
-            {"size": [100, 120], "counts": "52203"},
-            "segmentation's counts do not cover the 100 x 120 image: damaged RLE",
-        ),
-        ({"size": [100, 120], "counts": ""}, "segmentation's counts do not cover the 100 x 120 image"),
+        ([[0, 0, 5, 0, 5, 5]], ["RLE", "size", "counts"]),
+        ({"size": [100, 120], "counts": [5, 11995]}, ["RLE", "size", "counts"]),
+        (rle(slice(0, 9), slice(0, 9), 120, 100), ["size", "[120, 100]", "[100, 120]"]),
+        ({"size": None, "counts": "0"}, ["size", None, "[100, 120]"]),
+        ({"size": [100, 120], "counts": "52203"}, ["RLE", "counts", "100 x 120"]),
+        ({"size": [100, 120], "counts": ""}, ["RLE", "counts", "100 x 120"]),
     ],
 )
-def test_wrong_masks_are_refused(segmentation: object, expected: str) -> None:
+def test_wrong_masks_are_refused(segmentation: object, parts: list[object]) -> None:
     data = ground_truth()
     for annotation in data["annotations"]:
         annotation["segmentation"] = rle(slice(0, 9), slice(0, 9))
     entries = [{"image_id": 5, "category_id": 1, "score": 0.5, "segmentation": segmentation}]
-    with pytest.raises(UserError, match=re.escape(f"results: entry 0: {expected}")):
+    with refused("results: entry 0", "segmentation", *parts):
         evaluate(data, entries, "segm")
 
 

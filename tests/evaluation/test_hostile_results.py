@@ -45,7 +45,7 @@ def test_results_are_evaluated_or_refused_in_one_line(tmp_path: Path, start: int
 
 @pytest.mark.parametrize(
     ("box", "hint"),
-    [([90, 90, 118, 99], "x1, y1, x2, y2"), ([0.1, 0.1, 0.8, 0.7], "shares of the image size"), ([9, 9, 50, 50], None)],
+    [([90, 90, 118, 99], "x1, y1, x2, y2"), ([0.1, 0.1, 0.8, 0.7], "relative to"), ([9, 9, 50, 50], None)],
 )
 def test_boxes_of_another_format_get_a_hint(box: list[float], hint: str | None) -> None:
     notes = [note for note in evaluate(ground_truth(), [result(bbox=box)]).notes if "are they" in note]
@@ -67,4 +67,4 @@ def test_more_objects_than_count_are_noted() -> None:
     for backend in ("pycocotools", "hotcoco"):
         counted = evaluate(data, perfect, backend=backend, max_detections=200)
         assert counted.per_class["dog"] == pytest.approx(1)
-        assert any("200 detections count" in note for note in counted.notes)
+        assert any("200 detections" in note for note in counted.notes)

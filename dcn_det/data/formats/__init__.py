@@ -10,18 +10,18 @@ from dcn_det.progress import Count
 
 
 def open_split(data: DataConfig, split: Split, progress: Count | None = None) -> DataFormat:
-    """Opens one split of the data set in the settings; the sample set is first written where absent.
+    """Opens one split of the data set in the settings; generates the sample set if it is absent.
 
     Args:
         data: the settings.
         split: ``train`` or ``test``.
-        progress: told how writing the sample set advances.
+        progress: called with the number of images of the sample set written and their total number.
 
     Raises:
         UserError: the settings have no such split, or the data set is absent; see ``DataFormat.prepare``.
     """
     if getattr(data, split) is None:
-        raise UserError(f"data.{split}: is null; name the images and annotations of this split")
+        raise UserError(f"data.{split}: is null; set the images and annotations of this split")
     opened: DataFormat = FORMATS.builder(data.kind)(data, split)
     opened.prepare(progress)
     return opened

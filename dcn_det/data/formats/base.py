@@ -1,4 +1,4 @@
-"""What a data format offers: one split of a data set, as records, to train on, to measure against and to check."""
+"""Interface of data formats: one split of a data set, for training, evaluation and checks."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Split = Literal["train", "test"]
 class DataFormat(ABC):
     """One split of a data set.
 
-    A format has to say how annotations are read; the rest follows from the records. Importing a format loads no torch,
-    which evaluation does without.
+    A format implements :meth:`read`; the other methods use its records. Modules of formats must not import torch, so
+    that evaluation runs without it.
 
     Args:
         data: the settings.
-        split: ``train`` or ``test``; its block in ``data`` is not null.
+        split: ``train`` or ``test``; this section of ``data`` is not null.
     """
 
     paths: Any
-    """Settings of the split: the block ``data.train`` or ``data.test``."""
+    """Settings of the split: the section ``data.train`` or ``data.test``."""
 
     def __init__(self, data: DataConfig, split: Split) -> None:
         self.data = data
@@ -42,29 +42,29 @@ class DataFormat(ABC):
 
     @property
     def folder(self) -> Path:
-        """What file names of images are relative to; ``data.root`` unless overridden."""
+        """Folder of the images, to which file names are relative; ``data.root`` unless overridden."""
         return self.root
 
     def prepare(self, progress: Count | None = None) -> None:
-        """Makes sure that the data set is there; a format that can create it does so.
+        """Checks that the data set exists; creates it if the format can.
 
         Args:
-            progress: called with the number of images written and of images in all.
+            progress: called with the number of images written and their total number.
 
         Raises:
             UserError: ``data.root`` does not exist.
         """
         if not self.root.is_dir():
-            raise UserError(f"data.root: folder {self.root} does not exist; datasets/README.md says what goes where")
+            raise UserError(f"data.root: folder {self.root} does not exist; see datasets/README.md for the layout")
 
     @property
     def folder_setting(self) -> str:
-        """The setting that gives :attr:`folder`, for messages."""
+        """Name of the setting that determines :attr:`folder`, for messages."""
         return "data.root"
 
     @property
     def source(self) -> Path:
-        """What messages call the annotations; ``data.root`` unless overridden."""
+        """File or folder of the annotations, for messages; ``data.root`` unless overridden."""
         return self.root
 
     @abstractmethod
@@ -72,16 +72,16 @@ class DataFormat(ABC):
         """Reads images and objects.
 
         Args:
-            findings: receives what cannot be used, which is left out; :func:`dcn_det.data.rules.screen` applies the
-                rules that all formats share.
-            labelled: whether missing annotations are an error. If not, as for images to test on, there are no objects.
+            findings: receives the problems of images and objects that cannot be used. They are left out;
+                :func:`dcn_det.data.rules.screen` applies the rules that all formats share.
+            labelled: whether missing annotations are an error. If not, as for testing, images may have no annotations.
 
         Raises:
-            UserError: a file is missing or malformed; the message names the file and, for paths, the setting.
+            UserError: a file is missing or malformed; the message gives the file and, for paths, the setting.
         """
 
     def repaired(self, findings: Findings, labelled: bool = True) -> Records:
-        """Reads images and objects, with values repaired where possible, for ``dcn-det check-dataset --fix``.
+        """Reads images and objects and repairs values where possible, for ``dcn-det check-dataset --fix``.
 
         Args:
             findings, labelled: see :meth:`read`.
@@ -89,10 +89,10 @@ class DataFormat(ABC):
         return self.read(findings, labelled)
 
     def records(self, labelled: bool = True) -> Records:
-        """Reads images and objects, all of which can be used.
+        """Reads images and objects and checks that all can be used.
 
         Raises:
-            UserError: see :meth:`read`; or something cannot be used.
+            UserError: see :meth:`read`; an image or object cannot be used.
         """
         findings = Findings(self.source)
         records = self.read(findings, labelled)
@@ -106,12 +106,12 @@ class DataFormat(ABC):
         labelled: bool = True,
         classes: Sequence[str] | None = None,
     ) -> DatasetIndex:
-        """Reads the images to load and their objects.
+        """Reads images and objects into an index.
 
         Args:
             empty_images, bad_images: see ``dcn_det.data.index.build_index``.
             labelled: see :meth:`read`.
-            classes: names by label that a detector was trained on; None takes those of the annotations.
+            classes: class names that a detector was trained on, by label; None uses those of the annotations.
 
         Raises:
             UserError: see :meth:`records`, ``match_classes`` and ``build_index``.
@@ -126,7 +126,7 @@ class DataFormat(ABC):
         return build_index(records, self.folder, empty_images, bad_images, self.data.max_pixels)
 
     def settings_of_fixed(self, path: Path) -> list[str]:
-        """Returns ``key=value`` settings that use the annotations which ``check_dataset --fix`` wrote to ``path``."""
+        """Returns ``key=value`` settings to use the annotations that ``dcn-det check-dataset --fix`` wrote."""
         images = os.path.relpath(self.folder, self.root)
         split = f"data.{self.split}"
         return ["data.kind=coco", f"{split}.images={images}", f"{split}.annotations={path.absolute()}"]

@@ -36,8 +36,8 @@ class Check:
     """A rule for the values of a key.
 
     Attributes:
-        problem: returns what is wrong with a value, or None.
-        all_good: returns whether nothing is wrong with any of many values; False where that takes a closer look.
+        problem: returns the problem of a value, or None.
+        all_good: returns whether many values have no problem; False if each of them must be checked.
     """
 
     problem: Callable[[object], str | None]
@@ -45,7 +45,7 @@ class Check:
 
 
 class CocoFormat(DataFormat):
-    """An annotation file and a folder of images, ``annotations`` and ``images`` of a split."""
+    """COCO's format: an annotation file and a folder of images, ``annotations`` and ``images`` of a split."""
 
     paths: CocoSplitConfig
 
@@ -81,7 +81,7 @@ def read_coco(path: Path, classes: Sequence[str] | None = None, labelled: bool =
     """Reads a COCO annotation file; see :func:`read_document`.
 
     Raises:
-        UserError: the file is missing or malformed, or something in it cannot be used.
+        UserError: the file is missing or malformed, or an image or object cannot be used.
     """
     findings = Findings(path)
     records = read_document(read_json(path), path, findings, classes, labelled)
@@ -99,19 +99,19 @@ def read_document(
 ) -> Records:
     """Reads the content of a COCO annotation file.
 
-    Labels number the categories in ascending order of id. A category that only groups others (their
-    ``supercategory``) and has no objects, which some tools export, is ignored. Annotation ids play no part.
+    Labels number the categories in ascending order of id. Some tools export the supercategory of others as a category;
+    such a category is ignored if it has no objects. Annotation ids are not used.
 
     Args:
-        document: the content.
-        source: what messages call it.
-        findings: receives what is wrong, which is left out.
+        document: content of the file.
+        source: name of the file, for messages.
+        findings: receives the problems of entries; these entries are left out.
         classes: names of the categories to use, in the order of their labels; None uses all.
         labelled: whether a file without ``annotations``, such as COCO's test-dev list, is an error.
         files: whether images need a file name.
 
     Raises:
-        UserError: there is no list of images or categories, or it is empty; a class is not there.
+        UserError: the list of images or categories is missing or empty, or a class is not among the categories.
     """
     if not isinstance(document, Mapping):
         hint = "; is it a results file?" if isinstance(document, list) else ""
@@ -193,11 +193,11 @@ def _rows(
 def _sound(
     rows: list[Any], section: str, findings: Findings, checks: Mapping[str, Check]
 ) -> tuple[list[Row], list[int]]:
-    """Returns the rows without problems and their positions; reports the first problem of the others."""
+    """Returns the rows without problems and their positions; reports the first problem of every other row."""
     bad: dict[int, tuple[str, str]] = {}
     for place, row in enumerate(rows):
         if type(row) is not dict:
-            bad[place] = ("is no object", f"{section}[{place}] is {shown(row)}")
+            bad[place] = ("is not a JSON object", f"{section}[{place}] is {shown(row)}")
     for key, check in checks.items():
         if not bad and check.all_good([row.get(key) for row in rows]):
             continue
@@ -217,7 +217,7 @@ _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "cate
 
 
 def _id(value: object) -> str | None:
-    return None if is_id(value) else "expected an integer of 64 bits"
+    return None if is_id(value) else "expected a 64-bit integer"
 
 
 def _all_ids(values: list[Any]) -> bool:
@@ -271,7 +271,7 @@ def _iscrowd(value: object) -> str | None:
 
 def _area(value: object) -> str | None:
     good = value is None or (_is_number(value) and math.isfinite(value) and value >= 0)  # type: ignore[arg-type,operator]
-    return None if good else "expected a finite number from 0 on"
+    return None if good else "expected a finite number >= 0"
 
 
 def _all_flags(values: list[Any]) -> bool:
@@ -297,7 +297,7 @@ def _class_name(value: object) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        return "which is not valid Unicode"
+        return "not valid Unicode"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The embedded data set, in COCO's format."""
+"""Embedded sample data set, in COCO's format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dcn_det.progress import Count
 
 
 class SampleFormat(CocoFormat):
-    """The embedded data set, written to ``data.root`` when first used."""
+    """Embedded sample data set, written to ``data.root`` on first use."""
 
     def prepare(self, progress: Count | None = None) -> None:
         if not holds_sample(self.root):

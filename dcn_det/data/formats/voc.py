@@ -1,8 +1,9 @@
 """Pascal VOC: image sets, with one XML file per image.
 
-An image set is a text file of image names such as ``VOC2007/ImageSets/Main/trainval.txt``; ``Annotations`` and
-``JPEGImages`` are two folders up. Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010;
-development kits of 2007 and 2012. Data sets of others in this layout have names with letters and other image formats.
+An image set is a text file of image names such as ``VOC2007/ImageSets/Main/trainval.txt``; the folders ``Annotations``
+and ``JPEGImages`` are next to ``ImageSets``. The format is that of the development kits of 2007 and 2012 (Everingham et
+al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010). Image names with letters and image formats other
+than JPEG are also supported.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ VOC_CLASSES = tuple(_NAMES.split())
 
 
 class VocFormat(DataFormat):
-    """Image sets, ``sets`` of a split."""
+    """Pascal VOC's format: image sets, ``sets`` of a split."""
 
     paths: VocSplitConfig
 
@@ -51,23 +52,23 @@ class VocFormat(DataFormat):
 def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = None, labelled: bool = True) -> Records:
     """Reads the annotations of image sets.
 
-    An image id consists of the digits of the name, ``2008_000002`` gives 2008000002; other names give a number derived
-    from folder and name. Boxes become half-open and count from 0: (xmin - 1, ymin - 1, xmax, ymax). Difficult objects
-    are marked as crowds. A name that a set repeats counts once.
+    Image ids are the digits of the image name: ``2008_000002`` gives 2008000002. For other names, they are hashes of
+    folder and name. Boxes become half-open, with pixels counted from 0: (xmin - 1, ymin - 1, xmax, ymax). Difficult
+    objects are marked as crowds. Repeated names are counted once.
 
     Args:
-        root: folder of ``VOC2007`` and so on.
-        sets: image set files relative to ``root``, taken together.
-        classes: names by label; objects of other classes are left out. None stands for the 20 of Pascal VOC, and other
-            classes are an error.
-        labelled: whether an image without annotation file is an error; if not, it has no objects, and its size is read
-            from the image.
+        root: folder that contains ``VOC2007`` and the like.
+        sets: image set files relative to ``root``; their images are combined.
+        classes: class names by label; objects of other classes are left out. None uses the 20 classes of Pascal VOC and
+            treats other classes as errors.
+        labelled: whether an image without annotation file is an error. If not, it has no objects, and its size is read
+            from the image file.
 
     Returns:
         The images in the order of the sets.
 
     Raises:
-        UserError: a file is missing or malformed, or something in it cannot be used.
+        UserError: a file is missing or malformed, or an image or object cannot be used.
     """
     findings = Findings(root / sets[0])
     records = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None).read(sets)
@@ -76,10 +77,10 @@ def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = No
 
 
 def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
-    """Returns what image sets name, in their order: the folder of the year (``VOC2007``) and the name of the image.
+    """Returns the images of image sets, in order: the folder of the year (such as ``VOC2007``) and the image name.
 
     Raises:
-        UserError: a set is missing, or all are empty.
+        UserError: a set is missing, or all sets are empty.
     """
     jobs: list[tuple[Path, str]] = []
     for name in sets:
@@ -94,8 +95,8 @@ def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
 
 
 def _names(lines: list[str]) -> list[str]:
-    """Returns the names of a set's lines: paths and image suffixes are dropped."""
-    # Sets of one class have a second column of -1, 0 or 1; otherwise, spaces belong to the name.
+    """Returns the image names in the lines of a set, without folders and suffixes."""
+    # Sets of a single class have a second column of -1, 0 or 1; otherwise, spaces are part of the name.
     words = [line.rsplit(maxsplit=1) for line in lines]
     if all(len(each) == 2 and each[1] in ("-1", "0", "1") for each in words):
         lines = [first for first, _ in words]
@@ -107,12 +108,12 @@ _KNOWN = {*SUFFIXES, ".xml"}
 
 
 class _Reader:
-    """Reads image sets of one root.
+    """Reader of image sets.
 
     Args:
         root: see :func:`read_voc`.
-        classes: names by label.
-        findings: receives what is wrong.
+        classes: class names by label.
+        findings: receives errors and notes.
         labelled: see :func:`read_voc`.
         select: whether objects of other classes are left out; if not, they are errors.
     """
@@ -138,7 +139,7 @@ class _Reader:
         notes = []
         if len(jobs) > len(unique):
             repeated = [name for (_, name), count in Counter(jobs).items() if count > 1]
-            notes.append(f"names repeated in the set, counted once: {first_few(repeated)}")
+            notes.append(f"repeated image names, counted once: {first_few(repeated)}")
         if self._others:
             others = [f"{shown(name)} {count}" for name, count in self._others.most_common()]
             notes.append(f"objects of other classes, left out: {first_few(others)}")
@@ -178,7 +179,7 @@ class _Reader:
         return ImageRecord(ident, relative, *size, tuple(each for each in objects if each is not None))
 
     def _size(self, tree: ElementTree.Element, path: Path, file: Path) -> tuple[int, int] | None:
-        """Returns height and width as annotated; those of the image if the annotation has 0 or none."""
+        """Returns height and width as annotated, or those of the image file if the annotation has 0 or none."""
         texts = [tree.findtext(f"size/{key}") for key in ("height", "width")]
         sides = [_number(text or "0") for text in texts]
         if all(side is not None and 1 <= side <= MAX_SIDE for side in sides):
@@ -188,7 +189,7 @@ class _Reader:
             given = f"width {shown(texts[1])}, height {shown(texts[0])}"
             self.findings.error("image without a usable size", f"{path}: {given}")
         else:
-            self.findings.note("annotation without size, which is that of the image", str(path))
+            self.findings.note("annotation without size; that of the image is used", str(path))
         return size
 
     def _object(self, node: ElementTree.Element, where: str) -> ObjectRecord | None:
@@ -207,13 +208,13 @@ class _Reader:
             self.findings.error("object without a usable box", f"{where}: bndbox/{key} is {text}, expected a number")
             return None
         x1, y1, x2, y2 = (float(corner) for corner in corners if corner is not None)
-        # VOC counts from 1, and the last pixel is inside.
+        # VOC counts pixels from 1, and xmax and ymax are inside the box.
         difficult = (node.findtext("difficult") or "0").strip() == "1"
         return ObjectRecord(self.classes[name], (x1 - 1, y1 - 1, x2, y2), difficult)
 
 
 def _image_files(folder: Path) -> dict[str, str]:
-    """Returns the file names of images by their name without suffix; JPEG comes first."""
+    """Returns image file names by name without suffix; JPEG files are preferred."""
     found = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     found.sort(key=lambda name: Path(name).suffix.lower() in (".jpg", ".jpeg"))
     return {Path(name).stem: name for name in found}
@@ -223,7 +224,7 @@ _MISSING = "annotation file missing"
 
 
 def _parse(path: Path) -> ElementTree.Element | str:
-    """Returns the root of an annotation file, otherwise what is wrong with it."""
+    """Returns the root element of an annotation file, or a description of its problem."""
     if not path.is_file():
         return _MISSING
     try:
@@ -233,7 +234,7 @@ def _parse(path: Path) -> ElementTree.Element | str:
 
 
 def _image_id(name: str, file: str) -> int:
-    """Returns the id of an image: its digits, as in Pascal VOC, or a hash of 52 bits, which JSON readers keep exact."""
+    """Returns the id of an image: its digits, or a hash of 52 bits (exact in JSON readers that use float64)."""
     digits = name.replace("_", "")
     if digits.isascii() and digits.isdigit() and len(digits) < 16:
         return int(digits)

@@ -1,8 +1,8 @@
-"""The embedded data set: real handwritten digits over real photographs, with tight boxes, in COCO format.
+"""Embedded sample data set: handwritten digits over photographs, with tight boxes, in COCO's format.
 
-It is composed offline from what scikit-learn carries: 1,797 digits of 8x8 pixels, two photographs of 640x427. Training,
-testing and every tool can so be tried, and regressions caught, without a download. Training and validation share
-neither a digit nor a pixel of photograph. ``python -m dcn_det.data.sample FOLDER`` writes the set.
+It is composed offline from data that scikit-learn contains: 1,797 digits of 8x8 pixels and two photographs of 640x427.
+All commands can be tried and tested on it without a download. Training and validation images share neither digits nor
+pixels of the photographs. ``python -m dcn_det.data.sample FOLDER`` writes the data set.
 """
 
 from dcn_det.data.sample.make import DEFAULT_ROOT, TRAIN_IMAGES, VAL_IMAGES, holds_sample, make_sample

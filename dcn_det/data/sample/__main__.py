@@ -1,4 +1,4 @@
-"""``python -m dcn_det.data.sample``: writes the embedded data set."""
+"""``python -m dcn_det.data.sample``: writes the embedded sample data set."""
 
 from __future__ import annotations
 

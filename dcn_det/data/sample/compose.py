@@ -1,4 +1,4 @@
-"""Draws the images of the sample data set: stretched, sheared, rotated digits over crops of photographs."""
+"""Composes the images of the sample data set: stretched, sheared and rotated digits over crops of photographs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Material:
-    """What one split is composed of: by class, 8x8 digits (0-16); and photographs (uint8 RGB)."""
+    """Source material of one split: 8x8 digits (0-16) by class, and photographs (uint8 RGB)."""
 
     digits: list[NDArray[np.float64]]
     photos: list[NDArray[np.uint8]]
@@ -63,7 +63,7 @@ def load_material() -> tuple[Material, Material]:
 
 
 def _glyph(digit: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Enlarges an 8x8 digit (0-16) smoothly, with a margin; sharpens it: holes open, faint strokes join."""
+    """Enlarges an 8x8 digit (0-16), adds a margin and sharpens it, which opens holes and connects faint strokes."""
     padded = np.pad(digit, _GLYPH_MARGIN).astype(np.float32) / np.float32(digit.max())
     size = padded.shape[0] * _GLYPH_SCALE
     smooth = cv2.resize(padded, (size, size), interpolation=cv2.INTER_CUBIC)
@@ -71,13 +71,13 @@ def _glyph(digit: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def compose(material: Material, rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Box], list[int]]:
-    """Draws one image: uint8 RGB canvas, half-open integer boxes around the visible ink, 0-based labels."""
+    """Returns an image: uint8 RGB canvas, half-open integer boxes around the visible ink, and labels from 0."""
     canvas = _background(material.photos, rng)
     count = int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1))
     low, high = np.log(_LONG_SIDE)
     boxes: list[Box] = []
     labels: list[int] = []
-    # Large ones first: placed last, they would rarely find room and the sizes would no longer be log-uniform.
+    # Large digits first: placed last, they would often not fit, and sizes would no longer be log-uniform.
     for long_side in sorted(np.exp(rng.uniform(low, high, count)).tolist(), reverse=True):
         label = int(rng.integers(len(CLASSES)))
         choices = material.digits[label]
@@ -96,7 +96,7 @@ def compose(material: Material, rng: np.random.Generator) -> tuple[NDArray[np.ui
 
 
 def _background(photos: list[NDArray[np.uint8]], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Takes a random square of a random photograph, perhaps mirrored, at the size of the canvas."""
+    """Returns a random square of a random photograph, mirrored with probability 0.5, at the size of the canvas."""
     photo = photos[int(rng.integers(len(photos)))]
     side = int(rng.integers(_CROP_SIDE[0], _CROP_SIDE[1] + 1))
     top = int(rng.integers(photo.shape[0] - side + 1))
@@ -133,12 +133,12 @@ def draw_ink(digit: NDArray[np.float64], long_side: float, rng: np.random.Genera
 
 
 def _paint(patch: NDArray[np.float32], ink: NDArray[np.float32], rng: np.random.Generator) -> None:
-    """Blends a random colour into ``patch`` in place, its luminance well apart from the patch's own."""
+    """Blends a random color into ``patch`` in place; its luminance differs from the mean of the patch."""
     here = float((patch @ _LUMINANCE).mean())
     darker, lighter = max(here - _MIN_CONTRAST, 0), max(255 - here - _MIN_CONTRAST, 0)
     draw = rng.uniform(0, darker + lighter)
     luminance = draw if draw < darker else 255 - (draw - darker)
-    # A chroma direction that leaves the luminance alone, as far as the cube of colours allows.
+    # A direction of chroma that keeps the luminance, scaled to stay within the range of RGB.
     chroma = rng.uniform(-1, 1, 3)
     chroma -= chroma @ _LUMINANCE
     room = np.where(chroma > 0, 255 - luminance, luminance) / np.maximum(np.abs(chroma), 1e-6)
@@ -148,7 +148,7 @@ def _paint(patch: NDArray[np.float32], ink: NDArray[np.float32], rng: np.random.
 
 
 def _cover(a: Box, b: Box) -> float:
-    """Intersection over the smaller area."""
+    """Returns the area of the intersection divided by the smaller area."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

@@ -1,4 +1,4 @@
-"""Writes the embedded data set."""
+"""Writes the embedded sample data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dcn_det.errors import UserError
 from dcn_det.progress import Count
 
 VERSION = 1
-"""Goes up when the pixels or annotations of a given seed change; sets of another version are written anew."""
+"""Version of the data set, increased when images or annotations of a seed change; other versions are rewritten."""
 
 TRAIN_IMAGES = 1500
 VAL_IMAGES = 200
@@ -31,7 +31,7 @@ _VAL_ID_OFFSET = 100_000
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What a written set was made with; kept in ``sample.json``."""
+    """Arguments that a data set was made with, stored in ``sample.json``."""
 
     version: int
     seed: int
@@ -46,31 +46,31 @@ def make_sample(
     seed: int = 0,
     progress: Count | None = None,
 ) -> Path:
-    """Writes the sample data set unless ``root`` already holds it.
+    """Writes the sample data set unless ``root`` already contains it.
 
-    Every image is a pure function of (seed, split, number), so files are the same byte for byte between runs
-    with the same versions of NumPy and OpenCV. The set appears under ``root`` complete or not at all: it is
-    written to a sibling folder and renamed, which also makes concurrent callers harmless.
+    Every image is a pure function of (seed, split, number): files are identical between runs with the same versions of
+    NumPy and OpenCV. The data set is written to a folder next to ``root`` and then renamed, so ``root`` is never
+    incomplete, and several processes can call this at the same time.
 
     Args:
-        root: folder to hold ``train/``, ``val/``, ``annotations/{train,val}.json`` and ``sample.json``.
+        root: folder for ``train/``, ``val/``, ``annotations/{train,val}.json`` and ``sample.json``.
         train_images: number of training images.
         val_images: number of validation images.
-        seed: drives every random choice.
-        progress: called after each image.
+        seed: seed of all random choices.
+        progress: called after each image with the number of images written and their total number.
 
     Returns:
         ``root``.
 
     Raises:
-        UserError: scikit-learn or Pillow is not installed, or ``root`` holds something else.
+        UserError: scikit-learn or Pillow is not installed, or ``root`` contains other files.
     """
     root = Path(root)
     stamp = _Stamp(VERSION, seed, train_images, val_images)
     if _read_stamp(root) == stamp:
         return root
     if root.exists() and _read_stamp(root) is None and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is not a sample data set; give an empty or a new folder")
+        raise UserError(f"{root} exists and is not a sample data set; choose an empty or a new folder")
 
     materials = load_material()
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def make_sample(
 
 
 def holds_sample(root: str | Path) -> bool:
-    """Whether ``root`` holds a complete sample set of this version, of whatever size and seed."""
+    """Returns whether ``root`` contains a sample data set of this version, of any size and seed."""
     stamp = _read_stamp(Path(root))
     return stamp is not None and stamp.version == VERSION
 
@@ -107,10 +107,10 @@ def _read_stamp(root: Path) -> _Stamp | None:
 
 
 def _publish(staging: Path, root: Path, stamp: _Stamp) -> None:
-    """Renames ``staging`` to ``root`` over an outdated set; keeps the set of a faster concurrent writer."""
+    """Renames ``staging`` to ``root``; replaces an outdated set, but keeps one that another process wrote meanwhile."""
     if root.exists() and _read_stamp(root) != stamp:
         outdated = root.parent / f".{root.name}-{uuid.uuid4().hex}"
-        with contextlib.suppress(FileNotFoundError):  # a concurrent writer has just done the same
+        with contextlib.suppress(FileNotFoundError):  # another process has just done the same
             root.rename(outdated)
         shutil.rmtree(outdated, ignore_errors=True)
     try:
@@ -129,7 +129,7 @@ def _write_split(
     id_offset: int,
     count_one: Callable[[], None],
 ) -> None:
-    """Writes the images of one split and its annotation file; image ``n`` depends on (seed, n) alone."""
+    """Writes the images and the annotation file of one split; image ``n`` depends only on (seed, n)."""
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     images: list[dict[str, Any]] = []
