@@ -58,9 +58,6 @@ def main(argv: list[str] | None = None) -> int:
     overrides = [each for each in args.configs if "=" in each]
     if not files:
         raise UserError("no config given, only settings; name one or more YAML files first")
-    for name, value in (("--rois", args.rois), ("--classes", args.classes)):
-        if value is not None and value < 1:
-            raise UserError(f"{name}: {value} is not positive")
     size = None if args.size is None else _size(args.size)
     rows, notes = [], set()
     for file in files:

@@ -89,6 +89,8 @@ def test_command_lines(files: list[str], capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1.5", "nan", "", "1" + "0" * 30, "x"])
-def test_numbers_of_iterations(files: list[str], number: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for option in ("--stop-at",):
-        assert assert_result_or_clear_error(dispatch, ["train", "absent.yaml", option, number], capsys) == 2
+@pytest.mark.parametrize(
+    ("command", "option"), [("train", "--stop-at"), ("model-info", "--rois"), ("model-info", "--classes")]
+)
+def test_counts(files: list[str], command: str, option: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert assert_result_or_clear_error(dispatch, [command, "absent.yaml", f"{option}={number}"], capsys) == 2

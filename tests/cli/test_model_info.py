@@ -135,7 +135,6 @@ def test_results_measured_here(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["--size", "600"], "--size: '600'"),
         (["--size", "0x10"], "--size: '0x10'"),
-        (["--rois", "0"], "--rois: 0"),
         (["model.kind=rfnc"], "did you mean 'rfcn'?"),
         (["model.backbone.deform.blocks=[res5d]"], "resnet101 has no block 'res5d'; did you mean "),
     ],
