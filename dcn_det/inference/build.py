@@ -62,6 +62,7 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
         PostProcess(**Options(test)(PostProcess, vote_iou=average.vote_iou if average else None)),
         BoxAverage(**Options(average)(BoxAverage)) if average else None,
         PRECISIONS[config.train.precision],
+        box_corners=config.model.box_corners,
     )
 
 
