@@ -97,7 +97,7 @@ def test(
 def _run(
     config: Config, weights: Path, output: Path, submission: str | None, say: Say, processes: Processes, device: str
 ) -> TestResult | None:
-    state = checkpoint.load(weights)
+    state = checkpoint.load(weights, checkpoint.TESTING)
     config = with_settings_of_weights(config, state, weights)
     with processes.main_first():
         dataset = build_dataset(config.data, "test", config.test.resize, progress=Progress("sample image"))

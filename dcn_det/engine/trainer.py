@@ -173,7 +173,7 @@ class Trainer:
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"checkpoint '{source}' has a different optimizer than the config: {error}") from error
         for group, settings in zip(self.optimizer.param_groups, own):
             group.update(settings)

@@ -90,7 +90,7 @@ def load(
             device is not available.
     """
     weights = Path(weights)
-    state = checkpoint.load(weights)
+    state = checkpoint.load(weights, checkpoint.TESTING)
     if config is not None:
         settings = with_settings_of_weights(as_config(config, **overrides), state, weights)
     else:
