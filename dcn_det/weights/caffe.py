@@ -7,6 +7,7 @@ first convolution takes blue, green, red.
 
 from __future__ import annotations
 
+import math
 import mmap
 import pickle
 from collections.abc import Callable, Mapping
@@ -114,6 +115,9 @@ class _Array:
         """
         dtype = self.dtype.numpy()
         data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
+        extents = isinstance(self.shape, tuple) and all(type(each) is int and each >= 0 for each in self.shape)
+        if not extents or math.prod(self.shape) * dtype.itemsize != len(data):
+            raise ValueError("an array whose shape does not fit its data")
         values = np.frombuffer(data, dtype) if len(data) else np.empty(0, dtype)
         return values.reshape(self.shape, order=self.order).astype(self.dtype.code, order="C")
 

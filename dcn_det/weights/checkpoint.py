@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 from torch import Tensor
 
 from dcn_det.config import upgrade_plain
@@ -33,6 +42,18 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", arbitrary_types_allowed=True)
 
 
+def _with_plain_keys(plain: JsonValue) -> JsonValue:
+    """Refuses keys that do not fit into a message, at any depth."""
+    if isinstance(plain, dict) and not all(map(storage.is_name, plain)):
+        raise ValueError("a key is too long or contains control characters")
+    for inner in plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ():
+        _with_plain_keys(inner)
+    return plain
+
+
+_Plain = Annotated[dict[str, JsonValue], AfterValidator(_with_plain_keys)]
+
+
 class _Category(_Strict):
     id: int
     name: str
@@ -54,11 +75,11 @@ class _Fields(_Strict):
     """Types of a checkpoint's fields; each may be missing."""
 
     format_version: NonNegativeInt = 0
-    config: dict[str, JsonValue] = {}
+    config: _Plain = {}
     categories: Annotated[list[_Category], Field(min_length=1)] = []
     model: dict[str, Any] = {}
     average: dict[str, Any] | None = None
-    settings: dict[str, JsonValue] = {}
+    settings: _Plain = {}
     data_fingerprint: str = ""
     optimizer: _Optimizer = _Optimizer(state={}, param_groups=[])
     scaler: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -102,7 +103,9 @@ def _read_torch(path: Path) -> Any:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 for _ in range(_LEGACY_PICKLES):
                     check_pickle(content)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of unusual files, with advice to load unsafely
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_archive(file: IO[bytes]) -> None:
