@@ -143,7 +143,8 @@ def _tensors(arrays: Mapping[str, mxnet.Array], theirs: Mapping[str, str]) -> di
     for name, value in arrays.items():
         if value.dtype.kind != "f":
             raise UserError(f"{name} is {value.dtype.name}; weights are floating-point numbers")
-    return {ours: torch.from_numpy(arrays[name].astype(np.float32)) for ours, name in theirs.items()}
+    with np.errstate(over="ignore"):  # what becomes infinite is refused by name
+        return {ours: torch.from_numpy(arrays[name].astype(np.float32)) for ours, name in theirs.items()}
 
 
 def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belonging: Mapping[str, Any]) -> Converted:

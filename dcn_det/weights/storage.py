@@ -135,6 +135,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     rest = header.get(_REST, "{}")
+    if _REST in header and not header.keys() <= {"format", _REST, _CHECKSUM}:
+        raise ValueError("unknown keys in its header")  # perhaps that of the checksum, damaged
     # Other programs write no checksum, nor did earlier versions.
     if _CHECKSUM in header and header[_CHECKSUM] != _checksum(tensors, rest):
         raise ValueError("wrong checksum")
