@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dcn_det.config import load_config
 from dcn_det.errors import UserError
-from dcn_det.weights import checkpoint
+from dcn_det.weights import checkpoint, storage
 from dcn_det.weights.convert import FORMATS, Converted, convert
 from dcn_det.weights.settings import as_overrides, describe
 
-SUFFIXES = (".pth", checkpoint.SAFETENSORS)
+SUFFIXES = (".pth", storage.SAFETENSORS)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -291,6 +291,9 @@ class DetectorConfig(Section):
 
     kind: str
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES)] = ResNetConfig()
+    box_corners: Literal["half_open", "inclusive"] = "half_open"
+    """Corners that are divided by the scale when boxes are mapped back to the original image: half-open, or inclusive
+    as in the authors' released code, where a box is (x2 - x1) / scale + 1 wide."""
 
     @property
     def pooling(self) -> str:

@@ -101,7 +101,7 @@ def test(
 def _run(
     config: Config, weights: Path, output: Path, submission: str | None, say: Say, processes: Processes, device: str
 ) -> TestResult | None:
-    state = checkpoint.load(weights)
+    state = checkpoint.load(weights, checkpoint.TESTING)
     config = with_settings_of_weights(config, state, weights)
     predictor = restore_predictor(state, weights, config, device)
     with processes.main_first():

@@ -173,12 +173,24 @@ class Trainer:
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError) as error:
+            fits = all(
+                value is None or value.shape == parameter.shape
+                for parameter, values in self.optimizer.state.items()
+                for value in values.values()
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"checkpoint '{source}' has a different optimizer than the config: {error}") from error
+        if not fits:
+            raise UserError(f"checkpoint '{source}' has a different optimizer than the config: other shapes")
         for group, settings in zip(self.optimizer.param_groups, own):
             group.update(settings)
-        if state["scaler"] or not self.step.scaler.is_enabled():
-            self.step.scaler.load_state_dict(state["scaler"])
+        try:
+            if state["scaler"] or not self.step.scaler.is_enabled():
+                self.step.scaler.load_state_dict(state["scaler"])
+            if len(state["random"]) == self.processes.world_size:
+                randomness.load(state["random"][self.processes.rank], self.device)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(f"checkpoint '{source}' cannot be resumed: {error}") from error
         if self.average:
             # If averaging is new in this run, it starts from the current weights.
             self.average.load_state_dict(state.get("average") or state["model"], source)
@@ -186,8 +198,6 @@ class Trainer:
         self.best = state["best"]
         self.history = list(state["history"])
         self._skipped = state["skipped"]
-        if len(state["random"]) == self.processes.world_size:
-            randomness.load(state["random"][self.processes.rank], self.device)
         self._saved = source
 
     def run(self) -> dict[str, float]:

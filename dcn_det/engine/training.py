@@ -104,6 +104,8 @@ def _run(
         resumed = _latest(store, processes)
         if resumed is None and resume == "yes":
             raise UserError(f"'{output}' contains no readable checkpoint to resume from")
+        if resumed is not None:
+            checkpoint.require(resumed[1], resumed[0], checkpoint.RESUMING)
     elif processes.share(bool(store.saved())):
         raise UserError(f"'{output}' already contains a run; continue it with --resume or choose another --output")
 

@@ -65,6 +65,7 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
         PostProcess(**Options(test)(PostProcess, vote_iou=average.vote_iou if average else None)),
         BoxAverage(**Options(average)(BoxAverage)) if average else None,
         PRECISIONS[test.precision],
+        box_corners=config.model.box_corners,
     )
 
 
@@ -92,7 +93,7 @@ def load(
             device is not available.
     """
     weights = Path(weights)
-    state = checkpoint.load(weights)
+    state = checkpoint.load(weights, checkpoint.TESTING)
     if config is not None:
         settings = with_settings_of_weights(as_config(config, **overrides), state, weights)
     else:

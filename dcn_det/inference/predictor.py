@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import numpy as np
 import torch
@@ -24,16 +24,21 @@ from dcn_det.structures import Batch, Category, Detections, ImageInfo
 if TYPE_CHECKING:
     import PIL.Image
 
+BoxCorners = Literal["half_open", "inclusive"]
 
-def to_original(detections: Detections, info: ImageInfo) -> Detections:
+
+def to_original(detections: Detections, info: ImageInfo, box_corners: BoxCorners = "half_open") -> Detections:
     """Maps detections from the network's input back to the original image.
 
     Args:
         detections: boxes in input pixels, half-open.
         info: the image of the detections; a mirrored input is mirrored back.
+        box_corners: corners that are divided by the scale. ``half_open``: a box becomes ``(x2 - x1) / scale`` wide.
+            ``inclusive``: the last pixel of the box, ``x2 - 1``, is divided, as in the authors' released code, so a
+            box becomes ``1 - 1 / scale`` wider, also where it touches the right or bottom of the image.
 
     Returns:
-        The same detections in original pixels, clipped to the image, on the CPU.
+        The same detections, half-open, in original pixels, clipped to the image, on the CPU.
     """
     boxes = detections.boxes.detach().to("cpu", torch.float32)
     if info.flipped:
@@ -41,8 +46,15 @@ def to_original(detections: Detections, info: ImageInfo) -> Detections:
             (info.input_width - boxes[:, 2], boxes[:, 1], info.input_width - boxes[:, 0], boxes[:, 3]), dim=1
         )
     scale_x, scale_y = info.scale
-    boxes = boxes / boxes.new_tensor((scale_x, scale_y, scale_x, scale_y))
+    scales = boxes.new_tensor((scale_x, scale_y, scale_x, scale_y))
     limit = boxes.new_tensor((info.width, info.height, info.width, info.height))
+    if box_corners == "inclusive":
+        last = boxes.new_tensor((0, 0, 1, 1))
+        boxes, limit = (boxes - last) / scales + last, limit + last * (1 - 1 / scales)
+        # Boxes that are narrower than a pixel of a shrunk input would turn inside out.
+        boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2])
+    else:
+        boxes = boxes / scales
     boxes = torch.minimum(boxes.clamp(min=0), limit)
     return Detections(boxes, detections.scores.detach().cpu().float(), detections.labels.detach().cpu())
 
@@ -85,6 +97,7 @@ class Predictor:
         postprocess: turns candidates in original pixels into detections.
         box_average: iterative box averaging; requires a two-stage detector.
         precision: dtype of autocast; float32 disables it.
+        box_corners: how boxes are mapped back to the original image, see :func:`to_original`.
     """
 
     def __init__(
@@ -96,6 +109,7 @@ class Predictor:
         postprocess: PostProcess | None = None,
         box_average: BoxAverage | None = None,
         precision: torch.dtype = torch.float32,
+        box_corners: BoxCorners = "half_open",
     ) -> None:
         assert views
         self.model = model
@@ -105,6 +119,7 @@ class Predictor:
         self.postprocess = postprocess or PostProcess()
         self.box_average = box_average
         self.precision = precision
+        self.box_corners: BoxCorners = box_corners
 
     @property
     def names(self) -> list[str]:
@@ -162,7 +177,7 @@ class Predictor:
         finally:
             if training:
                 self.model.train()
-        return [to_original(candidates, info) for candidates, info in zip(found, batch.infos)]
+        return [to_original(candidates, info, self.box_corners) for candidates, info in zip(found, batch.infos)]
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[tuple[ImageInfo, Detections]]:
         """Yields the detections of every image; ``batches`` contains each batch of images once per view, in order."""
@@ -175,6 +190,7 @@ def _show(image: Image, view: View) -> Batch:
     resized = resize_short_side(image, view.short_side, view.max_side)
     info = ImageInfo(0, "", image.shape[0], image.shape[1], resized.shape[0], resized.shape[1], flipped=view.flipped)
     if view.flipped:
-        resized = flip_image(resized)
+        # In place, so not on the caller's image, which an image of the right size still is.
+        resized = flip_image(resized.copy() if resized is image else resized)
     pixels: Tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
     return collate([(pixels, info, None)])

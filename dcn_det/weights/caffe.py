@@ -7,9 +7,10 @@ first convolution takes blue, green, red.
 
 from __future__ import annotations
 
+import math
+import mmap
 import pickle
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,20 @@ import torch
 from torch import Tensor
 
 from dcn_det.errors import UserError
-from dcn_det.weights.files import missing_file, read_state_dict
+from dcn_det.weights.files import read_state_dict
+from dcn_det.weights.pickles import check_pickle
 from dcn_det.weights.resnet_names import block_modules, caffe2_name, caffe_layer, renamed
+from dcn_det.weights.storage import check_tensors, missing_file, readable, unreadable
 
 _STATISTICS = ("running_mean", "running_var")
 _BLOCKS_IN_PICKLES = ("blobs", "model", "state_dict")
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from a pickle of arrays (``.pkl``) or any file that PyTorch reads.
+    """Reads tensors by name from a pickle of arrays (``.pkl``) or any file that PyTorch reads.
 
     Raises:
-        UserError: no such file, damaged, or it holds something else.
+        UserError: there is no such file, or it cannot be read, is damaged or holds something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,25 +40,106 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix != ".pkl":
         return read_state_dict(path)
     try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
+        content = _unpickle(path)
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"cannot read weights from {path}; truncated, or not a pickle of arrays? ({reason})") from error
+        raise unreadable(path, error, "not a pickle of arrays") from error
     for key in _BLOCKS_IN_PICKLES:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path} holds no arrays by name but a {type(content).__name__}")
-    return {
-        str(name): torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"'{path}' does not hold arrays by name")
+    arrays = {
+        name: value
         for name, value in content.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not str(name).endswith("_momentum")
+        if isinstance(value, _Array) and value.floating and not str(name).endswith("_momentum")
     }
+    try:
+        tensors = {name: torch.from_numpy(value.numpy()) for name, value in arrays.items()}
+    except Exception as error:
+        raise unreadable(path, error, "not a pickle of arrays") from error
+    problem = check_tensors(tensors)
+    if problem is not None:
+        raise UserError(f"'{path}' does not hold arrays by name: {problem}")
+    return tensors
+
+
+def _unpickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            check_pickle(content)
+        return _ArrayUnpickler(file, encoding="latin1").load()
+
+
+class _DType:
+    """Stands for ``numpy.dtype``, whose own state may be anything."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str, *options: object) -> None:
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = {"<": "<", ">": ">"}.get(state[1], "=")
+
+    @property
+    def floating(self) -> bool:
+        return isinstance(self.code, str) and self.code[:1] == "f"
+
+    def numpy(self) -> np.dtype[Any]:
+        if self.code not in _FLOATS:
+            raise ValueError(f"an array of type {readable(self.code)}")
+        return np.dtype(self.order + self.code)
+
+
+class _Array:
+    """Stands for ``numpy.ndarray``, which allocates any shape that a file states."""
+
+    __slots__ = ("data", "dtype", "order", "shape")
+
+    def __init__(self, data: Any = b"", dtype: Any = None, shape: Any = (0,), order: Any = "C") -> None:
+        self.data, self.dtype, self.shape, self.order = data, dtype, shape, order
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, self.dtype, fortran, self.data = state
+        self.order = "F" if fortran else "C"
+
+    @property
+    def floating(self) -> bool:
+        return isinstance(self.dtype, _DType) and self.dtype.floating
+
+    def numpy(self) -> np.ndarray:
+        """Returns the array in the machine's byte order.
+
+        Raises:
+            Exception: type, shape and data do not fit each other; they may be anything.
+        """
+        dtype = self.dtype.numpy()
+        data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
+        extents = isinstance(self.shape, tuple) and all(type(each) is int and each >= 0 for each in self.shape)
+        if not extents or math.prod(self.shape) * dtype.itemsize != len(data):
+            raise ValueError("an array whose shape does not fit its data")
+        values = np.frombuffer(data, dtype) if len(data) else np.empty(0, dtype)
+        return values.reshape(self.shape, order=self.order).astype(self.dtype.code, order="C")
+
+
+class _Maker:
+    """What a pickle gets for the name of a class or function: makes values, and has no state that it could change."""
+
+    __slots__ = ("_make",)
+    _make: Callable[..., Any]
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_make", make)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise pickle.UnpicklingError("it changes a function")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes NumPy arrays and plain containers and nothing else, so that a file cannot run code."""
+    """Makes arrays and plain containers and nothing else, so that a file cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
@@ -63,37 +147,16 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
 
 
-def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """An array whose shape and values follow; the shape given here is never believed."""
-    return np.ndarray((0,), np.uint8)
-
-
-def _array_of(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
-
-
-def _number(dtype: Any, data: Any) -> Any:
-    return np.frombuffer(data, dtype)[0]
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode("latin1")
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,
-    ("numpy", "ndarray"): object,  # only ever named, to functions that do not look at it
-    ("numpy", "dtype"): np.dtype,
-    **{
-        (f"numpy.{core}.{module}", name): function
-        for core in ("core", "_core")
-        for module, name, function in (
-            ("multiarray", "_reconstruct", _empty_array),
-            ("multiarray", "scalar", _number),
-            ("numeric", "_frombuffer", _array_of),
-        )
-    },
+_FLOATS = ("f2", "f4", "f8")
+_CORES = ("numpy.core", "numpy._core")
+_ALLOWED = {
+    ("collections", "OrderedDict"): _Maker(dict),
+    ("_codecs", "encode"): _Maker(lambda text, encoding="latin1": text.encode("latin1")),
+    ("numpy", "ndarray"): _Maker(_Array),
+    ("numpy", "dtype"): _Maker(_DType),
+    **{(f"{core}.multiarray", "_reconstruct"): _Maker(lambda kind, shape, code: _Array()) for core in _CORES},
+    **{(f"{core}.multiarray", "scalar"): _Maker(lambda dtype, data: None) for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): _Maker(_Array) for core in _CORES},
 }
 
 

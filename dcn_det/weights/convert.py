@@ -143,7 +143,8 @@ def _tensors(arrays: Mapping[str, mxnet.Array], theirs: Mapping[str, str]) -> di
     for name, value in arrays.items():
         if value.dtype.kind != "f":
             raise UserError(f"{name} is {value.dtype.name}; weights are floating-point numbers")
-    return {ours: torch.from_numpy(arrays[name].astype(np.float32)) for ours, name in theirs.items()}
+    with np.errstate(over="ignore"):  # what becomes infinite is refused by name
+        return {ours: torch.from_numpy(arrays[name].astype(np.float32)) for ours, name in theirs.items()}
 
 
 def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belonging: Mapping[str, Any]) -> Converted:
@@ -177,7 +178,7 @@ def _fitting(model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[st
     differences += [
         f"{name} ({theirs[name]}) holds numbers that are not finite" if name in theirs else f"{name} is not finite"
         for name, value in tensors.items()
-        if name in expected and not value.isfinite().all()
+        if name in expected and value.shape == expected[name].shape and not value.isfinite().all()
     ]
     refuse(differences, "weights", _LISTED)
     return {

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcn_det.errors import UserError
-from dcn_det.weights.files import missing_file
+from dcn_det.weights.storage import is_name, missing_file
 
 LIST_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -151,6 +151,9 @@ def _shape(reader: _Reader) -> tuple[int, ...] | None:
 
 def _name(reader: _Reader) -> str:
     try:
-        return reader.take(reader.number("<Q")).decode()
+        name = reader.take(reader.number("<Q")).decode()
     except UnicodeDecodeError as error:
-        raise reader.error(f"a name that is no text ({error.reason})") from None
+        raise reader.error(f"the name is not text ({error.reason})") from None
+    if not is_name(name):
+        raise reader.error("the name is too long or contains control characters")
+    return name

@@ -34,6 +34,7 @@ BACKBONE_SETTINGS = of_backbone(CONVERTED)
 
 _DETECTOR: dict[str, Any] = {
     **BACKBONE_SETTINGS,
+    "model.box_corners": "inclusive",
     "model.backbone.deform.border": "dcn_v1",
     "model.rpn.anchors.ratios": (0.5, 1.0, 2.0),
     "model.head.box_stds": (0.1, 0.1, 0.2, 0.2),

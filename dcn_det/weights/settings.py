@@ -25,6 +25,7 @@ OF_BACKBONE = (
 _POOLING = "model.head.pooling"
 OF_DETECTOR = (
     *OF_BACKBONE,
+    "model.box_corners",
     "model.backbone.res5_stride",
     "model.backbone.res5_dilation",
     "model.backbone.deform.mask_scale",

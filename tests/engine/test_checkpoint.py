@@ -9,10 +9,16 @@ from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
 from dcn_det.weights.files import load_into
 
+STATE = {
+    "config": {"a": [1, "b", None]},
+    "categories": [{"id": 3, "name": "cat"}],
+    "model": {"w": torch.arange(3.0)},
+}
+
 
 def test_a_saved_state_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    checkpoint.save(path, {"model": {"w": torch.arange(3.0)}, "iteration": 7, "config": {"a": [1, "b", None]}})
+    checkpoint.save(path, {**STATE, "iteration": 7})
     state = checkpoint.load(path)
     assert state["iteration"] == 7
     assert state["config"] == {"a": [1, "b", None]}
@@ -22,9 +28,9 @@ def test_a_saved_state_comes_back(tmp_path: Path) -> None:
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    checkpoint.save(path, {"iteration": 1})
+    checkpoint.save(path, {**STATE, "iteration": 1})
     with pytest.raises(Exception, match=r"pickle|local"):
-        checkpoint.save(path, {"iteration": lambda: 0})
+        checkpoint.save(path, {**STATE, "iteration": lambda: 0})
     assert checkpoint.load(path)["iteration"] == 1
     assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]
 
@@ -35,7 +41,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, size: float) -> None:
     checkpoint.save(path, {"model": {"w": torch.randn(1000)}})
     data = path.read_bytes()
     path.write_bytes(data[: int(size * len(data)) if isinstance(size, float) else size])
-    with pytest.raises(UserError, match=r"a\.pth' cannot be read; it is truncated or damaged"):
+    with pytest.raises(UserError, match=r"a\.pth'; it is truncated or damaged"):
         checkpoint.load(path)
 
 
@@ -54,7 +60,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.pth' does not exist"):
+    with pytest.raises(UserError, match=r"no such weights file: .*none\.pth"):
         checkpoint.load(tmp_path / "none.pth")
 
 
@@ -72,8 +78,8 @@ def test_weights_of_another_architecture_name_what_differs() -> None:
 def test_the_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     for iteration in (10, 20, 30):
-        store.save(iteration, {"iteration": iteration})
-    store.save_best({"iteration": 20})
+        store.save(iteration, {**STATE, "iteration": iteration})
+    store.save_best({**STATE, "iteration": 20})
     assert [path.name for path in store.saved()] == ["iteration_00000020.pth", "iteration_00000030.pth"]
     assert checkpoint.load(store.best_path)["iteration"] == 20
 
@@ -81,8 +87,8 @@ def test_the_store_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 def test_latest_goes_back_past_a_damaged_checkpoint(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     assert store.latest() is None
-    store.save(10, {"iteration": 10})
-    newest = store.save(20, {"iteration": 20})
+    store.save(10, {**STATE, "iteration": 10})
+    newest = store.save(20, {**STATE, "iteration": 20})
     newest.write_bytes(newest.read_bytes()[:100])
     with pytest.warns(UserWarning, match=r"iteration_00000020\.pth.*\.damaged"):
         found = store.latest()

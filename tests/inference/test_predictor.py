@@ -50,6 +50,63 @@ def test_boxes_are_clipped_to_the_original() -> None:
     assert to_original(Detections(boxes, torch.ones(1), torch.zeros(1)), info).boxes.tolist() == [[0, 0, 201, 99]]
 
 
+def released_boxes(inclusive: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
+    """The formula of the authors' released code: clip inclusive corners to the input, divide them by the scale.
+
+    Returns half-open boxes; the width in COCO results is x2 - x1 + 1 for inclusive corners.
+    """
+    limit = np.array([width - 1, height - 1, width - 1, height - 1])
+    return np.clip(inclusive, 0, limit) / scale + np.array([0, 0, 1, 1])
+
+
+SCALES = (0.5, 1.5, 2.25)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("scale", SCALES)
+def test_inclusive_corners_are_divided_as_in_the_released_code(scale: float, flipped: bool) -> None:
+    width, height = int(400 * scale), int(240 * scale)
+    generator = np.random.default_rng(0)
+    first = generator.uniform(-20, (width - 2, height - 2), (50, 2))
+    inclusive = np.concatenate((first, first.clip(0) + generator.uniform(1, height / 2, (50, 2))), axis=1)
+    shown = inclusive.copy()
+    if flipped:  # the last pixel of a mirrored image is the first
+        shown[:, [0, 2]] = width - 1 - inclusive[:, [2, 0]]
+    info = ImageInfo(1, "", height=240, width=400, input_height=height, input_width=width, flipped=flipped)
+    boxes = torch.from_numpy(shown + [0, 0, 1, 1]).float()
+    found = to_original(Detections(boxes, torch.ones(50), torch.zeros(50)), info, "inclusive").boxes.numpy()
+    np.testing.assert_allclose(found, released_boxes(inclusive, width, height, scale), atol=1e-3)
+    ordinary = to_original(Detections(boxes, torch.ones(50), torch.zeros(50)), info).boxes
+    inside = (inclusive > 0).all(1) & (inclusive[:, 2] < width - 1) & (inclusive[:, 3] < height - 1)
+    wider = found[inside, 2:] - ordinary.numpy()[inside, 2:]
+    assert inside.sum() > 5 and np.allclose(wider, 1 - 1 / scale, atol=1e-3)
+
+
+def test_boxes_below_a_pixel_do_not_turn_inside_out() -> None:
+    info = ImageInfo(1, "", height=100, width=100, input_height=25, input_width=25)
+    boxes = torch.tensor([[3.0, 3.0, 3.5, 3.25], [0.0, 0.0, 0.0, 0.0]])
+    found = to_original(Detections(boxes, torch.ones(2), torch.zeros(2)), info, "inclusive").boxes
+    assert found.tolist() == [[12, 12, 12, 12], [0, 0, 0, 0]]
+
+
+def test_the_corners_of_a_config_reach_every_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, model = noise(96, 112), tiny_detector()
+    plain = settings(scales=[{"short_side": side, "max_side": 400} for side in (48, 96, 216)], flip=True)
+    released = plain.model_copy(update={"model": plain.model.model_copy(update={"box_corners": "inclusive"})})
+    ours, theirs = (build_predictor(model, CATEGORIES, each) for each in (plain, released))
+    assert [each.box_corners for each in (ours, theirs)] == ["half_open", "inclusive"]
+    joined: list[list[Detections]] = [[], []]
+    for predictor, views in zip((ours, theirs), joined):
+        monkeypatch.setattr(
+            predictor, "postprocess", lambda candidates, views=views: views.append(candidates) or candidates
+        )
+        predictor(image)
+    (plain_boxes,), (released_boxes,) = ([each.boxes for each in views] for views in joined)
+    wider = (released_boxes - plain_boxes)[:, 2:].flatten().tolist()
+    assert {round(1 - 96 / side, 3) for side in (48, 96, 216)} <= {round(value, 3) for value in wider}
+    assert torch.equal(released_boxes[:, :2], plain_boxes[:, :2])
+
+
 def test_devices_are_resolved_or_refused() -> None:
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -124,6 +181,15 @@ def test_with_a_flip_of_a_symmetric_image_nothing_changes() -> None:
 def test_a_mirrored_view_finds_objects_where_they_are() -> None:
     image = scene(200, 300, (20, 60, 80, 120))
     found = Predictor(Brightest(), CATEGORIES, [View(200, 400, True)], torch.device("cpu"))(image)
+    assert found.boxes.tolist() == [[20, 60, 80, 120]]
+
+
+def test_mirroring_leaves_the_given_image_as_it_was() -> None:
+    image = scene(200, 300, (20, 60, 80, 120))
+    before = image.copy()
+    views = [View(200, 400, True), View(200, 400)]
+    found = Predictor(Brightest(), CATEGORIES, views, torch.device("cpu"))(image)
+    assert np.array_equal(image, before)
     assert found.boxes.tolist() == [[20, 60, 80, 120]]
 
 

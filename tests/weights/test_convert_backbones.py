@@ -257,10 +257,10 @@ def test_bad_pickles(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         (whole[: len(whole) // 2], "cannot read weights from"),
         (b"", "cannot read weights from"),
         (b"no pickle", "cannot read weights from"),
-        (pickle.dumps([1, 2]), "holds no arrays by name but a list"),
+        (pickle.dumps([1, 2]), "does not hold arrays by name"),
         (pickle.dumps({"blobs": {"w": np.ones(3)}}), "is in no known format (mxnet, caffe, torchvision): it has w"),
-        (unbelieved, "holds no arrays by name but a ndarray"),
-        (called, "cannot read weights from"),
+        (unbelieved, "does not hold arrays by name"),
+        (called, "does not hold arrays by name"),
     ]:
         path.write_bytes(content)
         said = refusal(path, capsys)
@@ -290,7 +290,7 @@ def test_a_backbone_is_no_detector(tmp_path: Path) -> None:
         target = tmp_path / f"o{suffix}"
         assert main([str(source), str(target), "--config", CONFIG, *NARROW]) == 0
         with pytest.raises(
-            UserError, match=r"holds a backbone alone, to train from; give it as model\.backbone\.weights"
+            UserError, match=r"holds only a backbone, to train from; give it as model\.backbone\.weights"
         ):
             checkpoint.load(target)
         data = target.read_bytes()

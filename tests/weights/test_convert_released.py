@@ -10,6 +10,7 @@ import torch
 from dcn_det.cli.convert_weights import main
 from dcn_det.config import load_config, to_plain
 from dcn_det.entry import USER_ERROR, exit_code
+from dcn_det.inference.build import load
 from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint, released
 from dcn_det.weights.coco_classes import COCO_CATEGORIES
@@ -100,6 +101,7 @@ def test_a_whole_checkpoint(
     assert (backbone["stride_on"], backbone["stem_pool"], backbone["norm_eps"]) == ("first_1x1", "ceil", 1e-5)
     assert backbone["preprocess"] == {"channel_order": "rgb", "mean": [123.15, 115.9, 103.06], "std": [1, 1, 1]}
     assert backbone["deform"]["border"] == "dcn_v1"
+    assert state["config"]["model"]["box_corners"] == "inclusive" and load(target, "cpu").box_corners == "inclusive"
     assert head["box_stds"] == list(BOX_STDS)
     out = capsys.readouterr().out
     assert f"{len(arrays)} arrays" in out

@@ -82,6 +82,18 @@ def test_damaged_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_flipped_bit_in_the_cache_is_noticed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir(parents=True)
+    name = put(cache)
+    publish(monkeypatch, f"http://127.0.0.1:9/{name}")
+    assert torch.equal(imagenet_weights("resnet18")["conv1.weight"], STATE["conv1.weight"])
+    data = bytearray((cache / name).read_bytes())
+    data[data.index(STATE["conv1.weight"].numpy().tobytes()) + 5] ^= 1
+    (cache / name).write_bytes(data)
+    with refused("resnet18", "hash", cache):
+        imagenet_weights("resnet18")
+
+
 @pytest.mark.parametrize("reachable", [True, False])
 def test_nothing_to_download(
     site: tuple[Path, str], cache: Path, monkeypatch: pytest.MonkeyPatch, reachable: bool
