@@ -40,8 +40,8 @@ def load_backbone_weights(backbone: Backbone, settings: BackboneConfig) -> None:
             )
         if (settings.width, settings.stem_width) != (64, 64):
             raise UserError(
-                "model.backbone.weights: torchvision's weights have width 64 and stem_width 64, "
-                f"the config {settings.width} and {settings.stem_width}"
+                "model.backbone.weights: torchvision's have width 64 and stem_width 64, "
+                f"not {settings.width} and {settings.stem_width}"
             )
         source, state = f"torchvision ({settings.kind})", torchvision_weights.imagenet_weights(settings.kind)
     else:

@@ -128,7 +128,7 @@ def finish(process: subprocess.Popen[bytes], output: IO[bytes], seconds: float) 
     return process.returncode, text
 
 
-def until(true: Callable[[], bool], seconds: float = 120, every: float = 0.02) -> bool:
+def until(true: Callable[[], bool], seconds: float = 300, every: float = 0.02) -> bool:
     """Waits until a condition is true; returns whether that happened in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
