@@ -1,1 +1,1 @@
-"""Reading weights that were not written by this package's own trainer."""
+"""Checkpoints, pretrained weights, and conversion of weights from other frameworks."""

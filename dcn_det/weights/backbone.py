@@ -1,4 +1,4 @@
-"""Pretrained weights of backbones, by the setting ``model.backbone.weights``."""
+"""Loads pretrained weights into backbones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dcn_det.weights.settings import as_overrides, get
 
 
 def load_backbone_weights(backbone: Backbone, settings: BackboneConfig) -> None:
-    """Loads the weights that the settings name.
+    """Loads the weights given by ``model.backbone.weights``.
 
     Args:
-        backbone: built from these settings, perhaps under a feature pyramid.
-        settings: of the backbone. ``weights: none`` loads nothing.
+        backbone: built from these settings, possibly with a feature pyramid.
+        settings: settings of the backbone; ``weights: none`` loads nothing.
 
     Raises:
         UserError: the weights cannot be read or downloaded, or do not fit the settings.
@@ -28,15 +28,15 @@ def load_backbone_weights(backbone: Backbone, settings: BackboneConfig) -> None:
     if settings.weights == "none":
         if isinstance(settings, ResidualBackboneConfig) and (settings.norm == "frozen_bn" or settings.frozen_stages):
             raise UserError(
-                "model.backbone.weights: 'none' would leave frozen layers at random; give weights, or set "
+                "model.backbone.weights: 'none' would leave frozen layers at random values; give weights, or set "
                 "model.backbone.norm to gn or bn and model.backbone.frozen_stages to 0"
             )
         return
     if settings.weights == "torchvision":
         if not isinstance(settings, ResNetConfig):
             raise UserError(
-                f"model.backbone.weights: torchvision has none of {settings.kind}; give a local file, or train from "
-                "scratch: weights none, norm gn or bn, frozen_stages 0"
+                f"model.backbone.weights: torchvision has none for {settings.kind}; give a local file, or train from "
+                "scratch with weights none, norm gn or bn, and frozen_stages 0"
             )
         if (settings.width, settings.stem_width) != (64, 64):
             raise UserError(
@@ -50,12 +50,12 @@ def load_backbone_weights(backbone: Backbone, settings: BackboneConfig) -> None:
         _check_recorded(settings, recorded)
     network = backbone.bottom_up if isinstance(backbone, FeaturePyramid) else backbone
     assert isinstance(network, nn.Module)
-    # The classifier has no place here, and weights of a plain network know no offsets.
+    # The classifier is not used, and weights of a plain network have no offsets.
     load_into(network, state, source=source, ignored=("fc.",), optional=(".offset.weight", ".offset.bias"))
 
 
 def _check_recorded(settings: BackboneConfig, recorded: dict[str, Any]) -> None:
-    """Refuses settings other than those that a file says its weights need."""
+    """Raises a UserError if settings differ from those stored with the weights."""
     plain = {"model": {"backbone": settings.model_dump(mode="json")}}
     wrong = {key: value for key, value in recorded.items() if get(plain, key) != value}
     if wrong:

@@ -1,8 +1,8 @@
-"""The original Caffe release of ResNet in the forms in which PyTorch users pass it on.
+"""Reads the original Caffe release of ResNet in the forms in which it circulates.
 
-Three spellings are read: Detectron's pickles (``res4_22_branch2b_w``, batch norm merged into scale and shift), Caffe's
-own layer names (``res4b22_branch2b.weight``, batch norm and scale apart), and torchvision's names. In all of them the
-first convolution takes blue, green, red.
+Three naming schemes are supported: Detectron's pickles (``res4_22_branch2b_w``, batch norm merged into scale and
+shift), Caffe's layer names (``res4b22_branch2b.weight``, batch norm and scale separate), and torchvision's names. In
+all of them, the first convolution takes blue, green, red.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _unpickle(path: Path) -> Any:
 
 
 class _DType:
-    """Stands for ``numpy.dtype``, whose own state may be anything."""
+    """Replaces ``numpy.dtype``, which would accept any state from a file."""
 
     __slots__ = ("code", "order")
 
@@ -92,7 +92,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray``, which allocates any shape that a file states."""
+    """Replaces ``numpy.ndarray``, which would allocate any shape that a file states."""
 
     __slots__ = ("data", "dtype", "order", "shape")
 
@@ -111,7 +111,7 @@ class _Array:
         """Returns the array in the machine's byte order.
 
         Raises:
-            Exception: type, shape and data do not fit each other; they may be anything.
+            Exception: type, shape and data are invalid; they may be any object.
         """
         dtype = self.dtype.numpy()
         data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
@@ -123,7 +123,7 @@ class _Array:
 
 
 class _Maker:
-    """What a pickle gets for the name of a class or function: makes values, and has no state that it could change."""
+    """Replaces classes and functions in a pickle: callable, without state that the pickle could change."""
 
     __slots__ = ("_make",)
     _make: Callable[..., Any]
@@ -139,12 +139,12 @@ class _Maker:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes arrays and plain containers and nothing else, so that a file cannot run code."""
+    """Creates only arrays and plain containers, so that a file cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, which is no array")
 
 
 _FLOATS = ("f2", "f4", "f8")
@@ -161,18 +161,18 @@ _ALLOWED = {
 
 
 def to_our_names(state: Mapping[str, Tensor], kind: str, eps: float) -> dict[str, Tensor]:
-    """Renames the parameters of any of the three spellings; unknown names stay as they are.
+    """Renames parameters of any of the three naming schemes; unknown names are kept.
 
-    Batch norm without statistics, merged into scale and shift, gets a mean of 0 and a variance of ``1 - eps``, with
-    which it is exactly that scale and shift.
+    Batch norm that is merged into scale and shift gets a mean of 0 and a variance of ``1 - eps``, which makes it
+    exactly that scale and shift.
 
     Args:
         state: tensors by name.
-        kind: of the backbone, such as ``resnet101``.
-        eps: added to variances.
+        kind: kind of the backbone, such as ``resnet101``.
+        eps: constant that batch norm adds to variances.
 
     Raises:
-        UserError: two names are for the same parameter.
+        UserError: two names denote the same parameter.
     """
     blocks = block_modules(kind)
     ours = {new: state[old] for new, old in renamed(state, lambda name: _our_name(name, blocks)).items()}
@@ -181,7 +181,7 @@ def to_our_names(state: Mapping[str, Tensor], kind: str, eps: float) -> dict[str
             layer, channels = name.rpartition(".")[0], len(ours[name])
             ours[f"{layer}.running_mean"] = torch.zeros(channels)
             ours[f"{layer}.running_var"] = torch.full((channels,), 1 - eps)
-    # Some conversions give the first convolution a bias of zeros.
+    # Some conversions add a bias of zeros to the first convolution.
     if "conv1.bias" in ours and not ours["conv1.bias"].any():
         del ours["conv1.bias"]
     return ours
@@ -196,7 +196,7 @@ def _our_name(name: str, blocks: Mapping[str, str]) -> str | None:
 
 
 def bgr_to_rgb(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights for images whose channels come in the opposite order."""
+    """Returns the weights for images with the opposite order of channels."""
     return {
         name: value.flip(1) if name == "conv1.weight" and value.ndim == 4 else value for name, value in state.items()
     }

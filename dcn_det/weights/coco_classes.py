@@ -1,4 +1,4 @@
-"""The categories of COCO's detection task in ascending order of id, which is the order of the authors' classes."""
+"""The categories of COCO's detection task by ascending id, the order of the authors' classes."""
 
 from __future__ import annotations
 

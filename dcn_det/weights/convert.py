@@ -1,4 +1,4 @@
-"""Weights from elsewhere in our checkpoints: a whole detector, or a backbone to train from."""
+"""Converts weights of other frameworks to checkpoints of a detector, or of a backbone to train from."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _LISTED = 20
 
 @dataclass(frozen=True)
 class Converted:
-    """What :func:`convert` made of a file.
+    """Result of :func:`convert`.
 
     Attributes:
-        title: what the file held.
-        state: what :func:`dcn_det.weights.checkpoint.save` writes.
-        changed: settings that the weights brought and the config had otherwise, as (config's, theirs).
-        dropped: parameters with no place in a detector, such as a classifier's.
+        title: description of the file's content.
+        state: content for :func:`dcn_det.weights.checkpoint.save`.
+        changed: settings that belong to the weights and differ from the config, as (config's value, theirs).
+        dropped: parameters that are not part of a detector, such as the classifier's.
     """
 
     title: str
@@ -47,17 +47,17 @@ class Converted:
 
 
 def convert(source: Path, config: Config, kind: Format | None = None) -> Converted:
-    """Reads a file of foreign weights and checks them name by name and shape by shape.
+    """Reads weights of another framework and checks every name and shape.
 
     Args:
         source: an MXNet ``.params`` file, a PyTorch file, ``.safetensors``, or a pickle of arrays.
-        config: describes the detector they are for. Settings that belong to the weights (layout, preprocessing,
-            border rule, ...) are replaced by those they were made with.
-        kind: what wrote the file; ``None`` finds out.
+        config: describes the detector. Settings that belong to the weights (layout, preprocessing, border rule, ...)
+            are replaced by those of the weights.
+        kind: format of the file; None detects it.
 
     Raises:
-        UserError: the file cannot be read, holds another network than the config describes, or, where the names are
-            torchvision's and ``kind`` is ``None``, could be either of two.
+        UserError: the file cannot be read, contains another network than the config describes, or its format cannot be
+            detected.
     """
     kind = kind or detect(source)
     try:
@@ -69,23 +69,23 @@ def convert(source: Path, config: Config, kind: Format | None = None) -> Convert
 
 
 def detect(source: Path) -> Format:
-    """What wrote a file, from its first bytes and the names in it.
+    """Detects the format of a file from its first bytes and the names in it.
 
     Raises:
-        UserError: it cannot be told.
+        UserError: the format is unknown or ambiguous.
     """
     if source.is_file() and mxnet.is_params(source):
         return "mxnet"
     names = caffe.read_weights(source)
     if "conv1.weight" in names and any(name.startswith("layer1.0.") for name in names):
         raise UserError(
-            f"'{source}' has torchvision's names, which conversions of the Caffe release have as well, and the two "
-            "need different images; give --format torchvision or --format caffe"
+            f"'{source}' has torchvision's names, which conversions of the Caffe release have as well, but the two "
+            "require different preprocessing; give --format torchvision or --format caffe"
         )
     if any(name.startswith(("res2_0_branch", "res2a_branch")) for name in names):
         return "caffe"
     some = ", ".join(list(names)[:3]) or "no tensors"
-    raise UserError(f"'{source}' is in no known format ({', '.join(FORMATS)}): it has {some}")
+    raise UserError(f"'{source}' is in no known format ({', '.join(FORMATS)}): it contains {some}")
 
 
 def _from_torch(source: Path, config: Config, kind: Format) -> Converted:
@@ -105,7 +105,7 @@ def _from_mxnet(source: Path, config: Config) -> Converted:
     network = released.recognise(arrays)
     backbone = config.model.backbone.kind
     if backbone != released.BACKBONE_KIND:
-        raise UserError(f"it has {released.BACKBONE_KIND} as its backbone, the config {backbone}")
+        raise UserError(f"its backbone is {released.BACKBONE_KIND}, the config has {backbone}")
     if network is None:
         theirs = renamed(arrays, lambda name: released.our_name(name, None))
         tensors = _tensors(arrays, theirs)
@@ -115,7 +115,7 @@ def _from_mxnet(source: Path, config: Config) -> Converted:
     needed = released.architecture_of(network, arrays)
     wrong = {key: value for key, value in needed.items() if _unordered(get(plain, key)) != _unordered(value)}
     if wrong:
-        raise UserError(f"it holds the authors' {network.title}: the config needs {as_overrides(wrong)}")
+        raise UserError(f"it contains the authors' {network.title}: the config needs {as_overrides(wrong)}")
     arrays = released.settle_test_copies(arrays, network, network.settings["model.head.box_stds"])
     theirs = renamed(arrays, lambda name: released.our_name(name, network))
     tensors = _tensors(arrays, theirs)
@@ -134,12 +134,12 @@ def _from_mxnet(source: Path, config: Config) -> Converted:
 
 
 def _unordered(value: Any) -> Any:
-    """For comparing: the order of names says nothing, and a switch that a config lacks is off."""
+    """Normalizes a value for comparison: the order of names does not matter, and a missing switch is off."""
     return sorted(value) if isinstance(value, list | tuple) else value or False
 
 
 def _tensors(arrays: Mapping[str, mxnet.Array], theirs: Mapping[str, str]) -> dict[str, Tensor]:
-    """Float32 tensors by our names, from arrays by theirs."""
+    """Returns float32 tensors by our names, from arrays by the file's names."""
     for name, value in arrays.items():
         if value.dtype.kind != "f":
             raise UserError(f"{name} is {value.dtype.name}; weights are floating-point numbers")
@@ -151,7 +151,7 @@ def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belongi
     dropped = [name for name in tensors if name.startswith("fc.")]
     changed = differences(config, belonging)
     config = laid_over(config, belonging, "settings of the weights")
-    # Offsets are learned in detection; no weights of a backbone have them.
+    # Offsets are learned in detection training; weights of a backbone do not contain them.
     settings = config.model.backbone
     assert isinstance(settings, ResNetConfig)
     plain = settings.model_copy(update={"deform": settings.deform.model_copy(update={"blocks": ()})})
@@ -165,18 +165,22 @@ def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belongi
 
 
 def _fitting(model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors in the model's order, if they are exactly those that it needs.
+    """Returns the tensors in the model's order.
 
     Args:
-        theirs: what the file calls our parameters, for messages.
+        model: the network that they are for.
+        tensors: tensors by the model's names.
+        theirs: names in the file by the model's names, for messages.
 
     Raises:
-        UserError: listing tensors that are missing, left over, of another shape or not finite.
+        UserError: lists tensors that are missing, surplus, of another shape or type, or not finite.
     """
     expected = model.state_dict()
     differences = differences_of(expected, tensors, names=theirs)
     differences += [
-        f"{name} ({theirs[name]}) holds numbers that are not finite" if name in theirs else f"{name} is not finite"
+        f"{name} ({theirs[name]}) contains non-finite numbers"
+        if name in theirs
+        else f"{name} contains non-finite numbers"
         for name, value in tensors.items()
         if name in expected and value.shape == expected[name].shape and not value.isfinite().all()
     ]
@@ -188,11 +192,11 @@ def _fitting(model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[st
 
 
 def _categories(config: Config) -> tuple[Category, ...]:
-    """Classes in the order of the weights: COCO's, or those that the config names, with ids from 1."""
+    """Returns the classes in the order of the weights: COCO's, or those in the config, with ids from 1."""
     names = config.data.classes
     if names is None:
         if config.data.kind != "coco":
-            raise UserError("data.classes: name the classes of the weights in their order")
+            raise UserError("data.classes: list the classes of the weights in their order")
         return COCO_CATEGORIES
     if names == tuple(category.name for category in COCO_CATEGORIES):
         return COCO_CATEGORIES

@@ -59,7 +59,7 @@ def tensors_by_name(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 COUNTER = "num_batches_tracked"
-"""Buffer of batch norm that only a momentum of None reads, which is not used here."""
+"""Buffer of batch norm that is read only if momentum is None, which is not used here."""
 
 
 def differences_of(
@@ -72,10 +72,10 @@ def differences_of(
     """Compares tensors by name, shape and whether they are floating-point; batch counters are left out.
 
     Args:
-        expected: the tensors of a network.
-        given: those of a file, under the network's names.
+        expected: tensors of a network.
+        given: tensors of a file, by the network's names.
         optional: endings of expected names that may be missing.
-        names: what the file calls its tensors, by the network's names.
+        names: names in the file by the network's names.
 
     Returns:
         One short text per difference; empty if everything fits.
@@ -114,9 +114,9 @@ def load_into(
     Args:
         module: receives the tensors.
         state: tensors by name.
-        source: file or origin of the tensors, for messages.
-        ignored: beginnings of names in ``state`` that the module does not use.
-        optional: endings of names in ``module`` that may keep their initial values.
+        source: origin of the tensors, for messages.
+        ignored: beginnings of names in ``state`` that are not loaded.
+        optional: endings of names in ``module`` that may be missing and keep their initial values.
 
     Raises:
         UserError: naming the first tensors that are missing, surplus, or of another shape or type, or the first one

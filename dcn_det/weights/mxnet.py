@@ -1,10 +1,10 @@
 """Reads MXNet's ``.params`` files without MXNet.
 
 A file is little-endian: uint64 0x112, uint64 0; a count and the arrays; a count and the names, each a length and
-bytes. An array states its shape in one of four layouts, told apart by a leading magic number, then the device it was
-on, its dtype and its values in C order.
+bytes. An array consists of its shape, in one of four layouts that a leading magic number identifies, its device, its
+dtype and its values in C order.
 
-No size in a header is believed: nothing is allocated beyond what the file still holds.
+Sizes in headers are not trusted: nothing is allocated beyond the rest of the file.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DTYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "|u1", 4: "<i4", 5: "|i1", 6: "<i8"}
 SPARSE = {1: "row-sparse", 2: "compressed sparse row"}
 MAX_DIMENSIONS = 32
-"""Of an array; weights have four at most."""
+"""Maximum number of dimensions of an array; weights have at most four."""
 
 Array = NDArray[np.generic]
 
 
 def is_params(path: Path) -> bool:
-    """Whether a file begins as ``.params`` files do."""
+    """Whether a file begins like a ``.params`` file."""
     with path.open("rb") as file:
         return file.read(8) == struct.pack("<Q", LIST_MAGIC)
 
@@ -48,7 +48,7 @@ def read_params(path: str | Path) -> dict[str, Array]:
         Arrays by name, in the file's order; float32, float64, float16, uint8, int32, int8 or int64.
 
     Raises:
-        UserError: no such file, or not a whole and well-formed one; the message says where it goes wrong.
+        UserError: there is no such file, or it is truncated or malformed; the message says where.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,11 +57,13 @@ def read_params(path: str | Path) -> dict[str, Array]:
         reader = _Reader(file, path)
         magic, reserved = reader.number("<Q"), reader.number("<Q")
         if magic != LIST_MAGIC or reserved != 0:
-            raise reader.error(f"no MXNet .params file, it begins with {magic:#x} {reserved:#x} instead of 0x112 0x0")
+            raise reader.error(
+                f"not an MXNet .params file, it begins with {magic:#x} {reserved:#x} instead of 0x112 0x0"
+            )
         reader.part = "the number of arrays"
         count = reader.number("<Q")
         arrays = []
-        for index in range(count):  # ends where the file does, however large the count
+        for index in range(count):  # ends with the file, however large the count
             reader.part = f"array {index + 1} of {count}"
             arrays.append(_array(reader))
         reader.part = "the number of names"
@@ -73,7 +75,7 @@ def read_params(path: str | Path) -> dict[str, Array]:
             names.append(_name(reader))
         reader.part = "the end"
         if reader.left:
-            raise reader.error(f"{reader.left} more bytes than its header tells of")
+            raise reader.error(f"{reader.left} more bytes than its headers state")
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:
         raise reader.error(f"the name '{repeated[0]}' occurs twice")
@@ -81,7 +83,7 @@ def read_params(path: str | Path) -> dict[str, Array]:
 
 
 class _Reader:
-    """A file, how much of it is left, and which part of it is being read, for messages."""
+    """A file, its number of bytes left, and the part that is being read, for messages."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
@@ -94,7 +96,7 @@ class _Reader:
 
     def take(self, size: int) -> bytes:
         if size > self.left:
-            raise self.error(f"truncated or damaged, {size} bytes are to follow where {self.left} are left")
+            raise self.error(f"truncated or damaged, {size} bytes should follow, but {self.left} are left")
         data = self._file.read(size)
         self.left -= size
         if len(data) != size:
@@ -116,7 +118,7 @@ def _array(reader: _Reader) -> Array:
         known = ", ".join(f"{each} {np.dtype(name).name}" for each, name in DTYPES.items())
         raise reader.error(f"unknown dtype {code}; known are {known}")
     dtype = np.dtype(DTYPES[code])
-    # Zero is a legal extent; the others must not overflow an index then either.
+    # Zero is a valid extent, but the product of the others must still fit into an index.
     if min(shape, default=1) < 0 or prod(max(extent, 1) for extent in shape) * dtype.itemsize >= 2**62:
         raise reader.error(f"truncated or damaged, an array of shape {shape} is impossible")
     data = reader.take(prod(shape) * dtype.itemsize)
@@ -124,7 +126,7 @@ def _array(reader: _Reader) -> Array:
 
 
 def _shape(reader: _Reader) -> tuple[int, ...] | None:
-    """Shape of the array that begins here; ``None`` where the layout says that there is no array."""
+    """Reads the shape of the next array; None if the layout says that there is no array."""
     magic = reader.number("<I")
     extent, none = "<q", 0
     if magic == V1:
@@ -132,7 +134,7 @@ def _shape(reader: _Reader) -> tuple[int, ...] | None:
     elif magic in (V2, V3):
         storage = reader.number("<i")
         if storage in SPARSE:
-            raise reader.error(f"a {SPARSE[storage]} array; networks are made of dense ones")
+            raise reader.error(f"a {SPARSE[storage]} array; only dense ones are supported")
         if storage != 0:
             raise reader.error(f"unknown storage type {storage}; known are 0 dense, 1 row-sparse, 2 sparse")
         dimensions = reader.number("<i")

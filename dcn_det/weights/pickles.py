@@ -1,8 +1,8 @@
 """Checks a pickle before it is loaded, so that loading takes no more time and memory than its size warrants.
 
-Loaders believe what a pickle claims. A position in the memo of 2^29 takes six bytes and allocates gigabytes, as does a
-byte array that states a length and ends. Tuples that contain each other take a time to hash that doubles with every
-level, or overflow the stack.
+Loaders trust the numbers in a pickle. A memo position of 2^29 takes six bytes and allocates gigabytes, as does a byte
+array with a length and no content. The time to hash nested tuples can double with every level, and deep ones overflow
+the stack.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mmap import mmap
 from typing import IO, Any
 
 MAX_TUPLE = 10_000
-"""Values in a tuple, those of the tuples in it included. The tuples of weights files have a dozen."""
+"""Maximum number of values in a tuple and the tuples inside it. Those in weights have about a dozen."""
 
 _MARK = -1
 _PUT = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
@@ -21,21 +21,21 @@ _NESTING = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
 
 
 def check_pickle(file: IO[bytes] | mmap) -> None:
-    """Reads one pickle without loading it, and leaves the file behind its end.
+    """Checks one pickle without loading it, and leaves the file at its end.
 
     Args:
-        file: whose ``read`` allocates no more than is left, such as ``io.BytesIO`` or ``mmap``.
+        file: its ``read`` must not allocate more than the rest of the file, like that of ``io.BytesIO`` or ``mmap``.
 
     Raises:
-        ValueError: it is no pickle, ends early, or would cost more than its size warrants.
+        ValueError: the pickle is malformed or truncated, or would cost more to load than its size warrants.
     """
     stack: list[int] = []  # the number of values in each object
     memo: dict[int, int] = {}
     try:
         for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]  # it reads like a file
             _step(opcode, argument, stack, memo)
-    except (IndexError, KeyError) as error:  # it takes from an empty stack, or what the memo does not have
-        raise ValueError("no valid pickle") from error
+    except (IndexError, KeyError) as error:  # the stack is empty, or the memo has no such position
+        raise ValueError("not a valid pickle") from error
 
 
 def _step(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[int], memo: dict[int, int]) -> None:

@@ -1,6 +1,6 @@
-"""The networks that the authors released as MXNet parameters: our names for theirs, and what they were made with.
+"""The authors' released detectors (MXNet parameters): names of their parameters, and settings of their weights.
 
-The facts are those of the authors' released code: names of layers from its symbols, settings from its configurations.
+Source: the authors' released code; names of layers from its symbols, settings from its configurations.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PARAMETERS = {
     "aux:moving_mean": "running_mean",
     "aux:moving_var": "running_var",
 }
-"""Group and parameter of a layer -> our parameter."""
+"""Our parameter by group and parameter of a layer."""
 
 BACKBONE_SETTINGS = of_backbone(CONVERTED)
-"""Of the ImageNet network they all start from: the original Caffe release, its first convolution turned to RGB."""
+"""Settings of their ImageNet network: the original Caffe release, with its first convolution converted to RGB."""
 
 _DETECTOR: dict[str, Any] = {
     **BACKBONE_SETTINGS,
@@ -45,7 +45,7 @@ _STRIDE_16 = {**_DETECTOR, "model.backbone.res5_stride": 1, "model.backbone.res5
 _STRIDE_32 = {**_DETECTOR, "model.backbone.res5_stride": 2, "model.backbone.res5_dilation": 1}
 
 SCALES: dict[int, tuple[float, ...]] = {12: (4, 8, 16, 32), 9: (8, 16, 32), 3: (8,)}
-"""Scales of the anchors (of three ratios each), by the number of anchors: on COCO, on VOC, on a pyramid."""
+"""Scales of the anchors (with three ratios each) by the number of anchors: COCO, VOC, feature pyramid."""
 
 _RPN = {"rpn_cls_score": "rpn.cls_score", "rpn_bbox_pred": "rpn.bbox_pred"}
 _ONE_LEVEL = {**_RPN, "rpn_conv_3x3": "rpn.conv", "conv_new_1": "head.reduce"}
@@ -70,16 +70,16 @@ class Network:
     """One kind of released detector.
 
     Attributes:
-        title: for messages.
-        mark: a layer that tells it from the kinds after it in :data:`NETWORKS`.
-        layers: layers outside the residual network -> our modules.
-        kind: what ``model.kind`` is.
-        settings: those that belong to its weights.
-        deltas: the layer of box deltas.
-        bins: so many channels of that layer in a row hold the same coordinate, one for each bin.
-        plain_pooling: ``model.head.pooling`` where nothing in the head is deformable.
-        offset: a layer of deformable pooling that plain pooling has not.
-        pyramid: what ``model.fpn`` is.
+        title: name in messages.
+        mark: a layer that distinguishes it from the kinds after it in :data:`NETWORKS`.
+        layers: our modules by layers outside the residual network.
+        kind: value of ``model.kind``.
+        settings: settings that belong to its weights.
+        deltas: layer of box deltas.
+        bins: number of consecutive channels of that layer with the same coordinate, one per bin.
+        plain_pooling: value of ``model.head.pooling`` without deformable pooling.
+        offset: a layer that only deformable pooling has.
+        pyramid: value of ``model.fpn``.
         backbone: our module of the residual network.
     """
 
@@ -142,10 +142,13 @@ NETWORKS = (
 
 
 def split(name: str) -> tuple[str, str, bool] | None:
-    """``arg:res2a_branch1_weight`` -> layer ``res2a_branch1``, parameter ``weight``, no test copy.
+    """Splits ``arg:res2a_branch1_weight`` into layer ``res2a_branch1``, parameter ``weight``, and no test copy.
 
-    Files saved while training also hold the layer of box deltas multiplied by the deviations of the targets, for
-    testing, under names that end in ``_test``.
+    Files saved during training also contain copies of the layer of box deltas for testing, multiplied by the deviations
+    of the targets; their names end in ``_test``.
+
+    Returns:
+        None if the name has another form.
     """
     match = re.fullmatch(r"(arg|aux):(.+)_(weight|bias|gamma|beta|moving_mean|moving_var)(_test)?", name)
     if match is None or f"{match[1]}:{match[3]}" not in PARAMETERS:
@@ -154,10 +157,10 @@ def split(name: str) -> tuple[str, str, bool] | None:
 
 
 def recognise(names: Collection[str]) -> Network | None:
-    """The kind of detector with these parameters; ``None`` for a residual network alone.
+    """Returns the kind of detector with these parameters; None for a residual network.
 
     Raises:
-        UserError: it is neither.
+        UserError: the network is neither.
     """
     layers = {parts[0] for name in names if (parts := split(name)) is not None}
     for network in NETWORKS:
@@ -168,12 +171,17 @@ def recognise(names: Collection[str]) -> Network | None:
     some = ", ".join(list(names)[:3]) or "nothing"
     titles = ", ".join(network.title for network in NETWORKS)
     raise UserError(
-        f"it holds another network than those known here (the authors' {titles}, ResNet-101); its names are like {some}"
+        f"it contains none of the known networks (the authors' {titles}, ResNet-101); its names are like {some}"
     )
 
 
 def our_name(name: str, network: Network | None) -> str | None:
-    """Parameter of a released network -> ours, of the backbone alone where there is no detector; ``None`` for none."""
+    """Returns our name for a parameter of a released network, or None if there is none.
+
+    Args:
+        name: name in the file.
+        network: kind of detector; None for a residual network, whose names are those of our backbone.
+    """
     parts = split(name)
     if parts is None:
         return None
@@ -187,7 +195,7 @@ def our_name(name: str, network: Network | None) -> str | None:
 
 
 def architecture_of(network: Network, names: Iterable[str]) -> dict[str, Any]:
-    """The settings that a config needs to be of this architecture, as far as the shapes of arrays do not tell."""
+    """Returns settings of the architecture that the shapes of arrays do not show."""
     layers = {parts[0] for name in names if (parts := split(name)) is not None}
     blocks = [block for block in block_modules(BACKBONE_KIND) if f"{block}_branch2b_offset" in layers]
     return {
@@ -199,10 +207,10 @@ def architecture_of(network: Network, names: Iterable[str]) -> dict[str, Any]:
 
 
 def settings_of(network: Network, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings that belong to these weights.
+    """Returns the settings that belong to these weights.
 
-    Offset groups and anchors show in shapes. The authors' detectors predict offsets with a convolution dilated as the
-    deformable one; those with a single group, from before the release, with an undilated one.
+    Offset groups and anchors follow from shapes. The authors' detectors predict offsets with the dilation of the
+    deformable convolution; those with a single group, from before the release, without dilation.
 
     Args:
         state: tensors by our names.
@@ -220,25 +228,26 @@ def settings_of(network: Network, state: Mapping[str, Tensor]) -> dict[str, Any]
 
 
 def settle_test_copies(arrays: Mapping[str, Array], network: Network, stds: tuple[float, ...]) -> dict[str, Array]:
-    """Drops the copies for testing, or divides them where there is nothing else.
+    """Removes the copies for testing; one without an original replaces it, divided by the deviations.
 
     Args:
-        arrays: by their names.
-        stds: of (dx, dy, dw, dh), ``model.head.box_stds``.
+        arrays: arrays by the file's names.
+        network: kind of detector.
+        stds: deviations of (dx, dy, dw, dh), ``model.head.box_stds``.
 
     Raises:
-        UserError: a copy is not what it is a copy of, times the deviations.
+        UserError: a copy is not its original times the deviations.
     """
     result = {name: value for name, value in arrays.items() if not name.endswith("_test")}
     for name in [name for name in arrays if name not in result]:
         parts = split(name)
         if parts is None or parts[0] != network.deltas:
-            result[name] = arrays[name]  # to be listed as having no place
+            result[name] = arrays[name]  # listed as surplus later
             continue
         plain, copy = name.removesuffix("_test"), arrays[name].astype(np.float64)
         given = result.get(plain)
         if copy.size == 0 or copy.ndim == 0 or len(copy) % (4 * network.bins):
-            fits = given is None  # and is listed as of another shape
+            fits = given is None  # listed as of another shape later
             result.setdefault(plain, arrays[name])
         else:
             factors = np.resize(np.repeat(stds, network.bins), len(copy)).reshape(-1, *[1] * (copy.ndim - 1))

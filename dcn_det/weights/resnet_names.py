@@ -1,4 +1,4 @@
-"""What other programs call the layers of a residual network, in our backbone's names, which are torchvision's."""
+"""Names of the layers of a residual network in other programs. Those of our backbone are torchvision's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NORMS = {"1": "downsample.1", "2a": "bn1", "2b": "bn2", "2c": "bn3"}
 _STEM = {"conv1": "conv1", "bn_conv1": "bn1", "scale_conv1": "bn1", "fc1000": "fc"}
 
 CAFFE2 = {"w": "weight", "b": "bias", "bn_s": "weight", "bn_b": "bias"}
-"""Parameters as Detectron spells them; ``bn_s`` and ``bn_b`` are batch norm merged into scale and shift."""
+"""Our parameters by Detectron's names; ``bn_s`` and ``bn_b`` are batch norm merged into scale and shift."""
 
 
 def block_modules(kind: str) -> dict[str, str]:
-    """Our module of each residual block, by what the original release calls it: ``res4b22`` -> ``layer3.22``."""
+    """Returns our modules of the residual blocks by their names in the original release: ``res4b22``: ``layer3.22``."""
     return {
         name: f"layer{STAGES.index(stage) + 1}.{position}"
         for stage, names in stage_block_names(kind).items()
@@ -27,12 +27,12 @@ def block_modules(kind: str) -> dict[str, str]:
 
 
 def caffe_layer(layer: str, blocks: Mapping[str, str]) -> str | None:
-    """Our module for a layer of the original release, which MXNet's conversion kept; ``None`` for no such layer.
+    """Returns our module for a layer of the original release, whose names MXNet's conversion kept, or None.
 
     Args:
         layer: such as ``conv1``, ``res4b22_branch2b``, ``bn4b22_branch2b``, ``scale4b22_branch2b``, or the authors'
             ``res5a_branch2b_offset``.
-        blocks: from :func:`block_modules`.
+        blocks: result of :func:`block_modules`.
     """
     if layer in _STEM:
         return _STEM[layer]
@@ -47,10 +47,14 @@ def caffe_layer(layer: str, blocks: Mapping[str, str]) -> str | None:
 
 
 def renamed(names: Iterable[str], ours: Callable[[str], str | None]) -> dict[str, str]:
-    """What each of our parameters is called in a file; a name that is not known stands for itself.
+    """Returns the names in a file by our names; an unknown name is kept.
+
+    Args:
+        names: names in the file.
+        ours: returns our name for one of them, or None.
 
     Raises:
-        UserError: two of the names are for the same parameter.
+        UserError: two of the names denote the same parameter.
     """
     theirs: dict[str, str] = {}
     for name in names:
@@ -62,7 +66,7 @@ def renamed(names: Iterable[str], ours: Callable[[str], str | None]) -> dict[str
 
 
 def caffe2_name(name: str) -> str | None:
-    """Our parameter for one of Detectron's, such as ``res4_22_branch2b_bn_s``; ``None`` for no such name."""
+    """Returns our name for one of Detectron's, such as ``res4_22_branch2b_bn_s``, or None."""
     if match := re.fullmatch(r"(conv1|fc1000)_([wb])", name):
         return f"{_STEM[match[1]]}.{CAFFE2[match[2]]}"
     if match := re.fullmatch(r"res_conv1_(bn_[sb])", name):

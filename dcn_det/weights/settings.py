@@ -1,6 +1,6 @@
-"""Settings that belong to weights: with others the same numbers make another network, and no shape tells.
+"""Settings that belong to weights: with other values, the same weights are another network, which no shape shows.
 
-They are saved with the weights and win over a config that says otherwise.
+They are saved with the weights and take precedence over a config.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OF_BACKBONE = (
     "model.backbone.preprocess.mean",
     "model.backbone.preprocess.std",
 )
-"""What weights of a backbone before detection training depend on."""
+"""Settings that belong to weights of a backbone before detection training."""
 
 _POOLING = "model.head.pooling"
 OF_DETECTOR = (
@@ -40,11 +40,11 @@ OF_DETECTOR = (
     "model.head.offset_std",
     "model.head.box_stds",
 )
-"""What weights of a whole detector depend on, as far as its architecture has them."""
+"""Settings that belong to weights of a detector, as far as its architecture has them."""
 
 
 def get(plain: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key in plain settings; ``None`` where there is no such key."""
+    """Returns the value of a dotted key in plain settings, or None if there is no such key."""
     value: Any = plain
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -54,10 +54,10 @@ def get(plain: Mapping[str, Any], key: str) -> Any:
 
 
 def differences(config: Config, belonging: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys of which a config has another value than ``belonging``, with the config's and the other.
+    """Returns the dotted keys whose values differ, with the config's value and that of ``belonging``.
 
-    Keys that the config does not have, because its architecture has no use for them, do not differ. Nor does
-    pooling with offsets from another: it has weights of its own, so the names of these tell.
+    Keys that the architecture of the config does not have are left out. So is pooling with offsets compared with other
+    pooling: it has weights of its own, so their names show the difference.
     """
     plain = to_plain(config)
     pairs = {
@@ -73,12 +73,14 @@ def differences(config: Config, belonging: Mapping[str, Any]) -> dict[str, tuple
 
 
 def laid_over(config: Config, belonging: Mapping[str, Any], source: str) -> Config:
-    """The config with these values for these dotted keys, where it has them.
+    """Returns the config with other values for those of the dotted keys that it has.
 
-    A layout that is not that of torchvision's weights takes the place of ``weights: torchvision``, too.
+    If the layout changes, ``weights: torchvision`` becomes ``none``.
 
     Args:
-        source: what messages call the origin of the values.
+        config: the settings.
+        belonging: values by dotted key.
+        source: origin of the values, for messages.
 
     Raises:
         UserError: the values do not fit the rest.
@@ -90,22 +92,22 @@ def laid_over(config: Config, belonging: Mapping[str, Any], source: str) -> Conf
 
 
 def of_checkpoint(saved: Mapping[str, Any], keys: Iterable[str] = OF_DETECTOR) -> dict[str, Any]:
-    """From the plain config in a checkpoint: the settings that belong to its weights."""
+    """Returns the settings that belong to the weights, from the plain config in a checkpoint."""
     return {key: get(saved, key) for key in keys if get(saved, key) is not None}
 
 
 def as_overrides(values: Mapping[str, Any]) -> str:
-    """``key=value ...`` as the commands take it."""
+    """Formats values as command-line arguments, ``key=value ...``."""
     return " ".join(f"{key}={_plain(value)}" for key, value in values.items())
 
 
 def describe(differing: Mapping[str, tuple[Any, Any]]) -> str:
-    """``key value (config: other), ...``, for messages."""
+    """Formats differences for messages, ``key value (config: other), ...``."""
     return ", ".join(f"{key} {_plain(theirs)} (config: {_plain(ours)})" for key, (ours, theirs) in differing.items())
 
 
 def _plain(value: Any) -> str:
-    """A value as YAML without spaces."""
+    """Formats a value as YAML without spaces."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_plain, value))}]"
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,7 @@
-"""The two file formats of weights: archives of ``torch.save``, and ``.safetensors``.
+"""Reads and writes files of weights: those of ``torch.save``, and ``.safetensors``.
 
-Files are checked before they are loaded: checksums, and what loading would cost. Only tensors and plain containers are
-loaded, so a file cannot run code.
+Checksums and the cost of loading are checked before loading. Only tensors and plain containers are loaded, so a file
+cannot run code.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _READABLE = 200
 
 
 def read(path: Path) -> Any:
-    """Reads what a file holds, onto the CPU.
+    """Reads a file onto the CPU.
 
     Args:
         path: written by ``torch.save``, or, by its suffix, in the ``.safetensors`` format.
@@ -91,7 +91,7 @@ def unreadable(path: Path, error: Exception, otherwise: str) -> UserError:
 
 
 def readable(text: object) -> str:
-    """Returns a name from a file, or another library's words, as part of a one-line message."""
+    """Makes a name from a file, or another library's message, fit into one line."""
     return "".join(each if each.isprintable() else "?" for each in str(text)[:_READABLE])
 
 
@@ -109,7 +109,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _check_archive(file: IO[bytes]) -> None:
-    """Checks what torch does not: the checksums that it writes, and the cost of loading.
+    """Checks what torch does not check: the archive's checksums, and the cost of loading.
 
     Raises:
         ValueError, zipfile.BadZipFile: the archive is damaged, or not as ``torch.save`` writes it.

@@ -258,7 +258,10 @@ def test_bad_pickles(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         (b"", "cannot read weights from"),
         (b"no pickle", "cannot read weights from"),
         (pickle.dumps([1, 2]), "does not hold arrays by name"),
-        (pickle.dumps({"blobs": {"w": np.ones(3)}}), "is in no known format (mxnet, caffe, torchvision): it has w"),
+        (
+            pickle.dumps({"blobs": {"w": np.ones(3)}}),
+            "is in no known format (mxnet, caffe, torchvision): it contains w",
+        ),
         (unbelieved, "does not hold arrays by name"),
         (called, "does not hold arrays by name"),
     ]:
