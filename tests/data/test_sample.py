@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +114,16 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         sample.make_sample(tmp_path / "set", train_images=2, val_images=1, progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left.*sample") as caught:
+        make.make_sample(tmp_path / "sample", 2, 1)
+    assert caught.value.filename == str(tmp_path / "sample") and not list(tmp_path.iterdir())
 
 
 def test_a_concurrent_writer_may_win(tmp_path: Path) -> None:

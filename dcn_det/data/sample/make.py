@@ -64,6 +64,7 @@ def make_sample(
 
     Raises:
         UserError: scikit-learn or Pillow is not installed, or ``root`` contains other files.
+        OSError: the files cannot be written.
     """
     root = Path(root)
     stamp = _Stamp(VERSION, seed, train_images, val_images)
@@ -88,6 +89,8 @@ def make_sample(
         _write_split(staging, "val", materials[1], val_images, (seed, 1), _VAL_ID_OFFSET, count_one)
         (staging / "sample.json").write_text(json.dumps(asdict(stamp)) + "\n", encoding="utf-8")
         _publish(staging, root, stamp)
+    except OSError as error:  # the system names no file when a disk is full
+        raise OSError(error.errno, error.strerror, error.filename or str(root)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return root
