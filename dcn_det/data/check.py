@@ -133,7 +133,8 @@ def check_split(
     report = Report(Findings(split.source))
     records = split.read(report.findings, labelled=split.split == "train")
     report.notes = records.notes
-    report.images, report.objects = len(records.names), len(records.labels)
+    report.images = max(report.findings.images, len(records.names))
+    report.objects = max(report.findings.objects, len(records.labels))
     report.looks = _look(records, split.folder, split.data.max_pixels, workers, progress)
     usable = _judge_images(records, report)
     _judge_objects(records, usable, anchors, report)

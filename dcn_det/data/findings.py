@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 from dcn_det.errors import UserError
 
-_NAMED = 5
-"""Maximum number of examples in a message."""
-
 
 @dataclass
 class Findings:
@@ -26,11 +23,14 @@ class Findings:
         source: annotation file or folder, for messages.
         errors: all examples of each kind of error.
         notes: all examples of each kind of note; these do not prevent training or evaluation.
+        images, objects: numbers of annotated images and objects, with those that have errors; set by readers that know.
     """
 
     source: str | Path
     errors: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    images: int = 0
+    objects: int = 0
 
     def error(self, kind: str, example: str) -> None:
         self.errors.setdefault(kind, []).append(example)
@@ -45,9 +45,11 @@ class Findings:
             UserError: there are; the message describes the first kind.
         """
         for kind, examples in self.errors.items():
-            others = len(self.errors) - 1
-            more = f"; dcn-det check-dataset lists {others} more kind(s) of errors" if others else ""
-            raise UserError(f"{self.source}: {kind}: {first_few(examples)}{more}")
+            count = sum(map(len, self.errors.values()))
+            advice = (
+                f"; dcn-det check-dataset lists all {count} errors, --fix repairs or drops them" if count > 1 else ""
+            )
+            raise UserError(f"{self.source}: {kind}: {first_few(examples, 3)}{advice}")
 
     def keep(self, good: NDArray[np.bool_], kind: str, examples: Iterable[str]) -> NDArray[np.bool_]:
         """Reports the rows that are not ``good`` as errors; returns ``good``.
@@ -62,8 +64,8 @@ class Findings:
         return good
 
 
-def first_few(items: Iterable[object]) -> str:
-    """Joins the first few of ``items`` and adds the number of the others."""
+def first_few(items: Iterable[object], count: int = 5) -> str:
+    """Joins the first ``count`` items and adds the number of the others."""
     texts = [str(item) for item in items]
-    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
-    return ", ".join(texts[:_NAMED]) + more
+    more = f" and {len(texts) - count} more" if len(texts) > count else ""
+    return ", ".join(texts[:count]) + more

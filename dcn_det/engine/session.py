@@ -166,8 +166,8 @@ class Session:
         shortened = warmup_length(warmup.iterations, self.length)
         if warmup.kind != "none" and shortened != warmup.iterations:
             yield (
-                f"warm-up   shortened to {shortened} iterations: train.warmup.iterations is {warmup.iterations}, "
-                f"more than half of the run ({self.length})"
+                f"warm-up   shortened from {warmup.iterations} iterations (train.warmup.iterations), more than half of "
+                f"the run, to {shortened}"
             )
         multipliers = self.lr_multipliers
         for factor in sorted(set(multipliers.values())):

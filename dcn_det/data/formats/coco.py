@@ -117,12 +117,14 @@ def read_document(
         hint = "; is it a results file?" if isinstance(document, list) else ""
         raise UserError(f"{source}: not COCO annotations: it is {kind_of(document)}, expected an object{hint}")
     images = _rows(document, "images", source, findings, {"id": _ID, "file_name": _name(files)} | _SIDES)
+    findings.images = len(document["images"])
     categories = _categories(document, source, findings)
     annotations: list[Row] = []
     places: list[int] = []
     if labelled or "annotations" in document:
         rows = _section(document, "annotations", source)
         annotations, places = _sound(rows, "annotations", findings, _ANNOTATION)
+        findings.objects = len(rows)
         _note_ids(annotations, findings)
     rows_of = {row["id"]: i for i, row in reversed(list(enumerate(images)))}
     labels_of = {category.id: label for label, category in enumerate(categories)}

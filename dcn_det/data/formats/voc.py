@@ -134,6 +134,7 @@ class _Reader:
             self._files[base] = _image_files(base / "JPEGImages")
         with ThreadPoolExecutor(8) as pool:
             trees = list(pool.map(lambda job: _parse(job[0] / "Annotations" / f"{job[1]}.xml"), unique))
+        self.findings.images = len(unique)
         images = [each for job, tree in zip(unique, trees) if (each := self._image(*job, tree)) is not None]
         records = pack(images, list(self.classes), self.root / sets[0])
         notes = []
@@ -175,6 +176,7 @@ class _Reader:
         size = self._size(tree, path, file)
         if size is None:
             return None
+        self.findings.objects += len(tree.findall("object"))
         objects = [self._object(node, f"{path} object {i}") for i, node in enumerate(tree.iterfind("object"), start=1)]
         return ImageRecord(ident, relative, *size, tuple(each for each in objects if each is not None))
 
