@@ -100,7 +100,7 @@ def test_every_fault_is_found_and_named(broken: Path, workers: int) -> None:
         "repeated image names, counted once: 000005",
         "objects of other classes, left out: 'wolf' 1",
     )
-    assert (report.images, report.objects) == (7, 10)
+    assert (report.images, report.objects) == (11, 13)
     assert report.classes == {"cat": 4, "dog": 3, "emu": 1}
     assert sum(report.sizes) == 7, "the difficult one is not counted"
     kept = [Path(row["file_name"]).stem for row in fixed_document(split_of(broken), report)["images"]]
@@ -155,7 +155,7 @@ def test_the_command_says_what_is_wrong(broken: Path, capsys: pytest.CaptureFixt
     assert check_dataset.main([str(path), "--workers", "0", "--fix", str(out)]) == 1
     text = capsys.readouterr().out
     assert "  error annotation file unreadable: 1 (" in text
-    assert "fixed: " in text and "with 5 of 7 images, 6 of 10 objects" in text
+    assert "fixed: " in text and "with 5 of 11 images, 6 of 13 objects" in text
     index = load_coco(out, broken, CLASSES)
     assert index.image_ids.tolist() == [5, 6, 7, 13, 2008000002]
     assert check_dataset.main([str(path), "data.classes=[cat,dog,emu,wolf]", "--workers", "0"]) == 1
