@@ -26,17 +26,14 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UserError('report: matplotlib is not installed: pip install "dcn_det[report]"') from error
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}):  # a "$" in a class name is no formula
-        return {
-            "precision_recall": _precision_recall(analysis),
-            "size": _size(analysis),
-            "scores": _scores(analysis),
-            "ious": _ious(analysis),
-            "confusion": _confusion(analysis),
-            "errors": _errors(analysis),
-        }
+    return {
+        "precision_recall": _precision_recall(analysis),
+        "size": _size(analysis),
+        "scores": _scores(analysis),
+        "ious": _ious(analysis),
+        "confusion": _confusion(analysis),
+        "errors": _errors(analysis),
+    }
 
 
 def _axes(width: float = 5.0, height: float = 3.6) -> tuple[Any, Any]:
@@ -124,8 +121,9 @@ def _confusion(analysis: Analysis) -> bytes:
             ink = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=ink)
     labels = [names[i] for i in shown]
-    axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    # A "$" in a class name does not start a formula.
+    axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
     axes.set(xlabel="detected class", ylabel="true class")
     return _png(figure)
 
