@@ -176,13 +176,15 @@ class _Watch:
             elif waited >= self._timeout:
                 self.verdict = UserError(
                     f"no batch for {waited:g} s (data.timeout): a loader process hangs or is stopped; "
-                    f"{_shared_memory()}; {_REMEDIES}, or data.workers=0"
+                    f"{_resources()}; {_REMEDIES}, or data.workers=0"
                 )
             if self.verdict is not None:
                 self.kill()
                 return
 
 
+_FEW_FILES = 256
+"""Limits of open files below this are worth a mention; Linux has 1024 by default."""
 _REMEDIES = "try fewer data.workers, a smaller batch_size, or more shared memory (docker run --shm-size=2g)"
 
 
@@ -203,16 +205,18 @@ def _failure(error: Exception) -> Exception:
     if stop_waiting.is_set():  # the signal to stop may have reached the workers
         return StoppedWaiting()
     what = text.splitlines()[0] if isinstance(error, RuntimeError) else "a loader process died"
-    return WorkerDied(f"{what}; the system may be short of memory: {_shared_memory()}; {_REMEDIES}")
+    return WorkerDied(f"{what}; the system may be short of memory: {_resources()}; {_REMEDIES}")
 
 
-def _shared_memory() -> str:
-    """Describes the state of shared memory, in which workers hand over batches."""
+def _resources() -> str:
+    """Describes what workers need to hand over batches: shared memory, and file descriptors if they are few."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    few = f"; at most {limit} open files (ulimit -n)" if limit < _FEW_FILES else ""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
     except OSError:
-        return f"{SHARED_MEMORY} does not exist"
-    return f"{SHARED_MEMORY} has {usage.free >> 20} of {usage.total >> 20} MiB free"
+        return f"{SHARED_MEMORY} does not exist{few}"
+    return f"{SHARED_MEMORY} has {usage.free >> 20} of {usage.total >> 20} MiB free{few}"
 
 
 class _Batches(Dataset["Batch | UserError"]):

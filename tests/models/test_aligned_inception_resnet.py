@@ -155,7 +155,7 @@ def build(backbone: dict[str, Any], **blocks: Any) -> nn.Module:
         ),
         ({"deform": {"blocks": ["res5c"], "offset_groups": 64}}, "64 does not divide res5c's 32 channels"),
         ({"width": 9}, "model.backbone.width: 9 is odd"),
-        ({"weights": "torchvision"}, f"torchvision has none of {air.KIND}"),
+        ({"weights": "torchvision"}, f"torchvision has none for {air.KIND}"),
         ({"norm": "frozen_bn"}, "'none' would leave frozen layers at random"),
     ],
 )
