@@ -248,7 +248,7 @@ def _shared(batch: Batch) -> Batch | UserError:
         if "Too many open files" in str(error):
             return _failure(error)  # type: ignore[return-value]
         reason = " ".join(str(error).split())[:200]
-        return UserError(f"a loader process cannot hand over a batch ({reason}): {_shared_memory()}; {_REMEDIES}")
+        return UserError(f"a loader process cannot hand over a batch ({reason}): {_resources()}; {_REMEDIES}")
     return batch
 
 
