@@ -174,7 +174,7 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             fits = all(
-                value is None or value.shape == parameter.shape
+                value is None or value.shape in (parameter.shape, ())  # AdamW counts its steps in a scalar
                 for parameter, values in self.optimizer.state.items()
                 for value in values.values()
             )

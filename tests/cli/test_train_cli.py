@@ -53,9 +53,10 @@ def test_a_run_can_be_repeated_from_its_own_config(trained: Path, tmp_path: Path
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_ten_and_ten_more_equal_twenty_to_the_bit(tiny: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "optimizer"), [(0, "sgd"), (2, "sgd"), (0, "adamw")])
+def test_ten_and_ten_more_equal_twenty_to_the_bit(tiny: Path, tmp_path: Path, workers: int, optimizer: str) -> None:
     common = [str(tiny), "train.iterations=20", "train.log_every=10", f"data.workers={workers}"]
+    common.append(f"train.optimizer={{kind: {optimizer}, lr: 1e-3}}")
     assert train.main([*common, "--output", str(tmp_path / "whole")]) == 0
     part = tmp_path / "part"
     assert train.main([*common, "--output", str(part), "--stop-at", "10"]) == 0
