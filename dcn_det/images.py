@@ -31,6 +31,10 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 """Suffixes of image files, in lower case."""
 
 
+class ImageTooLarge(UserError):
+    """An image has more pixels than ``data.max_pixels``."""
+
+
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, upright: bool = False) -> Image:
     """Reads an image file as 8-bit RGB.
 
@@ -44,14 +48,17 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, upright: bool = F
         uint8 (H, W, 3), contiguous.
 
     Raises:
-        UserError: the file is missing, too large, truncated or not an image.
+        ImageTooLarge: the file states more pixels.
+        UserError: the file is missing, truncated or not an image.
     """
     data = _content(path)
     image = decode(data, max_pixels, upright)
     if image is None:
         size = stated_size(data)
         if size is not None and size[0] * size[1] > max_pixels:
-            raise UserError(f"image {path} has {size[1]}x{size[0]} pixels, more than {max_pixels} (data.max_pixels)")
+            raise ImageTooLarge(
+                f"image {path} has {size[1]}x{size[0]} pixels, more than {max_pixels} (data.max_pixels)"
+            )
         raise UserError(f"cannot decode image {path}: {len(data)} bytes, truncated or not an image")
     return image
 

@@ -20,7 +20,7 @@ from dcn_det.data.formats.base import DataFormat
 from dcn_det.data.formats.coco import read_document
 from dcn_det.data.records import Records, Written, to_coco
 from dcn_det.errors import UserError
-from dcn_det.images import orientation, read_image
+from dcn_det.images import ImageTooLarge, orientation, read_image
 from dcn_det.progress import Count
 
 EXAMPLES = 5
@@ -109,8 +109,10 @@ def look_at(path: str, max_pixels: int) -> Look:
         return Look("image missing")
     try:
         height, width = read_image(path, max_pixels).shape[:2]
-    except UserError as error:
-        return Look("image too large" if "data.max_pixels" in str(error) else "image unreadable or truncated")
+    except ImageTooLarge:
+        return Look("image too large")
+    except UserError:
+        return Look("image unreadable or truncated")
     return Look(None, height, width, orientation(path))
 
 

@@ -192,11 +192,7 @@ def _failure(error: Exception) -> Exception:
     """Returns what to raise for an error of torch's loader."""
     text = str(error)
     if "Too many open files" in text or "ancdata" in text or getattr(error, "errno", None) == errno.EMFILE:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return UserError(
-            f"too many open files (at most {limit}): raise the limit (ulimit -n 4096), or try fewer data.workers or a "
-            "smaller batch_size"
-        )
+        return _too_many_files()
     # A worker can also die while it hands over a batch.
     if isinstance(error, RuntimeError) and not text.startswith("DataLoader worker"):
         return error
@@ -206,6 +202,14 @@ def _failure(error: Exception) -> Exception:
         return StoppedWaiting()
     what = text.splitlines()[0] if isinstance(error, RuntimeError) else "a loader process died"
     return WorkerDied(f"{what}; the system may be short of memory: {_resources()}; {_REMEDIES}")
+
+
+def _too_many_files() -> UserError:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return UserError(
+        f"too many open files (at most {limit}): raise the limit (ulimit -n 4096), or try fewer data.workers or a "
+        "smaller batch_size"
+    )
 
 
 def _resources() -> str:
@@ -246,7 +250,7 @@ def _shared(batch: Batch) -> Batch | UserError:
                 tensor.share_memory_()
     except (RuntimeError, OSError) as error:
         if "Too many open files" in str(error):
-            return _failure(error)  # type: ignore[return-value]
+            return _too_many_files()
         reason = " ".join(str(error).split())[:200]
         return UserError(f"a loader process cannot hand over a batch ({reason}): {_resources()}; {_REMEDIES}")
     return batch

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from numbers import Real
 from pathlib import PurePosixPath
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,16 @@ is lower than that of file systems, since the image folder is added.
 def is_id(value: object) -> bool:
     """Returns whether ``value`` is a 64-bit integer."""
     return type(value) is int and -(2**63) <= value < 2**63
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Returns whether ``value`` is a finite number and not a bool."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False
 
 
 def name_problem(name: object) -> str | None:

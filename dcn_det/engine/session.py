@@ -89,6 +89,7 @@ class Session:
         self.division = divide(config.train, self.processes.world_size, global_batch)
         with self.processes.main_first():
             self.train_set = build_dataset(config.data, "train", progress=Progress("sample image"))
+        self.truth: Truth | None = None
         self.test_set = self._annotated_test_set()
         with self.processes.main_first():
             model = build_detector(config, len(self.categories))
@@ -118,7 +119,7 @@ class Session:
         if not dataset.index.annotated:
             warnings.warn(f"'{dataset.index.source}' has no annotations: training is not evaluated", stacklevel=3)
             return None
-        Truth.of_config(self.config)  # refuses now what evaluation would refuse after hours of training
+        self.truth = Truth.of_config(self.config)  # refuses now what evaluation would refuse after hours of training
         return dataset
 
     @property
@@ -203,7 +204,7 @@ class Session:
             assert isinstance(model, Detector)  # the session's model or its average
             predictor = build_predictor(model, test_set.categories, self.config)
             with tempfile.TemporaryDirectory(prefix="dcn_det-test-") as folder:
-                _, metrics = run_test(predictor, test_set, self.config, Path(folder), log.say, processes)
+                _, metrics = run_test(predictor, test_set, self.config, Path(folder), log.say, processes, self.truth)
             values = None
             if processes.main:
                 assert metrics is not None

@@ -136,6 +136,7 @@ def run_test(
     folder: Path,
     say: Say,
     processes: Processes | None = None,
+    truth: Truth | None = None,
 ) -> tuple[list[Result], Metrics | None]:
     """Detects the objects of a data set and evaluates the detections.
 
@@ -144,6 +145,7 @@ def run_test(
         dataset: the images.
         config: settings of loading and evaluation.
         folder, say, processes: see :func:`dcn_det.inference.dataset.detect_dataset`.
+        truth: ground truth of the data set; None reads that of the config.
 
     Returns:
         COCO results, and their metrics if the data set is annotated. In all processes but the main one, an empty list
@@ -152,7 +154,7 @@ def run_test(
     results = detect_dataset(predictor, dataset, config.data, config.test.batch_size, folder, say, processes)
     if (processes is not None and not processes.main) or not dataset.index.annotated:
         return results, None
-    return results, Truth.of_config(config).measure(results, evaluation_settings(config))
+    return results, (truth or Truth.of_config(config)).measure(results, evaluation_settings(config))
 
 
 def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tuple[str, np.ndarray]]:

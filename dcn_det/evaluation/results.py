@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from numbers import Integral, Real
+from numbers import Integral
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcn_det.data.rules import is_number
 from dcn_det.errors import UserError, shown
 from dcn_det.files import kind_of, without_collecting
 
@@ -246,16 +246,6 @@ def box_hints(table: ResultTable, images: Mapping[int, tuple[int, int]]) -> list
     if beyond > len(table) / 2:
         return [f"boxes that exceed their image: {beyond} of {len(table)}; are they [x1, y1, x2, y2]?"]
     return []
-
-
-def is_number(value: object) -> bool:
-    """Returns whether ``value`` is a finite number and not a bool."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the range of floats
-        return False
 
 
 def box_problem(box: object) -> tuple[str, str] | None:

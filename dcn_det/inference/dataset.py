@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from dcn_det.config.data import DataConfig
 from dcn_det.data.build import build_eval_loader
 from dcn_det.data.dataset import DetectionDataset
+from dcn_det.data.rules import is_number
 from dcn_det.data.sampler import EvalSampler
 from dcn_det.distributed import Processes
 from dcn_det.errors import UserError
-from dcn_det.evaluation.results import Result, box_problem, is_number
+from dcn_det.evaluation.results import Result, box_problem
 from dcn_det.inference.predictor import Predictor
 from dcn_det.progress import Progress, Say
 

@@ -32,16 +32,8 @@ from tests.weights.hostile import (
     attempt,
     equal,
     one_line,
-    small_state,
 )
 from tests.weights.mxnet_writer import write_params
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Content of the checkpoint of a small detector."""
-    return small_state(tmp_path_factory.mktemp("config"))
-
 
 # Files that are not what was written
 

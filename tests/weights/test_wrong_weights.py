@@ -25,18 +25,11 @@ from tests.weights.hostile import (
     attempt,
     equal,
     mutate,
-    small_state,
     write_if_possible,
 )
 from tests.weights.mxnet_writer import CODES, write_params
 from tests.weights.small_released import arrays_of, config_of
 from tests.weights.test_convert_backbones import CONFIG, NARROW, caffe_layers, original
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Content of the checkpoint of a small detector."""
-    return small_state(tmp_path_factory.mktemp("config"))
 
 
 def test_wrong_fields_of_a_checkpoint(state: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ iscrowd, area) and ``categories`` (id, name).
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from dcn_det.data.findings import Findings
 from dcn_det.data.formats.base import DataFormat
 from dcn_det.data.records import Records, Row, Written, only_classes
 from dcn_det.data.repair import repaired
-from dcn_det.data.rules import MAX_SIDE, is_id, name_problem, screen
+from dcn_det.data.rules import MAX_SIDE, is_id, is_number, name_problem, screen
 from dcn_det.errors import UserError, shown
 from dcn_det.files import kind_of, read_json
 
@@ -250,13 +249,9 @@ def _name(required: bool) -> Check:
     return Check(check)
 
 
-def _is_number(value: object) -> bool:
-    kind = type(value)
-    return kind is float or (kind is int and abs(value) < 2**1000)  # type: ignore[arg-type]
-
-
 def _bbox(value: object) -> str | None:
-    if type(value) is list and len(value) == 4 and all(map(_is_number, value)):
+    # Coordinates that are not finite are reported with those that are too large.
+    if type(value) is list and len(value) == 4 and all(type(each) is float or is_number(each) for each in value):
         return None
     return "expected [x, y, width, height]"
 
@@ -272,7 +267,7 @@ def _iscrowd(value: object) -> str | None:
 
 
 def _area(value: object) -> str | None:
-    good = value is None or (_is_number(value) and math.isfinite(value) and value >= 0)  # type: ignore[arg-type,operator]
+    good = value is None or (is_number(value) and value >= 0)
     return None if good else "expected a finite number >= 0"
 
 
