@@ -45,6 +45,8 @@ class TestConfig(Section):
     batch_size: BatchSize = 1
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of most layers, independent of ``train.precision``; class scores and box deltas are always float32."""
+    fold: bool = True
+    """Make batch norm part of the convolutions before it: faster, with results that differ by rounding."""
     score_threshold: Fraction = 1e-3
     """Minimum score (exclusive)."""
     nms: Literal["hard", "linear", "gaussian"] = "hard"
