@@ -148,7 +148,7 @@ def test_on_a_gpu(name, dtype, monkeypatch):
     calls = []
     joint = FoldedConv._joint
     monkeypatch.setattr(FoldedConv, "_joint", lambda layer, *args: calls.append(layer) or joint(layer, *args))
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         expected = network(x)["res5"]
         with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
             found = folded(x)["res5"].float()

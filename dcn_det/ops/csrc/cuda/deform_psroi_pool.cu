@@ -112,7 +112,10 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
   if (need_input)
     sums = last ? new_zeros(rois, {images, height, width, channels})
                 : new_zeros(rois, {images, channels, height, width});
-  if (need_offset) grad_offset = new_zeros(rois, {sizes.rois, offset->size(1), part_size, part_size});
+  if (need_offset) {
+    const std::initializer_list<int64_t> shape = {sizes.rois, offset->size(1), part_size, part_size};
+    grad_offset = empty ? new_zeros(rois, shape) : uninitialized(rois, shape);  // kernels write every element
+  }
   const cudaStream_t stream = current_stream(input);
   const double terms = static_cast<double>(sizes.rois) * sizes.bins();
   if (!empty && last && (need_input || need_offset)) {
