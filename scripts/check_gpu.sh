@@ -127,7 +127,8 @@ sanitize() { # TOOL TESTS
 }
 
 memcheck() { sanitize memcheck "(equals_the_reference or deterministic_algorithms or suppression) and not 20000"; }
-racecheck() { sanitize racecheck "(equals_the_reference and float32) or (suppression and not 20000)"; }
+# The tool itself aborts in calls of the deformable convolution, which multiply matrices with cuBLAS.
+racecheck() { sanitize racecheck "(equals_the_reference and float32 and not deform_conv2d) or (suppression and not 20000)"; }
 
 train() { # CONFIG PRECISION
   OMP_NUM_THREADS=2 step 120 "train-$1-$2" "$python" tools/train.py "configs/sample/$1.yaml" \

@@ -1,6 +1,7 @@
 """Batch norm as part of convolutions."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from dcn_det.models.folded import FoldedConv, Folding, fold
 from dcn_det.models.norm import FrozenBatchNorm2d
 from dcn_det.ops import DeformConv2d
 
-BACKBONES = {
+BACKBONES: dict[str, Any] = {
     "basic": lambda **options: ResNet("resnet18", width=8, stem_width=8, **options),
     "bottleneck": lambda **options: ResNet("resnet50", width=8, stem_width=8, **options),
     "deformable": lambda **options: ResNet(
@@ -26,7 +27,7 @@ BACKBONES = {
 }
 
 
-def trained(name: str, **options: object) -> nn.Module:
+def trained(name: str, **options: object) -> Any:
     """Returns a backbone whose statistics and offsets are not the initial ones, in evaluation mode."""
     torch.manual_seed(0)
     network = BACKBONES[name](**options).eval()
@@ -147,7 +148,12 @@ def test_on_a_gpu(name, dtype, monkeypatch):
     folded, x = fold(network, dtype), images().cuda()
     calls = []
     joint = FoldedConv._joint
-    monkeypatch.setattr(FoldedConv, "_joint", lambda layer, *args: calls.append(layer) or joint(layer, *args))
+
+    def counted(layer, *args):
+        calls.append(layer)
+        return joint(layer, *args)
+
+    monkeypatch.setattr(FoldedConv, "_joint", counted)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         expected = network(x)["res5"]
         with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):

@@ -21,8 +21,9 @@ def graph_of(output: torch.Tensor) -> list[str]:
     nodes, found = [output.grad_fn], []
     while nodes:
         node = nodes.pop(0)
-        found.append(type(node).__name__)
-        nodes += [each for each, _ in node.next_functions if each is not None]
+        if node is not None:
+            found.append(type(node).__name__)
+            nodes += [each for each, _ in node.next_functions]
     return found
 
 
