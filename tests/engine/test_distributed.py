@@ -52,6 +52,7 @@ def test_how_a_step_is_divided_changes_nothing(
     length = [
         "train.iterations=20" if count == 2 and accumulate == 1 else "train.iterations=5",
         "train.checkpoint_every=100",
+        "train.reference_batch=4",
     ]
     assert run([str(tiny), *length, "train.batch_size=4", "--output", str(tmp_path / "one")]) == 0
     division = [f"train.batch_size={batch_size}", f"train.accumulate={accumulate}"]
@@ -129,7 +130,7 @@ def test_a_process_with_only_empty_images_trains_along(tiny: Path, tmp_path: Pat
 
 
 def test_another_number_of_processes_keeps_the_order_of_images(tiny: Path, tmp_path: Path) -> None:
-    common = [str(tiny), "train.iterations=8", "train.batch_size=2", "train.accumulate=2"]
+    common = [str(tiny), "train.iterations=8", "train.batch_size=2", "train.accumulate=2", "train.reference_batch=4"]
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert run([*common, "--output", str(whole)]) == 0
     assert run([*common, "--output", str(part), "--stop-at", "4"]) == 0
