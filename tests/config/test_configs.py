@@ -227,7 +227,7 @@ SMALL = [
     "model.backbone.width=8", "model.backbone.stem_width=8", "model.backbone.norm=gn", "model.backbone.frozen_stages=0",
     "model.backbone.weights=none", "model.rpn.channels=16", "model.rpn.pre_nms=200",
     "data.resize={short_side: 128, max_side: 192}", "data.workers=0", "train.batch_size=2", "device=cpu",
-    "train.best_metric=AP",
+    "train.best_metric=AP", "train.warmup.kind=none",
 ]  # fmt: skip
 
 
