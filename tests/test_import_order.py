@@ -29,6 +29,7 @@ ORDER = (
     "inference",
     "visualize",
     "engine",
+    "reproduce",
     "cli",
     "benchmark",
 )
