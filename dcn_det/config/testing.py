@@ -85,5 +85,8 @@ class ExpectedConfig(Section):
     """As a fraction: 0.331 for a published 33.1 percent."""
     tolerance: NonNegativeFloat = 0.0
     """Maximum absolute difference."""
+    split: Text | None = None
+    """Test split of the value, such as ``test-dev``, ``val2017`` or ``VOC2007 test``: results on other splits are not
+    compared with it. Null: any split."""
     source: Text
     """Source of the value: a table of the paper, or the measurement."""

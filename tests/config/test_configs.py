@@ -73,19 +73,20 @@ UNPUBLISHED = {"coco/faster_rcnn_r101_dcnv2"}
 """Configs of a paper whose results are with something that this project does not have."""
 
 
-def published() -> dict[str, dict[str, dict[str, float]]]:
-    """Config -> where it stands -> metric -> percent."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+def published() -> dict[str, dict[tuple[str, str], dict[str, float]]]:
+    """Config -> source and split -> metric -> percent."""
+    found: dict[str, dict[tuple[str, str], dict[str, float]]] = {}
     for name, (ap, ap50) in TABLE_5.items():
-        found[f"coco/{name}"] = {"paper, Table 5 (COCO test-dev)": {"AP": ap, "AP50": ap50}}
+        found[f"coco/{name}"] = {("paper, Table 5", "test-dev"): {"AP": ap, "AP50": ap50}}
     for table, rows in ((3, TABLE_3), (1, {d: {f"dconv{k}": v for k, v in r.items()} for d, r in TABLE_1.items()})):
         for kind, variants in rows.items():
             for variant, (low, high) in variants.items():
-                source = f"paper, Table {table} (VOC07 test)"
+                source = (f"paper, Table {table}", "VOC2007 test")
                 found[f"voc/{kind}_r101_{variant}"] = {source: {"mAP50": low, "mAP70": high}}
     for name, values in RELEASED.items():
-        data = "VOC07 test" if name.startswith("voc") else "COCO minival" if "fpn" in name else "COCO test-dev"
-        found.setdefault(name, {})[f"the authors' released code, README ({data})"] = values
+        # COCO minival has the images of val2017.
+        split = "VOC2007 test" if name.startswith("voc") else "val2017" if "fpn" in name else "test-dev"
+        found.setdefault(name, {})["the authors' released code, README", split] = values
     return found
 
 
@@ -95,10 +96,32 @@ def test_every_published_number_has_its_config_and_no_config_is_without() -> Non
 
 @pytest.mark.parametrize("name", FILES)
 def test_promises_are_the_published_numbers(name: str) -> None:
-    found: dict[str, dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[str, float]] = {}
     for item in load_config(FILES[name]).expected:
-        found.setdefault(item.source, {})[item.metric] = round(100 * item.value, 4)
+        found.setdefault((item.source, str(item.split)), {})[item.metric] = round(100 * item.value, 4)
     assert found == published().get(name, {})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[cvs]*/*.yaml")), ids=lambda path: path.stem)
+def test_numbers_are_expected_on_the_split_that_is_tested(path: Path) -> None:
+    config = load_config(path)
+    assert {item.split for item in config.expected} <= {config.data.test_title}
+
+
+def test_the_papers_rows_train_on_trainval_and_test_on_test_dev() -> None:
+    folder = ROOT / "configs" / "base"
+    for name in TABLE_5:
+        data: Any = load_config(FILES[f"coco/{name}"]).data
+        assert data.train.sources == tuple((s, f"annotations/instances_{s}.json") for s in ("train2017", "val2017"))
+        assert (data.test.images, data.test_title) == ("test2017", "test-dev")
+        older: Any = load_config(FILES[f"coco/{name}"], f"overlay={folder / 'coco_trainval2014.yaml'}").data
+        assert (older.train.title, older.test_title) == ("train2014+val2014", "test-dev")
+        local: Any = load_config(FILES[f"coco/{name}"], f"overlay={folder / 'coco.yaml'}").data
+        assert (local.train.title, local.test_title) == ("train2017", "val2017")
+        assert local.resize == older.resize == data.resize
+    for name in ("coco/faster_rcnn_r101_fpn_dcn", "coco/faster_rcnn_r101_dcnv2"):
+        other = load_config(FILES[name]).data
+        assert (other.train.title, other.test_title) == ("train2017", "val2017")
 
 
 @pytest.mark.parametrize("name", FILES)
