@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
         prog="dcn-det reproduce",
         description="Reproduce a table of the paper: plan it (the default: nothing is run or written), run what is not "
         "done yet, or show its state. A training that several rows need is done once.",
-        epilog="exit codes: 0 done; 1 some rows are not measured; 2 invalid arguments; 130, 143, 138 stopped by SIGINT, "
-        "SIGTERM or SIGUSR1 (the same command continues)",
+        epilog="exit codes: 0 done, or submitted; 1 some steps failed or could not run; 2 invalid arguments; 130, 143, "
+        "138 stopped by SIGINT, SIGTERM or SIGUSR1 (the same command continues)",
     )
     result.add_argument("table", choices=TABLES, help="the table")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override every config")
@@ -61,8 +61,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--slurm",
         action="store_true",
-        help="submit the steps with sbatch, one job each; its variables, such as SBATCH_PARTITION and SBATCH_TIMELIMIT, "
-        "apply",
+        help="submit the steps with sbatch, one job each; it reads SBATCH_PARTITION, SBATCH_TIMELIMIT and others",
     )
     what = result.add_mutually_exclusive_group()
     what.add_argument("--run", action="store_true", help="run what is not done yet, and write the table")
@@ -92,6 +91,10 @@ def main(argv: list[str] | None = None) -> int:
         overrides=tuple(args.overrides),
     )
     rows = options.table.select(args.rows)
+    if args.weights == "authors":
+        rows = tuple(row for row in rows if row.released)
+        if not rows:
+            raise UserError(f"--weights authors: released for none of these rows of {args.table}; table5 has four")
     graph = build_graph(options)
     if args.status:
         print(status(options, graph, rows))
@@ -126,17 +129,17 @@ def run(options: Options, graph: Graph, rows: tuple[Row, ...], launch: str, slur
             write_table(options, read_outcomes(graph, state))
 
         if slurm:
-            all_done = submit(state, graph.steps, steps, say_on_stderr)
+            complete = submit(state, graph.steps, steps, say_on_stderr)
             signum = None
         else:
             runner = Runner(state, graph.steps, launch, _dispatch(steps), say_on_stderr)
-            all_done = runner.run(steps, write)
+            complete = runner.run(steps, write)
             signum = runner.signum
         write()
     print(status(options, graph, rows))
     if signum is not None:
         return 128 + signum
-    return 0 if all_done else 1
+    return 0 if complete else 1
 
 
 def _dispatch(steps: Sequence[Step]) -> Dispatch:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcn_det.config.data import COCO_METRICS
+from dcn_det.evaluation.expected import applies
 from dcn_det.reproduce.state import State
 from dcn_det.reproduce.steps import Graph, PlannedRow
 from dcn_det.reproduce.tables import Row, Table
@@ -60,10 +61,11 @@ def read_outcomes(graph: Graph, state: State) -> list[Outcome]:
 def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
     if planned.config is None:
         return Outcome(planned.row, condition="not in this project" if not planned.row.config else "not released")
-    paper, readme, splits = {}, {}, set()
+    split = planned.config.data.test_title
+    paper: dict[str, float] = {}
+    readme: dict[str, float] = {}
     for item in planned.config.expected:
         (paper if item.source.startswith("paper") else readme)[item.metric] = item.value
-        splits.add(getattr(item, "split", None))
     conditions = [state.condition(step, graph.steps) for step in planned.steps]
     worst = next(
         (number for number, (condition, _) in enumerate(conditions) if condition != "done"), len(conditions) - 1
@@ -75,7 +77,7 @@ def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
         planned.row,
         paper=paper,
         readme=readme,
-        split=getattr(planned.config.data, "test_title", ""),
+        split=split,
         hash=tested.hash,
         condition=f"{words}: {remark}" if remark else words,
     )
@@ -89,8 +91,8 @@ def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
         measured=measured,
         paper=paper,
         readme=readme,
-        comparable=splits <= {None, outcome.split},
-        split=outcome.split,
+        comparable=all(applies(item, split) for item in planned.config.expected),
+        split=split,
         commit=records[-1].commit,
         hash=tested.hash,
         seconds=sum(record.seconds for record in records),

@@ -10,6 +10,7 @@ from dcn_det.progress import duration
 from dcn_det.reproduce.outcome import Outcome, lines_of
 from dcn_det.reproduce.tables import Table
 
+MINUS = "\u2212"
 STYLE = """
 :root { color-scheme: light; --measured: #2f6f62; --paper: #b3541e; --readme: #4a5fae; --line: #d5dcd9; }
 * { box-sizing: border-box; }
@@ -116,7 +117,7 @@ def _numbers(table: Table, outcome: Outcome) -> str:
     head = "".join(f"<th>{escape(column.title)}</th>" for column in table.columns)
     rows = "".join(
         f'<tr class="{escape(name.partition(" ")[0])}"><th>{escape(name)}</th>'
-        + "".join(f"<td>{escape(cell.replace('-', '−'))}</td>" for cell in cells)
+        + "".join(f"<td>{escape(cell.replace('-', MINUS))}</td>" for cell in cells)
         + "</tr>"
         for name, cells in lines_of(outcome, table)
     )

@@ -40,14 +40,14 @@ PATIENCE = 60.0
 class Runner:
     """Runs the steps of a graph that are not done, and records their state.
 
-    A signal that requests a stop is passed on to the running command, which saves and exits; then the run ends. Commands
-    also receive SIGTERM if this process is killed.
+    A signal that requests a stop is passed on to the running command, which saves and exits; then the run ends.
+    Commands also receive SIGTERM if this process is killed.
 
     Args:
         state: records and logs.
         steps: all steps by name, for the conditions of steps before.
         launch: command that starts several processes, such as ``torchrun --nproc_per_node 8``; empty for one.
-        dispatch: runs a command without a launcher, in a copy of this process, which saves the time of importing PyTorch.
+        dispatch: runs a command without a launcher, in a copy of this process: importing PyTorch again takes seconds.
         say: receives a line when a step begins, ends or cannot run.
     """
 
@@ -112,7 +112,11 @@ class Runner:
         before = set_aside(self.state, step, self.say)
         log, folder = self.state.log(step), step.output.parent
         log.parent.mkdir(parents=True, exist_ok=True)
-        wait_until_free(folder)
+        try:
+            wait_until_free(folder)
+        except UserError as error:
+            self.say(f"{title}: not run: {error}")
+            return
         parallel = step.parallel and self.launch
         argv = [*self.launch, "-m", "dcn_det", *step.command] if parallel else list(step.command)
         shown = shlex.join(argv if parallel else ["dcn-det", *argv])
@@ -237,6 +241,7 @@ def _copy(dispatch: Dispatch, argv: list[str], log: Path) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = ["dcn-det", *argv]
     try:
         code = exit_code(lambda: dispatch(argv))

@@ -73,7 +73,7 @@ def submit(state: State, steps: Mapping[str, Step], chosen: Sequence[Step], say:
         say: receives a line per step.
 
     Returns:
-        Whether all steps are done.
+        Whether all steps are done or in the queue.
 
     Raises:
         UserError: there is no ``sbatch``, or it refuses a job.
@@ -82,13 +82,12 @@ def submit(state: State, steps: Mapping[str, Step], chosen: Sequence[Step], say:
         raise UserError(
             "--slurm: sbatch is not on the path; run this on a machine that submits to SLURM, or use --launch"
         )
-    name, jobs, all_done = commit(), {}, True
+    name, jobs, complete = commit(), {}, True
     for step in chosen:
         condition, _ = state.condition(step, steps)
         record = state.read(step)
         if condition == "done":
             continue
-        all_done = False
         waits = record is not None and record.state in ("submitted", "running", "stopped")
         if waits and record is not None and record.job and _queued(record.job):
             jobs[step.name] = record.job
@@ -101,11 +100,12 @@ def submit(state: State, steps: Mapping[str, Step], chosen: Sequence[Step], say:
             if before not in jobs and state.condition(steps[before], steps)[0] != "done"
         ]
         if problems:
+            complete = False
             say(f"{step.name}: not submitted: {'; '.join(problems)}")
             continue
         jobs[step.name] = _submit(state, step, name, [jobs[before] for before in step.after if before in jobs], say)
         say(f"{step.name}: job {jobs[step.name]}")
-    return all_done
+    return complete
 
 
 def _submit(state: State, step: Step, name: str, after: Sequence[str], say: Say) -> str:

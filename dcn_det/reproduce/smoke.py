@@ -44,6 +44,7 @@ def overrides(config: Config, folder: Path, own_data: bool) -> list[str]:
         "train.epochs=null",
         "train.iterations=4",
         "train.batch_size=2",
+        "train.reference_batch=2",
         "train.checkpoint_every=2",
         "train.log_every=1",
         "train.warmup.kind=none",
