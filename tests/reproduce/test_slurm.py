@@ -64,7 +64,8 @@ def test_jobs_wait_for_each_other_and_record_their_end(tmp_path: Path, cluster: 
     tested = step(output, "test/a", after=("train/a",), parallel=True)
     missing = step(output, "test/b", inputs={tmp_path / "data": "dcn-det download coco"})
     steps = {each.name: each for each in (train, tested, missing)}
-    state, said = State(output), []
+    state = State(output)
+    said: list[str] = []
     assert not submit(state, steps, list(steps.values()), said.append)
     assert says("\n".join(said), "test/b", "dcn-det download coco")
     first, second = (cluster / "submitted").read_text().splitlines()

@@ -12,7 +12,7 @@ from dcn_det.reproduce.tables import TABLES
 from tests.reproduce.helpers import start
 
 pytestmark = pytest.mark.slow
-ROWS = "rfcn_r101_dcn,rfcn_air_dcn*"
+ROWS = "rfcn_r101_dcn,rfcn_air_dcn"
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -53,7 +53,7 @@ def test_every_row_of_table_3(tmp_path: Path) -> None:
 
 def test_a_killed_run_ends_with_the_same_table(table5: Path, tmp_path: Path) -> None:
     process = start(["table5", "--smoke", "--output", "out", "--rows", ROWS], tmp_path)
-    saved = tmp_path / "out/train/coco/rfcn_air_dcn/iteration_00000002.pth"
+    saved = tmp_path / "out/train/coco/rfcn_air_dcn/iteration_00000001.pth"
     deadline = time.monotonic() + 300
     while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -63,4 +63,4 @@ def test_a_killed_run_ends_with_the_same_table(table5: Path, tmp_path: Path) -> 
     assert "done before" in run(tmp_path, "table5", "--rows", ROWS)
     whole, again = cells(table5, "table5"), cells(tmp_path, "table5")
     filled = {config: row for config, row in again.items() if any(row)}
-    assert len(filled) == 4 and all(whole[config] == row for config, row in filled.items())
+    assert len(filled) == 2 and all(whole[config] == row for config, row in filled.items())
