@@ -22,6 +22,7 @@ ORDER = (
     "precision",
     "distributed",
     "progress",
+    "download",
     "models",
     "data",
     "weights",

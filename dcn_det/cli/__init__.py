@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("dcn_det.cli.train", "train a detector"),
     "test": ("dcn_det.cli.test", "test a trained detector"),
     "check-dataset": ("dcn_det.cli.check_dataset", "check the images and annotations of a data set"),
+    "download": ("dcn_det.cli.download", "download COCO, Pascal VOC or ImageNet weights"),
     "convert-weights": ("dcn_det.cli.convert_weights", "convert weights from other frameworks to a checkpoint"),
     "evaluate": ("dcn_det.cli.evaluate", "compute and compare the metrics of results files"),
     "analyze": ("dcn_det.cli.analyze", "write a report on a results file: curves, errors, worst images"),
