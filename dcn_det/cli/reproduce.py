@@ -91,11 +91,11 @@ def main(argv: list[str] | None = None) -> int:
         overrides=tuple(args.overrides),
     )
     rows = options.table.select(args.rows)
+    graph = build_graph(options)
     if args.weights == "authors":
-        rows = tuple(row for row in rows if row.released)
+        rows = tuple(each.row for each in graph.rows if each.steps and each.row in rows)
         if not rows:
             raise UserError(f"--weights authors: released for none of these rows of {args.table}; table5 has four")
-    graph = build_graph(options)
     if args.status:
         print(status(options, graph, rows))
         return 0

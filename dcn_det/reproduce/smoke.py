@@ -48,7 +48,6 @@ def overrides(config: Config, folder: Path, own_data: bool) -> list[str]:
         "train.checkpoint_every=1",
         "train.log_every=1",
         "train.warmup.kind=none",
-        "test.max_detections=20",
         "test.batch_size=4",
     ]
     settings += {

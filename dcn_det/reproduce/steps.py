@@ -21,7 +21,7 @@ Weights = Literal["train", "authors"]
 RELEASED_WEIGHTS = Path("weights")
 """Folder of the authors' released weights."""
 AIR_WEIGHTS = "dcn-det train-classifier configs/imagenet/air.yaml"
-AUTHORS_FILE = "download it from the links in the README of the authors' released code"
+AUTHORS_FILE = "dcn-det download weights --dry-run prints the folder from which to download it in a browser"
 _IRRELEVANT = {
     "data": ("root", "workers", "timeout", "cache", "cache_folder"),
     "train": ("log_every", "checkpoint_every", "keep_checkpoints", "eval_every", "wandb"),
@@ -112,12 +112,12 @@ def build_graph(options: Options) -> Graph:
     Raises:
         UserError: a setting is wrong, or the project's configs are not found.
     """
-    graph = Graph()
+    graph, released = Graph(), released_files() if options.weights == "authors" else {}
     for row in options.table.rows:
-        if not row.config or (options.weights == "authors" and not row.released):
+        if not row.config or (options.weights == "authors" and row.config not in released):
             graph.rows.append(PlannedRow(row))
             continue
-        weights = _converted(row, options) if options.weights == "authors" else _trained(row, options)
+        weights = _converted(row, released[row.config], options) if released else _trained(row, options)
         weights = graph.steps.setdefault(weights.name, weights)
         tested = _tested(row, weights, options)
         graph.steps[tested.name] = tested
@@ -171,9 +171,16 @@ def _trained(row: Row, options: Options) -> Step:
     )
 
 
-def _converted(row: Row, options: Options) -> Step:
+def released_files() -> dict[str, str]:
+    """Returns the name of the file of the authors' released weights by config."""
+    from dcn_det.weights.released import FILES  # imports PyTorch, which plans do without
+
+    return {config: file for file, config in FILES.items()}
+
+
+def _converted(row: Row, file: str, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
-    source = RELEASED_WEIGHTS / row.released
+    source = RELEASED_WEIGHTS / file
     output = options.output / "convert" / row.config / "weights.safetensors"
     config = load_config(path, *overrides)
     hashed = _hash(_relevant(config, "imports", "model"))

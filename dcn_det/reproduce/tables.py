@@ -30,13 +30,11 @@ class Row:
         label: method and variant.
         config: config to test, such as ``coco/rfcn_air_ms``; empty if this project does not have the method.
         trained: config whose training gives the weights; that of ``config`` by default.
-        released: file of the authors' released weights, if there is one.
     """
 
     label: str
     config: str = ""
     trained: str = ""
-    released: str = ""
 
     @property
     def training(self) -> str:
@@ -152,13 +150,13 @@ TABLE_3 = Table(
 )
 
 
-def _pairs(name: str, backbone: str, weights: str = "") -> tuple[Row, Row]:
+def _pairs(name: str, backbone: str) -> tuple[Row, Row]:
     """Returns the rows of a detector on a backbone, plain and deformable."""
     detector, _, _ = name.rpartition("_")
     label = f"{_DETECTORS[detector]}, {backbone}"
     return (
-        Row(label, f"coco/{name}", released=weights and f"{weights}_coco-0000.params"),
-        Row(f"{label}, deformable", f"coco/{name}_dcn", released=weights and f"{weights}_dcn_coco-0000.params"),
+        Row(label, f"coco/{name}"),
+        Row(f"{label}, deformable", f"coco/{name}_dcn"),
     )
 
 
@@ -175,8 +173,8 @@ TABLE_5 = Table(
     "COCO test-dev, in percent; M: multi-scale testing, B: iterative bounding box average",
     (
         *_pairs("class_aware_rpn_r101", "ResNet-101"),
-        *_pairs("faster_rcnn_r101", "ResNet-101", "rcnn"),
-        *_pairs("rfcn_r101", "ResNet-101", "rfcn"),
+        *_pairs("faster_rcnn_r101", "ResNet-101"),
+        *_pairs("rfcn_r101", "ResNet-101"),
         *_pairs("faster_rcnn_air", "AIR"),
         *_pairs("rfcn_air", "AIR"),
         *_tested("ms", "M"),

@@ -40,7 +40,6 @@ def table5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_row_of_table_5(table5: Path) -> None:
     measured = cells(table5, "table5")
     assert len(measured) == 14 and all(all(row) for row in measured.values())
-    assert any(float(value) > 0 for row in measured.values() for value in row)
     assert len(list((table5 / "out" / "train" / "coco").iterdir())) == 10
     assert "23.2" in (table5 / "out" / "table5.html").read_text()
 
@@ -62,5 +61,9 @@ def test_a_killed_run_ends_with_the_same_table(table5: Path, tmp_path: Path) -> 
     assert saved.exists() and not (tmp_path / "out/test/coco/rfcn_air_dcn").exists()
     assert "done before" in run(tmp_path, "table5", "--rows", ROWS)
     whole, again = cells(table5, "table5"), cells(tmp_path, "table5")
-    filled = {config: row for config, row in again.items() if any(row)}
-    assert len(filled) == 2 and all(whole[config] == row for config, row in filled.items())
+    filled = [config for config, row in again.items() if any(row)]
+    assert len(filled) == 2
+    for config in filled:
+        assert whole[config] == again[config]
+        first, second = (folder / "out/test" / config / "detections.json" for folder in (table5, tmp_path))
+        assert first.read_bytes() == second.read_bytes() != b"[]"
