@@ -127,7 +127,7 @@ def percent(value: float | None, signed: bool = False) -> str:
 
 
 def lines_of(outcome: Outcome, table: Table) -> Iterator[tuple[str, list[str]]]:
-    """Yields name and cells of the lines of a row; a line is left out if nothing is published."""
+    """Yields name and cells of the lines of a row; lines without values are left out, except the first."""
     metrics = [column.metric for column in table.columns]
 
     def cells(values: Mapping[str, float]) -> list[str]:
@@ -138,5 +138,6 @@ def lines_of(outcome: Outcome, table: Table) -> Iterator[tuple[str, list[str]]]:
         yield "paper", cells(outcome.paper)
     if outcome.readme:
         yield "authors' README", cells(outcome.readme)
-    if outcome.paper:
-        yield "difference", [percent(outcome.difference(metric), signed=True) for metric in metrics]
+    differences = [percent(outcome.difference(metric), signed=True) for metric in metrics]
+    if any(differences):
+        yield "difference", differences

@@ -111,11 +111,12 @@ def _missing(steps: Sequence[Step]) -> list[str]:
             if path not in found.setdefault(how, []):
                 found[how].append(path)
     lines = [f"  {', '.join(map(str, paths))}\n    {how}" for how, paths in found.items()]
-    if any(getattr(step.config.model.backbone, "weights", "") == "torchvision" for step in trainings(steps)):
+    lines = ["missing:", *lines] if lines else ["missing: nothing"]
+    if any(step.config.model.backbone.weights == "torchvision" for step in trainings(steps)):
         lines.append(
-            "  ImageNet weights of ResNet-101 are downloaded at first use, or before:\n    dcn-det download weights"
+            "ImageNet weights of ResNet-101 are downloaded at first use; dcn-det download weights does so before."
         )
-    return ["missing:", *lines] if lines else ["missing: nothing"]
+    return lines
 
 
 def _disk(options: Options, trained: Sequence[Step], steps: Sequence[Step]) -> str:
@@ -124,7 +125,7 @@ def _disk(options: Options, trained: Sequence[Step], steps: Sequence[Step]) -> s
     needed += [f"about {DATA_GIB[kind]} GiB for '{kind}' data with its archives" for kind in sorted(kinds)]
     place = next(each for each in (options.output.absolute(), *options.output.absolute().parents) if each.exists())
     free = shutil.disk_usage(place).free / 2**30
-    return f"disk: {', '.join(needed) or 'little'}; {free:.0f} GiB free in '{place}'"
+    return f"disk: {', '.join(needed) or 'little'}; {free:.0f} GiB free"
 
 
 def _submissions(steps: Sequence[Step]) -> str:
