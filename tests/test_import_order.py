@@ -30,6 +30,7 @@ ORDER = (
     "inference",
     "visualize",
     "engine",
+    "reproduce",
     "cli",
     "benchmark",
 )

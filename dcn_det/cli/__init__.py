@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("dcn_det.cli.evaluate", "compute and compare the metrics of results files"),
     "analyze": ("dcn_det.cli.analyze", "write a report on a results file: curves, errors, worst images"),
     "infer": ("dcn_det.cli.infer", "detect objects in images and draw them"),
+    "reproduce": ("dcn_det.cli.reproduce", "plan, run and fill a table of the paper"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),
     "benchmark": ("dcn_det.cli.benchmark", "measure the speed of operators, loading, training or evaluation"),
     "config": ("dcn_det.cli.config", "print a config with the origin of every value, or its JSON schema"),
