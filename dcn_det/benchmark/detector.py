@@ -32,11 +32,14 @@ from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.inference.build import build_predictor
 from dcn_det.models.build import build_detector
+from dcn_det.models.info import count_parameters
 from dcn_det.models.norm import FrozenBatchNorm2d
 from dcn_det.ops import DeformConv2d
 from dcn_det.precision import PRECISIONS, autocast
 from dcn_det.structures import Batch, Category, ImageInfo, Target
 
+STAGES = ("training", "network", "testing")
+"""What is measured of a detector; see :class:`Contestant`."""
 CLASSES = 80
 OBJECTS = 8
 """Objects per image; COCO has 7."""
@@ -76,6 +79,16 @@ def parser() -> argparse.ArgumentParser:
         metavar=("SHORT", "LONG"),
         help="sides of an image in pixels (default 600 1000)",
     )
+    result.add_argument(
+        "--stages",
+        nargs="+",
+        choices=STAGES,
+        default=["training", "testing"],
+        metavar="STAGE",
+        help="what to measure: training (a step), network (an image, up to scored boxes) or testing (the same with "
+        "post-processing) (default training testing)",
+    )
+    result.add_argument("--classes", type=positive, default=CLASSES, help="number of classes (default %(default)s)")
     result.add_argument("--rounds", type=positive, default=7, help="turns of each contestant (default %(default)s)")
     result.add_argument("--seconds", type=seconds, default=1.0, help="length of a turn (default %(default)s)")
     result.add_argument(
@@ -95,31 +108,32 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--size is {short} {long}; expected the shorter side first, at least 32")
     configs = read_configs(args.arguments, args.precision)
     device = resolve_device(args.device)
-    batches = [random_batch(count, short, long, seed) for seed, count in enumerate((args.batch, 1))]
+    batches = [random_batch(count, short, long, seed, args.classes) for seed, count in enumerate((args.batch, 1))]
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)  # the events that measure are on the current device
         batches = [batch.pin_memory() for batch in batches]  # as the loader does
-    contestants = {name: ours(config, device, *batches) for name, config in configs.items()}
+    contestants = {name: ours(config, device, batches[0], batches[1], args.classes) for name, config in configs.items()}
     first, *others = contestants
     if args.torchvision:
-        contestants[TORCHVISION] = theirs(configs[first], device, *batches)
+        contestants[TORCHVISION] = theirs(configs[first], device, batches[0], batches[1], args.classes)
 
     facts = machine(device.type) | {"size": args.size, "batch": args.batch}
     where = facts["gpu"] if device.type == "cuda" else f"{facts['cpu']}, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}, images of {short}x{long}")
     for name, contestant in contestants.items():
         print(f"  {name}: {contestant.summary}")
-    runs: dict[str, dict[str, dict[str, float]]] = {}
+    runs: dict[str, dict[str, Any]] = {name: {"parameters": each.parameters} for name, each in contestants.items()}
     bars: Bars = {}
-    for kind, images in (("training", args.batch), ("testing", 1)):
+    for kind in args.stages:
+        images = args.batch if kind == "training" else 1
         works = {name: getattr(contestant, kind) for name, contestant in contestants.items()}
         medians = measure(works, args.rounds, args.seconds, device.type)
         print(f"{kind}, {images} image{'s' * (images > 1)} at a time, median of {args.rounds} rounds")
         for name, milliseconds in medians.items():
             speed, ratio = images / milliseconds * 1e3, milliseconds / medians[first]
-            runs.setdefault(name, {})[kind] = {"milliseconds": milliseconds, "images_per_second": speed, "ratio": ratio}
+            runs[name][kind] = {"milliseconds": milliseconds, "images_per_second": speed, "ratio": ratio}
             print(f"  {name:<32} {milliseconds:9.2f} ms {speed:8.2f} images/s  {ratio:5.2f} x {first}")
-        for name in others:
+        for name in others if kind != "network" else ():
             if contestants[name].deformable and not contestants[first].deformable:
                 bars[f"{kind}: {name} / {first}"] = (medians[name] / medians[first], "<=", LIMIT)
     missed = print_bars(bars)
@@ -156,7 +170,7 @@ def read_configs(arguments: Sequence[str], precision: str | None) -> dict[str, C
     return configs
 
 
-def random_batch(count: int, height: int, width: int, seed: int = 0) -> Batch:
+def random_batch(count: int, height: int, width: int, seed: int = 0, classes: int = CLASSES) -> Batch:
     """Returns ``count`` images of noise, with :data:`OBJECTS` boxes of 5% to 50% of the sides in each."""
     generator = torch.Generator().manual_seed(seed)
     sides = torch.tensor([width, height])
@@ -165,7 +179,7 @@ def random_batch(count: int, height: int, width: int, seed: int = 0) -> Batch:
         pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator).permute(2, 0, 1)
         size = (0.05 + 0.45 * torch.rand(OBJECTS, 2, generator=generator)) * sides
         start = torch.rand(OBJECTS, 2, generator=generator) * (sides - size)
-        labels = torch.randint(CLASSES, (OBJECTS,), generator=generator)
+        labels = torch.randint(classes, (OBJECTS,), generator=generator)
         info = ImageInfo(number, "", height, width, height, width, seed=number)
         examples.append((pixels, info, Target(torch.cat([start, start + size], dim=1), labels)))
     return collate(examples)
@@ -177,27 +191,35 @@ class Contestant:
 
     Attributes:
         training: runs one training step.
-        testing: detects the objects of one image.
+        network: computes the scored boxes of one image.
+        testing: detects the objects of one image: the network, suppression, and the copy to the CPU.
         deformable: whether it has deformable layers.
+        parameters: number of parameters by part, or under ``all``; see
+            :func:`dcn_det.models.info.count_parameters`.
         summary: what it is, in words.
     """
 
     training: Work
+    network: Work
     testing: Work
     deformable: bool
+    parameters: dict[str, int]
     summary: str
 
 
-def ours(config: Config, device: torch.device, train_batch: Batch, test_batch: Batch) -> Contestant:
+def ours(
+    config: Config, device: torch.device, train_batch: Batch, test_batch: Batch, classes: int = CLASSES
+) -> Contestant:
     """Builds the detector of a config as training and testing do.
 
     Args:
         config: the settings.
         device: where to run.
         train_batch, test_batch: images of a training step, and one to test.
+        classes: number of classes.
     """
     torch.manual_seed(config.seed)
-    model = build_detector(config, CLASSES).to(device)
+    model = build_detector(config, classes).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     settle(model, train_batch.to(device))
@@ -207,7 +229,7 @@ def ours(config: Config, device: torch.device, train_batch: Batch, test_batch: B
     # The learning rate changes nothing about the speed; at 0, all turns do the same work.
     optimizer = build_optimizer(config.train, model, 0.0, model.lr_multipliers())
     precision = PRECISIONS[config.train.precision]
-    predictor = build_predictor(model, tuple(Category(i, str(i)) for i in range(1, CLASSES + 1)), config)
+    predictor = build_predictor(model, tuple(Category(i, str(i)) for i in range(1, classes + 1)), config)
     test_batch = replace(test_batch, targets=[])
 
     def scores(threshold: float) -> Tensor:
@@ -222,14 +244,21 @@ def ours(config: Config, device: torch.device, train_batch: Batch, test_batch: B
             model.eval()
         predictor.predict([test_batch])
 
+    def network() -> None:
+        if model.training:
+            model.eval()
+        predictor.candidates(test_batch)
+
     deforms = any(isinstance(module, DeformConv2d) for module in model.modules())
     deformable = deforms or config.model.deforms_rois
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = {name: count_parameters(getattr(model, name)) for name in model.parts}
     return Contestant(
         training_step(model, optimizer, device, precision, config.train.clip_norm, train_batch),
+        network,
         detect,
         deformable,
-        f"{config.model.kind}, {'deformable' if deformable else 'plain'}, {parameters:,} parameters, "
+        parameters,
+        f"{config.model.kind}, {'deformable' if deformable else 'plain'}, {sum(parameters.values()):,} parameters, "
         f"{_precisions(config)}, {count} candidates",
     )
 
@@ -238,14 +267,16 @@ def _precisions(config: Config) -> str:
     return f"{config.train.precision} (testing: {config.test.precision})"
 
 
-def theirs(config: Config, device: torch.device, train_batch: Batch, test_batch: Batch) -> Contestant:
+def theirs(
+    config: Config, device: torch.device, train_batch: Batch, test_batch: Batch, classes: int = CLASSES
+) -> Contestant:
     """Builds torchvision's Faster R-CNN with the precision, memory format and suppression of a config.
 
     Args:
-        config, device, train_batch, test_batch: see :func:`ours`.
+        config, device, train_batch, test_batch, classes: see :func:`ours`.
     """
     torch.manual_seed(config.seed)
-    model = TorchvisionFasterRCNN(CLASSES, *train_batch.images.shape[2:]).to(device)
+    model = TorchvisionFasterRCNN(classes, *train_batch.images.shape[2:]).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     settle(model, train_batch.to(device))
@@ -262,7 +293,7 @@ def theirs(config: Config, device: torch.device, train_batch: Batch, test_batch:
 
     def scores(threshold: float) -> Tensor:
         # Without suppression, every candidate is returned.
-        heads.score_thresh, heads.nms_thresh, heads.detections_per_img = threshold, 1.0, CLASSES * 1000
+        heads.score_thresh, heads.nms_thresh, heads.detections_per_img = threshold, 1.0, classes * 1000
         return detect()[0]["scores"]
 
     count = limit_candidates(scores)
@@ -272,8 +303,10 @@ def theirs(config: Config, device: torch.device, train_batch: Batch, test_batch:
         training_step(
             model, optimizer, device, PRECISIONS[config.train.precision], config.train.clip_norm, train_batch
         ),
+        detect,  # it offers no other way
         detect,
         False,
+        {"all": parameters},
         f"{parameters:,} parameters, {_precisions(config)}, {count} candidates",
     )
 

@@ -163,11 +163,12 @@ class Predictor:
             One result per image, in original pixels, best score first, on the CPU.
         """
         assert len(batches) == len(self.views)
-        found = [self._candidates(batch) for batch in batches]
+        found = [self.candidates(batch) for batch in batches]
         kept = [self.postprocess(Detections.join(views)) for views in zip(*found)]
         return [Detections(each.boxes, each.scores, each.labels, self.categories) for each in kept]
 
-    def _candidates(self, batch: Batch) -> list[Detections]:
+    def candidates(self, batch: Batch) -> list[Detections]:
+        """Finds the scored boxes of a batch of images before suppression, in original pixels, on the CPU."""
         training = self.model.training
         if training:  # visiting all modules of a deep network takes milliseconds
             self.model.train(False)

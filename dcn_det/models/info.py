@@ -68,7 +68,7 @@ def model_info(model: Detector[Any], height: int, width: int, rois: int) -> Mode
             flops["head"] = counter.get_total_flops()
             strides = tuple(model.backbone.strides[name] for name in model.head_features)
     return ModelInfo(
-        parameters={name: _parameters(part) for name, part in parts.items() if name in flops},
+        parameters={name: count_parameters(part) for name, part in parts.items() if name in flops},
         trainable=sum(each.numel() for each in model.parameters() if each.requires_grad),
         multiply_adds={name: count // 2 for name, count in flops.items()},
         activation_bytes=saved.bytes,
@@ -77,7 +77,8 @@ def model_info(model: Detector[Any], height: int, width: int, rois: int) -> Mode
     )
 
 
-def _parameters(part: nn.Module) -> int:
+def count_parameters(part: nn.Module) -> int:
+    """Counts all weights, including constant scales and shifts of batch norm, without running statistics."""
     constant = [each for each in part.modules() if isinstance(each, FrozenBatchNorm2d)]
     return sum(each.numel() for each in part.parameters()) + sum(2 * len(each.weight) for each in constant)
 

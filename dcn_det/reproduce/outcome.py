@@ -62,9 +62,9 @@ def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
     if planned.config is None:
         return Outcome(planned.row, condition="not in this project" if not planned.row.config else "not released")
     split = planned.config.data.test_title
-    paper: dict[str, float] = {}
+    paper: dict[str, float] = dict(planned.row.published)
     readme: dict[str, float] = {}
-    for item in planned.config.expected:
+    for item in planned.config.expected if not paper else ():
         (paper if item.source.startswith("paper") else readme)[item.metric] = item.value
     conditions = [state.condition(step, graph.steps) for step in planned.steps]
     worst = next(
@@ -86,12 +86,14 @@ def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
     records = [record for step in planned.steps if (record := state.read(step)) is not None]
     submission = tested.output if tested.output.suffix == ".zip" else None
     measured = _read_server(tested.output.parent / SERVER) if submission else _read_metrics(tested.output)
+    if timed := tested.name.startswith("time/"):
+        measured, split = _read_benchmark(tested.output), ""
     return Outcome(
         planned.row,
         measured=measured,
         paper=paper,
         readme=readme,
-        comparable=all(applies(item, split) for item in planned.config.expected),
+        comparable=timed or all(applies(item, split) for item in planned.config.expected),
         split=split,
         commit=records[-1].commit,
         hash=tested.hash,
@@ -119,25 +121,29 @@ def _read_server(path: Path) -> dict[str, float]:
     return dict(zip(COCO_METRICS, map(float, values))) if len(values) == len(COCO_METRICS) else {}
 
 
-def percent(value: float | None, signed: bool = False) -> str:
-    """Returns a fraction in percent with one decimal, as the paper does; empty for None."""
-    if value is None:
-        return ""
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+def _read_benchmark(path: Path) -> dict[str, float]:
+    """Reads the times of a detector in seconds, and its number of parameters as the paper counts it."""
+    try:
+        (run,) = json.loads(path.read_text(encoding="utf-8"))["runs"].values()
+        parts = run["parameters"]
+        counted = sum(parts.values()) - (parts["rpn"] if "head" in parts else 0)
+        times = {name: run[name]["milliseconds"] / 1e3 for name in ("network", "testing")}
+        return {"parameters": float(counted), **times}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def lines_of(outcome: Outcome, table: Table) -> Iterator[tuple[str, list[str]]]:
     """Yields name and cells of the lines of a row; lines without values are left out, except the first."""
-    metrics = [column.metric for column in table.columns]
 
     def cells(values: Mapping[str, float]) -> list[str]:
-        return [percent(values.get(metric)) for metric in metrics]
+        return [column.text(values.get(column.metric)) for column in table.columns]
 
     yield "measured", cells(outcome.measured)
     if outcome.paper:
         yield "paper", cells(outcome.paper)
     if outcome.readme:
         yield "authors' README", cells(outcome.readme)
-    differences = [percent(outcome.difference(metric), signed=True) for metric in metrics]
+    differences = [column.text(outcome.difference(column.metric), signed=True) for column in table.columns]
     if any(differences):
         yield "difference", differences

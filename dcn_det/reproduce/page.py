@@ -49,9 +49,14 @@ def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) ->
         outcomes: its rows.
         summary: line below the heading.
     """
-    metric = table.columns[0].metric
-    values = [each[metric] for outcome in outcomes for each in _sources(outcome).values() if metric in each]
-    end = math.ceil(max([0.1, *values]) * 10) / 10
+    column = table.columns[0]
+    values = [
+        column.factor * each[column.metric]
+        for outcome in outcomes
+        for each in _sources(outcome).values()
+        if column.metric in each
+    ]
+    end = math.ceil(max([10.0, *values]) / 10) * 10
     key = "".join(
         f'<span><i class="{name}"></i>{text}</span>'
         for name, text in (("measured", "measured"), ("paper", "paper"), ("readme", "authors&#x27; README"))
@@ -70,7 +75,7 @@ def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) ->
 <h1>{escape(title)}</h1>
 <p>{escape(summary)}</p>
 {note}
-<p class="key">{key}<span>bars: {escape(table.columns[0].title)} from 0 to {100 * end:.0f}</span></p>
+<p class="key">{key}<span>bars: {escape(column.title)} from 0 to {end}</span></p>
 {rows}
 </body>
 </html>
@@ -81,7 +86,7 @@ def _sources(outcome: Outcome) -> dict[str, Mapping[str, float]]:
     return {"measured": outcome.measured, "paper": outcome.paper, "readme": outcome.readme}
 
 
-def _article(table: Table, outcome: Outcome, end: float) -> str:
+def _article(table: Table, outcome: Outcome, end: int) -> str:
     facts = [outcome.row.config, outcome.split, outcome.condition]
     if outcome.measured:
         facts += [f"commit {outcome.commit}", f"config {outcome.hash}", duration(outcome.seconds)]
@@ -93,10 +98,14 @@ def _article(table: Table, outcome: Outcome, end: float) -> str:
 </article>"""
 
 
-def _bar(table: Table, outcome: Outcome, end: float) -> str:
-    """Returns a bar of the measured value, with a mark for each published one."""
-    metric = table.columns[0].metric
-    known = {name: values[metric] for name, values in _sources(outcome).items() if metric in values}
+def _bar(table: Table, outcome: Outcome, end: int) -> str:
+    """Returns a bar of the measured value, with a mark for each published one; ``end`` is as shown in the table."""
+    column = table.columns[0]
+    known = {
+        name: column.factor * values[column.metric]
+        for name, values in _sources(outcome).items()
+        if column.metric in values
+    }
     parts = ['<rect x="0" y="0.9" width="100" height="0.2" fill="#e3e8e6"/>']
     if "measured" in known:
         width = 100 * known["measured"] / end
@@ -106,7 +115,7 @@ def _bar(table: Table, outcome: Outcome, end: float) -> str:
             parts.append(
                 f'<rect x="{100 * known[name] / end - 0.3:.2f}" y="0" width="0.6" height="2" fill="var(--{name})"/>'
             )
-    words = ", ".join(f"{name} {100 * value:.1f}" for name, value in known.items()) or "not measured"
+    words = ", ".join(f"{name} {value:.{column.digits}f}" for name, value in known.items()) or "not measured"
     return (
         f'<svg viewBox="0 0 100 2" preserveAspectRatio="none" role="img" aria-label="{escape(words)}">'
         f"{''.join(parts)}</svg>"

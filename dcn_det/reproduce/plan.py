@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ IMAGES = {
 """Images by a part of the name of an annotation file or image set."""
 TRAINING_GIB = 1.7
 """Largest folder of a training: two checkpoints with momentum, and the final weights."""
+_WORDS = {"train": "trainings", "convert": "conversions", "test": "tests", "time": "measurements of time"}
 DATA_GIB = {"coco": 50, "voc": 6}
 """Archives and extracted images."""
 
@@ -41,7 +43,7 @@ def plan(options: Options, graph: Graph, rows: Sequence[Row], times: Mapping[str
     """
     state, steps = State(options.output), graph.select(rows)
     trained = list(trainings(steps))
-    header = ["row", "config", "weights", "state"]
+    header = ["row", "config", "first step", "state"]
     lines = [header]
     for each in graph.rows:
         if each.row not in rows:
@@ -59,11 +61,12 @@ def plan(options: Options, graph: Graph, rows: Sequence[Row], times: Mapping[str
             ]
         )
     count = sum(bool(each.steps) for each in graph.rows if each.row in rows)
+    kinds = Counter(step.name.partition("/")[0] for step in steps)
     done = sum(state.condition(step, graph.steps)[0] == "done" for step in steps)
     parts = [title(options), "", *aligned(lines)]
     parts += [options.table.note] if options.table.note else []
-    first = f"{len(trained)} trainings" if options.weights == "train" else f"{len(steps) - count} conversions"
-    parts += ["", f"{count} rows, {first}, {count} tests; {done} of {len(steps)} steps are done in '{options.output}'"]
+    counts = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
+    parts += ["", f"{count} rows, {counts}; {done} of {len(steps)} steps are done in '{options.output}'"]
     if trained:
         parts += ["", *_trainings(trained, times, options.schedule)]
     parts += ["", *_missing(steps), "", _disk(options, trained, steps)]

@@ -57,7 +57,7 @@ class Step:
     """A command that makes files from files.
 
     Attributes:
-        name: ``train/``, ``convert/`` or ``test/`` and the config.
+        name: ``train/``, ``convert/``, ``test/`` or ``time/`` and the config.
         command: arguments of ``dcn-det``.
         config: the settings of the command.
         inputs: files and folders that must exist, each with the command that gets it; empty for those of other steps.
@@ -116,6 +116,11 @@ def build_graph(options: Options) -> Graph:
     for row in options.table.rows:
         if not row.config or (options.weights == "authors" and row.config not in released):
             graph.rows.append(PlannedRow(row))
+            continue
+        if options.table.timed:
+            timed = _timed(row, options)
+            graph.steps[timed.name] = timed
+            graph.rows.append(PlannedRow(row, timed.config, (timed,)))
             continue
         weights = _converted(row, released[row.config], options) if released else _trained(row, options)
         weights = graph.steps.setdefault(weights.name, weights)
@@ -217,6 +222,27 @@ def _tested(row: Row, weights: Step, options: Options) -> Step:
         hash=hashed,
         key=_hash([hashed, weights.key]),
         after=(weights.name,),
+    )
+
+
+def _timed(row: Row, options: Options) -> Step:
+    path, overrides = _settings(row.config, options)
+    config = load_config(path, *overrides)
+    output = options.output / "time" / row.config / "benchmark.json"
+    sides = [str(each) for each in (config.data.resize.short_side, config.data.resize.max_side)]
+    hashed = _hash([_relevant(config, "imports", "model", "test"), sides])
+    classes = len(config.data.classes or ()) or config.data.class_count
+    how = ["--stages", "network", "testing", "--classes", str(classes)]
+    how += ["--rounds", "1", "--seconds", "0.01"] if options.smoke else []
+    return Step(
+        name=f"time/{row.config}",
+        command=("benchmark", "detector", str(path), *overrides, *how, "--size", *sides, "--save", str(output)),
+        config=config,
+        inputs={},
+        output=output,
+        parallel=False,
+        hash=hashed,
+        key=hashed,
     )
 
 

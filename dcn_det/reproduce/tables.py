@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 from dcn_det.errors import UserError, did_you_mean
@@ -16,10 +16,20 @@ class Column:
     Attributes:
         title: heading.
         metric: name of the metric, see ``DataConfig.metrics``.
+        factor: shown per unit of the metric: 100 for fractions in percent.
+        digits: decimals.
     """
 
     title: str
     metric: str
+    factor: float = 100.0
+    digits: int = 1
+
+    def text(self, value: float | None, signed: bool = False) -> str:
+        """Formats a value as the paper does; empty for None."""
+        if value is None:
+            return ""
+        return f"{self.factor * value:{'+' if signed else ''}.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -30,11 +40,13 @@ class Row:
         label: method and variant.
         config: config to test, such as ``coco/rfcn_air_ms``; empty if this project does not have the method.
         trained: config whose training gives the weights; that of ``config`` by default.
+        published: values of the paper by metric that are no results of the config, such as times.
     """
 
     label: str
     config: str = ""
     trained: str = ""
+    published: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def training(self) -> str:
@@ -50,6 +62,7 @@ class Table:
         title: what it shows.
         rows, columns: in the order of the paper.
         note: about the cells that stay empty.
+        timed: whether it shows sizes and times of untrained networks, not accuracy.
     """
 
     name: str
@@ -57,6 +70,7 @@ class Table:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     note: str = ""
+    timed: bool = False
 
     def select(self, patterns: Sequence[str]) -> tuple[Row, ...]:
         """Returns the rows whose config matches a pattern such as ``coco/rfcn_*`` or ``rfcn_*``; all for none.
@@ -150,6 +164,39 @@ TABLE_3 = Table(
 )
 
 
+TABLE_4 = Table(
+    "table4",
+    "Parameters without RPN and seconds per image of 600x1000, with post-processing in the last column",
+    (
+        Row("DeepLab@C"),
+        Row("DeepLab@C, deformable"),
+        Row("DeepLab@V"),
+        Row("DeepLab@V, deformable"),
+        Row("class-aware RPN", "voc/class_aware_rpn_r101_atrous2", published={"parameters": 46.0e6}),
+        Row("class-aware RPN, deformable", "voc/class_aware_rpn_r101_dconv", published={"parameters": 46.1e6}),
+        Row("Faster R-CNN", "voc/faster_rcnn_r101_atrous2", published={"parameters": 58.3e6, "network": 0.147}),
+        Row("Faster R-CNN, deformable", "voc/faster_rcnn_r101_dcn", published={"parameters": 59.9e6, "network": 0.192}),
+        Row(
+            "R-FCN",
+            "voc/rfcn_r101_atrous2",
+            published={"parameters": 47.1e6, "network": 0.143, "testing": 0.170},
+        ),
+        Row(
+            "R-FCN, deformable",
+            "voc/rfcn_r101_dcn",
+            published={"parameters": 49.5e6, "network": 0.169, "testing": 0.193},
+        ),
+    ),
+    (
+        Column("parameters (M)", "parameters", 1e-6),
+        Column("network (s)", "network", 1.0, 3),
+        Column("in all (s)", "testing", 1.0, 3),
+    ),
+    "The paper's times are of an NVIDIA K40. DeepLab is not part of this project yet; its cells stay empty.",
+    timed=True,
+)
+
+
 def _pairs(name: str, backbone: str) -> tuple[Row, Row]:
     """Returns the rows of a detector on a backbone, plain and deformable."""
     detector, _, _ = name.rpartition("_")
@@ -183,4 +230,4 @@ TABLE_5 = Table(
     _COCO,
 )
 
-TABLES = {table.name: table for table in (TABLE_1, TABLE_3, TABLE_5)}
+TABLES = {table.name: table for table in (TABLE_1, TABLE_3, TABLE_4, TABLE_5)}

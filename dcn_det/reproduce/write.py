@@ -32,10 +32,11 @@ def write_table(options: Options, outcomes: Sequence[Outcome]) -> list[Path]:
 
 def title(options: Options) -> str:
     """Returns the heading of a table, which names what its numbers come from."""
+    trained = "on this machine" if options.table.timed else f"{options.schedule} schedule"
     kind = (
         "smoke run: small networks on few images, no results"
         if options.smoke
-        else ("the authors' weights" if options.weights == "authors" else f"{options.schedule} schedule")
+        else ("the authors' weights" if options.weights == "authors" else trained)
     )
     return f"Table {options.table.name.removeprefix('table')}: {options.table.title} ({kind})"
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from dcn_det.benchmark import detector
 from dcn_det.benchmark.detector import limit_candidates, main, ours, random_batch, read_configs, settle
-from dcn_det.config import from_plain
+from dcn_det.config import from_plain, load_config
 from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
+from dcn_det.models.info import count_parameters
 from dcn_det.models.norm import FrozenBatchNorm2d
 
 QUICK = ["--device", "cpu", "--size", "64", "96", "--rounds", "1", "--seconds", "1e-9"]
@@ -44,6 +45,16 @@ def test_detectors_are_measured_side_by_side(
         assert run["training"]["images_per_second"] == pytest.approx(2e3 / run["training"]["milliseconds"])
         assert run["testing"]["images_per_second"] == pytest.approx(1e3 / run["testing"]["milliseconds"])
     assert record["runs"]["plain"]["testing"]["ratio"] == 1
+
+
+def test_stages_and_classes(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "numbers.json"
+    assert main([str(tiny), *QUICK, "--stages", "network", "testing", "--classes", "3", "--save", str(saved)]) == 0
+    assert "training, " not in capsys.readouterr().out
+    run = json.loads(saved.read_text())["runs"]["tiny"]
+    assert run["network"]["milliseconds"] > 0 and run["testing"]["milliseconds"] > 0 and "training" not in run
+    model = build_detector(load_config(tiny), 3)
+    assert run["parameters"] == {name: count_parameters(getattr(model, name)) for name in ("backbone", "rpn", "head")}
 
 
 @pytest.mark.parametrize(("limit", "code"), [(0, 1), (1e9, 0)])

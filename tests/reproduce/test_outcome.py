@@ -100,6 +100,27 @@ def test_results_of_the_server(tmp_path: Path) -> None:
     assert not outcome_of(options, graph, "coco/rfcn_r101_dcn").measured
 
 
+def test_times_and_parameters(tmp_path: Path) -> None:
+    options = Options(TABLES["table4"], tmp_path)
+    stages = {"network": {"milliseconds": 12.0}, "testing": {"milliseconds": 15.0}}
+    run = {"parameters": {"backbone": 40_000_000, "rpn": 5_000_000, "head": 2_000_000}} | stages
+    graph = measured(options, "voc/rfcn_r101_dcn", json.dumps({"runs": {"rfcn_r101_dcn": run}}))
+    outcome = outcome_of(options, graph, "voc/rfcn_r101_dcn")
+    assert outcome.measured == {"parameters": 42_000_000, "network": 0.012, "testing": 0.015} and not outcome.split
+    assert outcome.paper == {"parameters": 49.5e6, "network": 0.169, "testing": 0.193} and not outcome.readme
+    rows = [line for line in markdown(options.table, [outcome]).splitlines() if line.startswith("|")]
+    assert [[cell.strip() for cell in line.split("|")[2:6]] for line in rows[2:]] == [
+        ["measured", "42.0", "0.012", "0.015"],
+        ["paper", "49.5", "0.169", "0.193"],
+        ["difference", "-7.5", "-0.157", "-0.178"],
+    ]
+    assert "measured 42.0, paper 49.5" in page("", options.table, [outcome], "")
+    one_stage = measured(
+        options, "voc/class_aware_rpn_r101_dconv", json.dumps({"runs": {"x": {"parameters": {"rpn": 1}} | stages}})
+    )
+    assert outcome_of(options, one_stage, "voc/class_aware_rpn_r101_dconv").measured["parameters"] == 1
+
+
 def test_markdown_and_csv(voc: tuple[Options, Graph]) -> None:
     options, graph = voc
     outcomes = read_outcomes(graph, State(options.output))
