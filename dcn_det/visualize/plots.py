@@ -37,7 +37,7 @@ def require_matplotlib(what: str) -> None:
     """Checks that plots can be drawn.
 
     Args:
-        what: of the user's request needs them, for the message.
+        what: option or command that draws, for the message.
 
     Raises:
         UserError: matplotlib is not installed.
