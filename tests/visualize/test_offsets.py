@@ -99,7 +99,7 @@ def test_detectors(config: str, overrides: tuple[str, ...], layers: int, precisi
     model = build_detector(load_config(CONFIGS / f"{config}.yaml", *overrides), 10).eval()
     for layer in deformable_layers(model).values():
         moved(layer)
-    shown = batch()
+    shown = batch(side=32)
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
         before = model(shown)
         readings = read(model, shown)
