@@ -22,10 +22,7 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise UserError('report: matplotlib is not installed: pip install "dcn_det[report]"') from error
+    require_matplotlib("report")
     return {
         "precision_recall": _precision_recall(analysis),
         "size": _size(analysis),
@@ -36,7 +33,23 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
     }
 
 
-def _axes(width: float = 5.0, height: float = 3.6) -> tuple[Any, Any]:
+def require_matplotlib(what: str) -> None:
+    """Checks that plots can be drawn.
+
+    Args:
+        what: option or command that draws, for the message.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise UserError(f'{what}: matplotlib is not installed: pip install "dcn_det[report]"') from error
+
+
+def new_axes(width: float = 5.0, height: float = 3.6) -> tuple[Any, Any]:
+    """Returns a figure of this size in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
@@ -45,7 +58,8 @@ def _axes(width: float = 5.0, height: float = 3.6) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _png(figure: Any) -> bytes:
+def png_bytes(figure: Any) -> bytes:
+    """Returns a figure as a PNG file."""
     # Without the version in the metadata, the same analysis gives the same bytes.
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -53,14 +67,14 @@ def _png(figure: Any) -> bytes:
 
 
 def _precision_recall(analysis: Analysis) -> bytes:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for (name, values), color in zip(analysis.precision.items(), ("#9fc5b3", "#5fa387", RIGHT, "black")):
         style = {"linestyle": "--", "linewidth": 1.2} if name == "mean" else {"linewidth": 1.8}
         label = "mean of 0.50 to 0.95" if name == "mean" else name
         axes.plot(analysis.recall, values, color=color, label=f"{label}: AP {values.mean():.3f}", **style)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -69,18 +83,18 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _size(analysis: Analysis) -> bytes:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     names = ("small\n< 32² px", "medium", "large\n> 96² px", "all")
     values = [_mean([getattr(row, key) for row in analysis.classes]) for key in ("small", "medium", "large", "ap")]
     drawn = [0.0 if value != value else value for value in values]
     bars = axes.bar(names, drawn, color=[NEUTRAL] * 3 + ["black"])
     axes.bar_label(bars, ["no objects" if value != value else f"{value:.3f}" for value in values], padding=2)
     axes.set(ylabel="AP", ylim=(0, max(0.1, 1.15 * max(drawn))))
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _scores(analysis: Analysis) -> bytes:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     groups = [analysis.right_scores.clip(0, 1), analysis.wrong_scores.clip(0, 1)]
     labels = [f"correct: {len(groups[0])}", f"wrong: {len(groups[1])}"]
     style = {"bins": 25, "range": (0, 1), "histtype": "step", "linewidth": 1.8, "log": True}
@@ -88,15 +102,15 @@ def _scores(analysis: Analysis) -> bytes:
     axes.set(xlabel="score", ylabel="detections (log scale)", xlim=(0, 1))
     axes.set_ylim(bottom=0.7)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _ious(analysis: Analysis) -> bytes:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     axes.hist(analysis.ious, bins=25, range=(0, 1), color=NEUTRAL)
     axes.axvline(0.5, color="black", linewidth=1, linestyle="--")
     axes.set(xlabel="highest IoU with an object of the class", ylabel="confident detections", xlim=(0, 1))
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def confused_classes(analysis: Analysis) -> list[int]:
@@ -112,7 +126,7 @@ def _confusion(analysis: Analysis) -> bytes:
     names = [*(row.name for row in analysis.classes), "background"]
     counts = analysis.confusion[np.ix_(shown, shown)]
     side = max(3.6, 0.34 * len(shown) + 1.6)
-    figure, axes = _axes(side, side)
+    figure, axes = new_axes(side, side)
     totals = analysis.confusion[shown].sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
@@ -125,14 +139,14 @@ def _confusion(analysis: Analysis) -> bytes:
     axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=8, parse_math=False)
     axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
     axes.set(xlabel="detected class", ylabel="true class")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _errors(analysis: Analysis) -> bytes:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     errors = analysis.errors[::-1]
     bars = axes.barh([error.name for error in errors], [error.cost for error in errors], color=WRONG)
     axes.bar_label(bars, [f"{error.cost:.3f}" for error in errors], padding=3, fontsize=9)
     axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="AP at IoU 0.5 gained by fixing them", xlim=(0, 1.2 * max(0.01, *(e.cost for e in errors))))
-    return _png(figure)
+    return png_bytes(figure)

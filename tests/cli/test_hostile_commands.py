@@ -19,6 +19,7 @@ OPTIONS = {
     "convert-weights": ["--config", "--output", "--classes"],
     "evaluate": ["--config", "--set", "--iou-type", "--backend", "--per-class", "--json"],
     "analyze": ["--ground-truth", "--images", "--score", "--worst", "--output", "--set"],
+    "effective-dilation": ["--weights", "--images", "--save", "--plot"],
     "infer": ["--weights", "--output", "--score", "--sheet", "--config", "--device"],
     "model-info": ["--size", "--rois", "--classes", "--json", "--markdown"],
     "benchmark data": ["--images", "--json"],
@@ -90,7 +91,13 @@ def test_command_lines(files: list[str], capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1.5", "nan", "", "1" + "0" * 30, "x"])
 @pytest.mark.parametrize(
-    ("command", "option"), [("train", "--stop-at"), ("model-info", "--rois"), ("model-info", "--classes")]
+    ("command", "option"),
+    [
+        ("train", "--stop-at"),
+        ("model-info", "--rois"),
+        ("model-info", "--classes"),
+        ("effective-dilation", "--images"),
+    ],
 )
 def test_counts(files: list[str], command: str, option: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert assert_result_or_clear_error(dispatch, [command, "absent.yaml", f"{option}={number}"], capsys) == 2
