@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from dcn_det.config import kinds as kinds  # registers the backbones
 from dcn_det.config.data import LoadingConfig
-from dcn_det.config.model import ModelConfig
+from dcn_det.config.model import ModelConfig, ResidualBackboneConfig
 from dcn_det.config.run import RunConfig
 from dcn_det.config.section import BatchSize, BelowOne, Pixels, PositiveFloat, Section, Text
 from dcn_det.config.train import TrainConfig
@@ -23,6 +23,23 @@ class ClassifierConfig(ModelConfig):
     kind: Literal["classifier"] = "classifier"
     label_smoothing: BelowOne = 0.0
     """Share of the target that is spread evenly over all classes (Szegedy et al., CVPR 2016)."""
+    zero_init_residual: bool = False
+    """Start with a scale of 0 in the last normalization of each residual block (Goyal et al., 2017), for deep networks
+    that are trained from scratch."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ClassifierConfig:
+        if not self.zero_init_residual:
+            return self
+        backbone = self.backbone
+        if not isinstance(backbone, ResidualBackboneConfig):
+            raise ValueError(f"zero_init_residual: {backbone.kind} has no residual blocks; set it to false")
+        if backbone.weights != "none" or backbone.norm == "frozen_bn":
+            raise ValueError(
+                f"zero_init_residual is for training from scratch, not for weights '{backbone.weights}' with norm "
+                f"{backbone.norm}; set it to false"
+            )
+        return self
 
 
 class ImagesConfig(LoadingConfig):

@@ -131,8 +131,13 @@ def build_schedule(train: TrainConfig, length: int, epoch_length: int) -> schedu
     return schedule.with_warmup(main, warmup.kind, schedule.warmup_length(warmup.iterations, length), warmup.factor)
 
 
-def loop_settings(train: TrainConfig, length: int, division: Division, stop_at: int | None = None) -> LoopSettings:
-    """Returns the settings of a loop of ``length`` steps that stops after step ``stop_at``, if given."""
+def loop_settings(
+    train: TrainConfig, length: int, epoch_length: int, division: Division, stop_at: int | None = None
+) -> LoopSettings:
+    """Returns the settings of a loop of ``length`` steps that stops after step ``stop_at``, if given.
+
+    An epoch has ``epoch_length`` steps.
+    """
     return LoopSettings(
         length=length,
         stop_at=length if stop_at is None else min(stop_at, length),
@@ -140,7 +145,7 @@ def loop_settings(train: TrainConfig, length: int, division: Division, stop_at: 
         accumulate=division.accumulate,
         log_every=train.log_every,
         checkpoint_every=train.checkpoint_every,
-        eval_every=train.eval_every,
+        eval_every=train.eval_every * {"epochs": epoch_length, "iterations": 1}[train.eval_unit],
         clip_norm=train.clip_norm,
         precision=PRECISIONS[train.precision],
         best_metric=train.best_metric,

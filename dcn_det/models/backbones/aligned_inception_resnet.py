@@ -86,6 +86,7 @@ class AlignedInceptionBlock(nn.Module):
     """
 
     expansion = 4
+    last_norm = "bn2"
 
     def __init__(
         self,

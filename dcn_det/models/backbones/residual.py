@@ -130,7 +130,11 @@ class ResidualBackbone(nn.Module, ABC):
     def make_block(
         self, stage: str, position: int, in_channels: int, channels: int, stride: int, dilation: int
     ) -> nn.Module:
-        """Creates the residual block at a position of a stage; it has ``expansion_of(kind) * channels`` outputs."""
+        """Creates the residual block at a position of a stage.
+
+        It has ``expansion_of(kind) * channels`` outputs. Its attribute ``last_norm`` is the name of the normalization
+        whose output is added to the shortcut.
+        """
 
     def _layers(self) -> list[nn.Module]:
         return [self.get_submodule(f"layer{index}") for index in range(1, 5)]
@@ -154,6 +158,15 @@ class ResidualBackbone(nn.Module, ABC):
         if unknown:
             raise ValueError(f"no stage {unknown[0]!r}; expected some of {', '.join(STAGES)}")
         self.recomputed = frozenset(stages)
+
+    def zero_init_residual(self) -> None:
+        """Sets the scale of the last normalization of each block to 0: blocks start as their shortcuts.
+
+        Deep networks are easier to train from scratch then (Goyal et al., 2017).
+        """
+        for layer in self._layers():
+            for block in layer.children():
+                nn.init.zeros_(block.get_parameter(f"{block.last_norm}.weight"))
 
     def lr_multipliers(self) -> dict[str, float]:
         """Returns learning-rate multipliers other than 1, by parameter name."""

@@ -53,6 +53,7 @@ class BasicBlock(nn.Module):
     """Two dilated 3x3 convolutions, the first with the stride; the second can be deformable."""
 
     expansion = 1
+    last_norm = "bn2"
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions, with the stride on the first 1x1 or on the 3x3, which can be deformable."""
 
     expansion = 4
+    last_norm = "bn3"
 
     def __init__(
         self,
