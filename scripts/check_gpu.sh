@@ -75,7 +75,7 @@ tests() { # SECONDS NAME PROCESSES ARGUMENTS...
   shift 3
   "$python" -c "import xdist" 2> /dev/null && workers=(-n "$processes")
   # Exit code 5, no test selected, is a failure: the GPU would not have been tested.
-  step "$limit" "$name" "$python" -m pytest -m cuda --tb=short -p no:cacheprovider "${workers[@]}" "$@"
+  OMP_NUM_THREADS=2 step "$limit" "$name" "$python" -m pytest -m cuda --tb=short -p no:cacheprovider "${workers[@]}" "$@"
 }
 
 loads() {
@@ -127,7 +127,8 @@ sanitize() { # TOOL TESTS
 }
 
 memcheck() { sanitize memcheck "(equals_the_reference or deterministic_algorithms or suppression) and not 20000"; }
-racecheck() { sanitize racecheck "(equals_the_reference and float32) or (suppression and not 20000)"; }
+# The tool itself aborts in calls of the deformable convolution, which multiply matrices with cuBLAS.
+racecheck() { sanitize racecheck "(equals_the_reference and float32 and not deform_conv2d) or (suppression and not 20000)"; }
 
 train() { # CONFIG PRECISION
   OMP_NUM_THREADS=2 step 120 "train-$1-$2" "$python" tools/train.py "configs/sample/$1.yaml" \
@@ -155,8 +156,8 @@ benchmark_detectors() { # NAME ARGUMENTS...
 }
 
 part_a() {
-  tests 100 test_cuda 4 tests/ops/test_cuda.py
-  tests 120 tests_ops 8 tests/ops --ignore tests/ops/test_cuda.py
+  tests 150 test_cuda 8 tests/ops/test_cuda.py
+  tests 120 tests_more 8 tests/ops tests/models/test_folded.py --ignore tests/ops/test_cuda.py
   step 100 benchmark_ops "$python" tools/benchmark.py ops --device "$device" --rounds 5 --seconds 0.05 \
     --save "$out/gpu_ops.json"
 }

@@ -2,8 +2,8 @@
 # Sets up the environment, trains a small deformable Faster R-CNN on the embedded data set, tests it and draws its
 # detections.
 #
-#   bash scripts/demo.sh                      about five minutes on two cores
-#   bash scripts/demo.sh train.iterations=20  overrides a setting of the config
+#   bash scripts/demo.sh                       about five minutes on two cores
+#   bash scripts/demo.sh train.iterations=100  overrides a setting of the config
 #
 # OUTPUT names the folder of the run (default runs/demo-<time>), CONFIG the config (default
 # configs/sample/faster_rcnn_dcn.yaml).

@@ -39,8 +39,9 @@ TINY: dict[str, Any] = {
     "train": {
         "iterations": 4,
         "batch_size": 2,
-        "optimizer": {"lr": 0.01},
-        "warmup": {"iterations": 2},
+        "reference_batch": 2,
+        "optimizer": {"lr": 0.0025},
+        "warmup": {"iterations": 1},
         "log_every": 2,
         "checkpoint_every": 2,
     },

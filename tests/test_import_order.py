@@ -22,6 +22,7 @@ ORDER = (
     "precision",
     "distributed",
     "progress",
+    "download",
     "models",
     "data",
     "weights",
@@ -29,6 +30,7 @@ ORDER = (
     "inference",
     "visualize",
     "engine",
+    "reproduce",
     "cli",
     "benchmark",
 )

@@ -1,6 +1,6 @@
 """A complete training loop in its simplest form: one process, float32, one checkpoint at the end.
 
-    python tools/plain_train.py configs/sample/faster_rcnn.yaml train.iterations=20 --output plain.pth
+    python tools/plain_train.py configs/sample/faster_rcnn.yaml train.iterations=100 --output plain.pth
 
 Losses equal those of ``tools/train.py``. This is the place to start reading.
 """
@@ -29,17 +29,19 @@ from dcn_det.weights.backbone import load_backbone_weights
 def learning_rate_factor(train: TrainConfig, iteration: int, length: int, epoch_length: int) -> float:
     """Returns the learning-rate factor of an iteration (counted from 0): schedule times warm-up."""
     schedule, warmup = train.schedule, train.warmup
+    scale = train.reference_batch / train.batch_size
+    warmup_length = round(warmup.iterations * scale)
     if schedule.kind == "step":
-        unit = {"share": length, "epochs": epoch_length, "iterations": 1}[schedule.unit]
+        unit = {"share": length, "epochs": epoch_length, "iterations": scale}[schedule.unit]
         factor = schedule.gamma ** sum(iteration >= round(drop * unit) for drop in schedule.drops)
     else:
         share = torch.tensor(min(iteration / length, 1.0), dtype=torch.float64)
         factor = float(schedule.final + (1 - schedule.final) * 0.5 * (1 + torch.cos(torch.pi * share)))
-    if warmup.kind == "none" or iteration >= warmup.iterations:
+    if warmup.kind == "none" or iteration >= warmup_length:
         return factor
     if warmup.kind == "constant":
         return factor * warmup.factor
-    return factor * (warmup.factor + (1 - warmup.factor) * iteration / warmup.iterations)
+    return factor * (warmup.factor + (1 - warmup.factor) * iteration / warmup_length)
 
 
 def build_optimizer(train: TrainConfig, model: nn.Module, multipliers: Mapping[str, float]) -> torch.optim.Optimizer:
@@ -75,7 +77,10 @@ def main(argv: list[str] | None = None) -> int:
     loader = build_train_loader(train_set, config.data, train.batch_size, config.seed)
     copies = 2 if config.data.flip == "double" else 1
     epoch_length = max(copies * len(train_set) // train.batch_size, 1)
-    length = train.iterations or max(1, round((train.epochs or 0) * epoch_length))
+    wanted = (train.epochs or 0) * epoch_length
+    if train.iterations is not None:  # stated for reference_batch images
+        wanted = train.iterations * train.reference_batch / train.batch_size
+    length = max(1, round(wanted))
 
     # Model and optimizer.
     torch.manual_seed(config.seed)

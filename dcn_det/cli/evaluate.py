@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcn_det.config import Config, load_config
+from dcn_det.config.testing import ExpectedConfig
 from dcn_det.errors import UserError
-from dcn_det.evaluation.expected import Comparison, beside_expected
+from dcn_det.evaluation.expected import Comparison, applies, beside_expected
 from dcn_det.evaluation.measure import CONFIG_SUFFIXES, evaluation_settings, read_truth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.truth import Truth
@@ -58,12 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     found: dict[str, Metrics] = {}
     for name, path in zip(names, args.results):
         found[name] = truth.measure(truth.read(path, args.iou_type), settings, args.iou_type)
-    compared = {name: beside_expected(metrics, config.expected) for name, metrics in found.items()}
+    compared = {name: beside_expected(metrics, config.expected, truth.title) for name, metrics in found.items()}
     if len(found) == 1:
         print(found[names[0]].table(per_class=args.per_class))
         print(compared[names[0]].text, end="")
     else:
-        print(side_by_side(found, config, args.per_class))
+        print(side_by_side(found, config.expected, truth.title, args.per_class))
         print(missed_lines(compared), end="")
     if args.json:
         plain = {name: metrics.to_plain() for name, metrics in found.items()}
@@ -93,18 +94,19 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [f"{path} ({number})" for number, path in enumerate(paths, start=1)]
 
 
-def side_by_side(found: dict[str, Metrics], config: Config, per_class: bool) -> str:
-    """Returns a table with one column per results file and one for the expected values."""
+def side_by_side(found: dict[str, Metrics], expected: Sequence[ExpectedConfig], split: str, per_class: bool) -> str:
+    """Returns a table with one column per results file, and one for the expected values on each split."""
     every = list(found.values())
-    expected: dict[str, str] = {item.metric: f"{item.value:.3f}" for item in config.expected}
     columns = {name: [str(m.detections), *map(text, m.values.values())] for name, m in found.items()}
     rows = ["detections", *every[0].values]
     if per_class:
         rows += list(every[0].per_class)
         for name, metrics in found.items():
             columns[name] += map(text, metrics.per_class.values())
-    if expected:
-        columns["expected"] = [expected.get(row, "") for row in rows]
+    for item in expected:
+        name = "expected" if applies(item, split) else f"expected (other split: {item.split})"
+        if item.metric in rows:
+            columns.setdefault(name, [""] * len(rows))[rows.index(item.metric)] = f"{item.value:.3f}"
     first = max(map(len, rows))
     widths = {name: max(len(name), *map(len, column)) for name, column in columns.items()}
     lines = [f"{every[0].kind}: {every[0].images} images, {every[0].objects} objects ({every[0].backend})"]

@@ -46,5 +46,5 @@ def main(argv: list[str] | None = None) -> int:
         print("metrics: none, the split has no annotations")
         return 0
     print(result.metrics.table(per_class=True))
-    print(beside_expected(result.metrics, config.expected).text, end="")
+    print(beside_expected(result.metrics, config.expected, config.data.test_title).text, end="")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,20 +13,68 @@ COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100
 VOC_METRICS = ("mAP50", "mAP70")
 
 
+Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
+
+
 class SplitConfig(Section):
     """Location of the images and annotations of a split; each format has its own keys."""
 
+    @property
+    def title(self) -> str:
+        """Name of the split in ``expected.split``; empty if the format has no names."""
+        return ""
+
 
 class CocoSplitConfig(SplitConfig):
-    images: Text
-    """Folder of the images, relative to ``data.root``."""
-    annotations: Text
-    """COCO-format JSON file, relative to ``data.root``."""
+    images: Text | Texts
+    """Folder of the images, relative to ``data.root``; a list has one folder for each file of ``annotations``."""
+    annotations: Text | Texts
+    """COCO-format JSON file, relative to ``data.root``, or a list of files, whose images are combined."""
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """Image folder and annotation file of each source."""
+        folders, files = _listed(self.images), _listed(self.annotations)
+        return tuple(zip(folders if len(folders) > 1 else folders * len(files), files))
+
+    @property
+    def title(self) -> str:
+        return "+".join(coco_title(file) for file in _listed(self.annotations))
+
+    @model_validator(mode="after")
+    def _check(self) -> CocoSplitConfig:
+        folders, files = len(_listed(self.images)), len(_listed(self.annotations))
+        if folders not in (1, files):
+            raise ValueError(
+                f"images lists {folders} folders for {files} annotation file{'s' if files > 1 else ''}; "
+                "list one for all files, or one for each"
+            )
+        return self
+
+
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
+_SAME = {"test-dev2015": "test-dev", "test-dev2017": "test-dev", "minival2014": "val2017"}
+"""Splits of COCO that are known by several names; minival has the images of val2017."""
+
+
+def coco_title(annotations: str) -> str:
+    """Returns the name of a split by that of its annotation file: ``val2017`` for ``instances_val2017.json``."""
+    stem = PurePath(annotations).stem
+    name = stem.removeprefix("instances_").removeprefix("image_info_")
+    return _SAME.get(name, name)
 
 
 class VocSplitConfig(SplitConfig):
-    sets: Annotated[tuple[Text, ...], Field(min_length=1)]
+    sets: Texts
     """Image sets of Pascal VOC, relative to ``data.root``; for example ``VOC2007/ImageSets/Main/trainval.txt``."""
+
+    @property
+    def title(self) -> str:
+        paths = [PurePath(each) for each in self.sets]
+        return "+".join(f"{path.parts[-4]} {path.stem}" if len(path.parts) > 3 else path.stem for path in paths)
 
 
 class ResizeConfig(Section):
@@ -119,6 +168,11 @@ class DataConfig(LoadingConfig):
     cache_folder: Text | None = None
     """Folder of ``cache: disk``; default: ``.cache`` in ``root``."""
 
+    @property
+    def test_title(self) -> str:
+        """Name of the test split in ``expected.split``; empty if there is none."""
+        return self.test.title if self.test is not None else ""
+
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         classes = self.classes or ()
@@ -152,6 +206,10 @@ class SampleDataConfig(CocoFilesConfig):
     class_count = 10
 
     kind: Literal["sample"] = "sample"
+
+    @property
+    def test_title(self) -> str:
+        return f"sample {super().test_title}"
 
 
 class VocDataConfig(DataConfig):

@@ -45,6 +45,8 @@ class TestConfig(Section):
     batch_size: BatchSize = 1
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of most layers, independent of ``train.precision``; class scores and box deltas are always float32."""
+    fold: bool = True
+    """Make batch norm part of the convolutions before it: faster, with results that differ by rounding."""
     score_threshold: Fraction = 1e-3
     """Minimum score (exclusive)."""
     nms: Literal["hard", "linear", "gaussian"] = "hard"
@@ -85,5 +87,8 @@ class ExpectedConfig(Section):
     """As a fraction: 0.331 for a published 33.1 percent."""
     tolerance: NonNegativeFloat = 0.0
     """Maximum absolute difference."""
+    split: Text | None = None
+    """Test split of the value, such as ``test-dev``, ``val2017`` or ``VOC2007 test``: results on other splits are not
+    compared with it. Null: any split."""
     source: Text
     """Source of the value: a table of the paper, or the measurement."""

@@ -44,7 +44,7 @@ class AdamWConfig(Section):
 class WarmupConfig(Section):
     kind: Literal["constant", "linear", "none"] = "constant"
     iterations: NonNegative = 1000
-    """Shortened to a tenth of the run if it is more than half of it."""
+    """Length in iterations of ``train.reference_batch`` images; at most that of the run."""
     factor: Fraction = 0.1
     """Fraction of the learning rate during warm-up (``constant``) or at its first iteration (``linear``)."""
 
@@ -54,7 +54,7 @@ class StepScheduleConfig(Section):
     drops: tuple[NonNegativeFloat, ...] = (2 / 3,)
     """Points of the run at which the learning rate is multiplied by ``gamma``."""
     unit: Literal["share", "epochs", "iterations"] = "share"
-    """Unit of ``drops``: fractions of the run (``share``), epochs or iterations."""
+    """Unit of ``drops``: fractions of the run (``share``), epochs, or iterations of ``reference_batch`` images."""
     gamma: PositiveFloat = 0.1
 
     @model_validator(mode="after")
@@ -76,7 +76,7 @@ class TrainConfig(Section):
     alternatives = (("iterations", "epochs"),)
 
     iterations: Positive | None = None
-    """Length of the run in optimizer steps; excludes ``epochs``."""
+    """Length of the run in iterations (optimizer steps) of ``reference_batch`` images; excludes ``epochs``."""
     epochs: Annotated[PositiveFloat, at_most(10**6)] | None = None
     """Length of the run in passes over the training list (which ``data.flip: double`` doubles); default: 8, unless
     ``iterations`` is given."""
@@ -85,7 +85,8 @@ class TrainConfig(Section):
     accumulate: BatchSize = 1
     """Forward and backward passes per step; the global batch is processes x batch_size x accumulate."""
     reference_batch: Positive = 8
-    """Global batch for which the learning rate is stated."""
+    """Global batch for which the learning rate and all numbers of iterations (length, warm-up, drops) are stated. With
+    another global batch, iterations are multiplied by reference_batch / global batch: the run sees as many images."""
     scale_lr: bool = True
     """Scale the learning rate by global batch / reference_batch."""
     optimizer: Annotated[SGDConfig | AdamWConfig, Field(discriminator="kind")] = SGDConfig()

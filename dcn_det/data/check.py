@@ -18,7 +18,7 @@ from dcn_det.data.anchor_check import SIZES, AnchorCheck
 from dcn_det.data.findings import Findings
 from dcn_det.data.formats.base import DataFormat
 from dcn_det.data.formats.coco import read_document
-from dcn_det.data.records import Records, Written, to_coco
+from dcn_det.data.records import Records, to_coco
 from dcn_det.errors import UserError
 from dcn_det.images import ImageTooLarge, orientation, read_image
 from dcn_det.progress import Count
@@ -267,7 +267,7 @@ def _with_boxes(records: Records, boxes: NDArray[np.float64]) -> Records:
         for row in np.flatnonzero(changed):
             x1, y1, x2, y2 = boxes[row].tolist()
             rows[row] = {**rows[row], "bbox": [x1, y1, x2 - x1, y2 - y1]}
-        written = Written(written.images, rows, written.places)
+        written = replace(written, annotations=rows)
     return replace(records, boxes=boxes, written=written)
 
 

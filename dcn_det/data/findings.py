@@ -20,7 +20,7 @@ class Findings:
     so that they run on complete data only.
 
     Attributes:
-        source: annotation file or folder, for messages.
+        source: annotation files or folder, for messages.
         errors: all examples of each kind of error.
         notes: all examples of each kind of note; these do not prevent training or evaluation.
         images, objects: numbers of annotated images and objects, with those that have errors; set by readers that know.
@@ -37,6 +37,15 @@ class Findings:
 
     def note(self, kind: str, example: str) -> None:
         self.notes.setdefault(kind, []).append(example)
+
+    def include(self, other: Findings, named: bool) -> None:
+        """Adds the problems of a file; with ``named``, examples begin with its name."""
+        prefix = f"{other.source}: " if named else ""
+        for mine, theirs in ((self.errors, other.errors), (self.notes, other.notes)):
+            for kind, examples in theirs.items():
+                mine.setdefault(kind, []).extend(prefix + example for example in examples)
+        self.images += other.images
+        self.objects += other.objects
 
     def refuse(self) -> None:
         """Checks that there are no errors.

@@ -52,7 +52,7 @@ class DatasetIndex:
     arrays.
 
     Attributes:
-        source: file or folder of the annotations.
+        source: files or folder of the annotations, for messages.
         folder: folder of the images.
         categories: categories by label.
         image_ids: int64 (N,).
@@ -67,7 +67,7 @@ class DatasetIndex:
         annotated: whether there are annotations to evaluate against.
     """
 
-    source: Path
+    source: str | Path
     folder: Path
     categories: tuple[Category, ...]
     image_ids: Tensor

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dcn_det.categories import Category
 from dcn_det.data.findings import first_few
-from dcn_det.errors import UserError, did_you_mean
+from dcn_det.errors import UserError, did_you_mean, shown
 
 Row = dict[str, Any]
 
@@ -53,16 +53,27 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Written:
-    """Rows of a COCO annotation file, including keys that ``Records`` has no column for, such as segmentations.
+    """Rows of COCO annotation files, including keys that ``Records`` has no column for, such as segmentations.
 
     Attributes:
         images, annotations: rows in the order of the columns.
-        places: (M,), position of each annotation in the file.
+        places: (M,), position of each annotation in its file.
+        files: the annotation files.
+        origins: (N,), position in ``files`` of the file of each image and of its annotations.
     """
 
     images: list[Row]
     annotations: list[Row]
     places: NDArray[np.int64]
+    files: tuple[str, ...]
+    origins: NDArray[np.int64]
+
+    def select(self, rows: NDArray[np.int64], picked: NDArray[np.int64]) -> Written:
+        """Returns the images ``rows`` and the annotations ``picked``."""
+        images, annotations = [self.images[i] for i in rows], [self.annotations[i] for i in picked]
+        return replace(
+            self, images=images, annotations=annotations, places=self.places[picked], origins=self.origins[rows]
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Records:
     """All images and objects of a split, as columns.
 
     Attributes:
-        source: file or folder of the annotations, for messages.
+        source: files or folder of the annotations, for messages.
         categories: categories by label.
         image_ids: int64 (N,), unique.
         names: N file names, relative to the image folder.
@@ -83,7 +94,7 @@ class Records:
         notes: messages about data left out or assumed, one line each.
     """
 
-    source: Path
+    source: str | Path
     categories: tuple[Category, ...]
     image_ids: NDArray[np.int64]
     names: list[str]
@@ -99,9 +110,16 @@ class Records:
         """Returns the position of object ``row`` in the annotations, for messages."""
         if self.written is not None:
             number = self.written.annotations[row].get("id")
-            return f"annotations[{self.written.places[row]}]" + (f" (id {number})" if type(number) is int else "")
+            place = f"annotations[{self.written.places[row]}]" + (f" (id {number})" if type(number) is int else "")
+            return self.of_file(int(self.owners[row]), place)
         owner = self.owners[row]
         return f"{self.names[owner]} object {1 + int((self.owners[:row] == owner).sum())}"
+
+    def of_file(self, image: int, text: str) -> str:
+        """Returns ``text`` about an image, preceded by the name of its annotation file if there are several."""
+        if self.written is None or len(self.written.files) == 1:
+            return text
+        return f"{self.written.files[self.written.origins[image]]}: {text}"
 
     def select(self, images: NDArray[np.bool_] | None = None, objects: NDArray[np.bool_] | None = None) -> Records:
         """Returns the selected images (N,) and the selected objects (M,) in these images; None selects all."""
@@ -110,11 +128,6 @@ class Records:
         if kept_images.all() and kept.all():
             return self
         rows, picked = np.flatnonzero(kept_images), np.flatnonzero(kept)
-        written = self.written
-        if written is not None:
-            written = Written(
-                [written.images[i] for i in rows], [written.annotations[i] for i in picked], written.places[picked]
-            )
         return replace(
             self,
             image_ids=self.image_ids[rows],
@@ -124,7 +137,7 @@ class Records:
             boxes=self.boxes[picked],
             labels=self.labels[picked],
             crowd=self.crowd[picked],
-            written=written,
+            written=self.written.select(rows, picked) if self.written is not None else None,
         )
 
     def noted(self, *notes: str) -> Records:
@@ -132,7 +145,69 @@ class Records:
         return replace(self, notes=(*self.notes, *notes)) if notes else self
 
 
-def pack(images: Sequence[ImageRecord], classes: Sequence[str], source: Path) -> Records:
+def named_together(paths: Sequence[Path]) -> str | Path:
+    """Returns the name of several files in messages."""
+    return paths[0] if len(paths) == 1 else ", ".join(map(str, paths))
+
+
+def join(parts: Sequence[Records]) -> Records:
+    """Combines the images and objects of several annotation files in COCO's format, with the same categories.
+
+    Args:
+        parts: records with ``written``; the names of their images are relative to the same folder.
+
+    Raises:
+        UserError: two files have different categories.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    for part in parts[1:]:
+        _check_categories(parts[0], part)
+    written = [part.written for part in parts if part.written is not None]
+    starts = np.cumsum([0, *(len(part.names) for part in parts)])
+    return Records(
+        source=", ".join(str(part.source) for part in parts),
+        categories=parts[0].categories,
+        image_ids=np.concatenate([part.image_ids for part in parts]),
+        names=[name for part in parts for name in part.names],
+        sizes=np.concatenate([part.sizes for part in parts]),
+        owners=np.concatenate([part.owners + start for part, start in zip(parts, starts)]),
+        boxes=np.concatenate([part.boxes for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        crowd=np.concatenate([part.crowd for part in parts]),
+        written=Written(
+            [row for each in written for row in each.images],
+            [row for each in written for row in each.annotations],
+            np.concatenate([each.places for each in written]),
+            tuple(file for each in written for file in each.files),
+            np.repeat(np.arange(len(parts)), [len(part.names) for part in parts]),
+        ),
+        notes=tuple(note for part in parts for note in part.notes),
+    )
+
+
+def _check_categories(first: Records, other: Records) -> None:
+    ours, theirs = ({each.id: each.name for each in part.categories} for part in (first, other))
+    for ident in sorted(ours.keys() | theirs.keys()):
+        if ours.get(ident) != theirs.get(ident):
+            names = [shown(each[ident]) if ident in each else "missing" for each in (ours, theirs)]
+            raise UserError(
+                f"category {ident} is {names[0]} in {first.source}, but {names[1]} in {other.source}; files that are "
+                "combined need the same categories with the same ids"
+            )
+
+
+def with_own_ids(records: Records) -> Records:
+    """Gives new ids to images whose id belongs to an earlier image with another file name."""
+    first: dict[int, str] = {}
+    ids, following = records.image_ids.copy(), int(records.image_ids.max(initial=0)) + 1
+    for row, (ident, name) in enumerate(zip(records.image_ids.tolist(), records.names)):
+        if first.setdefault(ident, name) != name and following < 2**63:
+            ids[row], following = following, following + 1
+    return replace(records, image_ids=ids)
+
+
+def pack(images: Sequence[ImageRecord], classes: Sequence[str], source: str | Path) -> Records:
     """Packs images into columns.
 
     Args:

@@ -100,9 +100,16 @@ def _screen_images(records: Records, findings: Findings) -> Records:
         findings.error("image without a usable size", f"{records.names[row]} is {width}x{height}")
     first = np.zeros(len(good), np.bool_)
     first[np.unique(records.image_ids, return_index=True)[1]] = True
-    for row in np.flatnonzero(good & sized & ~first):
-        findings.error("image id used twice", f"{records.image_ids[row]} ({records.names[row]})")
+    for row in np.flatnonzero(good & sized & ~first).tolist():
+        findings.error("image id used twice", f"{records.image_ids[row]} ({_both(records, row)})")
     return records.select(images=good & sized & first)
+
+
+def _both(records: Records, row: int) -> str:
+    """Names an image, and the earlier one with the same id if they are in different annotation files."""
+    rows = [int(np.flatnonzero(records.image_ids == records.image_ids[row])[0]), row]
+    places = [records.of_file(each, records.names[each]) for each in rows]
+    return " and ".join(places) if places[1] != records.names[row] else places[1]
 
 
 def _screen_boxes(records: Records, findings: Findings) -> Records:

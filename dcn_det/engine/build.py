@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from dcn_det.errors import UserError
 from dcn_det.precision import PRECISIONS
 
 LONGEST = 10**9
-"""Iterations of a run; also the limit of ``train.iterations``."""
+"""Maximum number of iterations of a run."""
 
 
 @dataclass(frozen=True)
@@ -106,38 +107,74 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=lr, betas=settings.betas)
 
 
-def run_length(train: TrainConfig, iterations_per_epoch: int) -> int:
-    """Returns the number of optimizer steps of the whole run."""
-    if train.iterations is not None:
-        return train.iterations
-    assert train.epochs is not None
-    length = max(1, round(train.epochs * iterations_per_epoch))
-    if length > LONGEST:
-        raise UserError(f"train.epochs: {train.epochs:g} epochs are {length} iterations; allowed: at most {LONGEST}")
-    return length
+@dataclass(frozen=True)
+class Length:
+    """Length of a run and of its parts, in optimizer steps.
 
-
-def build_schedule(train: TrainConfig, length: int, epoch_length: int) -> schedule.Factor:
-    """Builds the schedule of a run of ``length`` iterations, with ``epoch_length`` iterations per epoch.
-
-    A warm-up of more than half of the run is shortened, see :func:`dcn_det.engine.schedule.warmup_length`.
+    Attributes:
+        run: the whole run.
+        epoch: one epoch.
+        warmup: the warm-up; 0 if there is none.
+        unit: steps per iteration of the settings: ``train.reference_batch`` / images per step.
     """
+
+    run: int
+    epoch: int
+    warmup: int
+    unit: float
+
+
+def run_length(train: TrainConfig, epoch: int, global_batch: int) -> Length:
+    """Converts the numbers of iterations in the settings to steps of ``global_batch`` images.
+
+    The released code's configurations state 1000 steps of warm-up for 8 GPUs, and 8000 for one.
+
+    Args:
+        train: training settings.
+        epoch: steps per epoch.
+        global_batch: images per step.
+
+    Raises:
+        UserError: the run is too long, or its warm-up is longer than the run.
+    """
+    unit = train.reference_batch / global_batch
+    if train.iterations is not None:
+        key, given, run = "train.iterations", f"{train.iterations} iterations of the config", train.iterations * unit
+    else:
+        assert train.epochs is not None
+        key, given, run = "train.epochs", f"{train.epochs:g} epochs", train.epochs * epoch
+    length = max(1, round(run))
+    if length > LONGEST:
+        raise UserError(f"{key}: {given} are {length} iterations; allowed: at most {LONGEST}")
+    warmup = 0 if train.warmup.kind == "none" else round(train.warmup.iterations * unit)
+    if warmup > length:
+        raise UserError(
+            f"train.warmup.iterations: the warm-up of {warmup} iterations is longer than the run of {length} "
+            f"({global_batch} images each); set it to {max(1, math.floor(length / unit / 10))} or less, counted for "
+            f"{train.reference_batch} images (train.reference_batch), or train.warmup.kind to none"
+        )
+    return Length(length, epoch, warmup, unit)
+
+
+def drops(settings: StepScheduleConfig, length: Length) -> list[int]:
+    """Returns the steps at which the learning rate drops."""
+    unit = {"share": length.run, "epochs": length.epoch, "iterations": length.unit}[settings.unit]
+    return [round(drop * unit) for drop in settings.drops]
+
+
+def build_schedule(train: TrainConfig, length: Length) -> schedule.Factor:
+    """Builds the schedule of a run."""
     settings, warmup = train.schedule, train.warmup
     if isinstance(settings, StepScheduleConfig):
-        unit = {"share": length, "epochs": epoch_length, "iterations": 1}[settings.unit]
-        main = schedule.step(unit, settings.drops, settings.gamma)
+        main = schedule.step(drops(settings, length), settings.gamma)
     else:
-        main = schedule.cosine(length, settings.final)
-    return schedule.with_warmup(main, warmup.kind, schedule.warmup_length(warmup.iterations, length), warmup.factor)
+        main = schedule.cosine(length.run, settings.final)
+    return schedule.with_warmup(main, warmup.kind, length.warmup, warmup.factor)
 
 
-def loop_settings(
-    train: TrainConfig, length: int, epoch_length: int, division: Division, stop_at: int | None = None
-) -> LoopSettings:
-    """Returns the settings of a loop of ``length`` steps that stops after step ``stop_at``, if given.
-
-    An epoch has ``epoch_length`` steps.
-    """
+def loop_settings(train: TrainConfig, steps: Length, division: Division, stop_at: int | None = None) -> LoopSettings:
+    """Returns the settings of a loop over a whole run that stops after step ``stop_at``, if given."""
+    length = steps.run
     return LoopSettings(
         length=length,
         stop_at=length if stop_at is None else min(stop_at, length),
@@ -145,7 +182,7 @@ def loop_settings(
         accumulate=division.accumulate,
         log_every=train.log_every,
         checkpoint_every=train.checkpoint_every,
-        eval_every=train.eval_every * {"epochs": epoch_length, "iterations": 1}[train.eval_unit],
+        eval_every=train.eval_every * {"epochs": steps.epoch, "iterations": 1}[train.eval_unit],
         clip_norm=train.clip_norm,
         precision=PRECISIONS[train.precision],
         best_metric=train.best_metric,

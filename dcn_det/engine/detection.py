@@ -107,12 +107,13 @@ class DetectionTask(Task[Config]):
 
     def _shared_images(self) -> list[str]:
         """Returns the images that are trained on and tested on, which makes the metrics too good."""
-        if self.test_set is None or self.test_set.index.folder != self.train_set.index.folder:
+        if self.test_set is None:
             return []
-        names = [
-            {index.file_name(i) for i in range(len(index))} for index in (self.train_set.index, self.test_set.index)
-        ]
-        return sorted(names[0] & names[1])
+        train, test = (
+            {f"{index.folder}/{index.file_name(i)}" for i in range(len(index))}
+            for index in (self.train_set.index, self.test_set.index)
+        )
+        return sorted(train & test)
 
     def evaluator(self, log: Log) -> Evaluate | None:
         """Returns a function that evaluates a model on the test split and logs metrics and some images.

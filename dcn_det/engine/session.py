@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dcn_det.config import RunConfig, to_plain
+from dcn_det.config.train import StepScheduleConfig
 from dcn_det.data.loader import Loader
 from dcn_det.data.sampler import TrainSampler
 from dcn_det.distributed import resolve_device
@@ -18,6 +19,7 @@ from dcn_det.engine.build import (
     build_optimizer,
     build_schedule,
     divide,
+    drops,
     learning_rate,
     loop_settings,
     run_length,
@@ -25,7 +27,6 @@ from dcn_det.engine.build import (
 from dcn_det.engine.ema import WeightAverage
 from dcn_det.engine.logging import Log
 from dcn_det.engine.prepare import be_deterministic, compile_regions, recompute_stages
-from dcn_det.engine.schedule import warmup_length
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.task import Task
 from dcn_det.engine.trainer import Trainer
@@ -79,13 +80,17 @@ class Session:
         self.optimizer = build_optimizer(config.train, self.model, self.rate.effective, self.lr_multipliers)
         sampler = self.train_batches(0, self.division.batch_size, self.division.accumulate).sampler
         assert isinstance(sampler, TrainSampler)
-        self.epoch_length = sampler.epoch_length
-        self.length = run_length(config.train, self.epoch_length)
-        self.factor = build_schedule(config.train, self.length, self.epoch_length)
+        self.steps = run_length(config.train, sampler.epoch_length, self.division.global_batch)
+        self.factor = build_schedule(config.train, self.steps)
 
     @property
     def categories(self) -> tuple[Category, ...]:
         return self.task.categories
+
+    @property
+    def length(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps.run
 
     def train_batches(self, start_iteration: int, batch_size: int, accumulate: int) -> Loader[Any]:
         """Returns an endless loader of this process's training batches, starting at an iteration."""
@@ -103,20 +108,32 @@ class Session:
                 *self.task.summary(),
                 f"rate      effective learning rate {self.rate}",
                 f"length    {self.length} iterations of {self.division}, "
-                f"{self.length / self.epoch_length:.1f} epochs of {self.epoch_length} iterations",
+                f"{self.length / self.steps.epoch:.1f} epochs of {self.steps.epoch} iterations",
+                f"schedule  {self._schedule()}",
                 *self._particulars(),
             ]
         )
 
+    def _schedule(self) -> str:
+        train, steps = self.config.train, self.steps
+        parts = [f"{steps.run * self.division.global_batch} images"]
+        if steps.warmup:
+            share = steps.warmup / steps.run
+            parts.append(f"warm-up {train.warmup.kind} for {steps.warmup} iterations ({share:.2%} of the run)")
+        if isinstance(train.schedule, StepScheduleConfig):
+            changes = [i for i in drops(train.schedule, steps) if i < steps.run]
+            parts.append(f"rate x {train.schedule.gamma:g} at {', '.join(map(str, changes)) or 'no iteration'}")
+        if steps.unit != 1:
+            parts.append(
+                f"iterations of the config x {steps.unit:g} (reference batch {train.reference_batch} / global batch "
+                f"{self.division.global_batch})"
+            )
+        return "; ".join(parts)
+
     def _particulars(self) -> Iterator[str]:
         """Yields the lines that only some runs have."""
-        warmup = self.config.train.warmup
-        shortened = warmup_length(warmup.iterations, self.length)
-        if warmup.kind != "none" and shortened != warmup.iterations:
-            yield (
-                f"warm-up   shortened from {warmup.iterations} iterations (train.warmup.iterations), more than half of "
-                f"the run, to {shortened}"
-            )
+        if self.steps.warmup > self.steps.run / 2:
+            yield "warning   the warm-up (train.warmup.iterations) is more than half of the run"
         multipliers = self.lr_multipliers
         for factor in sorted(set(multipliers.values())):
             names = [name for name, value in multipliers.items() if value == factor]
@@ -133,7 +150,7 @@ class Session:
             self.optimizer,
             self.factor,
             self.train_batches,
-            loop_settings(self.config.train, self.length, self.epoch_length, self.division, stop_at),
+            loop_settings(self.config.train, self.steps, self.division, stop_at),
             store,
             log,
             self.device,

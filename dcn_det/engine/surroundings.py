@@ -28,3 +28,12 @@ def _git(source: Path, *command: str) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         return f"git {' '.join(command)}: {error}\n"
     return done.stdout if done.returncode == 0 else f"git {' '.join(command)}: {done.stderr}\n"
+
+
+def commit() -> str:
+    """Returns the short commit of the source, with ``+`` if there are local changes; without git, the version."""
+    source = Path(dcn_det.__file__).resolve().parents[1]
+    if not (source / ".git").exists():
+        return dcn_det.__version__
+    name = _git(source, "rev-parse", "--short", "HEAD").strip()
+    return f"{name}+" if _git(source, "status", "--short", "--untracked-files=no").strip() else name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcn_det.config import Config
-from dcn_det.config.data import DataConfig
+from dcn_det.config.data import DataConfig, coco_title
 from dcn_det.config.registry import resolve
 from dcn_det.config.testing import EvaluationConfig
 from dcn_det.data.formats import open_split
@@ -33,10 +33,12 @@ class Truth:
     Attributes:
         coco: ground truth in COCO's format.
         image_folder: folder of the images, to which file names are relative; None if only annotations are given.
+        title: name of the split, see ``DataConfig.test_title``.
     """
 
     coco: GroundTruth
     image_folder: Path | None = None
+    title: str = ""
 
     @staticmethod
     def of_file(path: Path) -> Truth:
@@ -45,7 +47,7 @@ class Truth:
         Raises:
             UserError: see ``load_ground_truth``.
         """
-        return Truth(load_ground_truth(path))
+        return Truth(load_ground_truth(path), title=coco_title(str(path)))
 
     @staticmethod
     def of_config(config: Config) -> Truth:
@@ -55,7 +57,7 @@ class Truth:
             UserError: see ``open_split`` and ``DataFormat.records``.
         """
         split = open_split(config.data, "test")
-        return truth_class(config.data)(GroundTruth.of(split.records()), split.folder)
+        return truth_class(config.data)(GroundTruth.of(split.records()), split.folder, config.data.test_title)
 
     def read(self, path: Path, iou_type: IouType = "bbox") -> ResultTable:
         """Reads results from a JSON file in COCO's format or from a folder of result files of the data format.

@@ -66,6 +66,7 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
         BoxAverage(**Options(average)(BoxAverage)) if average else None,
         PRECISIONS[test.precision],
         box_corners=config.model.box_corners,
+        fold=test.fold,
     )
 
 

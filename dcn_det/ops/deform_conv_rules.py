@@ -12,8 +12,6 @@ from dcn_det.ops import library
 from dcn_det.ops.deform_conv_check import check_arguments, pair_of
 from dcn_det.ops.reference import deform_conv as reference
 
-OPERATOR = torch.ops.dcn_det.deform_conv2d
-
 
 def splits_products(tensor: Tensor) -> bool:
     """Returns whether float32 products on the tensor's device may be split into products of bfloat16 parts."""
@@ -106,7 +104,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return (*grads[:3], grad_bias, grads[3], *[None] * (len(ctx.needs_input_grad) - 5))
 
 
-library.register(
+OPERATOR = library.register(
     "deform_conv2d",
     plain=reference.deform_conv2d,
     fake=_fake,

@@ -14,7 +14,6 @@ from dcn_det.ops import library
 from dcn_det.ops.reference import deform_psroi_pool as reference
 from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
-OPERATOR = torch.ops.dcn_det.deform_psroi_pool
 RELEASED_NAMES = {"trans": "offset", "sample_per_part": "samples_per_bin", "trans_std": "offset_std"}
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -225,7 +224,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return grads[0] if need_input else None, None, grads[1] if need_offset else None, *none
 
 
-library.register(
+OPERATOR = library.register(
     "deform_psroi_pool",
     plain=reference.deform_psroi_pool,
     fake=_fake,

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from dcn_det.ops.checks import has_autocast
+from dcn_det.ops.direct import below_autograd, direct, without_autocast_rules
 from dcn_det.ops.schemas import SCHEMAS
 
 NAMESPACE = "dcn_det"
@@ -136,7 +137,7 @@ def register(
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
     autocast: Sequence[str] = (),
-) -> None:
+) -> Callable[..., Any]:
     """Registers everything that an operator of :data:`SCHEMAS` needs in addition to its compiled kernels.
 
     All callables take the arguments of the schema, in order.
@@ -150,15 +151,21 @@ def register(
         setup_context: Autograd's ``setup_context(ctx, inputs, output)``.
         autocast: Tensor arguments to cast to the autocast dtype on the CPU and on CUDA. The others, which hold
             coordinates, are passed unchanged.
+
+    Returns:
+        The operator; in plain eager mode, a shorter way to its kernels and its autograd rule.
     """
     qualified = f"{NAMESPACE}::{name}"
+    operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+    cast = _autocast_rule(name, autocast)
     _registry.impl(name, plain, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=_registry)
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_registry)
     if autocast:
         for device_type, key in AUTOCAST_KEYS.items():
-            _registry.impl(name, _autocast_kernel(name, device_type, tuple(autocast)), key)
+            _registry.impl(name, _autocast_kernel(operator, device_type, cast), key)
+    return operator if backward is None or setup_context is None else direct(operator, backward, setup_context, cast)
 
 
 def register_backward(name: str, *, plain: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -182,10 +189,8 @@ def backward_operator(name: str, grad_output: torch.Tensor, scatters: bool = Tru
         scatters: Whether threads add to shared values; otherwise the order of sums does not vary.
     """
     strict = scatters and grad_output.is_cuda and torch.are_deterministic_algorithms_enabled()
-    operator: Callable[..., Any] = getattr(
-        getattr(torch.ops, NAMESPACE), f"{name}_backward_deterministic" if strict else f"{name}_backward"
-    )
-    return operator
+    suffix = "backward_deterministic" if strict else "backward"
+    return below_autograd(getattr(getattr(torch.ops, NAMESPACE), f"{name}_{suffix}").default)
 
 
 def input_gradient(name: str) -> Callable[..., tuple[torch.Tensor | None, ...]]:
@@ -206,21 +211,27 @@ def input_gradient(name: str) -> Callable[..., tuple[torch.Tensor | None, ...]]:
     return backward
 
 
-def _autocast_kernel(name: str, device_type: str, cast: tuple[str, ...]) -> Callable[..., Any]:
-    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
-    positions = [i for i, argument in enumerate(operator._schema.arguments) if argument.name in cast]
+def _autocast_rule(name: str, cast: Sequence[str]) -> Callable[[list[Any], str, torch.dtype], None]:
+    """Returns a function that casts the arguments named in ``cast`` in place, given device type and dtype."""
+    arguments = getattr(getattr(torch.ops, NAMESPACE), name).default._schema.arguments
+    positions = [i for i, argument in enumerate(arguments) if argument.name in cast]
     assert len(positions) == len(cast), f"{name} has no such arguments: {cast}"
-    excluded = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
-        torch._C.DispatchKey.AutocastCUDA
-    )
 
-    def kernel(*args: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device_type)
-        values = list(args)
+    def rule(values: list[Any], device_type: str, dtype: torch.dtype) -> None:
         for i in positions:
             if i < len(values):
                 values[i] = _cast(values[i], device_type, dtype)
-        with torch._C._ExcludeDispatchKeyGuard(excluded):
+
+    return rule
+
+
+def _autocast_kernel(
+    operator: Callable[..., Any], device_type: str, cast: Callable[[list[Any], str, torch.dtype], None]
+) -> Callable[..., Any]:
+    def kernel(*args: Any) -> Any:
+        values = list(args)
+        cast(values, device_type, torch.get_autocast_dtype(device_type))
+        with without_autocast_rules():
             return operator(*values)
 
     return kernel

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dcn_det.ops import library
 from dcn_det.ops.reference import roi_pooling as reference
 from dcn_det.ops.roi_checks import Checker, coordinate_dtype
-
-OPERATOR = torch.ops.dcn_det.psroi_pool
 
 
 def psroi_pool(
@@ -113,7 +110,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 _backward = library.input_gradient("psroi_pool")
-library.register(
+OPERATOR = library.register(
     "psroi_pool",
     plain=reference.psroi_pool,
     fake=_fake,

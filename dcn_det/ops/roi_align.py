@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dcn_det.ops import library
 from dcn_det.ops.reference import roi_align as reference
 from dcn_det.ops.roi_checks import LARGEST_SIZE, Checker, coordinate_dtype
-
-OPERATOR = torch.ops.dcn_det.roi_align
 
 
 def roi_align(
@@ -112,7 +109,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 _backward = library.input_gradient("roi_align")
-library.register(
+OPERATOR = library.register(
     "roi_align",
     plain=reference.roi_align,
     fake=_fake,

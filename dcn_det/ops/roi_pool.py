@@ -11,8 +11,6 @@ from dcn_det.ops import library
 from dcn_det.ops.reference import roi_pooling as reference
 from dcn_det.ops.roi_checks import Checker, coordinate_dtype
 
-OPERATOR = torch.ops.dcn_det.roi_pool
-
 
 def roi_pool(input: Tensor, rois: Tensor, *, spatial_scale: float, pooled_size: int) -> Tensor:
     """Pools regions of a feature map into bins, each the maximum of its cells.
@@ -89,7 +87,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 _backward = library.input_gradient("roi_pool")
-library.register(
+OPERATOR = library.register(
     "roi_pool",
     plain=reference.roi_pool,
     fake=_fake,

@@ -18,6 +18,18 @@ from dcn_det.errors import UserError
 from dcn_det.weights.mxnet import Array
 from dcn_det.weights.resnet_names import block_modules, caffe_layer
 
+LINKS = "https://1drv.ms/u/s!Am-5JzdW2XHzhqMSjehIcCgAhvEAHw or https://pan.baidu.com/s/1dFlPFED"
+"""Folders of the released detectors, for browsers; from the README of the released code."""
+FILES = {
+    "rcnn_coco-0000.params": "coco/faster_rcnn_r101",
+    "rcnn_dcn_coco-0000.params": "coco/faster_rcnn_r101_dcn",
+    "rfcn_coco-0000.params": "coco/rfcn_r101",
+    "rfcn_dcn_coco-0000.params": "coco/rfcn_r101_dcn",
+    "fpn_coco-0000.params": "coco/faster_rcnn_r101_fpn",
+    "fpn_dcn_coco-0000.params": "coco/faster_rcnn_r101_fpn_dcn",
+}
+"""Configs of the detectors in these folders, by file name."""
+
 BACKBONE_KIND = "resnet101"
 PARAMETERS = {
     "arg:weight": "weight",

@@ -12,6 +12,7 @@ import pytest
 from dcn_det.cli.evaluate import main
 from dcn_det.entry import exit_code
 from dcn_det.errors import UserError
+from tests.messages import says
 
 ROOT = Path(__file__).resolve().parents[2]
 BOX = [10.0, 10.0, 50.0, 50.0]
@@ -171,3 +172,30 @@ def test_of_several_sources_one_has_to_be_met(capsys: pytest.CaptureFixture[str]
     assert main(["gt.json", "results.json", "--config", "config.yaml"]) == 0
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert first.endswith("(a paper)  MISSED") and second.endswith("(its code)")
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("file", "split", "compared"),
+    [
+        ("instances_val2017.json", "val2017", True),
+        ("instances_minival2014.json", "val2017", True),
+        ("image_info_test-dev2015.json", "test-dev", True),
+        ("instances_val2017.json", "test-dev", False),
+        ("gt.json", "gt", True),
+        ("gt.json", "val2017", False),
+    ],
+)
+def test_a_number_is_compared_on_its_split_only(
+    capsys: pytest.CaptureFixture[str], file: str, split: str, compared: bool
+) -> None:
+    Path("gt.json").rename(file)
+    Path("config.yaml").write_text(EXPECTED.format(0.9).replace("source", f"split: {split}, source"))
+    assert main([file, "results.json", "--config", "config.yaml"]) == compared
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith("MISSED" if compared else f"other split: {split}")
+    assert main([file, "results.json", "results.json", "--config", "config.yaml"]) == compared
+    assert ("other split" in capsys.readouterr().out) != compared
+    Path("config.yaml").write_text(EXPECTED.format(0.9).replace("AP50", "mAP50").replace("source", "split: x, source"))
+    assert main([file, "results.json", "--config", "config.yaml"]) == 0
+    assert says(capsys.readouterr().out, "mAP50", "not measured", "other split")

@@ -42,7 +42,7 @@ def modulated_layer(model: object) -> DeformConv2d:
 def random_weights(config: Config) -> dict[str, Any]:
     """What a checkpoint holds."""
     assert isinstance(config.data, SampleDataConfig) and config.data.test is not None
-    annotations = json.loads((Path(config.data.root) / config.data.test.annotations).read_text())
+    annotations = json.loads((Path(config.data.root) / str(config.data.test.annotations)).read_text())
     classes = tuple(
         sorted((Category(each["id"], each["name"]) for each in annotations["categories"]), key=lambda c: c.id)
     )

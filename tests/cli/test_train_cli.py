@@ -20,7 +20,7 @@ from dcn_det.engine.session import set_up_process
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint
-from tests.messages import says
+from tests.messages import refused, says
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,12 +135,38 @@ def test_dry_run_prints_sizes_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_shortened_warmup_is_said_once(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main([str(tiny), "--dry-run", "train.warmup.iterations=1000"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if "train.warmup.iterations" in line]
-    assert len(lines) == 1 and says(lines[0], "1000", "to 1")
+def test_a_long_warmup_is_said_and_one_longer_than_the_run_is_refused(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([str(tiny), "--dry-run", "train.warmup.iterations=3"]) == 0
+    assert says(capsys.readouterr().out, "warning", "train.warmup.iterations", "half")
     assert train.main([str(tiny), "--dry-run"]) == 0
-    assert "train.warmup" not in capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().out
+    with refused("train.warmup.iterations", 5, 4):
+        train.main([str(tiny), "--dry-run", "train.warmup.iterations=5"])
+
+
+@pytest.mark.parametrize("name", ["schedule_paper.yaml", "schedule_released_voc.yaml"])
+def test_a_schedule_sees_the_same_images_with_any_batch(
+    tiny: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight passes of one image, one or two images in a pass: what is printed for one GPU and for eight."""
+    found = []
+    for batch, passes in ((1, 1), (2, 1), (1, 8), (2, 8)):
+        overrides = [f"overlay={ROOT / 'configs' / 'base' / name}", f"train.batch_size={batch}"]
+        overrides += [f"train.accumulate={passes}", "train.iterations=24000", "data.flip=none", "--dry-run"]
+        assert train.main([str(tiny), *overrides]) == 0
+        text = capsys.readouterr().out
+        total = batch * passes
+        rate = float(re.findall(r"effective learning rate ([\d.e-]+)", text)[0])
+        drop = int(re.findall(r"rate x 0.1 at (\d+)", text)[0])
+        share = re.findall(r"\(([\d.]+%) of the run\)", text)
+        images = re.findall(r"^schedule +(\d+) images", text, re.MULTILINE)
+        found.append((images, share, pytest.approx(rate / total), pytest.approx(drop * total, abs=16)))
+        assert ("iterations of the config x" in text) == (
+            total != load_config(tiny, *overrides[:1]).train.reference_batch
+        )
+    assert found.count(found[0]) == 4 and len(found[0][0]) == len(found[0][1]) == 1
 
 
 def spoil(path: Path) -> None:

@@ -47,23 +47,31 @@ TABLE_3 = {
 }  # fmt: skip
 
 TABLE_5 = {
-    "class_aware_rpn_r101": (23.2, 42.6), "class_aware_rpn_r101_dcn": (25.8, 45.9),
-    "faster_rcnn_r101": (29.4, 48.0), "faster_rcnn_r101_dcn": (33.1, 50.3),
-    "rfcn_r101": (30.8, 52.6), "rfcn_r101_dcn": (34.5, 55.0),
-    "faster_rcnn_air": (30.8, 49.6), "faster_rcnn_air_dcn": (34.1, 51.1),
-    "rfcn_air": (32.9, 54.5), "rfcn_air_dcn": (36.1, 56.7),
-    "rfcn_air_ms": (34.5, 55.0), "rfcn_air_dcn_ms": (37.1, 57.3),
-    "rfcn_air_ms_boxavg": (35.5, 55.6), "rfcn_air_dcn_ms_boxavg": (37.5, 58.0),
-}  # fmt: skip
-"""AP and AP50 on COCO test-dev."""
+    "class_aware_rpn_r101": (23.2, 42.6, 6.9, 27.1, 35.1),
+    "class_aware_rpn_r101_dcn": (25.8, 45.9, 7.2, 28.3, 40.7),
+    "faster_rcnn_r101": (29.4, 48.0, 9.0, 30.5, 47.1),
+    "faster_rcnn_r101_dcn": (33.1, 50.3, 11.6, 34.9, 51.2),
+    "rfcn_r101": (30.8, 52.6, 11.8, 33.9, 44.8),
+    "rfcn_r101_dcn": (34.5, 55.0, 14.0, 37.7, 50.3),
+    "faster_rcnn_air": (30.8, 49.6, 9.6, 32.5, 49.0),
+    "faster_rcnn_air_dcn": (34.1, 51.1, 12.2, 36.5, 52.4),
+    "rfcn_air": (32.9, 54.5, 12.5, 36.3, 48.3),
+    "rfcn_air_dcn": (36.1, 56.7, 14.8, 39.8, 52.2),
+    "rfcn_air_ms": (34.5, 55.0, 16.8, 37.3, 48.3),
+    "rfcn_air_dcn_ms": (37.1, 57.3, 18.8, 39.7, 52.3),
+    "rfcn_air_ms_boxavg": (35.5, 55.6, 17.8, 38.4, 49.3),
+    "rfcn_air_dcn_ms_boxavg": (37.5, 58.0, 19.4, 40.1, 52.5),
+}
+"""AP, AP50, and AP of small, medium and large objects on COCO test-dev."""
+COCO_COLUMNS = ("AP", "AP50", "APs", "APm", "APl")
 
 RELEASED = {
     "voc/rfcn_r101_atrous2": {"mAP50": 79.6, "mAP70": 63.1},
     "voc/rfcn_r101_dcn": {"mAP50": 82.3, "mAP70": 67.8},
-    "coco/rfcn_r101": {"AP": 32.1, "AP50": 54.3},
-    "coco/rfcn_r101_dcn": {"AP": 35.7, "AP50": 56.8},
-    "coco/faster_rcnn_r101": {"AP": 30.3, "AP50": 52.1},
-    "coco/faster_rcnn_r101_dcn": {"AP": 35.0, "AP50": 55.0},
+    "coco/rfcn_r101": {"AP": 32.1, "AP50": 54.3, "APs": 12.8, "APm": 34.9, "APl": 46.1},
+    "coco/rfcn_r101_dcn": {"AP": 35.7, "AP50": 56.8, "APs": 15.2, "APm": 38.8, "APl": 51.5},
+    "coco/faster_rcnn_r101": {"AP": 30.3, "AP50": 52.1, "APs": 9.9, "APm": 32.2, "APl": 47.4},
+    "coco/faster_rcnn_r101_dcn": {"AP": 35.0, "AP50": 55.0, "APs": 14.3, "APm": 37.7, "APl": 52.0},
     "coco/faster_rcnn_r101_fpn": {"AP": 37.8, "AP50": 60.8},
     "coco/faster_rcnn_r101_fpn_dcn": {"AP": 41.2, "AP50": 63.5},
 }
@@ -74,19 +82,20 @@ UNPUBLISHED = {"coco/faster_rcnn_r101_dcnv2"}
 """Configs of a paper whose results are with something that this project does not have."""
 
 
-def published() -> dict[str, dict[str, dict[str, float]]]:
-    """Config -> where it stands -> metric -> percent."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, (ap, ap50) in TABLE_5.items():
-        found[f"coco/{name}"] = {"paper, Table 5 (COCO test-dev)": {"AP": ap, "AP50": ap50}}
+def published() -> dict[str, dict[tuple[str, str], dict[str, float]]]:
+    """Config -> source and split -> metric -> percent."""
+    found: dict[str, dict[tuple[str, str], dict[str, float]]] = {}
+    for name, row in TABLE_5.items():
+        found[f"coco/{name}"] = {("paper, Table 5", "test-dev"): dict(zip(COCO_COLUMNS, row))}
     for table, rows in ((3, TABLE_3), (1, {d: {f"dconv{k}": v for k, v in r.items()} for d, r in TABLE_1.items()})):
         for kind, variants in rows.items():
             for variant, (low, high) in variants.items():
-                source = f"paper, Table {table} (VOC07 test)"
+                source = (f"paper, Table {table}", "VOC2007 test")
                 found[f"voc/{kind}_r101_{variant}"] = {source: {"mAP50": low, "mAP70": high}}
     for name, values in RELEASED.items():
-        data = "VOC07 test" if name.startswith("voc") else "COCO minival" if "fpn" in name else "COCO test-dev"
-        found.setdefault(name, {})[f"the authors' released code, README ({data})"] = values
+        # COCO minival has the images of val2017.
+        split = "VOC2007 test" if name.startswith("voc") else "val2017" if "fpn" in name else "test-dev"
+        found.setdefault(name, {})["the authors' released code, README", split] = values
     return found
 
 
@@ -96,10 +105,32 @@ def test_every_published_number_has_its_config_and_no_config_is_without() -> Non
 
 @pytest.mark.parametrize("name", FILES)
 def test_promises_are_the_published_numbers(name: str) -> None:
-    found: dict[str, dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[str, float]] = {}
     for item in load_config(FILES[name]).expected:
-        found.setdefault(item.source, {})[item.metric] = round(100 * item.value, 4)
+        found.setdefault((item.source, str(item.split)), {})[item.metric] = round(100 * item.value, 4)
     assert found == published().get(name, {})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[cvs]*/*.yaml")), ids=lambda path: path.stem)
+def test_numbers_are_expected_on_the_split_that_is_tested(path: Path) -> None:
+    config = load_config(path)
+    assert {item.split for item in config.expected} <= {config.data.test_title}
+
+
+def test_the_papers_rows_train_on_trainval_and_test_on_test_dev() -> None:
+    folder = ROOT / "configs" / "base"
+    for name in TABLE_5:
+        data: Any = load_config(FILES[f"coco/{name}"]).data
+        assert data.train.sources == tuple((s, f"annotations/instances_{s}.json") for s in ("train2017", "val2017"))
+        assert (data.test.images, data.test_title) == ("test2017", "test-dev")
+        older: Any = load_config(FILES[f"coco/{name}"], f"overlay={folder / 'coco_trainval2014.yaml'}").data
+        assert (older.train.title, older.test_title) == ("train2014+val2014", "test-dev")
+        local: Any = load_config(FILES[f"coco/{name}"], f"overlay={folder / 'coco.yaml'}").data
+        assert (local.train.title, local.test_title) == ("train2017", "val2017")
+        assert local.resize == older.resize == data.resize
+    for name in ("coco/faster_rcnn_r101_fpn_dcn", "coco/faster_rcnn_r101_dcnv2"):
+        other = load_config(FILES[name]).data
+        assert (other.train.title, other.test_title) == ("train2017", "val2017")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -205,7 +236,7 @@ SMALL = [
     "model.backbone.width=8", "model.backbone.stem_width=8", "model.backbone.norm=gn", "model.backbone.frozen_stages=0",
     "model.backbone.weights=none", "model.rpn.channels=16", "model.rpn.pre_nms=200",
     "data.resize={short_side: 128, max_side: 192}", "data.workers=0", "train.batch_size=2", "device=cpu",
-    "train.best_metric=AP",
+    "train.best_metric=AP", "train.warmup.kind=none",
 ]  # fmt: skip
 
 

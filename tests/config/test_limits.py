@@ -51,9 +51,11 @@ def test_every_number_has_a_limit(kind: Any) -> None:
 
 def test_the_length_in_iterations_has_a_limit() -> None:
     train = TrainConfig(epochs=1e6)
-    assert run_length(train, 1000) == 10**9
+    assert run_length(train, 1000, 8).run == 10**9
     with refused("train.epochs", 10**9):
-        run_length(train, 1001)
+        run_length(train, 1001, 8)
+    with refused("train.iterations", 10**9):
+        run_length(TrainConfig(iterations=10**9), 1, 7)
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "a/../../evil", ".", ".."])

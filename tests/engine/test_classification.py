@@ -143,7 +143,8 @@ def detector(*overrides: str) -> Session:
 def air(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a short run of the sample's classifier."""
     out = tmp_path_factory.mktemp("air") / "run"
-    assert run([str(AIR), f"data.root={digits}", "train.epochs=null", "train.iterations=2", "--output", str(out)]) == 0
+    short = ["train.iterations=2", "train.warmup.kind=none"]
+    assert run([str(AIR), f"data.root={digits}", *short, "--output", str(out)]) == 0
     return out
 
 
@@ -152,7 +153,12 @@ def test_the_detector_of_the_sample_starts_from_the_classifiers_backbone(
 ) -> None:
     file = air / "backbone.safetensors"
     common = [str(ROOT / "configs" / "sample" / "faster_rcnn_air.yaml"), f"data.root={sample_root}"]
-    short = ["data.resize={short_side: 96, max_side: 96}", "train.iterations=1", "train.batch_size=1"]
+    short = [
+        "data.resize={short_side: 96, max_side: 96}",
+        "train.iterations=1",
+        "train.batch_size=1",
+        "train.warmup.kind=none",
+    ]
     given = f"model.backbone.weights={file}"
     assert train.main([*common, *short, given, "train.optimizer.lr=1e-30", "--output", str(tmp_path / "run")]) == 0
     trained = checkpoint.load(tmp_path / "run" / "last.pth")["model"]

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,17 @@ from torch import Tensor, nn
 
 from dcn_det import distributed
 from dcn_det.cli import train
+from dcn_det.config import load_config
 from dcn_det.config.train import TrainConfig
 from dcn_det.engine.build import Division, divide
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.step import Step
+from dcn_det.engine.training import describe
 from dcn_det.errors import UserError
 from dcn_det.structures import Batch, ImageInfo, Target
 from dcn_det.weights import checkpoint
 from tests.engine.launching import children, finish, popen, run_command, together, until
+from tests.messages import says
 
 
 def records(folder: Path, kind: str = "train") -> list[dict]:
@@ -52,6 +57,7 @@ def test_how_a_step_is_divided_changes_nothing(
     length = [
         "train.iterations=20" if count == 2 and accumulate == 1 else "train.iterations=5",
         "train.checkpoint_every=100",
+        "train.reference_batch=4",
     ]
     assert run([str(tiny), *length, "train.batch_size=4", "--output", str(tmp_path / "one")]) == 0
     division = [f"train.batch_size={batch_size}", f"train.accumulate={accumulate}"]
@@ -110,6 +116,18 @@ def test_parameters_one_process_does_not_use_neither_hang_nor_skew() -> None:
     assert first == second
 
 
+def test_iterations_are_scaled_with_the_number_of_processes(tiny: Path) -> None:
+    settings: dict = {
+        "train.batch_size": 1,
+        "train.reference_batch": 8,
+        "train.iterations": 100,
+        "train.warmup.iterations": 5,
+    }
+    told = partial(describe, DetectionTask, load_config(tiny, settings))
+    one, two = told(), together(2, told)[0]
+    assert says(one, "800 images", "40 iterations", "5.00%") and says(two, "800 images", "20 iterations", "5.00%")
+
+
 def test_a_process_with_only_empty_images_trains_along(tiny: Path, tmp_path: Path, sample_root: Path) -> None:
     """Half of the images have no boxes; with two images per step, one process often has only background."""
     document = json.loads((sample_root / "annotations" / "train.json").read_text())
@@ -129,7 +147,7 @@ def test_a_process_with_only_empty_images_trains_along(tiny: Path, tmp_path: Pat
 
 
 def test_another_number_of_processes_keeps_the_order_of_images(tiny: Path, tmp_path: Path) -> None:
-    common = [str(tiny), "train.iterations=8", "train.batch_size=2", "train.accumulate=2"]
+    common = [str(tiny), "train.iterations=8", "train.batch_size=2", "train.accumulate=2", "train.reference_batch=4"]
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert run([*common, "--output", str(whole)]) == 0
     assert run([*common, "--output", str(part), "--stop-at", "4"]) == 0

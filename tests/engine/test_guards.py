@@ -281,7 +281,13 @@ def test_deterministic_mode_refuses_what_cannot_be_repeated() -> None:
     "settings",
     [
         ["train.precision=bfloat16", "train.recompute_stages=[res4, res5]", "train.ema_decay=0.9"],
-        ["train.precision=float16", "train.accumulate=2", "train.clip_norm=1", "train.channels_last=false"],
+        [
+            "train.precision=float16",
+            "train.accumulate=2",
+            "train.reference_batch=4",
+            "train.clip_norm=1",
+            "train.channels_last=false",
+        ],
         ["train.schedule={kind: step, drops: [2], unit: iterations}", "data.short_sides=[64, 96]", "data.cache=ram"],
     ],
 )

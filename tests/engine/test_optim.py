@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from dcn_det.config.train import AdamWConfig, SGDConfig, TrainConfig
+from dcn_det.config.train import AdamWConfig, SGDConfig, TrainConfig, WarmupConfig
 from dcn_det.engine.build import build_optimizer, learning_rate, run_length
 from dcn_det.engine.optim import parameter_groups
 from tests.messages import says
@@ -61,5 +61,6 @@ def test_learning_rate_scales_with_the_global_batch() -> None:
 
 
 def test_run_length_counts_epochs_in_batches() -> None:
-    assert run_length(TrainConfig(epochs=2.5), 10) == 25
-    assert run_length(TrainConfig(iterations=7), 10) == 7
+    none = WarmupConfig(kind="none")
+    assert run_length(TrainConfig(epochs=2.5, warmup=none), 10, 1).run == 25
+    assert run_length(TrainConfig(iterations=7, warmup=none), 10, 8).run == 7

@@ -67,7 +67,7 @@ def test_damaged_download_is_refused(site: tuple[Path, str], cache: Path, monkey
     name = put(folder)
     (folder / name).write_bytes((folder / name).read_bytes()[:-10])
     publish(monkeypatch, f"{address}/{name}")
-    with refused("resnet18", "hash", f"{address}/{name}", "model.backbone.weights"):
+    with refused("resnet18", "sha256", f"{address}/{name}", "model.backbone.weights"):
         imagenet_weights("resnet18")
     assert list(cache.iterdir()) == []
 
@@ -78,7 +78,7 @@ def test_damaged_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(monkeypatch, "http://127.0.0.1:9/resnet18-00000000.pth")
     with refused("resnet18", cache, "model.backbone.weights") as caught:
         imagenet_weights("resnet18")
-    assert not isinstance(caught.value.__cause__, OSError), "nothing was downloaded"
+    assert "cannot download" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -90,7 +90,7 @@ def test_a_flipped_bit_in_the_cache_is_noticed(cache: Path, monkeypatch: pytest.
     data = bytearray((cache / name).read_bytes())
     data[data.index(STATE["conv1.weight"].numpy().tobytes()) + 5] ^= 1
     (cache / name).write_bytes(data)
-    with refused("resnet18", "hash", cache):
+    with refused("resnet18", "sha256", cache):
         imagenet_weights("resnet18")
 
 
@@ -102,4 +102,4 @@ def test_nothing_to_download(
     publish(monkeypatch, f"{address}/resnet18-00000000.pth")
     with refused("resnet18", f"{address}/resnet18-00000000.pth", cache, "model.backbone.weights") as caught:
         imagenet_weights("resnet18")
-    assert isinstance(caught.value.__cause__, OSError), "the download failed"
+    assert "cannot download" in str(caught.value) and list(cache.iterdir()) == []

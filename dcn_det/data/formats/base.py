@@ -45,6 +45,11 @@ class DataFormat(ABC):
         """Folder of the images, to which file names are relative; ``data.root`` unless overridden."""
         return self.root
 
+    @property
+    def folders(self) -> Sequence[Path]:
+        """Folders that must exist; :attr:`folder` unless overridden."""
+        return [self.folder]
+
     def prepare(self, progress: Count | None = None) -> None:
         """Checks that the data set exists; creates it if the format can.
 
@@ -63,8 +68,8 @@ class DataFormat(ABC):
         return "data.root"
 
     @property
-    def source(self) -> Path:
-        """File or folder of the annotations, for messages; ``data.root`` unless overridden."""
+    def source(self) -> str | Path:
+        """Files or folder of the annotations, for messages; ``data.root`` unless overridden."""
         return self.root
 
     @abstractmethod
@@ -118,8 +123,9 @@ class DataFormat(ABC):
         """
         from dcn_det.data.index import build_index
 
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder_setting}: no folder {self.folder} (data.root is {self.root})")
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise UserError(f"{self.folder_setting}: no folder {folder} (data.root is {self.root})")
         records = self.records(labelled)
         if classes is not None:
             records = match_classes(records, classes, "the training set or the checkpoint")

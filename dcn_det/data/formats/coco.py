@@ -7,9 +7,10 @@ iscrowd, area) and ``categories`` (id, name).
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from dcn_det.categories import Category
 from dcn_det.data.findings import Findings
 from dcn_det.data.formats.base import DataFormat
-from dcn_det.data.records import Records, Row, Written, only_classes
+from dcn_det.data.records import Records, Row, Written, join, named_together, only_classes, with_own_ids
 from dcn_det.data.repair import repaired
 from dcn_det.data.rules import MAX_SIDE, is_id, is_number, name_problem, screen
 from dcn_det.errors import UserError, shown
@@ -44,36 +45,73 @@ class Check:
 
 
 class CocoFormat(DataFormat):
-    """COCO's format: an annotation file and a folder of images, ``annotations`` and ``images`` of a split."""
+    """COCO's format: annotation files and folders of images, ``annotations`` and ``images`` of a split."""
 
     paths: CocoSplitConfig
 
     @property
+    def folders(self) -> Sequence[Path]:
+        return list(dict.fromkeys(self.root / folder for folder, _ in self.paths.sources))
+
+    @property
     def folder(self) -> Path:
-        return self.root / self.paths.images
+        """The image folder; the folder that contains all of them if there are several."""
+        folders = self.folders
+        if len(folders) == 1:
+            return folders[0]
+        if any(each.is_absolute() for each in folders):
+            folders = [each.absolute() for each in folders]
+        return Path(os.path.commonpath([os.path.normpath(each) for each in folders]))
 
     @property
     def folder_setting(self) -> str:
         return f"data.{self.split}.images"
 
     @property
-    def source(self) -> Path:
-        return self.root / self.paths.annotations
+    def source(self) -> str | Path:
+        return named_together([self.root / file for _, file in self.paths.sources])
 
-    def _document(self) -> Any:
-        if not self.source.is_file():
-            raise UserError(f"data.{self.split}.annotations: no file {self.source} (data.root is {self.root})")
-        return read_json(self.source)
+    def _document(self, path: Path) -> Any:
+        if not path.is_file():
+            raise UserError(f"data.{self.split}.annotations: no file {path} (data.root is {self.root})")
+        return read_json(path)
 
     def read(self, findings: Findings, labelled: bool = True) -> Records:
-        return read_document(self._document(), self.source, findings, self.data.classes, labelled)
+        return self._read(findings, labelled, lambda document: document, lambda records: records)
 
     def repaired(self, findings: Findings, labelled: bool = True) -> Records:
-        document = repaired(self._document())
-        return read_document(document, self.source, findings, self.data.classes, labelled)
+        return self._read(findings, labelled, repaired, with_own_ids)
+
+    def _read(
+        self,
+        findings: Findings,
+        labelled: bool,
+        of_file: Callable[[Any], Any],
+        of_all: Callable[[Records], Records],
+    ) -> Records:
+        """Reads all files; ``of_file`` changes the content of one, ``of_all`` the records of all."""
+        parts, categories = [], []
+        for folder, file in self.paths.sources:
+            path = self.root / file
+            document, found = of_file(self._document(path)), Findings(path)
+            part = _parse(document, path, found, labelled)
+            categories.append(document["categories"])
+            findings.include(found, named=len(self.paths.sources) > 1)
+            parts.append(_in_folder(part, os.path.relpath(self.root / folder, self.folder)))
+        return _finish(of_all(join(parts)), categories[0], findings, self.data.classes, labelled)
 
     def settings_of_fixed(self, path: Path) -> list[str]:
-        return [f"data.{self.split}.annotations={path.absolute()}"]
+        split = f"data.{self.split}"
+        folder = [] if len(self.folders) == 1 else [f"{split}.images={os.path.relpath(self.folder, self.root)}"]
+        return [*folder, f"{split}.annotations={path.absolute()}"]
+
+
+def _in_folder(records: Records, folder: str) -> Records:
+    """Returns the records with names relative to the folder that contains ``folder``; unusable names are kept."""
+    if folder == ".":
+        return records
+    names = [name if name_problem(name) else f"{Path(folder).as_posix()}/{name}" for name in records.names]
+    return replace(records, names=names)
 
 
 def read_coco(path: Path, classes: Sequence[str] | None = None, labelled: bool = True) -> Records:
@@ -89,7 +127,7 @@ def read_coco(path: Path, classes: Sequence[str] | None = None, labelled: bool =
 
 
 def read_document(
-    document: object,
+    document: Any,
     source: Path,
     findings: Findings,
     classes: Sequence[str] | None = None,
@@ -112,6 +150,12 @@ def read_document(
     Raises:
         UserError: the list of images or categories is missing or empty, or a class is not among the categories.
     """
+    records = _parse(document, source, findings, labelled, files)
+    return _finish(records, document["categories"], findings, classes, labelled)
+
+
+def _parse(document: Any, source: Path, findings: Findings, labelled: bool = True, files: bool = True) -> Records:
+    """Reads the content of a file, with all of its categories; see :func:`read_document`."""
     if not isinstance(document, Mapping):
         hint = "; is it a results file?" if isinstance(document, list) else ""
         raise UserError(f"{source}: not COCO annotations: it is {kind_of(document)}, expected an object{hint}")
@@ -134,7 +178,7 @@ def read_document(
     corners = np.array([row["bbox"] for row in annotations], np.float64).reshape(-1, 4)
     with np.errstate(over="ignore", invalid="ignore"):
         corners[:, 2:] += corners[:, :2]
-    records = Records(
+    return Records(
         source=source,
         categories=categories,
         image_ids=np.array([row["id"] for row in images], np.int64),
@@ -144,12 +188,17 @@ def read_document(
         boxes=corners,
         labels=labels[kept],
         crowd=np.array([bool(row.get("iscrowd") or 0) for row in annotations], np.bool_),
-        written=Written(images, annotations, np.array(places, np.int64)[kept]),
+        written=Written(
+            images, annotations, np.array(places, np.int64)[kept], (str(source),), np.zeros(len(images), np.int64)
+        ),
     )
-    if classes is None:
-        records = _without_groups(records, document["categories"])
-    else:
-        records = only_classes(records, classes)
+
+
+def _finish(
+    records: Records, categories: list[Any], findings: Findings, classes: Sequence[str] | None, labelled: bool
+) -> Records:
+    """Selects the classes and leaves out what cannot be used; ``categories`` are the rows of a file."""
+    records = _without_groups(records, categories) if classes is None else only_classes(records, classes)
     return screen(records, findings, labelled)
 
 

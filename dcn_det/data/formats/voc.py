@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from dcn_det.data.findings import Findings, first_few
 from dcn_det.data.formats.base import DataFormat
-from dcn_det.data.records import ImageRecord, ObjectRecord, Records, pack
+from dcn_det.data.records import ImageRecord, ObjectRecord, Records, named_together, pack
 from dcn_det.data.rules import MAX_SIDE, name_problem, screen
 from dcn_det.errors import UserError, did_you_mean, shown
 from dcn_det.files import read_text, read_xml
@@ -41,8 +41,8 @@ class VocFormat(DataFormat):
     paths: VocSplitConfig
 
     @property
-    def source(self) -> Path:
-        return self.root / self.paths.sets[0]
+    def source(self) -> str | Path:
+        return named_together([self.root / each for each in self.paths.sets])
 
     def read(self, findings: Findings, labelled: bool = True) -> Records:
         reader = _Reader(self.root, self.data.classes or VOC_CLASSES, findings, labelled, self.data.classes is not None)
@@ -70,7 +70,7 @@ def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = No
     Raises:
         UserError: a file is missing or malformed, or an image or object cannot be used.
     """
-    findings = Findings(root / sets[0])
+    findings = Findings(named_together([root / each for each in sets]))
     records = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None).read(sets)
     findings.refuse()
     return records
@@ -136,7 +136,7 @@ class _Reader:
             trees = list(pool.map(lambda job: _parse(job[0] / "Annotations" / f"{job[1]}.xml"), unique))
         self.findings.images = len(unique)
         images = [each for job, tree in zip(unique, trees) if (each := self._image(*job, tree)) is not None]
-        records = pack(images, list(self.classes), self.root / sets[0])
+        records = pack(images, list(self.classes), named_together([self.root / each for each in sets]))
         notes = []
         if len(jobs) > len(unique):
             repeated = [name for (_, name), count in Counter(jobs).items() if count > 1]

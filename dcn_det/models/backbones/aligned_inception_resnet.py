@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn_det.models.backbones.convolution import Conv3x3, conv, deformable3x3, plain3x3
+from dcn_det.models.backbones.convolution import Conv3x3, conv, conv_norm, deformable3x3, plain3x3
 from dcn_det.models.backbones.residual import ResidualBackbone, shortcut
 from dcn_det.models.backbones.resnet import DEPTHS, stage_block_names
 from dcn_det.models.norm import Norm
@@ -73,9 +74,12 @@ class Branch(nn.Module):
                 make(channels, channels, stride_3x3 if index == 0 else 1, dilation),
             ]
         self.layers = nn.Sequential(*layers)
+        self.conv_norms = tuple((f"layers.{i}", f"layers.{i + 1}") for i in range(0, len(layers) - 1, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x)
+        for i in range(0, len(self.layers) - 1, 3):
+            x = conv_norm(self.layers[i], self.layers[i + 1], x)
+        out: Tensor = self.layers[-1](x)
         return out
 
 
@@ -86,7 +90,7 @@ class AlignedInceptionBlock(nn.Module):
     """
 
     expansion = 4
-    last_norm = "bn2"
+    conv_norms = (("conv", "bn2"),)
 
     def __init__(
         self,
@@ -107,15 +111,12 @@ class AlignedInceptionBlock(nn.Module):
         self.bn1 = norm(joined)
         self.conv = conv(joined, out_channels, 1)
         self.bn2 = norm(out_channels)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
         x = torch.cat([self.branch1(x), self.branch2(x)], dim=1)
-        x = self.bn2(self.conv(self.relu(self.bn1(x))))
-        x += identity
-        return self.relu(x)
+        return conv_norm(self.conv, self.bn2, F.relu(self.bn1(x), inplace=True), add=identity)
 
 
 class AlignedInceptionResNet(ResidualBackbone):

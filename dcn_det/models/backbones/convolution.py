@@ -1,4 +1,4 @@
-"""The convolutions that backbones are made of, plain, dilated or deformable; all without bias."""
+"""The convolutions that backbones are made of, plain, dilated or deformable, without bias, and with normalization."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from dcn_det.models.folded import FoldedConv
 from dcn_det.ops import DeformConv2d
 
 Conv3x3 = Callable[[int, int, int, int], nn.Module]
@@ -48,6 +50,27 @@ def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dila
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
+
+
+def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor, *, add: Tensor | None = None, relu: bool = True) -> Tensor:
+    """Computes ``norm(conv(x))``, adds ``add`` and applies ReLU.
+
+    All layers with normalization go through this function, so that :func:`dcn_det.models.folded.fold` can replace them.
+
+    Args:
+        conv: a convolution, plain or deformable.
+        norm: any normalization; not applied after a :class:`dcn_det.models.folded.FoldedConv`, which includes it.
+        x: (B, in_channels, H, W).
+        add: (B, out_channels, H_out, W_out).
+        relu: whether to apply ReLU.
+    """
+    if isinstance(conv, FoldedConv):
+        folded: Tensor = conv(x, add=add, relu=relu)
+        return folded
+    x = norm(conv(x))
+    if add is not None:
+        x += add
+    return F.relu(x, inplace=True) if relu else x
 
 
 def plain3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:

@@ -6,24 +6,33 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from dcn_det.models.backbones.convolution import DeformableBlocks, conv, offset_lr_multipliers
+from dcn_det.models.backbones.convolution import DeformableBlocks, conv, conv_norm, offset_lr_multipliers
 from dcn_det.models.norm import Norm, norm_factory
 
 STAGES = ("res2", "res3", "res4", "res5")
 
 
+class Shortcut(nn.Sequential):
+    """A 1x1 convolution with normalization."""
+
+    conv_norms = (("0", "1"),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_norm(self[0], self[1], x, relu=False)
+
+
 def shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
-    """Returns a 1x1 convolution with normalization, or None where the input already fits."""
+    """Returns a :class:`Shortcut`, or None where the input already fits."""
     if stride == 1 and in_channels == out_channels:
         return None
-    return nn.Sequential(conv(in_channels, out_channels, 1, stride), norm(out_channels))
+    return Shortcut(conv(in_channels, out_channels, 1, stride), norm(out_channels))
 
 
 class ResidualBackbone(nn.Module, ABC):
@@ -57,6 +66,8 @@ class ResidualBackbone(nn.Module, ABC):
         ValueError: a block is unknown, or the dilations do not fit.
     """
 
+    conv_norms = (("conv1", "bn1"),)
+
     def __init__(
         self,
         kind: str,
@@ -88,7 +99,6 @@ class ResidualBackbone(nn.Module, ABC):
 
         self.conv1 = conv(3, stem_width, 7, stride=2)
         self.bn1 = self._norm(stem_width)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True) if stem_pool == "ceil" else nn.MaxPool2d(3, 2, padding=1)
 
         self.channels: dict[str, int] = {}
@@ -132,8 +142,8 @@ class ResidualBackbone(nn.Module, ABC):
     ) -> nn.Module:
         """Creates the residual block at a position of a stage.
 
-        It has ``expansion_of(kind) * channels`` outputs. Its attribute ``last_norm`` is the name of the normalization
-        whose output is added to the shortcut.
+        It has ``expansion_of(kind) * channels`` outputs. The last pair of its ``conv_norms`` is the
+        convolution and the normalization whose output is added to the shortcut.
         """
 
     def _layers(self) -> list[nn.Module]:
@@ -166,7 +176,8 @@ class ResidualBackbone(nn.Module, ABC):
         """
         for layer in self._layers():
             for block in layer.children():
-                nn.init.zeros_(block.get_parameter(f"{block.last_norm}.weight"))
+                pairs: Any = block.conv_norms
+                nn.init.zeros_(block.get_parameter(f"{pairs[-1][1]}.weight"))
 
     def lr_multipliers(self) -> dict[str, float]:
         """Returns learning-rate multipliers other than 1, by parameter name."""
@@ -174,7 +185,7 @@ class ResidualBackbone(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps normalized images (B, 3, H, W) to outputs of ``res2`` ... ``res5``, each (B, channels, h, w)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(conv_norm(self.conv1, self.bn1, x))
         features = {}
         for stage, layer in zip(STAGES, self._layers()):
             if stage in self.recomputed and torch.is_grad_enabled():

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dcn_det.models.backbones.convolution import Conv3x3, conv, deformable3x3, plain3x3
+from dcn_det.models.backbones.convolution import Conv3x3, conv, conv_norm, deformable3x3, plain3x3
 from dcn_det.models.backbones.residual import STAGES, ResidualBackbone, shortcut
 from dcn_det.models.norm import Norm
 
@@ -53,7 +53,7 @@ class BasicBlock(nn.Module):
     """Two dilated 3x3 convolutions, the first with the stride; the second can be deformable."""
 
     expansion = 1
-    last_norm = "bn2"
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"))
 
     def __init__(
         self,
@@ -72,22 +72,19 @@ class BasicBlock(nn.Module):
         self.bn1 = norm(channels)
         self.conv2 = main3x3(channels, channels, 1, dilation)
         self.bn2 = norm(channels)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_channels, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        x += identity
-        return self.relu(x)
+        x = conv_norm(self.conv1, self.bn1, x)
+        return conv_norm(self.conv2, self.bn2, x, add=identity)
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions, with the stride on the first 1x1 or on the 3x3, which can be deformable."""
 
     expansion = 4
-    last_norm = "bn3"
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(
         self,
@@ -109,16 +106,13 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(channels)
         self.conv3 = conv(channels, out_channels, 1)
         self.bn3 = norm(out_channels)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
-        x += identity
-        return self.relu(x)
+        x = conv_norm(self.conv1, self.bn1, x)
+        x = conv_norm(self.conv2, self.bn2, x)
+        return conv_norm(self.conv3, self.bn3, x, add=identity)
 
 
 class ResNet(ResidualBackbone):

@@ -25,8 +25,8 @@
 namespace dcn_det {
 
 inline Tensor empty_columns(const DeformConvShape& shape, const Tensor& input, int64_t rows) {
-  return torch::stable::new_empty(
-      input, {shape.groups, rows, static_cast<int64_t>(shape.taps()) * shape.group_channels()});
+  return uninitialized(input,
+                       {shape.groups, rows, static_cast<int64_t>(shape.taps()) * shape.group_channels()});
 }
 
 template <typename T>
@@ -102,7 +102,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
                          dense_planes(offset, sums),
                          {},
                          {},
-                         torch::stable::new_empty(input, {shape.positions(), shape.out_channels})};
+                         uninitialized(input, {shape.positions(), shape.out_channels})};
   if (mask.has_value()) tensors.mask = dense_planes(*mask, sums);
   if (bias.has_value()) tensors.bias = detached(*bias);
   if (shape.positions() > 0) Device::forward(shape, tensors, split);
@@ -160,7 +160,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   if (needs.offset) tensors.grad_offset = empty_planes(offset, sums);
   if (needs.mask) tensors.grad_mask = empty_planes(*mask, sums);
   if (needs.weight) {
-    tensors.grad_matrices = torch::stable::new_empty(tensors.matrices, tensors.matrices.sizes(), sums);
+    tensors.grad_matrices = uninitialized(tensors.matrices, tensors.matrices.sizes(), sums);
   }
 
   if (shape.positions() > 0 && (needs.samples() || needs.weight)) {
@@ -169,7 +169,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     torch::stable::zero_(*tensors.grad_matrices);
   }
 
-  const auto absent = [&] { return torch::stable::new_empty(input, {0}); };
+  const auto absent = [&] { return uninitialized(input, {0}); };
   Tensor grad_input = absent(), grad_offset = absent(), grad_weight = absent(), grad_mask = absent();
   if (needs.input)
     grad_input = from_channels_last<Device>(cast(*tensors.grad_features, dtype), is_channels_last(input));

@@ -102,7 +102,7 @@ inline bool has_dense_planes(const Tensor& self) {
 // Offsets and masks in the dtype of sums, as kernels read them.
 inline Tensor dense_planes(const Tensor& self, ScalarType dtype) {
   const Tensor planes = cast(self, dtype);
-  return has_dense_planes(planes) ? planes : torch::stable::contiguous(planes);
+  return has_dense_planes(planes) ? planes : dense(planes);
 }
 
 template <typename A>
@@ -118,10 +118,9 @@ Planes<A> planes_of(const std::optional<Tensor>& dense) {
 
 // An uninitialized tensor with the shape and layout of `like`.
 inline Tensor empty_planes(const Tensor& like, ScalarType dtype) {
-  if (!is_channels_last(like)) return torch::stable::new_empty(like, like.sizes(), dtype);
-  return permuted(
-      torch::stable::new_empty(like, {like.size(0), like.size(2), like.size(3), like.size(1)}, dtype),
-      {0, 3, 1, 2});
+  if (!is_channels_last(like)) return uninitialized(like, like.sizes(), dtype);
+  return permuted(uninitialized(like, {like.size(0), like.size(2), like.size(3), like.size(1)}, dtype),
+                  {0, 3, 1, 2});
 }
 
 // One matrix per group: (groups, out_channels / groups, taps * channels / groups).

@@ -23,16 +23,14 @@ Tensor nms(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor
   STD_TORCH_CHECK(iou_threshold >= 0 && iou_threshold <= 1, "nms: iou_threshold must be in [0, 1]");
   STD_TORCH_CHECK(max_keep.value_or(1) > 0, "nms: max_keep must be positive");
   const int64_t count = boxes.size(0);
-  if (count == 0) return torch::stable::new_empty(boxes, {0}, ScalarType::Long);
+  if (count == 0) return uninitialized(boxes, {0}, ScalarType::Long);
 
   const bool wide = boxes.scalar_type() == ScalarType::Double || scores.scalar_type() == ScalarType::Double;
-  const auto dense = [](const Tensor& tensor, ScalarType dtype) {
-    return torch::stable::contiguous(cast(tensor, dtype));
-  };
+  const auto read = [](const Tensor& tensor, ScalarType dtype) { return dense(cast(tensor, dtype)); };
   const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
   std::optional<Tensor> dense_labels;
-  if (labels.has_value()) dense_labels = dense(*labels, ScalarType::Long);
-  return Device::suppress(dense(boxes, dtype), dense(scores, dtype), dense_labels, iou_threshold,
+  if (labels.has_value()) dense_labels = read(*labels, ScalarType::Long);
+  return Device::suppress(read(boxes, dtype), read(scores, dtype), dense_labels, iou_threshold,
                           std::min(max_keep.value_or(count), count));
 }
 

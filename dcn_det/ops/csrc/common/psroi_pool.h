@@ -12,6 +12,9 @@ struct PsroiSizes {
 
   DCN_DET_INLINE int64_t bins() const { return int64_t(pooled) * pooled; }
   DCN_DET_INLINE int64_t input_channels() const { return output_dim * group * group; }
+  DCN_DET_INLINE int64_t input_size() const {
+    return images * input_channels() * height * static_cast<int64_t>(width);
+  }
   DCN_DET_INLINE int64_t source_channel(int64_t output_channel, int row, int column) const {
     return (output_channel * group + part_of_bin(row, pooled, group)) * group +
            part_of_bin(column, pooled, group);

@@ -47,7 +47,7 @@ inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> sha
 }
 
 inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> shape) {
-  Tensor zeros = torch::stable::new_empty(like, shape);
+  Tensor zeros = uninitialized(like, shape);
   return torch::stable::zero_(zeros);
 }
 

@@ -85,12 +85,39 @@ inline Tensor transposed(const Tensor& self) {
   return restrided(self, sizes, strides);
 }
 
-// A contiguous tensor in another shape.
-inline Tensor reshaped(const Tensor& self, IntHeaderOnlyArrayRef sizes) {
+// Strides of contiguous memory.
+inline Dimensions dense_strides(IntHeaderOnlyArrayRef sizes) {
   Dimensions strides(sizes);
   int64_t stride = 1;
   for (size_t i = sizes.size(); i-- > 0; stride *= sizes[i]) strides.values[i] = stride;
-  return restrided(self, sizes, strides);
+  return strides;
+}
+
+// A contiguous tensor in another shape.
+inline Tensor reshaped(const Tensor& self, IntHeaderOnlyArrayRef sizes) {
+  return restrided(self, sizes, dense_strides(sizes));
+}
+
+// An uninitialized contiguous tensor on the device of `like`, by default in its dtype.
+inline Tensor uninitialized(const Tensor& like, IntHeaderOnlyArrayRef sizes,
+                            std::optional<ScalarType> dtype = std::nullopt) {
+  const Dimensions strides = dense_strides(sizes);
+  int32_t device_type, type;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  if (dtype) {
+    type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*dtype));
+  } else {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &type));
+  }
+  AtenTensorHandle result;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.values.data(), type, device_type,
+                                                         like.get_device_index(), &result));
+  return Tensor(result);
+}
+
+inline Tensor dense(const Tensor& self) {
+  return self.is_contiguous() ? self : torch::stable::contiguous(self);
 }
 
 inline bool on_same_device(const Tensor& a, const Tensor& b) {

@@ -43,9 +43,9 @@ class CpuBackward {
     }
     for (const ChannelBlock& block : blocks_) {
       const int64_t depth = static_cast<int64_t>(shape.taps()) * block.size();
-      weights_.push_back(torch::stable::new_empty(tensors.matrices, {out_channels(), depth}));
+      weights_.push_back(uninitialized(tensors.matrices, {out_channels(), depth}));
       if (needs.weight) {
-        grad_weights_.push_back(torch::stable::new_empty(*tensors.grad_matrices, {out_channels(), depth}));
+        grad_weights_.push_back(uninitialized(*tensors.grad_matrices, {out_channels(), depth}));
       }
     }
   }
@@ -107,9 +107,9 @@ class CpuBackward {
     const ChannelBlock& block = blocks_[b];
     const int64_t depth = static_cast<int64_t>(shape_.taps()) * block.size();
     const int64_t step = std::max<int64_t>(kColumnBytes / (depth * sizeof(T)), 32);
-    const Tensor buffer = torch::stable::new_empty(weights_[b], {std::min(step, rows), depth});
+    const Tensor buffer = uninitialized(weights_[b], {std::min(step, rows), depth});
     Tensor product;
-    if (needs_.weight && !kExact) product = torch::stable::new_empty(weights_[b], {out_channels(), depth});
+    if (needs_.weight && !kExact) product = uninitialized(weights_[b], {out_channels(), depth});
     const T* features = tensors_.features.template const_data_ptr<T>();
     A* grad_features = needs_.input ? tensors_.grad_features->template mutable_data_ptr<A>() : nullptr;
     for (int64_t row = 0; row < rows; row += step) {

@@ -46,7 +46,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, const std::optional<Tens
   const DeformPsroiProblem<T> problem(sizes, rois, offset, spatial_scale, offset_std);
   const Tensor map = problem.readable(cast(input, accumulate_dtype(input.scalar_type())));
   if (problem.over_channels()) return pool_cells(plan_cells(problem, false), map);
-  Tensor output = torch::stable::new_empty(map, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
+  Tensor output = uninitialized(map, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
   if (output.numel() == 0) return output;
   if (map.numel() == 0) return torch::stable::zero_(output);
   pool_over_regions(problem, map.template const_data_ptr<T>(), output.template mutable_data_ptr<T>());
@@ -58,8 +58,8 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
                          int64_t part_size, int64_t samples_per_bin, double offset_std) {
   const auto sizes = deform_psroi_sizes(input, rois, offset, output_dim, group_size, pooled_size, part_size,
                                         samples_per_bin);
-  const Tensor rows = torch::stable::contiguous(rois);
-  if (offset) offset = torch::stable::contiguous(*offset);
+  const Tensor rows = dense(rois);
+  if (offset) offset = dense(*offset);
   const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
   return cast(run(input, rows, offset, sizes, spatial_scale, offset_std), input.scalar_type());
 }

@@ -111,10 +111,9 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   const DeformPsroiProblem<T> problem(sizes, rois, offset, spatial_scale, offset_std);
   const ScalarType type = accumulate_dtype(input.scalar_type());
   const Tensor map = problem.readable(cast(input, type));
-  const Tensor grad = torch::stable::contiguous(cast(grad_output, type));
-  Tensor grad_map =
-      need_input ? in_large_pages(torch::stable::empty_like(map)) : torch::stable::new_empty(map, {0});
-  Tensor grad_offset = need_offset ? torch::stable::empty_like(*offset) : torch::stable::new_empty(rois, {0});
+  const Tensor grad = dense(cast(grad_output, type));
+  Tensor grad_map = need_input ? in_large_pages(torch::stable::empty_like(map)) : uninitialized(map, {0});
+  Tensor grad_offset = need_offset ? torch::stable::empty_like(*offset) : uninitialized(rois, {0});
   if (need_offset) torch::stable::zero_(grad_offset);
   if (map.numel() > 0) {
     const T *grad_data = grad.template const_data_ptr<T>(), *map_data = map.template const_data_ptr<T>();
@@ -129,7 +128,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& inp
   // The map is the input itself if its dtype and layout suit the loops.
   if (!need_input || map.const_data_ptr() == input.const_data_ptr()) {
     if (need_input || input.scalar_type() == type) return {grad_map, grad_offset};
-    return {torch::stable::new_empty(input, {0}), grad_offset};
+    return {uninitialized(input, {0}), grad_offset};
   }
   Tensor grad_input = torch::stable::empty_like(input);
   torch::stable::copy_(grad_input, grad_map);
@@ -146,8 +145,8 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
                                         samples_per_bin);
   check_grad(grad_output, input, {sizes.rois, output_dim, pooled_size, pooled_size});
   STD_TORCH_CHECK(offset || !need_offset, "need_offset must be false without offset");
-  const Tensor rows = torch::stable::contiguous(rois);
-  if (offset) offset = torch::stable::contiguous(*offset);
+  const Tensor rows = dense(rois);
+  if (offset) offset = dense(*offset);
   const auto run = input.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
   return run(grad_output, input, rows, offset, sizes, spatial_scale, offset_std, need_input, need_offset);
 }

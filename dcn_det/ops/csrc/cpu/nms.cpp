@@ -157,8 +157,7 @@ struct Cpu {
     } else {
       run(threshold_as<float>(iou_threshold));
     }
-    const Tensor result =
-        torch::stable::new_empty(boxes, {static_cast<int64_t>(kept.size())}, ScalarType::Long);
+    const Tensor result = uninitialized(boxes, {static_cast<int64_t>(kept.size())}, ScalarType::Long);
     std::copy(kept.begin(), kept.end(), result.mutable_data_ptr<int64_t>());
     return result;
   }

@@ -50,15 +50,14 @@ Tensor psroi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
   const PsroiSizes sizes = psroi_sizes(input, rois, output_dim, group_size, pooled_size);
   const Tensor map = readable_map(cast(input, accumulate_dtype(input.scalar_type())), sizes);
   const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
-  return cast(run(map, torch::stable::contiguous(rois), sizes, spatial_scale), input.scalar_type());
+  return cast(run(map, dense(rois), sizes, spatial_scale), input.scalar_type());
 }
 
 Tensor psroi_pool_backward(const Tensor& grad_output, const Tensor& rois, int64_t batch, int64_t height,
                            int64_t width, double spatial_scale, int64_t group_size) {
   const PsroiSizes sizes = psroi_sizes(grad_output, rois, batch, height, width, group_size);
   const auto run = grad_output.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
-  return cast(run(grad_output, torch::stable::contiguous(rois), sizes, spatial_scale),
-              grad_output.scalar_type());
+  return cast(run(grad_output, dense(rois), sizes, spatial_scale), grad_output.scalar_type());
 }
 
 }  // namespace

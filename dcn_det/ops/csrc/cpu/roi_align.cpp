@@ -53,7 +53,7 @@ Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, 
   const RoiAlignSizes sizes = roi_align_sizes(input, rois, pooled_size, sampling_ratio, aligned);
   const Tensor map = readable_map(cast(input, accumulate_dtype(input.scalar_type())), sizes);
   const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
-  return cast(run(map, torch::stable::contiguous(rois), sizes, spatial_scale), input.scalar_type());
+  return cast(run(map, dense(rois), sizes, spatial_scale), input.scalar_type());
 }
 
 Tensor roi_align_backward(const Tensor& grad_output, const Tensor& rois, int64_t batch, int64_t height,
@@ -61,8 +61,7 @@ Tensor roi_align_backward(const Tensor& grad_output, const Tensor& rois, int64_t
   const RoiAlignSizes sizes =
       roi_align_sizes(grad_output, rois, batch, height, width, sampling_ratio, aligned);
   const auto run = grad_output.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
-  return cast(run(grad_output, torch::stable::contiguous(rois), sizes, spatial_scale),
-              grad_output.scalar_type());
+  return cast(run(grad_output, dense(rois), sizes, spatial_scale), grad_output.scalar_type());
 }
 
 }  // namespace

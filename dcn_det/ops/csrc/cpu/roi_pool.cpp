@@ -109,8 +109,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, cons
   const Tensor map = torch::stable::contiguous(cast(input, accumulate_dtype(input.scalar_type())),
                                                MemoryFormat::ChannelsLast);
   const std::initializer_list<int64_t> shape = {sizes.rois, sizes.channels, sizes.pooled, sizes.pooled};
-  Tensor output = torch::stable::new_empty(map, shape);
-  Tensor argmax = torch::stable::new_empty(map, shape, ScalarType::Int);
+  Tensor output = uninitialized(map, shape);
+  Tensor argmax = uninitialized(map, shape, ScalarType::Int);
   pool(sizes, map.template const_data_ptr<T>(), rois.const_data_ptr<T>(), static_cast<T>(spatial_scale),
        output.template mutable_data_ptr<T>(), argmax.mutable_data_ptr<int32_t>());
   return {cast(output, input.scalar_type()), argmax};
@@ -120,9 +120,8 @@ template <typename T>
 Tensor backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax,
                 const RoiPoolSizes& sizes) {
   const ScalarType type = accumulate_dtype(grad_output.scalar_type());
-  const Tensor grad = torch::stable::contiguous(cast(grad_output, type));
-  Tensor grad_input =
-      torch::stable::new_empty(grad, {sizes.images, sizes.channels, sizes.height, sizes.width});
+  const Tensor grad = dense(cast(grad_output, type));
+  Tensor grad_input = uninitialized(grad, {sizes.images, sizes.channels, sizes.height, sizes.width});
   pool_backward(sizes, grad.template const_data_ptr<T>(), rois.const_data_ptr<T>(),
                 argmax.const_data_ptr<int32_t>(), grad_input.template mutable_data_ptr<T>());
   return grad_input;
@@ -132,15 +131,14 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, dou
                                     int64_t pooled_size) {
   const RoiPoolSizes sizes = roi_pool_sizes(input, rois, pooled_size);
   const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
-  return run(input, torch::stable::contiguous(rois), sizes, spatial_scale);
+  return run(input, dense(rois), sizes, spatial_scale);
 }
 
 Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& rois, const Tensor& argmax, int64_t batch,
                          int64_t height, int64_t width) {
   const RoiPoolSizes sizes = roi_pool_sizes(grad_output, rois, argmax, batch, height, width);
   const auto run = grad_output.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
-  return cast(run(grad_output, torch::stable::contiguous(rois), torch::stable::contiguous(argmax), sizes),
-              grad_output.scalar_type());
+  return cast(run(grad_output, dense(rois), dense(argmax), sizes), grad_output.scalar_type());
 }
 
 }  // namespace

@@ -230,7 +230,7 @@ void spread_tile(const CellPlan<T>& plan, const ChannelTile& tile, int64_t image
 template <typename T>
 Tensor pool_cells(const CellPlan<T>& plan, const Tensor& input) {
   const PsroiSizes& sizes = plan.sizes;
-  Tensor output = torch::stable::new_empty(input, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
+  Tensor output = uninitialized(input, {sizes.rois, sizes.output_dim, sizes.pooled, sizes.pooled});
   if (output.numel() == 0) return output;
   if (input.numel() == 0) return torch::stable::zero_(output);
   T* out = output.template mutable_data_ptr<T>();
@@ -293,10 +293,9 @@ void spread_cells(const CellPlan<T>& plan, const T* grad_output, const T* map, T
 template <typename T>
 Tensor input_gradient(const CellPlan<T>& plan, const Tensor& grad_output) {
   const PsroiSizes& sizes = plan.sizes;
-  const Tensor grad =
-      torch::stable::contiguous(cast(grad_output, accumulate_dtype(grad_output.scalar_type())));
-  Tensor grad_input = in_large_pages(
-      torch::stable::new_empty(grad, {sizes.images, sizes.input_channels(), sizes.height, sizes.width}));
+  const Tensor grad = dense(cast(grad_output, accumulate_dtype(grad_output.scalar_type())));
+  Tensor grad_input =
+      in_large_pages(uninitialized(grad, {sizes.images, sizes.input_channels(), sizes.height, sizes.width}));
   if (grad_input.numel() == 0) return grad_input;
   spread_cells<T>(plan, grad.template const_data_ptr<T>(), nullptr, grad_input.template mutable_data_ptr<T>(),
                   false, nullptr);

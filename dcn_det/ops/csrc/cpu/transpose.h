@@ -105,7 +105,6 @@ void transpose(T* out, const T* in, int64_t batch, int64_t rows, int64_t columns
 // A contiguous copy of a 4-dimensional tensor, or the tensor itself if it is contiguous.
 inline Tensor dense_copy(const Tensor& self) {
   if (self.is_contiguous()) return self;
-  if (self.numel() == 0) return torch::stable::contiguous(self);
   const int64_t batch = self.size(0), a = self.size(1), b = self.size(2), c = self.size(3);
   const bool from_channels_first = self.stride(0) == a * b * c && self.stride(1) == b &&
                                    self.stride(2) == 1 &&
@@ -113,8 +112,8 @@ inline Tensor dense_copy(const Tensor& self) {
   const bool from_channels_last = self.stride(0) == a * b * c && self.stride(1) == 1 &&
                                   self.stride(2) == c * a &&
                                   self.stride(3) == a;  // (batch, channels, height, width)
-  if (!from_channels_first && !from_channels_last) return torch::stable::contiguous(self);
-  const Tensor out = torch::stable::new_empty(self, self.sizes());
+  if (!from_channels_first && !from_channels_last) return dense(self);
+  const Tensor out = uninitialized(self, self.sizes());
   const int64_t rows = from_channels_first ? c : b * c, columns = from_channels_first ? a * b : a;
   dispatch_floating(self.scalar_type(), "transpose", [&]<typename T>() {
     // Vector types require built-in element types.

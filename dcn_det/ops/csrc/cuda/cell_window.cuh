@@ -82,17 +82,40 @@ struct CellValues {
   }
 };
 
-// Adds grad * weight to the cells of a plane in a pair of windows that fit.
+// Adds grad * weight to the cells of a plane in a pair of windows that fit. A sum of `count` values has all
+// planes, and its memory is aligned. A row of cells lies in one or two groups of 4 neighbors, and adding a
+// group takes as long as adding one value.
 template <typename A, typename Sums>
-__device__ __forceinline__ void add_to_cells(const Sums& sums, int64_t plane, int width, A grad,
-                                             const CellWindow<A>& rows, const CellWindow<A>& columns) {
+__device__ __forceinline__ void add_to_cells(const Sums& sums, int64_t count, int64_t plane, int width,
+                                             A grad, const CellWindow<A>& rows,
+                                             const CellWindow<A>& columns) {
+  constexpr int group = Sums::kWidth;
   const int64_t first = plane + int64_t(rows.first) * width + columns.first;
 #pragma unroll
   for (int j = 0; j < kWindow; ++j) {
+    if (!(rows.weight[j] > A(0))) continue;
+    const A row_grad = grad * rows.weight[j];
+    const int64_t row = first + j * width;
+    const int shift = static_cast<int>(row % group);
+    const int64_t start = row - shift;
+    const bool two = shift + columns.last >= group;
+    if (group > 1 && start + (two ? 2 : 1) * group <= count) {
+      A cells[2][group] = {};
 #pragma unroll
-    for (int k = 0; k < kWindow; ++k)
-      if (reads(rows, j, columns, k))
-        sums.add(first + j * width + k, grad * rows.weight[j] * columns.weight[k]);
+      for (int k = 0; k < kWindow; ++k) {
+        // Not 0 * grad, which may be NaN, for cells that are not read.
+        const A value = columns.weight[k] > A(0) ? row_grad * columns.weight[k] : A(0);
+#pragma unroll
+        for (int s = 0; s < group; ++s)
+          if (shift == s) cells[(s + k) / group % 2][(s + k) % group] = value;
+      }
+      sums.add(start, cells[0]);
+      if (two) sums.add(start + group, cells[1]);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kWindow; ++k)
+        if (columns.weight[k] > A(0)) sums.add(row + k, row_grad * columns.weight[k]);
+    }
   }
 }
 

@@ -31,7 +31,7 @@ constexpr bool kAdds = std::is_same_v<Sums, FloatingSums<A>> || std::is_same_v<S
 template <typename Kind>
 Tensor parts_of(const Tensor& matrix, int64_t rows) {
   const int64_t columns = matrix.numel() / rows;
-  const Tensor copies = torch::stable::new_empty(matrix, {rows, Kind::count, columns}, ScalarType::BFloat16);
+  const Tensor copies = uninitialized(matrix, {rows, Kind::count, columns}, ScalarType::BFloat16);
   split_kernel<Part, Kind><<<blocks_for(matrix.numel()), kThreads, 0, current_stream(matrix)>>>(
       matrix.const_data_ptr<float>(), copies.mutable_data_ptr<Part>(), rows, columns);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -42,11 +42,11 @@ Tensor parts_of(const Tensor& matrix, int64_t rows) {
 void add_products(const Tensor& products, int64_t count, const std::optional<Tensor>& bias, bool more,
                   const Tensor& out) {
   const int64_t rows = out.size(0), columns = out.size(1);
-  std::optional<Tensor> dense;
-  if (bias.has_value()) dense = torch::stable::contiguous(*bias);
+  std::optional<Tensor> terms;
+  if (bias.has_value()) terms = dense(*bias);
   add_products_kernel<<<blocks_for(rows * columns), kThreads, 0, current_stream(out)>>>(
       products.const_data_ptr<float>(), static_cast<int>(count), rows, columns,
-      dense.has_value() ? dense->const_data_ptr<float>() : nullptr, more, out.mutable_data_ptr<float>(),
+      terms.has_value() ? terms->const_data_ptr<float>() : nullptr, more, out.mutable_data_ptr<float>(),
       out.stride(0));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -132,9 +132,8 @@ struct Cuda {
     const int64_t most = tile_rows_of(shape, kParts * sizeof(Part));
     const Tensor right = transposed(reshaped(parts_of<ChunkedRight>(tensors.matrices, shape.groups * width),
                                              {shape.groups, width, ChunkedRight::count * depth}));
-    const Tensor columns =
-        torch::stable::new_empty(right, {shape.groups, most, kParts * depth}, ScalarType::BFloat16);
-    const Tensor memory = torch::stable::new_empty(tensors.features, {(chunks_of(depth) + 3) * most * width});
+    const Tensor columns = uninitialized(right, {shape.groups, most, kParts * depth}, ScalarType::BFloat16);
+    const Tensor memory = uninitialized(tensors.features, {(chunks_of(depth) + 3) * most * width});
     for (int64_t first = 0; first < shape.positions(); first += most) {
       const int64_t count = std::min(most, shape.positions() - first);
       launch_fill<float>(shape, tensors.features, tensors.offset, tensors.mask,
@@ -207,7 +206,7 @@ struct Cuda {
         static_cast<double>(shape.out_cells()) * shape.taps() * (shape.out_channels / shape.groups);
     if (tensors.mask.has_value()) {
       add_up<A>(*tensors.grad_features, deterministic, terms,
-                {tensors.grad_rows, tensors.matrices, torch::stable::contiguous(*tensors.mask)}, run);
+                {tensors.grad_rows, tensors.matrices, dense(*tensors.mask)}, run);
     } else {
       add_up<A>(*tensors.grad_features, deterministic, terms, {tensors.grad_rows, tensors.matrices}, run);
     }
@@ -250,7 +249,7 @@ struct Cuda {
       } else if (sum.scalar_type() == tile.scalar_type()) {
         multiply_add(sum, sum, grad, tile);
       } else {
-        const Tensor product = torch::stable::new_empty(sum, sum.sizes());
+        const Tensor product = uninitialized(sum, sum.sizes());
         multiply(product, grad, tile);
         add_products(product, 1, std::nullopt, true, sum);
       }
@@ -271,9 +270,9 @@ struct Cuda {
     const Tensor grad_columns = empty_columns(shape, tensors.features, needs.samples() ? most : 0);
     const int64_t kept_rows = needs.weight ? most : 0;
     const Tensor columns =
-        torch::stable::new_empty(right, {shape.groups, kParts * kept_rows, depth}, ScalarType::BFloat16);
+        uninitialized(right, {shape.groups, kParts * kept_rows, depth}, ScalarType::BFloat16);
     const Tensor products =
-        torch::stable::new_empty(tensors.matrices, {needs.weight ? chunks_of(most) + 5 : 0, width, depth});
+        uninitialized(tensors.matrices, {needs.weight ? chunks_of(most) + 5 : 0, width, depth});
     SplitColumns<Part> kept{columns_of<Part>(shape, columns), kept_rows * depth};
     if (!needs.weight) kept.columns.data = nullptr;
     for (int64_t first = 0; first < shape.positions(); first += most) {

@@ -63,9 +63,9 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
   const auto sizes = deform_psroi_sizes(input, rois, offset, output_dim, group_size, pooled_size, part_size,
                                         samples_per_bin);
   const DeviceGuard guard(input.get_device_index());
-  const Tensor rows = torch::stable::contiguous(rois);
-  if (offset) offset = torch::stable::contiguous(*offset);
-  Tensor output = torch::stable::new_empty(input, {sizes.rois, output_dim, pooled_size, pooled_size});
+  const Tensor rows = dense(rois);
+  if (offset) offset = dense(*offset);
+  Tensor output = uninitialized(input, {sizes.rois, output_dim, pooled_size, pooled_size});
   if (output.numel() == 0) return output;
   if (input.numel() == 0) return torch::stable::zero_(output);
   if (suits_channels_last(sizes)) {
@@ -80,7 +80,7 @@ Tensor deform_psroi_pool(const Tensor& input, const Tensor& rois, std::optional<
     STD_CUDA_KERNEL_LAUNCH_CHECK();
     return output;
   }
-  const Tensor map = torch::stable::contiguous(input);
+  const Tensor map = dense(input);
   dispatch_floating(input.scalar_type(), "deform_psroi_pool", [&]<typename T>() {
     using A = accumulate_t<T>;
     deform_psroi_pool_kernel<T, A><<<blocks_for(output.numel()), kThreads, 0, current_stream(input)>>>(
@@ -103,16 +103,19 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
   check_grad(grad_output, input, {sizes.rois, output_dim, pooled_size, pooled_size});
   STD_TORCH_CHECK(offset || !need_offset, "need_offset must be false without offset");
   const DeviceGuard guard(input.get_device_index());
-  const Tensor rows = torch::stable::contiguous(rois), grad = torch::stable::contiguous(grad_output);
-  if (offset) offset = torch::stable::contiguous(*offset);
+  const Tensor rows = dense(rois), grad = dense(grad_output);
+  if (offset) offset = dense(*offset);
   const bool last = suits_channels_last(sizes), empty = grad.numel() == 0 || input.numel() == 0;
   const int64_t images = input.size(0), channels = input.size(1), height = input.size(2),
                 width = input.size(3);
-  Tensor sums = torch::stable::new_empty(rois, {0}), grad_offset = torch::stable::new_empty(rois, {0});
+  Tensor sums = uninitialized(rois, {0}), grad_offset = uninitialized(rois, {0});
   if (need_input)
     sums = last ? new_zeros(rois, {images, height, width, channels})
                 : new_zeros(rois, {images, channels, height, width});
-  if (need_offset) grad_offset = new_zeros(rois, {sizes.rois, offset->size(1), part_size, part_size});
+  if (need_offset) {
+    const std::initializer_list<int64_t> shape = {sizes.rois, offset->size(1), part_size, part_size};
+    grad_offset = empty ? new_zeros(rois, shape) : uninitialized(rois, shape);  // kernels write every element
+  }
   const cudaStream_t stream = current_stream(input);
   const double terms = static_cast<double>(sizes.rois) * sizes.bins();
   if (!empty && last && (need_input || need_offset)) {
@@ -134,7 +137,7 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   } else if (!empty) {
-    const Tensor map = torch::stable::contiguous(input);
+    const Tensor map = dense(input);
     dispatch_floating(input.scalar_type(), "deform_psroi_pool_backward", [&]<typename T>() {
       using A = accumulate_t<T>;
       const auto regions = regions_of<A>(rows, offset, spatial_scale, offset_std);
@@ -160,7 +163,7 @@ std::tuple<Tensor, Tensor> deform_psroi_pool_backward(const Tensor& grad_output,
     });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  if (!need_input) return {torch::stable::new_empty(input, {0}), grad_offset};
+  if (!need_input) return {uninitialized(input, {0}), grad_offset};
   return {last && !empty ? from_channels_last(input, sums)
                          : in_layout_of(input, reshaped(sums, {images, channels, height, width})),
           grad_offset};

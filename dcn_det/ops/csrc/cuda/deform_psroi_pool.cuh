@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       if (grad_input.wanted()) {
         if (bin.fits()) {
-          add_to_cells(grad_input, plane, sizes.width, grad, bin.rows, bin.columns);
+          add_to_cells(grad_input, sizes.input_size(), plane, sizes.width, grad, bin.rows, bin.columns);
         } else {
           CellWalker<A> rows(bin.y);
           for (CellSum<A> row; rows.next(row);) {

@@ -32,13 +32,12 @@ inline bool is_aligned(const Tensor& tensor) {
 // slower.
 inline Tensor dense_copy(const Tensor& self) {
   if (self.is_contiguous()) return self;
-  if (self.numel() == 0) return torch::stable::contiguous(self);
   const int64_t batch = self.size(0), a = self.size(1), b = self.size(2), c = self.size(3);
   const bool whole = self.stride(0) == a * b * c || batch == 1;
   const bool last_is_first = self.stride(3) == a * b && self.stride(1) == b && self.stride(2) == 1;
   const bool first_is_last = self.stride(1) == 1 && self.stride(2) == c * a && self.stride(3) == a;
-  if (!whole || !(last_is_first || first_is_last)) return torch::stable::contiguous(self);
-  const Tensor out = torch::stable::new_empty(self, self.sizes());
+  if (!whole || !(last_is_first || first_is_last)) return dense(self);
+  const Tensor out = uninitialized(self, self.sizes());
   const int64_t rows = last_is_first ? c : b * c, columns = last_is_first ? a * b : a;
   const bool copied = dispatch_size(self.element_size(), [&]<typename Element>() {
     launch_transpose(static_cast<const Element*>(self.const_data_ptr()),
@@ -47,7 +46,7 @@ inline Tensor dense_copy(const Tensor& self) {
                        kernel<<<blocks_for(threads), kThreads, 0, current_stream(self)>>>(arguments...);
                      });
   });
-  if (!copied) return torch::stable::contiguous(self);
+  if (!copied) return dense(self);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }
@@ -76,14 +75,14 @@ void add_up(const Tensor& result, bool deterministic, double terms, std::initial
   constexpr int parts = std::is_same_v<A, double> ? 2 : 1;
   const int64_t count = result.numel(), words = static_cast<int64_t>(factors.size());
   const auto new_words = [&](int64_t size) {
-    Tensor tensor = torch::stable::new_empty(result, {size}, ScalarType::Long);
+    Tensor tensor = uninitialized(result, {size}, ScalarType::Long);
     return torch::stable::zero_(tensor);
   };
   const auto words_of = [](const Tensor& tensor) {
     return reinterpret_cast<Word*>(tensor.mutable_data_ptr<int64_t>());
   };
   const Tensor sums = new_words(parts * count), largest = new_words(words), spoiled = new_words(1);
-  const Tensor grid = torch::stable::new_empty(result, {2}, ScalarType::Double);
+  const Tensor grid = uninitialized(result, {2}, ScalarType::Double);
   auto* const grid_data = reinterpret_cast<FixedPoint*>(grid.mutable_data_ptr<double>());
   int64_t word = 0;
   for (const Tensor& factor : factors) measure(factor, words_of(largest) + word++);

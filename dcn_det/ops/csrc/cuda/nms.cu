@@ -44,17 +44,17 @@ struct Cuda {
     STD_TORCH_CHECK(words <= INT32_MAX, "nms: too many boxes");  // limit of a grid's width
 
     const auto [sorted_scores, order] = sort_descending(scores);
-    const Tensor sorted = torch::stable::new_empty(boxes, {count, 4});
+    const Tensor sorted = uninitialized(boxes, {count, 4});
     const Tensor overlaps =
-        torch::stable::new_empty(order, {most_strip_words * kWordBits, words});  // bits, like `dropped`
+        uninitialized(order, {most_strip_words * kWordBits, words});  // bits, like `dropped`
     const Tensor dropped = torch::stable::new_zeros(order, {words});
-    const Tensor kept = torch::stable::new_empty(order, {limit});
+    const Tensor kept = uninitialized(order, {limit});
     const Tensor kept_count = torch::stable::new_zeros(order, {1});
     const int64_t* label_data = nullptr;
     int64_t* sorted_label_data = nullptr;
     std::optional<Tensor> sorted_labels;
     if (labels.has_value()) {
-      sorted_labels = torch::stable::new_empty(order, {count});
+      sorted_labels = uninitialized(order, {count});
       label_data = labels->const_data_ptr<int64_t>();
       sorted_label_data = sorted_labels->mutable_data_ptr<int64_t>();
     }

@@ -12,8 +12,8 @@ Tensor psroi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
                   int64_t group_size, int64_t pooled_size) {
   const PsroiSizes sizes = psroi_sizes(input, rois, output_dim, group_size, pooled_size);
   const DeviceGuard guard(input.get_device_index());
-  const Tensor map = torch::stable::contiguous(input), rows = torch::stable::contiguous(rois);
-  Tensor output = torch::stable::new_empty(input, {sizes.rois, output_dim, pooled_size, pooled_size});
+  const Tensor map = dense(input), rows = dense(rois);
+  Tensor output = uninitialized(input, {sizes.rois, output_dim, pooled_size, pooled_size});
   if (output.numel() == 0) return output;
   dispatch_floating(input.scalar_type(), "psroi_pool", [&]<typename T>() {
     using A = accumulate_t<T>;
@@ -30,7 +30,7 @@ Tensor psroi_pool_backward(const Tensor& grad_output, const Tensor& rois, int64_
                            int64_t width, double spatial_scale, int64_t group_size) {
   const PsroiSizes sizes = psroi_sizes(grad_output, rois, batch, height, width, group_size);
   const DeviceGuard guard(grad_output.get_device_index());
-  const Tensor grad = torch::stable::contiguous(grad_output), rows = torch::stable::contiguous(rois);
+  const Tensor grad = dense(grad_output), rows = dense(rois);
   const Tensor result = new_zeros(rois, {batch, sizes.input_channels(), height, width});
   if (grad.numel() == 0 || result.numel() == 0) return cast(result, grad.scalar_type());
   dispatch_floating(grad.scalar_type(), "psroi_pool_backward", [&]<typename T>() {

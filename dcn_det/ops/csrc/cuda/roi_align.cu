@@ -15,8 +15,8 @@ Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, 
                  int64_t sampling_ratio, bool aligned) {
   const RoiAlignSizes sizes = roi_align_sizes(input, rois, pooled_size, sampling_ratio, aligned);
   const DeviceGuard guard(input.get_device_index());
-  const Tensor map = torch::stable::contiguous(input), rows = torch::stable::contiguous(rois);
-  Tensor output = torch::stable::new_empty(input, {sizes.rois, sizes.output_dim, pooled_size, pooled_size});
+  const Tensor map = dense(input), rows = dense(rois);
+  Tensor output = uninitialized(input, {sizes.rois, sizes.output_dim, pooled_size, pooled_size});
   if (output.numel() == 0) return output;
   if (map.numel() == 0) return torch::stable::zero_(output);
   dispatch_floating(input.scalar_type(), "roi_align", [&]<typename T>() {
@@ -35,7 +35,7 @@ Tensor roi_align_backward(const Tensor& grad_output, const Tensor& rois, int64_t
   const RoiAlignSizes sizes =
       roi_align_sizes(grad_output, rois, batch, height, width, sampling_ratio, aligned);
   const DeviceGuard guard(grad_output.get_device_index());
-  const Tensor grad = torch::stable::contiguous(grad_output), rows = torch::stable::contiguous(rois);
+  const Tensor grad = dense(grad_output), rows = dense(rois);
   const Tensor result = new_zeros(rois, {batch, sizes.output_dim, height, width});
   if (grad.numel() == 0 || result.numel() == 0) return cast(result, grad.scalar_type());
   dispatch_floating(grad.scalar_type(), "roi_align_backward", [&]<typename T>() {

@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(kThreads)
       bin.for_each_cell(at, sizes.width,
                         [&](int64_t cell, A weight) { grad_input.add(plane + cell, weight * grad); });
     } else if (bin.count > A(0)) {
-      add_to_cells(grad_input, plane, sizes.width, grad / bin.count, bin.rows, bin.columns);
+      add_to_cells(grad_input, sizes.input_size(), plane, sizes.width, grad / bin.count, bin.rows,
+                   bin.columns);
     }
   }
 }

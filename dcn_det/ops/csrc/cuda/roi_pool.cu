@@ -14,10 +14,10 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, dou
                                     int64_t pooled_size) {
   const RoiPoolSizes sizes = roi_pool_sizes(input, rois, pooled_size);
   const DeviceGuard guard(input.get_device_index());
-  const Tensor map = torch::stable::contiguous(input), rows = torch::stable::contiguous(rois);
-  Tensor output = torch::stable::new_empty(input, {sizes.rois, sizes.channels, pooled_size, pooled_size});
-  Tensor argmax = torch::stable::new_empty(input, {sizes.rois, sizes.channels, pooled_size, pooled_size},
-                                           ScalarType::Int);
+  const Tensor map = dense(input), rows = dense(rois);
+  Tensor output = uninitialized(input, {sizes.rois, sizes.channels, pooled_size, pooled_size});
+  Tensor argmax =
+      uninitialized(input, {sizes.rois, sizes.channels, pooled_size, pooled_size}, ScalarType::Int);
   if (output.numel() == 0) return {output, argmax};
   dispatch_floating(input.scalar_type(), "roi_pool", [&]<typename T>() {
     using A = accumulate_t<T>;
@@ -35,8 +35,8 @@ Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& rois, const Te
                          int64_t height, int64_t width) {
   const RoiPoolSizes sizes = roi_pool_sizes(grad_output, rois, argmax, batch, height, width);
   const DeviceGuard guard(grad_output.get_device_index());
-  const Tensor grad = torch::stable::contiguous(grad_output), rows = torch::stable::contiguous(rois);
-  const Tensor cells = torch::stable::contiguous(argmax);
+  const Tensor grad = dense(grad_output), rows = dense(rois);
+  const Tensor cells = dense(argmax);
   const Tensor result = new_zeros(rois, {batch, sizes.channels, height, width});
   if (grad.numel() == 0 || result.numel() == 0) return cast(result, grad.scalar_type());
   dispatch_floating(grad.scalar_type(), "roi_pool_backward", [&]<typename T>() {

@@ -1,0 +1,75 @@
+"""``dcn-det download``: gets COCO, Pascal VOC and ImageNet weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dcn_det.download.catalog import COCO, VOC, Collection
+from dcn_det.download.run import download, plan
+
+COLLECTIONS = ("coco", "voc", "weights")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    result = argparse.ArgumentParser(
+        prog="dcn-det download",
+        description="Download and extract data sets and weights. Prints what is missing and its size, then gets it. "
+        "After an interruption, the same command continues; complete parts are skipped.",
+        epilog="\n".join(
+            ["parts, * by default:"]
+            + [
+                f"  coco     {_names(COCO)}",
+                f"  voc      {_names(VOC)}",
+                "  weights  resnet101* and torchvision's others",
+            ]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("collection", choices=COLLECTIONS, help="what to download")
+    result.add_argument("--parts", nargs="+", metavar="PART", help="parts to download (default: see below)")
+    result.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="folder (default: datasets/coco, datasets/voc, or torch's cache, in which weights: torchvision looks)",
+    )
+    result.add_argument("--mirror", metavar="URL", help="address to download from, with the publisher's paths")
+    result.add_argument("--dry-run", action="store_true", help="print what is missing and stop")
+    return result
+
+
+def _names(collection: Collection) -> str:
+    return " ".join(f"{name}*" if name in collection.default else name for name in collection.parts)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    args = parser().parse_args(argv)
+    collection = _collection(args.collection)
+    parts, folder = collection.select(args.parts), args.to or collection.folder
+    print(plan(parts, folder))
+    if args.collection == "weights":
+        print(_authors())
+    if not args.dry_run:
+        download(parts, folder, args.mirror or collection.base, print)
+    return 0
+
+
+def _collection(name: str) -> Collection:
+    if name != "weights":
+        return {"coco": COCO, "voc": VOC}[name]
+    from dcn_det.weights.torchvision import collection
+
+    return collection()
+
+
+def _authors() -> str:
+    from dcn_det.weights.released import FILES, LINKS
+
+    lines = [f"The authors' detectors can only be downloaded in a browser, from {LINKS}. To convert them:"]
+    for file, config in FILES.items():
+        out = f"weights/{file.removesuffix('-0000.params')}.safetensors"
+        lines.append(f"  dcn-det convert-weights weights/{file} {out} --config configs/{config}.yaml")
+    return "\n".join(lines)

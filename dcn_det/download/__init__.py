@@ -1,0 +1,1 @@
+"""Download of data sets and weights: resumable, verified, extracted safely."""

@@ -1,0 +1,272 @@
+"""Steps of a table as data: which commands give its rows, from which files, to which files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import dcn_det
+from dcn_det.config import Config, load_config, to_plain
+from dcn_det.config.data import SplitConfig
+from dcn_det.errors import UserError
+from dcn_det.reproduce.tables import Row, Table
+
+Schedule = Literal["released", "paper"]
+Weights = Literal["train", "authors"]
+
+RELEASED_WEIGHTS = Path("weights")
+"""Folder of the authors' released weights."""
+AIR_WEIGHTS = "dcn-det train-classifier configs/imagenet/air.yaml"
+AUTHORS_FILE = "dcn-det download weights --dry-run prints the folder from which to download it in a browser"
+_IRRELEVANT = {
+    "data": ("root", "workers", "timeout", "cache", "cache_folder"),
+    "train": ("log_every", "checkpoint_every", "keep_checkpoints", "eval_every", "wandb"),
+}
+"""Settings that do not change results, by section."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to reproduce, and where.
+
+    Attributes:
+        table: the table.
+        output: folder of all files; tables share it, and a training that two of them need is done once.
+        schedule: that of the authors' released code (the default of the configs), or that of the paper.
+        weights: trained here, or released by the authors.
+        data: folder of the data set (``data.root``); None for that of the configs.
+        smoke: use small networks on the sample set, see :mod:`dcn_det.reproduce.smoke`.
+        overrides: settings laid over every config.
+    """
+
+    table: Table
+    output: Path
+    schedule: Schedule = "released"
+    weights: Weights = "train"
+    data: Path | None = None
+    smoke: bool = False
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command that makes files from files.
+
+    Attributes:
+        name: ``train/``, ``convert/`` or ``test/`` and the config.
+        command: arguments of ``dcn-det``.
+        config: the settings of the command.
+        inputs: files and folders that must exist, each with the command that gets it; empty for those of other steps.
+        output: the file that exists afterwards. Its folder belongs to the step.
+        after: names of the steps that make inputs.
+        parallel: whether a launcher may run it in several processes.
+        hash: of the settings that determine the result.
+        key: of these settings, and of those of the steps before.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    config: Config
+    inputs: Mapping[Path, str]
+    output: Path
+    parallel: bool
+    hash: str
+    key: str
+    after: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> dict[Path, str]:
+        """The inputs that no other step makes and that do not exist."""
+        return {path: how for path, how in self.inputs.items() if how and not path.exists()}
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row with its resolved config and its steps; both are None for a method that the project does not have."""
+
+    row: Row
+    config: Config | None = None
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass
+class Graph:
+    """The rows of a table and the steps that measure them, in an order in which they can run."""
+
+    rows: list[PlannedRow] = field(default_factory=list)
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    def select(self, rows: Sequence[Row]) -> list[Step]:
+        """Returns the steps of some rows, in order and each once."""
+        names = {step.name for each in self.rows if each.row in rows for step in each.steps}
+        return [step for name, step in self.steps.items() if name in names]
+
+
+def build_graph(options: Options) -> Graph:
+    """Returns rows and steps of a table.
+
+    Raises:
+        UserError: a setting is wrong, or the project's configs are not found.
+    """
+    graph, released = Graph(), released_files() if options.weights == "authors" else {}
+    for row in options.table.rows:
+        if not row.config or (options.weights == "authors" and row.config not in released):
+            graph.rows.append(PlannedRow(row))
+            continue
+        weights = _converted(row, released[row.config], options) if released else _trained(row, options)
+        weights = graph.steps.setdefault(weights.name, weights)
+        tested = _tested(row, weights, options)
+        graph.steps[tested.name] = tested
+        graph.rows.append(PlannedRow(row, tested.config, (weights, tested)))
+    return graph
+
+
+def configs_folder() -> Path:
+    """Returns the project's folder of configs, relative to the working directory where possible.
+
+    Raises:
+        UserError: the package is installed without them.
+    """
+    folder = Path(dcn_det.__file__).resolve().parents[1] / "configs"
+    if not (folder / "base").is_dir():
+        raise UserError(f"'{folder}' not found; run dcn-det from a checkout of the project, which has the configs")
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _settings(name: str, options: Options) -> tuple[Path, list[str]]:
+    """Returns the file of a config and the overrides for it."""
+    folder = configs_folder()
+    path, overrides = folder / f"{name}.yaml", []
+    if options.schedule == "paper":
+        suffix = "_voc" if name.startswith("voc/") else ""
+        overrides.append(f"overlay={folder / 'base' / f'schedule_paper{suffix}.yaml'}")
+    if options.data is not None:
+        overrides.append(f"data.root={options.data}")
+    if options.smoke:
+        from dcn_det.reproduce import smoke
+
+        overrides += smoke.overrides(load_config(path), options.output / "data", options.data is not None)
+    return path, [*overrides, *options.overrides]
+
+
+def _trained(row: Row, options: Options) -> Step:
+    path, overrides = _settings(row.training, options)
+    overrides.append("data.test=null")  # testing is a step of its own
+    config = load_config(path, *overrides)
+    output = options.output / "train" / row.training / "last.pth"
+    hashed = _hash(_relevant(config, "seed", "imports", "model", "data", "train"))
+    return Step(
+        name=f"train/{row.training}",
+        command=("train", str(path), *overrides, "--output", str(output.parent), "--auto-resume"),
+        config=config,
+        inputs=data_files(config, "train") | _backbone_file(config),
+        output=output,
+        parallel=True,
+        hash=hashed,
+        key=hashed,
+    )
+
+
+def released_files() -> dict[str, str]:
+    """Returns the name of the file of the authors' released weights by config."""
+    from dcn_det.weights.released import FILES  # imports PyTorch, which plans do without
+
+    return {config: file for file, config in FILES.items()}
+
+
+def _converted(row: Row, file: str, options: Options) -> Step:
+    path, overrides = _settings(row.config, options)
+    source = RELEASED_WEIGHTS / file
+    output = options.output / "convert" / row.config / "weights.safetensors"
+    config = load_config(path, *overrides)
+    hashed = _hash(_relevant(config, "imports", "model"))
+    return Step(
+        name=f"convert/{row.config}",
+        command=("convert-weights", str(source), str(output), "--config", str(path), *overrides),
+        config=config,
+        inputs={source: AUTHORS_FILE},
+        output=output,
+        parallel=False,
+        hash=hashed,
+        key=hashed,
+    )
+
+
+def _tested(row: Row, weights: Step, options: Options) -> Step:
+    path, overrides = _settings(row.config, options)
+    config = load_config(path, *overrides)
+    folder = options.output / "test" / row.config
+    command = ("test", str(path), *overrides, "--weights", str(weights.output), "--output", str(folder))
+    output = folder / "metrics.json"
+    if not annotated(config):
+        name = row.config.partition("/")[2].replace("_", "-")
+        command = (*command, "--submission", name)
+        output = folder / f"detections_test-dev2017_{name}_results.zip"
+    hashed = _hash(_relevant(config, "imports", "model", "data", "test", "evaluation"))
+    return Step(
+        name=f"test/{row.config}",
+        command=command,
+        config=config,
+        inputs=data_files(config, "test") | {weights.output: ""},
+        output=output,
+        parallel=True,
+        hash=hashed,
+        key=_hash([hashed, weights.key]),
+        after=(weights.name,),
+    )
+
+
+def annotated(config: Config) -> bool:
+    """Returns whether the test split has annotations, by the name that COCO gives to files without."""
+    files = getattr(config.data.test, "annotations", "")
+    return not any(Path(file).name.startswith("image_info") for file in _listed(files))
+
+
+def _listed(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def data_files(config: Config, split: Literal["train", "test"]) -> dict[Path, str]:
+    """Returns files and folders of a split, each with the command that gets it."""
+    section: SplitConfig | None = getattr(config.data, split)
+    if section is None or config.data.kind == "sample":
+        return {}
+    root = Path(config.data.root)
+    place = root.parent if config.data.kind == "voc" and root.name == "VOCdevkit" else root
+    how = f"dcn-det download {config.data.kind} --to {place}"
+    return {root / name: how for _, value in section for name in _listed(value)}
+
+
+def _backbone_file(config: Config) -> dict[Path, str]:
+    """Returns the file of pretrained weights, if the config names one."""
+    backbone = config.model.backbone
+    if backbone.weights in ("none", "torchvision"):
+        return {}
+    how = AIR_WEIGHTS if backbone.kind == "aligned_inception_resnet" else "put your file there"
+    return {Path(backbone.weights): how}
+
+
+def _relevant(config: Config, *sections: str) -> dict[str, Any]:
+    plain = to_plain(config)
+    kept = {section: plain[section] for section in sections}
+    for section, keys in _IRRELEVANT.items():
+        if section in kept:
+            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    if "train" in sections:
+        kept["data"].pop("test")
+    else:
+        kept.get("data", {}).pop("train", None)
+    return kept
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def trainings(steps: Sequence[Step]) -> Iterator[Step]:
+    """Yields the steps that train."""
+    return (step for step in steps if step.name.startswith("train/"))

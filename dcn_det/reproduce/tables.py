@@ -1,0 +1,186 @@
+"""Rows and columns of the paper's tables. Published values are in the ``expected:`` of the configs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from dcn_det.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: heading.
+        metric: name of the metric, see ``DataConfig.metrics``.
+    """
+
+    title: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        label: method and variant.
+        config: config to test, such as ``coco/rfcn_air_ms``; empty if this project does not have the method.
+        trained: config whose training gives the weights; that of ``config`` by default.
+    """
+
+    label: str
+    config: str = ""
+    trained: str = ""
+
+    @property
+    def training(self) -> str:
+        return self.trained or self.config
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+        name: as on the command line.
+        title: what it shows.
+        rows, columns: in the order of the paper.
+        note: about the cells that stay empty.
+    """
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    note: str = ""
+
+    def select(self, patterns: Sequence[str]) -> tuple[Row, ...]:
+        """Returns the rows whose config matches a pattern such as ``coco/rfcn_*`` or ``rfcn_*``; all for none.
+
+        Raises:
+            UserError: a pattern matches no row.
+        """
+        chosen: set[Row] = set()
+        for pattern in patterns:
+            found = [row for row in self.rows if row.config and _matches(row.config, pattern)]
+            if not found:
+                names = [row.config.partition("/")[2] for row in self.rows if row.config]
+                raise UserError(
+                    f"--rows: '{pattern}' is no row of {self.name}{did_you_mean(pattern, names)}; rows: "
+                    f"{', '.join(names)}"
+                )
+            chosen.update(found)
+        return tuple(row for row in self.rows if not patterns or row in chosen)
+
+
+def _matches(config: str, pattern: str) -> bool:
+    return fnmatch(config, pattern) or fnmatch(config.partition("/")[2], pattern)
+
+
+_DETECTORS = {"class_aware_rpn": "class-aware RPN", "faster_rcnn": "Faster R-CNN", "rfcn": "R-FCN"}
+_VOC = (Column("mAP@0.5", "mAP50"), Column("mAP@0.7", "mAP70"))
+_COCO = (
+    Column("AP", "AP"),
+    Column("AP50", "AP50"),
+    Column("S", "APs"),
+    Column("M", "APm"),
+    Column("L", "APl"),
+)
+_SEGMENTATION = "DeepLab (mIoU on Pascal VOC and Cityscapes) is not part of this project yet; its cells stay empty."
+
+
+def _voc(variants: Sequence[tuple[str, str, str]], shared: dict[str, str]) -> Iterator[Row]:
+    """Yields the rows of a table on Pascal VOC: label, suffix of the config, and detectors that have the variant."""
+    for label, _, names in variants:
+        if "deeplab" in names:
+            yield Row(f"DeepLab, {label}")
+    for detector, title in _DETECTORS.items():
+        for label, suffix, names in variants:
+            if detector in names:
+                trained = shared.get(suffix)
+                yield Row(
+                    f"{title}, {label}",
+                    f"voc/{detector}_r101_{suffix}",
+                    (trained and f"voc/{detector}_r101_{trained}") or "",
+                )
+
+
+_ALL, _TWO_STAGE = "deeplab class_aware_rpn faster_rcnn rfcn", "faster_rcnn rfcn"
+TABLE_1 = Table(
+    "table1",
+    "Number of deformable convolutions, VOC 2007 test, in percent",
+    tuple(
+        _voc(
+            [
+                ("no deformable layer", "atrous2", _ALL),
+                ("res5c", "dconv1", _ALL),
+                ("res5b-c", "dconv2", _ALL),
+                ("res5a-c", "dconv3", _ALL),
+                ("res5a-c and res4b20-22", "dconv6", _ALL),
+            ],
+            {"dconv3": "dconv"},
+        )
+    ),
+    _VOC,
+    _SEGMENTATION,
+)
+TABLE_3 = Table(
+    "table3",
+    "Atrous and deformable convolution and RoI pooling, VOC 2007 test, in percent",
+    tuple(
+        _voc(
+            [
+                ("atrous 2,2,2", "atrous2", _ALL),
+                ("atrous 4,4,4", "atrous4", _ALL),
+                ("atrous 6,6,6", "atrous6", _ALL),
+                ("atrous 8,8,8", "atrous8", _ALL),
+                ("deformable convolution", "dconv", _ALL),
+                ("deformable RoI pooling", "dpool", _TWO_STAGE),
+                ("both", "dcn", _TWO_STAGE),
+            ],
+            {},
+        )
+    ),
+    _VOC,
+    _SEGMENTATION,
+)
+
+
+def _pairs(name: str, backbone: str) -> tuple[Row, Row]:
+    """Returns the rows of a detector on a backbone, plain and deformable."""
+    detector, _, _ = name.rpartition("_")
+    label = f"{_DETECTORS[detector]}, {backbone}"
+    return (
+        Row(label, f"coco/{name}"),
+        Row(f"{label}, deformable", f"coco/{name}_dcn"),
+    )
+
+
+def _tested(suffix: str, marks: str) -> tuple[Row, Row]:
+    """Returns the rows of R-FCN on Aligned-Inception-ResNet with other settings of testing."""
+    return (
+        Row(f"R-FCN, AIR, {marks}", f"coco/rfcn_air_{suffix}", "coco/rfcn_air"),
+        Row(f"R-FCN, AIR, deformable, {marks}", f"coco/rfcn_air_dcn_{suffix}", "coco/rfcn_air_dcn"),
+    )
+
+
+TABLE_5 = Table(
+    "table5",
+    "COCO test-dev, in percent; M: multi-scale testing, B: iterative bounding box average",
+    (
+        *_pairs("class_aware_rpn_r101", "ResNet-101"),
+        *_pairs("faster_rcnn_r101", "ResNet-101"),
+        *_pairs("rfcn_r101", "ResNet-101"),
+        *_pairs("faster_rcnn_air", "AIR"),
+        *_pairs("rfcn_air", "AIR"),
+        *_tested("ms", "M"),
+        *_tested("ms_boxavg", "M+B"),
+    ),
+    _COCO,
+)
+
+TABLES = {table.name: table for table in (TABLE_1, TABLE_3, TABLE_5)}
