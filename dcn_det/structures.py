@@ -7,9 +7,9 @@ the data set's list of categories; background has no label.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.images import Image, as_rgb, draw_boxes
 
-__all__ = ["Batch", "Category", "Detection", "Detections", "ImageInfo", "Target"]
+__all__ = ["AnyBatch", "Batch", "Category", "Detection", "Detections", "ImageInfo", "LabelBatch", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,36 @@ class Target:
         return Target(self.boxes.pin_memory(), self.labels.pin_memory())
 
 
+class AnyBatch(Protocol):
+    """Images of one step with the targets of any task: what loading and training need to know of a batch.
+
+    Attributes:
+        images: uint8 (B, 3, H, W), RGB.
+        infos: one per image.
+    """
+
+    images: Tensor
+    infos: list[ImageInfo]
+
+    def __len__(self) -> int: ...
+
+    def to(self: B, device: torch.device | str, non_blocking: bool = False) -> B: ...
+
+    def pin_memory(self: B) -> B: ...
+
+    def tensors(self) -> list[Tensor]:
+        """Returns all tensors, which a loader process moves to shared memory."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns tensors and plain containers, to save with a run that cannot continue."""
+
+
+B = TypeVar("B", bound=AnyBatch)
+
+
 @dataclass(slots=True)
 class Batch:
-    """Images of one step.
+    """Images of one step in detection.
 
     Attributes:
         images: uint8 (B, 3, H, W), RGB, each image in the top-left corner; the rest is padding whose value the
@@ -102,6 +129,47 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return Batch(self.images.pin_memory(), self.infos, [t.pin_memory() for t in self.targets])
+
+    def tensors(self) -> list[Tensor]:
+        return [self.images, *(each for target in self.targets for each in (target.boxes, target.labels))]
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            "images": self.images,
+            "infos": [asdict(info) for info in self.infos],
+            "targets": [{"boxes": target.boxes, "labels": target.labels} for target in self.targets],
+        }
+
+
+@dataclass(slots=True)
+class LabelBatch:
+    """Images of one step in classification, all of one size.
+
+    Attributes:
+        images: uint8 (B, 3, H, W), RGB.
+        infos: one per image.
+        labels: int64 (B,).
+    """
+
+    images: Tensor
+    infos: list[ImageInfo]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> LabelBatch:
+        images, labels = (each.to(device, non_blocking=non_blocking) for each in self.tensors())
+        return LabelBatch(images, self.infos, labels)
+
+    def pin_memory(self) -> LabelBatch:
+        return LabelBatch(self.images.pin_memory(), self.infos, self.labels.pin_memory())
+
+    def tensors(self) -> list[Tensor]:
+        return [self.images, self.labels]
+
+    def to_plain(self) -> dict[str, Any]:
+        return {"images": self.images, "infos": [asdict(info) for info in self.infos], "labels": self.labels}
 
 
 class Detection(NamedTuple):

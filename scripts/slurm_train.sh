@@ -5,6 +5,7 @@
 #   sbatch --nodes=2 --time=8:00:00 scripts/slurm_train.sh configs/coco/faster_rcnn_r101_dcn.yaml --output runs/dcn
 #
 # Submit it from the root of the project, or set PROJECT to that folder. PYTHON names the interpreter.
+# TOOL=train_classifier trains a classifier.
 #SBATCH --job-name=dcn_det
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
@@ -24,7 +25,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 # SLURM signals the tasks, not this script; all tasks stop after the same step.
 srun --kill-on-bad-exit=1 bash -c \
-  'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$PYTHON_TO_USE" tools/train.py "$@" --auto-resume' \
+  'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$PYTHON_TO_USE" "tools/${TOOL:-train}.py" "$@" --auto-resume' \
   train "$@"
 code=$?
 case $code in

@@ -17,6 +17,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from dcn_det.cli.arguments import natural, positive
 from dcn_det.config import load_config
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.session import Session
 from dcn_det.engine.step import Step
 from dcn_det.errors import UserError
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.steps < 1:
         raise UserError(f"--steps is {args.steps}, expected at least 1")
     config = load_config(args.config, *args.overrides)
-    session = Session(config)
+    session = Session(DetectionTask(config))
     print(session.summary())
     print(f"device    {_device_name(session.device)}, {torch.get_num_threads()} threads, {config.train.precision}")
     records = {config.name: _time(session, session.model.train(), session.optimizer, args.steps, args.warmup)}

@@ -12,6 +12,7 @@ from dcn_det.entry import run
 
 COMMANDS = {
     "train": ("dcn_det.cli.train", "train a detector"),
+    "train-classifier": ("dcn_det.cli.train_classifier", "train a classifier whose backbone detectors start from"),
     "test": ("dcn_det.cli.test", "test a trained detector"),
     "check-dataset": ("dcn_det.cli.check_dataset", "check the images and annotations of a data set"),
     "download": ("dcn_det.cli.download", "download COCO, Pascal VOC or ImageNet weights"),

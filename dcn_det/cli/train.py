@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from dcn_det.cli.arguments import positive
-from dcn_det.config import load_config, print_config
+from dcn_det.config import load_as, print_config
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.signals import Interrupted
-from dcn_det.engine.training import Resume, describe, train
+from dcn_det.engine.task import Task
+from dcn_det.engine.training import Resume, describe, run
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+def parser(prog: str, what: str) -> argparse.ArgumentParser:
+    """The arguments of a command that trains."""
     result = argparse.ArgumentParser(
-        prog="dcn-det train",
-        description="Train the detector that a config describes; with torchrun, on several GPUs or machines.",
+        prog=prog,
+        description=f"{what}; with torchrun, on several GPUs or machines.",
         epilog="exit codes: 0 done; 2 invalid arguments or config, or diverged; 130, 143, 138 stopped by SIGINT, "
         "SIGTERM or SIGUSR1 after saving (continue with --resume)",
     )
@@ -42,18 +45,23 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    args = parser().parse_intermixed_args(argv)
-    config = load_config(args.config, *args.overrides)
+    args = parser("dcn-det train", "Train the detector that a config describes").parse_intermixed_args(argv)
+    return run_command(DetectionTask, args)
+
+
+def run_command(task: type[Task[Any]], args: argparse.Namespace) -> int:
+    """Trains the model of a task as the arguments of :func:`parser` say; returns the exit code."""
+    config = load_as(task.schema, args.config, *args.overrides)
     if args.print_config:
         print(print_config(config), end="")
         return 0
     if args.dry_run:
-        if text := describe(config):
+        if text := describe(task, config):
             print(text)
         return 0
     resume: Resume = "yes" if args.resume else "auto" if args.auto_resume else "no"
     try:
-        train(config, args.output, resume=resume, stop_at=args.stop_at)
+        run(task, config, args.output, resume=resume, stop_at=args.stop_at)
     except Interrupted as stop:
         return 128 + stop.signum
     return 0

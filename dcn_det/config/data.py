@@ -116,7 +116,18 @@ class CropConfig(Section):
     """Minimum visible fraction of a box; others are dropped. Crops that leave no box are not used."""
 
 
-class DataConfig(Section):
+class LoadingConfig(Section):
+    """Keys of the data of every task: how images are read."""
+
+    max_pixels: Annotated[int, Field(gt=0, le=2**30)] = 2**27
+    """Maximum width times height of an image; larger ones are refused before decoding."""
+    workers: Annotated[NonNegative, at_most(512)] = 2
+    """Loader processes; 0 loads in the main process."""
+    timeout: PositiveFloat = 300.0
+    """Maximum time to wait for a batch of the loader processes, in seconds; the run then ends with an error."""
+
+
+class DataConfig(LoadingConfig):
     """Keys of all data formats; base class of the sections that ``register_format`` accepts."""
 
     metrics: ClassVar[tuple[str, ...]] = COCO_METRICS
@@ -149,14 +160,8 @@ class DataConfig(Section):
     """Whether to train on images without a usable box."""
     bad_images: Literal["error", "skip"] = "error"
     """Missing or unreadable training images: stop, or leave them out and count them."""
-    max_pixels: Annotated[int, Field(gt=0, le=2**30)] = 2**27
-    """Maximum width times height of an image; larger ones are refused before decoding."""
     aspect_grouping: bool = True
     """Do not mix landscape and portrait images in a batch."""
-    workers: Annotated[NonNegative, at_most(512)] = 2
-    """Loader processes; 0 loads in the main process."""
-    timeout: PositiveFloat = 300.0
-    """Maximum time to wait for a batch of the loader processes, in seconds; the run then ends with an error."""
     cache: Literal["none", "ram", "disk"] = "none"
     """Keeps decoded and resized training images for all processes of the machine: in memory (``/dev/shm``) or in
     ``cache_folder``. Images that do not fit are decoded every time."""

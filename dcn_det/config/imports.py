@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from dcn_det.config.schema import MODULE_NAME
+from dcn_det.config.run import MODULE_NAME
 from dcn_det.config.source import Item, label
 from dcn_det.errors import UserError, did_you_mean
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from dcn_det.config.imports import import_modules
 from dcn_det.config.problems import user_error
+from dcn_det.config.run import RunConfig
 from dcn_det.config.schema import Config
 from dcn_det.config.section import unusable
 from dcn_det.config.source import (
@@ -34,6 +35,8 @@ LARGEST = 4 << 20
 """Bytes of a config file."""
 DEEPEST = 50
 """Files that are based on each other in a chain."""
+
+C = TypeVar("C", bound=RunConfig)
 
 _Known = dict[Path, Item]
 
@@ -68,19 +71,24 @@ def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config
         UserError: a file cannot be read or is not a YAML mapping, bases form a cycle, a module cannot be imported, an
             override is malformed, or values are wrong. All wrong values are reported, one line each.
     """
+    return load_as(Config, path, *overrides)
+
+
+def load_as(schema: type[C], path: str | Path, *overrides: str | Mapping[str, Any]) -> C:
+    """Like :func:`load_config`, for the settings of any task: ``schema`` is their class."""
     path = Path(path)
     files, values = _split(overrides)
     known: _Known = {}
-    root = _read(path, (), known)
+    root = _read(path, (), known, schema)
     for file in files:
-        over = _read(file, (), known)
-        root = _lay(root, Item(_without_own(over), over.origin))
-    root = _lay(root, parse_overrides(values), Path.cwd())
+        over = _read(file, (), known, schema)
+        root = _lay(root, Item(_without_own(over), over.origin), schema)
+    root = _lay(root, parse_overrides(values), schema, Path.cwd())
     assert isinstance(root.value, dict)
     name = root.value.get("name")
     if name is None or name.value == "":
         root.value["name"] = Item(path.stem, DEFAULT)
-    return _validate(root)
+    return _validate(root, schema)
 
 
 def _split(
@@ -111,21 +119,22 @@ def _overlay(file: object) -> Path:
     return Path(str(file).strip())
 
 
-def _read(path: Path, below: tuple[Path, ...], known: _Known) -> Item:
+def _read(path: Path, below: tuple[Path, ...], known: _Known, schema: type[RunConfig]) -> Item:
     """Returns the settings of a file over those of its bases.
 
     Args:
         path: the file.
         below: the files that led here.
         known: settings of files read before; one that many are based on is read once.
+        schema: class of all settings.
     """
     key = path.parent.resolve() / path.name
     if key not in known:
-        known[key] = _read_new(path, below, known)
+        known[key] = _read_new(path, below, known, schema)
     return known[key]
 
 
-def _read_new(path: Path, below: tuple[Path, ...], known: _Known) -> Item:
+def _read_new(path: Path, below: tuple[Path, ...], known: _Known, schema: type[RunConfig]) -> Item:
     source = label(path)
     if len(below) >= DEEPEST:
         raise UserError(f"{source}: more than {DEEPEST} files are based on each other")
@@ -149,11 +158,11 @@ def _read_new(path: Path, below: tuple[Path, ...], known: _Known) -> Item:
     own = dict(item.value)
     merged = Item({}, item.origin)
     for base in _bases(own.pop("base", None)):
-        merged = _lay(merged, _read_base(path, base, (*below, path), known))
-    return _lay(merged, Item(own, item.origin), path.parent)
+        merged = _lay(merged, _read_base(path, base, (*below, path), known, schema), schema)
+    return _lay(merged, Item(own, item.origin), schema, path.parent)
 
 
-def _lay(lower: Item, upper: Item, folder: Path | None = None) -> Item:
+def _lay(lower: Item, upper: Item, schema: type[RunConfig], folder: Path | None = None) -> Item:
     """Lays settings over others, and their imports behind the others' imports.
 
     With ``folder``, the folder of ``upper``, its modules are imported first: they may register kinds that it uses.
@@ -161,7 +170,7 @@ def _lay(lower: Item, upper: Item, folder: Path | None = None) -> Item:
     assert isinstance(lower.value, dict) and isinstance(upper.value, dict)
     if folder is not None:
         import_modules(upper.value.get("imports"), folder)
-    merged = merge(lower, upper, Config)
+    merged = merge(lower, upper, schema)
     first, second = lower.value.get("imports"), upper.value.get("imports")
     assert isinstance(merged.value, dict)
     if first and second and isinstance(first.value, list) and isinstance(second.value, list):
@@ -183,12 +192,12 @@ def _bases(item: Item | None) -> list[Item]:
     return bases
 
 
-def _read_base(path: Path, base: Item, chain: tuple[Path, ...], known: _Known) -> Item:
+def _read_base(path: Path, base: Item, chain: tuple[Path, ...], known: _Known, schema: type[RunConfig]) -> Item:
     target = path.parent / str(base.value)
     if target.resolve() in [p.resolve() for p in chain]:
         raise UserError(f"{base.origin}: base: a cycle: {' -> '.join(label(p) for p in (*chain, target))}")
     try:
-        item = _read(target, chain, known)
+        item = _read(target, chain, known, schema)
     except UserError as error:
         if str(error).startswith(f"{label(target)}: "):
             raise UserError(f"{base.origin}: base: {error}") from None
@@ -202,16 +211,16 @@ def _without_own(item: Item) -> dict[str, Item]:
     return {key: value for key, value in item.value.items() if key not in NOT_INHERITED}
 
 
-def _validate(root: Item, hint: str = "") -> Config:
+def _validate(root: Item, schema: type[C], hint: str = "") -> C:
     """Returns the config with its origins; ``hint`` follows an unregistered kind in messages."""
     try:
-        config = Config.model_validate(root.plain())
+        config = schema.model_validate(root.plain())
     except ValidationError as error:
-        raise user_error(error, root, hint) from None
+        raise user_error(error, root, schema, hint) from None
     return config.with_origins({_dotted(key): _origin(root, key) for key, _ in leaves(to_plain(config))})
 
 
-def to_plain(config: Config) -> dict[str, Any]:
+def to_plain(config: RunConfig) -> dict[str, Any]:
     """Returns the settings as dicts, lists and single values, for checkpoints and JSON; see ``from_plain``."""
     return config.model_dump(mode="json")
 
@@ -233,10 +242,10 @@ def from_plain(plain: object, source: str = "settings") -> Config:
     if not isinstance(root.value, dict):
         raise UserError(f"{source}: no settings: expected a mapping")
     root = upgrade(root, stored=True)
-    return _validate(root, _hint(root))
+    return _validate(root, Config, _hint(root))
 
 
-def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
+def with_values(config: C, values: Mapping[str, Any], source: str) -> C:
     """Returns a config with other values for some of its keys; the others keep their origins.
 
     Args:
@@ -247,7 +256,9 @@ def with_values(config: Config, values: Mapping[str, Any], source: str) -> Confi
     Raises:
         UserError: the values are wrong, or contradict the others.
     """
-    return _validate(merge(_with_origins(to_plain(config), config.origins), from_mapping(values, source), Config))
+    schema = type(config)
+    own = _with_origins(to_plain(config), config.origins)
+    return _validate(merge(own, from_mapping(values, source), schema), schema)
 
 
 def as_config(config: Config | str | Path, **overrides: Any) -> Config:
@@ -260,8 +271,13 @@ def as_config(config: Config | str | Path, **overrides: Any) -> Config:
     Raises:
         UserError: see :func:`load_config`.
     """
-    if not isinstance(config, Config):
-        return load_config(config, overrides)
+    return settings_of(Config, config, overrides)
+
+
+def settings_of(schema: type[C], config: C | str | Path, overrides: Mapping[str, Any]) -> C:
+    """Like :func:`as_config`, for the settings of any task: ``schema`` is their class."""
+    if not isinstance(config, RunConfig):
+        return load_as(schema, config, overrides)
     return with_values(config, overrides, OVERRIDE) if overrides else config
 
 

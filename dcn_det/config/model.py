@@ -284,13 +284,18 @@ class RFCNHeadConfig(RoIHeadConfig):
     """Largest IoU of a background RoI with any object, in [low, high)."""
 
 
-class DetectorConfig(Section):
+class ModelConfig(Section):
+    """Keys of the model of every task."""
+
+    kind: str
+    backbone: Annotated[BackboneConfig, OneOf(BACKBONES)] = ResNetConfig()
+
+
+class DetectorConfig(ModelConfig):
     """Keys of every detector; base class of the sections for ``register_detector``."""
 
     lasting = ("rpn",)
 
-    kind: str
-    backbone: Annotated[BackboneConfig, OneOf(BACKBONES)] = ResNetConfig()
     box_corners: Literal["half_open", "inclusive"] = "half_open"
     """Corners that are divided by the scale when boxes are mapped back to the original image: half-open, or inclusive
     as in the authors' released code, where a box is (x2 - x1) / scale + 1 wide."""

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from dcn_det.config.registry import OneOf, Registry
-from dcn_det.config.schema import Config
 from dcn_det.config.section import Section
 from dcn_det.config.source import Item, KeyPath, kind_of
 from dcn_det.config.upgrade import RENAMED
@@ -43,18 +42,27 @@ class _Place(NamedTuple):
     """The innermost block that contains it."""
 
 
-def user_error(error: ValidationError, root: Item, hint: str = "") -> UserError:
-    """Describes each problem that pydantic found in ``root`` on one line; ``hint`` follows an unregistered kind."""
+def user_error(error: ValidationError, root: Item, schema: type[Section], hint: str = "") -> UserError:
+    """Describes each problem that pydantic found in ``root`` on one line.
+
+    Args:
+        error: raised by pydantic.
+        root: the settings.
+        schema: class of all settings.
+        hint: follows an unregistered kind.
+    """
     problems = error.errors(include_url=False)
     # A list is also too short for pydantic if its elements are wrong.
     above = {each["loc"][:depth] for each in problems for depth in range(len(each["loc"]))}
-    lines = [_line(each, root, hint) for each in problems if each["type"] != "too_short" or each["loc"] not in above]
+    lines = [
+        _line(each, root, schema, hint) for each in problems if each["type"] != "too_short" or each["loc"] not in above
+    ]
     return UserError("\n".join(dict.fromkeys(lines)))
 
 
-def _line(problem: Any, root: Item, hint: str) -> str:
+def _line(problem: Any, root: Item, schema: type[Section], hint: str) -> str:
     kind = str(problem["type"])
-    place = _locate(problem["loc"], root)
+    place = _locate(problem["loc"], root, schema)
     path = place.path
     hint = hint if kind == "union_tag_invalid" and _registry(place.form) else ""
     if _is_union(place.form):
@@ -62,14 +70,14 @@ def _line(problem: Any, root: Item, hint: str) -> str:
     elif kind == "union_tag_invalid":
         path, place = (*path, "kind"), place._replace(form=Literal[tuple(_choices(place.form))])
     elif kind == "missing" and isinstance(path[-1], int):
-        kind, place = "too_short", _locate(problem["loc"][:-1], root)
+        kind, place = "too_short", _locate(problem["loc"][:-1], root, schema)
         path = place.path
     items = root.along(path)
     where = ": ".join([items[-1].origin, _dotted(path)] if path else [items[-1].origin])
     if kind == "value_error":
         return f"{where}: {problem['ctx']['error']}"
     if kind == "extra_forbidden":
-        return f"{where}: {_unknown_key(path, place.section, items)}"
+        return f"{where}: {_unknown_key(path, place.section, items, schema)}"
     if kind == "missing":
         return f"{where}: missing; give {describe(place.form)}"
     value = items[-1].plain()
@@ -77,7 +85,7 @@ def _line(problem: Any, root: Item, hint: str) -> str:
     return f"{where}: {what} (got {_show(value)}); allowed: {_allowed(value, place.form)}{hint}"
 
 
-def _unknown_key(path: KeyPath, section: type[Section], items: list[Item]) -> str:
+def _unknown_key(path: KeyPath, section: type[Section], items: list[Item], schema: type[Section]) -> str:
     key = str(path[-1])
     if _dotted(path) in RENAMED:
         return f"was renamed to '{RENAMED[_dotted(path)]}'"
@@ -86,7 +94,7 @@ def _unknown_key(path: KeyPath, section: type[Section], items: list[Item]) -> st
     if "." in key:
         hint = "; dotted keys are for the command line, in a file blocks are nested"
     elif not hint:
-        elsewhere = list(dict.fromkeys(p for p in _key_paths(Config) if p.rpartition(".")[2] == key))
+        elsewhere = list(dict.fromkeys(p for p in _key_paths(schema) if p.rpartition(".")[2] == key))
         # The key of another kind of the same block is not at another place.
         hint = f"; did you mean '{elsewhere[0]}'?" if len(elsewhere) == 1 and elsewhere[0] != _dotted(path) else ""
     kind = kind_of(items[-2]) if len(items) > 1 else None
@@ -113,11 +121,11 @@ def _allowed(value: object, form: Any) -> str:
     return text + did_you_mean(value, _choices(form))
 
 
-def _locate(loc: KeyPath, root: Item) -> _Place:
+def _locate(loc: KeyPath, root: Item, schema: type[Section]) -> _Place:
     """Follows a pydantic location, which also names the members of unions that are not registries, in the schema."""
     path: KeyPath = ()
-    section: type[Section] = Config
-    form: Any = Config
+    section: type[Section] = schema
+    form: Any = schema
     for part in loc:
         bare = _bare(form)
         if registry := _registry(form):

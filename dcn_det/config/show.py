@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from dcn_det.config.load import to_plain
+from dcn_det.config.run import RunConfig
 from dcn_det.config.schema import Config
 from dcn_det.config.source import DEFAULT, Dumper
 
@@ -16,7 +17,7 @@ _WIDEST = 64
 """Maximum column of aligned comments; they follow longer lines directly."""
 
 
-def print_config(config: Config, *, comments: bool = True) -> str:
+def print_config(config: RunConfig, *, comments: bool = True) -> str:
     """Returns the settings as YAML from which ``load_config`` reads the same settings.
 
     Args:

@@ -120,7 +120,9 @@ class TrainConfig(Section):
     """Iterations between checkpoints."""
     keep_checkpoints: Positive = 2
     eval_every: NonNegative = 0
-    """Iterations between evaluations; 0 evaluates only at the end."""
+    """Iterations or epochs between evaluations (``eval_unit``); 0 evaluates only at the end."""
+    eval_unit: Literal["iterations", "epochs"] = "iterations"
+    """Unit of ``eval_every``."""
     best_metric: Text = "AP"
     """Metric that selects ``best.pth``; one of those of the data format."""
     wandb: Text | None = None

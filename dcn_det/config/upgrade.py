@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dcn_det.config.layouts import TORCHVISION, contradictions
-from dcn_det.config.schema import VERSION
+from dcn_det.config.run import VERSION
 from dcn_det.config.source import Item, KeyPath, with_origin
 
 RENAMED: dict[str, str] = {}

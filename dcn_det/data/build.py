@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Literal
 
+import torch
+
+from dcn_det.config.classifier import DigitsConfig, ImagesConfig
 from dcn_det.config.data import DataConfig, ResizeConfig
 from dcn_det.data.augment import Augmentation, ColorJitter, RandomCrop
 from dcn_det.data.cache import ImageCache
 from dcn_det.data.dataset import DetectionDataset
+from dcn_det.data.folders import FolderDataset, evaluation_transform, read_folders, training_transform
 from dcn_det.data.formats import open_split
 from dcn_det.data.formats.base import Split
 from dcn_det.data.loader import Loader
+from dcn_det.data.sample import holds_digits, make_digits
 from dcn_det.data.sampler import EvalSampler, TrainSampler, repeat_factors
+from dcn_det.errors import UserError
 from dcn_det.progress import Count
+from dcn_det.structures import Batch, LabelBatch
 
 
 def build_dataset(
@@ -80,7 +88,7 @@ def build_train_loader(
     start_iteration: int = 0,
     pin_memory: bool = False,
     accumulate: int = 1,
-) -> Loader:
+) -> Loader[Batch]:
     """Returns an endless loader of this process's training batches from ``start_iteration`` on.
 
     Args:
@@ -121,7 +129,7 @@ def build_eval_loader(
     pin_memory: bool = False,
     views: Sequence[tuple[bool, tuple[int, int] | None]] = ((False, None),),
     done: Collection[int] = (),
-) -> Loader:
+) -> Loader[Batch]:
     """Returns the loader of this process for testing; all processes together load every image once in each view.
 
     Args:
@@ -133,4 +141,73 @@ def build_eval_loader(
         views, done: see ``EvalSampler``.
     """
     sampler = EvalSampler(len(dataset), batch_size, world_size, rank, views, done)
+    return Loader(dataset, sampler, data.workers, pin_memory, timeout=data.timeout)
+
+
+def build_folders(
+    data: ImagesConfig,
+    split: Literal["train", "val"],
+    classes: Sequence[str] | None = None,
+    progress: Count | None = None,
+) -> FolderDataset:
+    """Opens one split of images in folders; generates the digits if they are absent.
+
+    Args:
+        data: the settings.
+        split: ``train`` changes images at random.
+        classes, progress: see ``read_folders`` and ``make_digits``.
+
+    Raises:
+        UserError: see ``read_folders``.
+    """
+    root, folder = Path(data.root), getattr(data, split)
+    if isinstance(data, DigitsConfig) and not holds_digits(root):
+        make_digits(root, progress=progress)
+    if not root.is_dir():
+        raise UserError(f"data.root: folder {root} does not exist; see datasets/README.md for the layout")
+    index = read_folders(root / folder, f"data.{split}", classes)
+    if split == "train":
+        transform = training_transform(data.size, data.scale, data.ratio, data.flip == "random")
+    else:
+        transform = evaluation_transform(data.size, data.resize)
+    return FolderDataset(index, transform, data.max_pixels)
+
+
+def build_folder_train_loader(
+    dataset: FolderDataset,
+    data: ImagesConfig,
+    batch_size: int,
+    seed: int,
+    world_size: int = 1,
+    rank: int = 0,
+    start_iteration: int = 0,
+    pin_memory: bool = False,
+    accumulate: int = 1,
+) -> Loader[LabelBatch]:
+    """Returns an endless loader of training batches for a classifier; see :func:`build_train_loader`."""
+    sampler = TrainSampler(
+        torch.arange(len(dataset)),
+        torch.ones(len(dataset), dtype=torch.bool),
+        batch_size,
+        seed,
+        flip="none",  # the transform mirrors
+        aspect_grouping=False,
+        world_size=world_size,
+        rank=rank,
+        start_iteration=start_iteration,
+        accumulate=accumulate,
+    )
+    return Loader(dataset, sampler, data.workers, pin_memory, timeout=data.timeout)
+
+
+def build_folder_eval_loader(
+    dataset: FolderDataset,
+    data: ImagesConfig,
+    batch_size: int,
+    world_size: int = 1,
+    rank: int = 0,
+    pin_memory: bool = False,
+) -> Loader[LabelBatch]:
+    """Returns the loader of this process for evaluation; all processes together load every image once."""
+    sampler = EvalSampler(len(dataset), batch_size, world_size, rank)
     return Loader(dataset, sampler, data.workers, pin_memory, timeout=data.timeout)

@@ -105,6 +105,10 @@ class DetectionDataset(Dataset[Example]):
             boxes = flip_boxes(boxes, info.input_width)
         return pixels, info, Target(torch.from_numpy(boxes), torch.from_numpy(labels))
 
+    def batch(self, draws: Sequence[Draw]) -> Batch:
+        """Loads the images of a batch; raises like indexing."""
+        return collate([self[draw] for draw in draws])
+
     def _cached(self, name: str, form: str, make: Callable[[], Image]) -> Image:
         if self.cache is None:
             return make()

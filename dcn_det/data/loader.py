@@ -13,22 +13,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from dcn_det.data.dataset import DetectionDataset, collate
 from dcn_det.data.sampler import Draw
 from dcn_det.errors import UserError
 from dcn_det.heap import keep_freed_memory
-from dcn_det.structures import Batch
+from dcn_det.structures import AnyBatch
 
 SHARED_MEMORY = "/dev/shm"
 """Where Linux keeps shared memory."""
 PATIENCE = 4.0
 """Seconds to wait for a batch after a request to stop."""
+
+B = TypeVar("B", bound=AnyBatch, covariant=True)
 
 stop_waiting = threading.Event()
 """Set while this process is requested to stop: a worker that hangs must not prevent that."""
@@ -42,11 +43,22 @@ class StoppedWaiting(Exception):
     """No batch came in time after a request to stop."""
 
 
-class Loader:
+class Batched(Protocol[B]):
+    """Data set of a task."""
+
+    def batch(self, draws: Sequence[Draw]) -> B:
+        """Loads the images of a batch.
+
+        Raises:
+            UserError: an image cannot be used.
+        """
+
+
+class Loader(Generic[B]):
     """Batches of a data set in the sampler's order, whatever the number of workers.
 
     Args:
-        dataset: the images.
+        dataset: makes batches, of any task.
         sampler: yields the draws of one batch at a time; may be endless.
         workers: processes that load ahead. 0 loads in this one.
         pin_memory: whether batches are in page-locked memory, for asynchronous copies to CUDA.
@@ -56,7 +68,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: DetectionDataset,
+        dataset: Batched[B],
         sampler: Sampler[list[Draw]],
         workers: int = 0,
         pin_memory: bool = False,
@@ -66,7 +78,7 @@ class Loader:
         self.dataset = dataset
         self.sampler = sampler
         self.timeout = timeout
-        self._batches: DataLoader[Batch | UserError] = DataLoader(
+        self._batches: DataLoader[B | UserError] = DataLoader(
             _Batches(dataset),
             batch_size=None,
             sampler=sampler,
@@ -79,7 +91,7 @@ class Loader:
             generator=torch.Generator().manual_seed(0),
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[B]:
         """Yields batches.
 
         Raises:
@@ -109,7 +121,7 @@ class Loader:
                 batches._shutdown_workers()  # type: ignore[attr-defined]
             watch.kill()  # a stopped process does nothing about the request to end
 
-    def _next(self, batches: Iterator[Batch | UserError], watch: _Watch) -> Batch | UserError | None:
+    def _next(self, batches: Iterator[B | UserError], watch: _Watch) -> B | UserError | None:
         """Returns the next batch, or None after the last."""
         try:
             with watch.waiting():
@@ -223,15 +235,15 @@ def _resources() -> str:
     return f"{SHARED_MEMORY} has {usage.free >> 20} of {usage.total >> 20} MiB free{few}"
 
 
-class _Batches(Dataset["Batch | UserError"]):
+class _Batches(Dataset[Any]):
     """Loads whole batches. User errors travel as values: torch would add a traceback to their message."""
 
-    def __init__(self, dataset: DetectionDataset) -> None:
+    def __init__(self, dataset: Batched[AnyBatch]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, draws: list[Draw]) -> Batch | UserError:
+    def __getitem__(self, draws: list[Draw]) -> AnyBatch | UserError:
         try:
-            batch = collate([self.dataset[draw] for draw in draws])
+            batch = self.dataset.batch(draws)
         except UserError as error:
             return error
         except OSError as error:
@@ -239,13 +251,13 @@ class _Batches(Dataset["Batch | UserError"]):
         return batch if get_worker_info() is None else _shared(batch)
 
 
-def _shared(batch: Batch) -> Batch | UserError:
+def _shared(batch: AnyBatch) -> AnyBatch | UserError:
     """Moves a batch to shared memory.
 
     torch would do this later, in a thread that loses the batch if it fails, and the main process would wait forever.
     """
     try:
-        for tensor in (batch.images, *(each for target in batch.targets for each in (target.boxes, target.labels))):
+        for tensor in batch.tensors():
             if tensor.numel():
                 tensor.share_memory_()
     except (RuntimeError, OSError) as error:

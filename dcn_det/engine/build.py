@@ -172,8 +172,9 @@ def build_schedule(train: TrainConfig, length: Length) -> schedule.Factor:
     return schedule.with_warmup(main, warmup.kind, length.warmup, warmup.factor)
 
 
-def loop_settings(train: TrainConfig, length: int, division: Division, stop_at: int | None = None) -> LoopSettings:
-    """Returns the settings of a loop of ``length`` steps that stops after step ``stop_at``, if given."""
+def loop_settings(train: TrainConfig, steps: Length, division: Division, stop_at: int | None = None) -> LoopSettings:
+    """Returns the settings of a loop over a whole run that stops after step ``stop_at``, if given."""
+    length = steps.run
     return LoopSettings(
         length=length,
         stop_at=length if stop_at is None else min(stop_at, length),
@@ -181,7 +182,7 @@ def loop_settings(train: TrainConfig, length: int, division: Division, stop_at: 
         accumulate=division.accumulate,
         log_every=train.log_every,
         checkpoint_every=train.checkpoint_every,
-        eval_every=train.eval_every,
+        eval_every=train.eval_every * {"epochs": steps.epoch, "iterations": 1}[train.eval_unit],
         clip_norm=train.clip_norm,
         precision=PRECISIONS[train.precision],
         best_metric=train.best_metric,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from dcn_det.engine.step import Outcome
 from dcn_det.errors import UserError
-from dcn_det.structures import Batch
+from dcn_det.structures import AnyBatch
 
 
 class TrainingDiverged(UserError):
@@ -48,33 +47,26 @@ class FailedAllocations:
         return "API call failed" in text and self._seen > seen
 
 
-def out_of_memory(error: RuntimeError, batches: Sequence[Batch], batch_size: int) -> OutOfMemory:
+def out_of_memory(error: RuntimeError, batches: Sequence[AnyBatch], batch_size: int) -> OutOfMemory:
     """Returns the error to raise; its message lists settings that reduce memory."""
     sizes = ", ".join(sorted({f"{b.images.shape[3]}x{b.images.shape[2]}" for b in batches}))
     halve = f"train.batch_size={batch_size // 2} with twice train.accumulate, " if batch_size > 1 else ""
     return OutOfMemory(
         f"out of memory with {batch_size} images of up to {sizes} per pass; try {halve}train.precision=bfloat16, "
-        f"train.recompute_stages=[res3, res4, res5] or a smaller data.resize ({str(error).splitlines()[0]})"
+        f"train.recompute_stages=[res3, res4, res5] or smaller images ({str(error).splitlines()[0]})"
     )
 
 
-def describe(outcome: Outcome, batches: Sequence[Batch], previous_norm: float) -> str:
+def describe(outcome: Outcome, batches: Sequence[AnyBatch], previous_norm: float) -> str:
     """Describes a non-finite step: losses, gradient norm and images."""
     parts = ", ".join(f"{name} {value:g}" for name, value in outcome.losses.items())
     images = ", ".join(str(info.image_id) for batch in batches for info in batch.infos)
     return f"{parts}; gradient norm {outcome.gradient_norm:g} (previous step: {previous_norm:g}); image ids {images}"
 
 
-def evidence(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+def evidence(batches: Sequence[AnyBatch]) -> list[dict[str, Any]]:
     """Returns the batches as plain containers, for a checkpoint."""
-    return [
-        {
-            "images": batch.images,
-            "infos": [dataclasses.asdict(info) for info in batch.infos],
-            "targets": [{"boxes": target.boxes, "labels": target.labels} for target in batch.targets],
-        }
-        for batch in batches
-    ]
+    return [batch.to_plain() for batch in batches]
 
 
 def nonfinite_buffer(model: nn.Module) -> str | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dcn_det.distributed import Processes
 from dcn_det.precision import autocast
-from dcn_det.structures import Batch
+from dcn_det.structures import AnyBatch
 
 Mark = Callable[[str], None]
 """Called with the name of a phase when it ends."""
@@ -40,7 +40,7 @@ class Step:
     means over the global batch, so results do not depend on how it is split.
 
     Args:
-        model: called with a Batch, returns a dict of scalar losses whose sum is minimized.
+        model: called with a batch, returns a dict of scalar losses whose sum is minimized.
         optimizer: over the model's parameters.
         device: device of the model.
         precision: dtype of autocast; float32 disables it, float16 adds a loss scaler.
@@ -68,7 +68,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self._mark = mark or (lambda phase: None)
 
-    def gradients(self, batches: Sequence[Batch]) -> Outcome:
+    def gradients(self, batches: Sequence[AnyBatch]) -> Outcome:
         """Computes and clips the gradients of the global batch; ``batches`` are the passes of this process."""
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
@@ -101,7 +101,7 @@ class Step:
         """Leaves the weights as they are after gradients that are not finite; a loss scaler lowers its scale."""
         self.scaler.update()
 
-    def _pass(self, batch: Batch, weight: float, last: bool) -> dict[str, Tensor]:
+    def _pass(self, batch: AnyBatch, weight: float, last: bool) -> dict[str, Tensor]:
         on_device = batch.to(self.device, non_blocking=True)
         # Processes exchange gradients once per step, in its last pass.
         waiting = self.processes.apart(self.model) if not last else contextlib.nullcontext()

@@ -26,7 +26,7 @@ from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.watch import OffsetMeter, Window, memory_gib
 from dcn_det.errors import UserError
 from dcn_det.progress import duration
-from dcn_det.structures import Batch
+from dcn_det.structures import AnyBatch
 from dcn_det.weights import checkpoint
 from dcn_det.weights.files import load_into
 
@@ -34,7 +34,7 @@ __all__ = ["Batches", "Evaluate", "Interrupted", "LoopSettings", "Trainer", "Tra
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 """Takes the model (in training mode) and the iteration; returns metrics by name, the same in every process."""
-Batches = Callable[[int, int, int], Iterable[Batch]]
+Batches = Callable[[int, int, int], Iterable[AnyBatch]]
 """Takes the first step, images per pass and passes per step; yields the batches of all passes, endlessly."""
 
 WORKER_RESTARTS = 3
@@ -78,7 +78,7 @@ class Trainer:
     """Trains a model, with logging, checkpoints and evaluation.
 
     Args:
-        model: called with a Batch, returns a dict of scalar losses whose sum is minimized.
+        model: called with a batch, returns a dict of scalar losses whose sum is minimized.
         optimizer: its groups hold ``base_lr`` (see ``parameter_groups``).
         factor: learning-rate factor of an iteration.
         batches: source of the batches.
@@ -128,7 +128,7 @@ class Trainer:
         self._allocations = guards.FailedAllocations(device)
         self._gradient_norm = math.nan
         self._skipped = 0
-        self._stream: Iterator[Batch] | None = None
+        self._stream: Iterator[AnyBatch] | None = None
         self._saved: Path | None = None
 
     @property
@@ -251,7 +251,7 @@ class Trainer:
                 self._evaluate()
                 self._save()
 
-    def _fetch(self) -> list[Batch]:
+    def _fetch(self) -> list[AnyBatch]:
         """Returns the batches of one step; they depend only on the iteration, so the loader can be restarted."""
         for attempt in range(WORKER_RESTARTS + 1):
             if self._stream is None:
@@ -269,7 +269,7 @@ class Trainer:
                 self.log.say(f"warning: {error}; restarting the loader")
         raise AssertionError
 
-    def _advance(self, batches: Sequence[Batch], measure: bool) -> dict[str, float] | None:
+    def _advance(self, batches: Sequence[AnyBatch], measure: bool) -> dict[str, float] | None:
         """Runs one step and returns its losses: an empty dict if it was skipped, None if it must be retried."""
         factor = self.factor(self.iteration)
         for group in self.optimizer.param_groups:
@@ -308,7 +308,7 @@ class Trainer:
         self.batch_size, self.accumulate, self._stream = size, passes, None
         self.log.say(f"warning: {reason}; continuing with {size} images per pass and {passes} passes per step")
 
-    def _skip(self, outcome: Outcome, batches: Sequence[Batch], previous_norm: float) -> None:
+    def _skip(self, outcome: Outcome, batches: Sequence[AnyBatch], previous_norm: float) -> None:
         self._skipped += 1
         what = guards.describe(outcome, batches, previous_norm)
         where = f"non-finite loss or gradient at iteration {self.iteration + 1}: {what}"

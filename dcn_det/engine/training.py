@@ -1,18 +1,21 @@
-"""Training from a config: the function behind ``dcn-det train``."""
+"""Training from a config: the functions behind ``dcn-det train`` and ``dcn-det train-classifier``."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from dcn_det import distributed
-from dcn_det.config import Config, as_config, print_config, to_plain
+from dcn_det.config import Config, RunConfig, print_config, settings_of, to_plain
+from dcn_det.config.classifier import ClassificationConfig
 from dcn_det.distributed import Processes, resolve_device
+from dcn_det.engine.classification import ClassificationTask
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.guards import data_changes
 from dcn_det.engine.lock import exclusive
 from dcn_det.engine.logging import Log, RunLog
@@ -20,6 +23,7 @@ from dcn_det.engine.session import Session, set_up_process
 from dcn_det.engine.signals import Interrupted
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.surroundings import save_surroundings
+from dcn_det.engine.task import Task
 from dcn_det.errors import UserError
 from dcn_det.files import write_text
 from dcn_det.weights import checkpoint
@@ -38,12 +42,14 @@ class TrainingResult:
         weights: the final weights, ``last.pth``; None if the run stopped before its end.
         iteration: completed optimizer steps.
         metrics: metrics of the last evaluation, by name; empty if there was none.
+        files: further files of the final model, by name: ``backbone`` of a classifier.
     """
 
     output: Path
     weights: Path | None
     iteration: int
     metrics: Mapping[str, float]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 def train(
@@ -72,7 +78,36 @@ def train(
         TrainingDiverged, OutOfMemory: training cannot continue; both are subclasses of UserError.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 was received; a checkpoint is saved.
     """
-    config = as_config(config, **overrides)
+    return run(DetectionTask, config, output, resume=resume, stop_at=stop_at, overrides=overrides)
+
+
+def train_classifier(
+    config: ClassificationConfig | str | Path,
+    output: str | Path | None = None,
+    *,
+    resume: Resume = "no",
+    stop_at: int | None = None,
+    **overrides: Any,
+) -> TrainingResult:
+    """Trains a classifier, whose backbone detectors can start from; see :func:`train` for arguments and errors.
+
+    Returns:
+        The result; ``files["backbone"]`` is the file for ``model.backbone.weights``.
+    """
+    return run(ClassificationTask, config, output, resume=resume, stop_at=stop_at, overrides=overrides)
+
+
+def run(
+    task: type[Task[Any]],
+    config: RunConfig | str | Path,
+    output: str | Path | None = None,
+    *,
+    resume: Resume = "no",
+    stop_at: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> TrainingResult:
+    """Trains the model of a task; see :func:`train` for arguments and errors."""
+    config = settings_of(task.schema, config, overrides or {})
     if stop_at is not None and stop_at < 1:
         raise UserError(f"stop_at is {stop_at}, expected an iteration of at least 1")
     output = Path(output or Path("runs") / config.name)
@@ -80,23 +115,28 @@ def train(
     with warnings.catch_warnings(), exclusive(output, processes):
         if not processes.main:
             warnings.simplefilter("ignore")  # the main process issues the same ones
-        result = _run(config, output, resume, stop_at, processes, device)
+        result = _run(task, config, output, resume, stop_at, processes, device)
     distributed.stop()
     return result
 
 
-def describe(config: Config | str | Path, **overrides: Any) -> str:
+def describe(task: type[Task[Any]], config: RunConfig) -> str:
     """Builds data, model and optimizer of a config and describes them on several lines, without training."""
-    config = as_config(config, **overrides)
     processes, device = distributed.start(resolve_device(config.device), config.device)
     set_up_process(config, device)
-    text = Session(config, processes, device).summary()
+    text = Session(task(config, processes), device).summary()
     distributed.stop()
     return text if processes.main else ""
 
 
 def _run(
-    config: Config, output: Path, resume: Resume, stop_at: int | None, processes: Processes, device: torch.device
+    task: type[Task[Any]],
+    config: RunConfig,
+    output: Path,
+    resume: Resume,
+    stop_at: int | None,
+    processes: Processes,
+    device: torch.device,
 ) -> TrainingResult:
     store = CheckpointStore(output, config.train.keep_checkpoints)
     resumed = None
@@ -110,9 +150,9 @@ def _run(
         raise UserError(f"'{output}' already contains a run; continue it with --resume or choose another --output")
 
     set_up_process(config, device)
-    session = Session(config, processes, device, resumed[1]["images_per_step"] if resumed else None)
+    session = Session(task(config, processes), device, resumed[1]["images_per_step"] if resumed else None)
     log = _open_log(config, store, resumed[1]["iteration"] if resumed else 0) if processes.main else Log()
-    weights = None
+    weights, files = None, {}
     try:
         log.say(session.summary())
         trainer = session.trainer(store, log, stop_at)
@@ -134,15 +174,19 @@ def _run(
         else:
             weights = output / WEIGHTS
             if processes.main:
+                files = dict(session.task.export(trainer.evaluated_model, output))
                 checkpoint.save(weights, trainer.exported())
+                for name, path in files.items():
+                    log.say(f"{name}: '{path}'")
                 log.say(f"done: '{weights}'")
+            files = processes.share(files)
         processes.wait()
     finally:
         log.close()
-    return TrainingResult(output, weights, trainer.iteration, metrics)
+    return TrainingResult(output, weights, trainer.iteration, metrics, files)
 
 
-def _open_log(config: Config, store: CheckpointStore, iteration: int) -> Log:
+def _open_log(config: RunConfig, store: CheckpointStore, iteration: int) -> Log:
     """Creates the folder of a run, records config and environment in it, and opens its logs."""
     output = store.folder
     output.mkdir(parents=True, exist_ok=True)

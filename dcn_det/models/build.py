@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dcn_det.config import BACKBONES, DETECTORS, Config
+from dcn_det.config.classifier import ClassifierConfig
 from dcn_det.config.model import (
     AlignedInceptionResNetConfig,
     AnchorsConfig,
@@ -35,6 +36,7 @@ from dcn_det.models.backbones.fpn import FeaturePyramid
 from dcn_det.models.backbones.residual import ResidualBackbone
 from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.models.class_aware_rpn import ClassAwareRPN
+from dcn_det.models.classifier import Classifier
 from dcn_det.models.detector import Backbone, Detector, Head, TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
 from dcn_det.models.heads.rfcn import RFCNHead
@@ -64,6 +66,14 @@ def build_backbone(settings: BackboneConfig) -> Backbone:
     """Builds a backbone, on the CPU and without pretrained weights."""
     backbone: Backbone = BACKBONES.builder(settings.kind)(settings)
     return backbone
+
+
+def build_classifier(settings: ClassifierConfig, num_classes: int) -> Classifier:
+    """Builds a classifier, on the CPU and without pretrained weights."""
+    backbone, options = build_backbone(settings.backbone), Options(settings, "kind")
+    parts = options(Classifier, preprocess=_preprocess(settings.backbone.preprocess, backbone), backbone=backbone)
+    options.done()
+    return Classifier(num_classes=num_classes, **parts)
 
 
 def build_faster_rcnn(

@@ -22,16 +22,21 @@ OF_BACKBONE = (
 )
 """Settings that belong to weights of a backbone before detection training."""
 
+OF_DEFORM = (
+    "model.backbone.deform.mask_scale",
+    "model.backbone.deform.border",
+    "model.backbone.deform.offset_groups",
+    "model.backbone.deform.offset_dilation",
+)
+"""Settings that belong to weights of deformable convolutions."""
+
 _POOLING = "model.head.pooling"
 OF_DETECTOR = (
     *OF_BACKBONE,
     "model.box_corners",
     "model.backbone.res5_stride",
     "model.backbone.res5_dilation",
-    "model.backbone.deform.mask_scale",
-    "model.backbone.deform.border",
-    "model.backbone.deform.offset_groups",
-    "model.backbone.deform.offset_dilation",
+    *OF_DEFORM,
     "model.rpn.anchors.base_size",
     "model.rpn.anchors.scales",
     "model.rpn.anchors.ratios",
@@ -94,6 +99,12 @@ def laid_over(config: Config, belonging: Mapping[str, Any], source: str) -> Conf
 def of_checkpoint(saved: Mapping[str, Any], keys: Iterable[str] = OF_DETECTOR) -> dict[str, Any]:
     """Returns the settings that belong to the weights, from the plain config in a checkpoint."""
     return {key: get(saved, key) for key in keys if get(saved, key) is not None}
+
+
+def of_backbone(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that belong to the weights of a backbone, from the plain config they were trained with."""
+    deformable = bool(get(saved, "model.backbone.deform.blocks"))
+    return of_checkpoint(saved, (*OF_BACKBONE, *(OF_DEFORM if deformable else ())))
 
 
 def as_overrides(values: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from dcn_det.config import Config, load_config
 from dcn_det.config.model import AlignedInceptionResNetConfig, ResNetConfig
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.session import Session
 from dcn_det.images import read_image
 from dcn_det.inference.build import build_predictor
@@ -250,7 +251,8 @@ def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> N
         overrides += ["test.scales=[{short_side: 96, max_side: 160}, {short_side: 128, max_side: 192}]"]
     if "faster_rcnn" in name:
         overrides += ["model.head.hidden=32"]
-    session = Session(load_config(FILES[name], *overrides))
+    task = DetectionTask(load_config(FILES[name], *overrides))
+    session = Session(task)
     before = {key: value.clone() for key, value in session.model.state_dict().items()}
     batches = iter(session.train_batches(0, 2, 1))
     for _ in range(2):
@@ -263,10 +265,10 @@ def test_two_training_steps_and_one_test_step(name: str, photos: list[str]) -> N
     after = session.model.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
     assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
-    assert session.test_set is not None
+    assert task.test_set is not None
     detector: Any = session.model
-    photo = session.test_set.index.folder / session.test_set.index.file_name(0)
-    found = build_predictor(detector, session.categories, session.config)(read_image(photo))
+    photo = task.test_set.index.folder / task.test_set.index.file_name(0)
+    found = build_predictor(detector, task.categories, task.config)(read_image(photo))
     assert found.boxes.isfinite().all() and found.scores.isfinite().all()
 
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from dcn_det import distributed
 from dcn_det.cli import train
+from dcn_det.config import load_config
 from dcn_det.config.train import TrainConfig
 from dcn_det.engine.build import Division, divide
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.step import Step
 from dcn_det.engine.training import describe
 from dcn_det.errors import UserError
@@ -121,7 +123,8 @@ def test_iterations_are_scaled_with_the_number_of_processes(tiny: Path) -> None:
         "train.iterations": 100,
         "train.warmup.iterations": 5,
     }
-    one, two = (describe(tiny, **settings), together(2, partial(describe, tiny, **settings))[0])
+    told = partial(describe, DetectionTask, load_config(tiny, settings))
+    one, two = told(), together(2, told)[0]
     assert says(one, "800 images", "40 iterations", "5.00%") and says(two, "800 images", "20 iterations", "5.00%")
 
 

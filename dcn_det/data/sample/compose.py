@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from dcn_det.errors import UserError
 
 IMAGE_SIZE = 256
+DIGIT_SIZE = 96
 CLASSES = tuple("0123456789")
 
 _OBJECTS = (1, 5)
 _LONG_SIDE = (24.0, 140.0)
+_LONE_LONG_SIDE = (56.0, 88.0)
 _MAX_ROTATION = math.radians(22)
 _MAX_SHEAR = 0.25
 _MAX_LOG_STRETCH = 0.4
@@ -93,6 +95,20 @@ def compose(material: Material, rng: np.random.Generator) -> tuple[NDArray[np.ui
                 labels.append(label)
                 break
     return np.rint(canvas).astype(np.uint8), boxes, labels
+
+
+def compose_digit(material: Material, label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Returns a single digit over a part of a photograph: uint8 RGB, ``DIGIT_SIZE`` pixels wide and high."""
+    canvas = _background(material.photos, rng)
+    top, left = rng.integers(IMAGE_SIZE - DIGIT_SIZE + 1, size=2).tolist()
+    canvas = canvas[top : top + DIGIT_SIZE, left : left + DIGIT_SIZE]
+    choices = material.digits[label]
+    low, high = np.log(_LONE_LONG_SIDE)
+    ink = draw_ink(choices[int(rng.integers(len(choices)))], float(np.exp(rng.uniform(low, high))), rng)
+    height, width = ink.shape
+    x, y = int(rng.integers(DIGIT_SIZE - width + 1)), int(rng.integers(DIGIT_SIZE - height + 1))
+    _paint(canvas[y : y + height, x : x + width], ink, rng)
+    return np.rint(canvas).astype(np.uint8)
 
 
 def _background(photos: list[NDArray[np.uint8]], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from dcn_det.data.sample.compose import CLASSES, IMAGE_SIZE, Material, compose, load_material
-from dcn_det.errors import UserError
+from dcn_det.data.sample.generate import Stamp, generate, holds, write_jpeg
 from dcn_det.progress import Count
 
 VERSION = 1
@@ -24,19 +19,10 @@ VERSION = 1
 TRAIN_IMAGES = 1500
 VAL_IMAGES = 200
 DEFAULT_ROOT = "datasets/sample"
+RECORD = "sample.json"
+"""File with the arguments that a data set was made with."""
 
-_JPEG_QUALITY = 92
 _VAL_ID_OFFSET = 100_000
-
-
-@dataclass(frozen=True)
-class _Stamp:
-    """Arguments that a data set was made with, stored in ``sample.json``."""
-
-    version: int
-    seed: int
-    train_images: int
-    val_images: int
 
 
 def make_sample(
@@ -66,61 +52,19 @@ def make_sample(
         UserError: scikit-learn or Pillow is not installed, or ``root`` contains other files.
         OSError: the files cannot be written.
     """
-    root = Path(root)
-    stamp = _Stamp(VERSION, seed, train_images, val_images)
-    if _read_stamp(root) == stamp:
-        return root
-    if root.exists() and _read_stamp(root) is None and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is not a sample data set; choose an empty or a new folder")
+    stamp = Stamp(VERSION, seed, train_images, val_images)
 
-    materials = load_material()
-    root.parent.mkdir(parents=True, exist_ok=True)
-    staging = root.parent / f".{root.name}-{uuid.uuid4().hex}"
-    try:
-        done = 0
+    def write(folder: Path, count_one: Callable[[], None]) -> None:
+        train, val = load_material()
+        _write_split(folder, "train", train, train_images, (seed, 0), 0, count_one)
+        _write_split(folder, "val", val, val_images, (seed, 1), _VAL_ID_OFFSET, count_one)
 
-        def count_one() -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, train_images + val_images)
-
-        _write_split(staging, "train", materials[0], train_images, (seed, 0), 0, count_one)
-        _write_split(staging, "val", materials[1], val_images, (seed, 1), _VAL_ID_OFFSET, count_one)
-        (staging / "sample.json").write_text(json.dumps(asdict(stamp)) + "\n", encoding="utf-8")
-        _publish(staging, root, stamp)
-    except OSError as error:  # the system names no file when a disk is full
-        raise OSError(error.errno, error.strerror, error.filename or str(root)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return root
+    return generate(Path(root), RECORD, stamp, write, progress)
 
 
 def holds_sample(root: str | Path) -> bool:
     """Returns whether ``root`` contains a sample data set of this version, of any size and seed."""
-    stamp = _read_stamp(Path(root))
-    return stamp is not None and stamp.version == VERSION
-
-
-def _read_stamp(root: Path) -> _Stamp | None:
-    try:
-        return _Stamp(**json.loads((root / "sample.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _publish(staging: Path, root: Path, stamp: _Stamp) -> None:
-    """Renames ``staging`` to ``root``; replaces an outdated set, but keeps one that another process wrote meanwhile."""
-    if root.exists() and _read_stamp(root) != stamp:
-        outdated = root.parent / f".{root.name}-{uuid.uuid4().hex}"
-        with contextlib.suppress(FileNotFoundError):  # another process has just done the same
-            root.rename(outdated)
-        shutil.rmtree(outdated, ignore_errors=True)
-    try:
-        staging.rename(root)
-    except OSError:
-        if _read_stamp(root) != stamp:
-            raise
+    return holds(root, RECORD, VERSION)
 
 
 def _write_split(
@@ -140,11 +84,7 @@ def _write_split(
     for number in range(count):
         canvas, boxes, labels = compose(material, np.random.default_rng([*seed, number]))
         name = f"{number:06d}.jpg"
-        ok, jpeg = cv2.imencode(
-            ".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        )
-        assert ok
-        (root / split / name).write_bytes(jpeg.tobytes())
+        write_jpeg(root / split / name, canvas)
         image_id = id_offset + number + 1
         images.append({"id": image_id, "file_name": name, "width": IMAGE_SIZE, "height": IMAGE_SIZE})
         for (x1, y1, x2, y2), label in zip(boxes, labels):

@@ -6,7 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,11 @@ class ResidualBackbone(nn.Module, ABC):
     def make_block(
         self, stage: str, position: int, in_channels: int, channels: int, stride: int, dilation: int
     ) -> nn.Module:
-        """Creates the residual block at a position of a stage; it has ``expansion_of(kind) * channels`` outputs."""
+        """Creates the residual block at a position of a stage.
+
+        It has ``expansion_of(kind) * channels`` outputs. The last pair of its ``conv_norms`` is the
+        convolution and the normalization whose output is added to the shortcut.
+        """
 
     def _layers(self) -> list[nn.Module]:
         return [self.get_submodule(f"layer{index}") for index in range(1, 5)]
@@ -164,6 +168,16 @@ class ResidualBackbone(nn.Module, ABC):
         if unknown:
             raise ValueError(f"no stage {unknown[0]!r}; expected some of {', '.join(STAGES)}")
         self.recomputed = frozenset(stages)
+
+    def zero_init_residual(self) -> None:
+        """Sets the scale of the last normalization of each block to 0: blocks start as their shortcuts.
+
+        Deep networks are easier to train from scratch then (Goyal et al., 2017).
+        """
+        for layer in self._layers():
+            for block in layer.children():
+                pairs: Any = block.conv_norms
+                nn.init.zeros_(block.get_parameter(f"{pairs[-1][1]}.weight"))
 
     def lr_multipliers(self) -> dict[str, float]:
         """Returns learning-rate multipliers other than 1, by parameter name."""
