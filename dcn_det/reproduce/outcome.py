@@ -62,7 +62,7 @@ def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
     if planned.config is None:
         return Outcome(planned.row, condition="not in this project" if not planned.row.config else "not released")
     split = planned.config.data.test_title
-    paper: dict[str, float] = dict(planned.row.published)
+    paper = _published_dilation(planned.row) or dict(planned.row.published)
     readme: dict[str, float] = {}
     for item in planned.config.expected if not paper else ():
         (paper if item.source.startswith("paper") else readme)[item.metric] = item.value
@@ -88,6 +88,8 @@ def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
     measured = _read_server(tested.output.parent / SERVER) if submission else _read_metrics(tested.output)
     if timed := tested.name.startswith("time/"):
         measured, split = _read_benchmark(tested.output), ""
+    elif planned.row.layer:
+        measured = _read_dilation(tested.output, planned.row.layer)
     return Outcome(
         planned.row,
         measured=measured,
@@ -107,6 +109,29 @@ def _read_metrics(path: Path) -> dict[str, float]:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))["metrics"]
         return {str(name): float(value) for name, value in plain.items() if value is not None}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _published_dilation(row: Row) -> dict[str, float]:
+    """Returns the paper's values for a layer; empty for other rows."""
+    if not row.layer:
+        return {}
+    from dcn_det.visualize.effective_dilation import PAPER  # imports PyTorch, which plans do without
+
+    places = PAPER[row.layer].items()
+    return {place: mean for place, (mean, _) in places} | {f"{place} std": std for place, (_, std) in places}
+
+
+def _read_dilation(path: Path, layer: str) -> dict[str, float]:
+    """Reads the effective dilation of a layer; places without filters are left out."""
+    try:
+        layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
+        (record,) = (each for each in layers if each["name"] == layer)
+        places = {place: value for place, value in record.items() if isinstance(value, dict) and "filters" in value}
+        found = {place: value["mean"] for place, value in places.items()}
+        found |= {f"{place} std": value["std"] for place, value in places.items()}
+        return {name: float(value) for name, value in found.items() if value is not None}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 

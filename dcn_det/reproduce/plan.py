@@ -27,7 +27,13 @@ IMAGES = {
 """Images by a part of the name of an annotation file or image set."""
 TRAINING_GIB = 1.7
 """Largest folder of a training: two checkpoints with momentum, and the final weights."""
-_WORDS = {"train": "trainings", "convert": "conversions", "test": "tests", "time": "measurements of time"}
+_WORDS = {
+    "train": "trainings",
+    "convert": "conversions",
+    "test": "tests",
+    "dilation": "measurements of offsets",
+    "time": "measurements of time",
+}
 DATA_GIB = {"coco": 50, "voc": 6}
 """Archives and extracted images."""
 

@@ -24,7 +24,7 @@ AIR_WEIGHTS = "dcn-det train-classifier configs/imagenet/air.yaml"
 AUTHORS_FILE = "dcn-det download weights --dry-run prints the folder from which to download it in a browser"
 _IRRELEVANT = {
     "data": ("root", "workers", "timeout", "cache", "cache_folder"),
-    "train": ("log_every", "checkpoint_every", "keep_checkpoints", "eval_every", "wandb"),
+    "train": ("log_every", "checkpoint_every", "keep_checkpoints", "eval_every", "eval_unit", "wandb"),
 }
 """Settings that do not change results, by section."""
 
@@ -57,7 +57,7 @@ class Step:
     """A command that makes files from files.
 
     Attributes:
-        name: ``train/``, ``convert/``, ``test/`` or ``time/`` and the config.
+        name: ``train/``, ``convert/``, ``test/``, ``dilation/`` or ``time/`` and the config.
         command: arguments of ``dcn-det``.
         config: the settings of the command.
         inputs: files and folders that must exist, each with the command that gets it; empty for those of other steps.
@@ -124,7 +124,7 @@ def build_graph(options: Options) -> Graph:
             continue
         weights = _converted(row, released[row.config], options) if released else _trained(row, options)
         weights = graph.steps.setdefault(weights.name, weights)
-        tested = _tested(row, weights, options)
+        tested = _dilation(row, weights, options) if row.layer else _tested(row, weights, options)
         graph.steps[tested.name] = tested
         graph.rows.append(PlannedRow(row, tested.config, (weights, tested)))
     return graph
@@ -219,6 +219,27 @@ def _tested(row: Row, weights: Step, options: Options) -> Step:
         inputs=data_files(config, "test") | {weights.output: ""},
         output=output,
         parallel=True,
+        hash=hashed,
+        key=_hash([hashed, weights.key]),
+        after=(weights.name,),
+    )
+
+
+def _dilation(row: Row, weights: Step, options: Options) -> Step:
+    path, overrides = _settings(row.config, options)
+    config = load_config(path, *overrides)
+    output = options.output / "dilation" / row.config / "dilation.json"
+    hashed = _hash(_relevant(config, "imports", "model", "data", "test"))
+    return Step(
+        name=f"dilation/{row.config}",
+        command=(
+            *("effective-dilation", str(path), *overrides, "--weights", str(weights.output)),
+            *("--save", str(output), "--plot", str(output.with_suffix(".png"))),
+        ),
+        config=config,
+        inputs=data_files(config, "test") | {weights.output: ""},
+        output=output,
+        parallel=False,
         hash=hashed,
         key=_hash([hashed, weights.key]),
         after=(weights.name,),

@@ -41,12 +41,14 @@ class Row:
         config: config to test, such as ``coco/rfcn_air_ms``; empty if this project does not have the method.
         trained: config whose training gives the weights; that of ``config`` by default.
         published: values of the paper by metric that are no results of the config, such as times.
+        layer: the layer whose offsets are measured, by its name in the detector; empty for results of the detector.
     """
 
     label: str
     config: str = ""
     trained: str = ""
     published: Mapping[str, float] = field(default_factory=dict, compare=False)
+    layer: str = ""
 
     @property
     def training(self) -> str:
@@ -142,6 +144,21 @@ TABLE_1 = Table(
     _VOC,
     _SEGMENTATION,
 )
+TABLE_2 = Table(
+    "table2",
+    "Effective dilation of deformable filters on objects and background, VOC 2007 test, in cells, with deviation",
+    tuple(
+        Row(
+            f"R-FCN, res5{block}", "voc/rfcn_r101_dconv3", "voc/rfcn_r101_dconv", layer=f"backbone.layer4.{index}.conv2"
+        )
+        for index, block in reversed(list(enumerate("abc")))
+    ),
+    tuple(
+        Column(title, f"{place}{suffix}", 1.0)
+        for place in ("small", "medium", "large", "background")
+        for title, suffix in ((place, ""), ("+-", " std"))
+    ),
+)
 TABLE_3 = Table(
     "table3",
     "Atrous and deformable convolution and RoI pooling, VOC 2007 test, in percent",
@@ -230,4 +247,4 @@ TABLE_5 = Table(
     _COCO,
 )
 
-TABLES = {table.name: table for table in (TABLE_1, TABLE_3, TABLE_4, TABLE_5)}
+TABLES = {table.name: table for table in (TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5)}

@@ -121,6 +121,22 @@ def test_times_and_parameters(tmp_path: Path) -> None:
     assert outcome_of(options, one_stage, "voc/class_aware_rpn_r101_dconv").measured["parameters"] == 1
 
 
+def test_effective_dilation_by_layer(tmp_path: Path) -> None:
+    options = Options(TABLES["table2"], tmp_path)
+    places = {"small": {"filters": 9, "mean": 5.0, "std": 1.0}, "large": {"filters": 0, "mean": None, "std": None}}
+    layers = [{"name": f"backbone.layer4.{index}.conv2", "dilation": 2.0} | places for index in range(3)]
+    layers[2]["small"] = {"filters": 9, "mean": 6.0, "std": 2.0}
+    graph = measured(options, "voc/rfcn_r101_dconv3", json.dumps({"layers": layers}))
+    outcomes = {each.row.label: each for each in read_outcomes(graph, State(tmp_path))}
+    assert outcomes["R-FCN, res5a"].measured == {"small": 5.0, "small std": 1.0}
+    assert outcomes["R-FCN, res5c"].measured == {"small": 6.0, "small std": 2.0}
+    assert outcomes["R-FCN, res5c"].paper["small"] == 5.3 and outcomes["R-FCN, res5a"].paper["background std"] == 1.1
+    line = next(
+        each for each in markdown(options.table, list(outcomes.values())).splitlines() if "R-FCN, res5c" in each
+    )
+    assert [cell.strip() for cell in line.split("|")[3:6]] == ["6.0", "2.0", ""]
+
+
 def test_markdown_and_csv(voc: tuple[Options, Graph]) -> None:
     options, graph = voc
     outcomes = read_outcomes(graph, State(options.output))

@@ -7,6 +7,7 @@ import pytest
 from dcn_det.config import load_config
 from dcn_det.reproduce.steps import Options, Step, build_graph, configs_folder, trainings
 from dcn_det.reproduce.tables import TABLES
+from dcn_det.visualize.effective_dilation import PAPER
 from tests.messages import refused
 
 
@@ -41,7 +42,16 @@ def test_networks_of_table_4_are_timed(tmp_path: Path) -> None:
             assert step.command[step.command.index("--size") + 1 :][:2] == ("600", "1000")
 
 
-@pytest.mark.parametrize("table", [name for name in TABLES if name != "table4"])
+def test_rows_of_table_2_share_a_training_with_table_3_and_a_measurement(tmp_path: Path) -> None:
+    graph = build_graph(options("table2", tmp_path))
+    assert list(graph.steps) == ["train/voc/rfcn_r101_dconv", "dilation/voc/rfcn_r101_dconv3"]
+    other = build_graph(options("table3", tmp_path)).steps["train/voc/rfcn_r101_dconv"]
+    assert graph.steps["train/voc/rfcn_r101_dconv"].key == other.key
+    assert [each.row.label for each in graph.rows] == ["R-FCN, res5c", "R-FCN, res5b", "R-FCN, res5a"]
+    assert {each.row.layer for each in graph.rows} == set(PAPER)
+
+
+@pytest.mark.parametrize("table", [name for name in TABLES if name not in ("table2", "table4")])
 def test_the_paper_has_a_number_for_every_cell_that_can_be_measured(table: str, tmp_path: Path) -> None:
     for each in build_graph(options(table, tmp_path)).rows:
         if each.config is not None:
