@@ -34,8 +34,9 @@ def pair(config: Config) -> tuple[Any, Any]:
     for model in (ours, theirs):
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
-                torch.nn.init.uniform_(module.running_var, 0.5, 2)
+                assert module.running_mean is not None and module.running_var is not None
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 2)
     return ours, theirs
 
 
