@@ -23,7 +23,7 @@ from dcn_det.engine.step import Step
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.precision import PRECISIONS
-from dcn_det.structures import Batch
+from dcn_det.structures import Batch, Detections
 
 PHASES = ("data", "forward", "backward", "optimizer")
 
@@ -114,21 +114,16 @@ def _time(
     return {"images_per_second": steps * division.global_batch / total, **shares}
 
 
-class TorchvisionFasterRCNN(nn.Module):
-    """torchvision's Faster R-CNN on our batches: the same boxes, and images of the same size.
+class TorchvisionDetector(nn.Module):
+    """One of torchvision's detectors on our batches.
 
-    Stem, first stage and batch norm are frozen, as with ImageNet weights; torchvision's own builder does not freeze
-    them when it loads no weights.
+    Args:
+        network: takes images from 0 to 1 and, in training, boxes and labels from 1; does not change their size.
     """
 
-    def __init__(self, classes: int, short_side: int, max_side: int) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        body = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d)
-        for part in (body.conv1, body.layer1):
-            part.requires_grad_(False)
-        layers = {f"layer{i}": str(i - 1) for i in range(1, 5)}
-        backbone = BackboneWithFPN(body, layers, [256, 512, 1024, 2048], 256)
-        self.network = FasterRCNN(backbone, num_classes=classes + 1, min_size=short_side, max_size=max_side)
+        self.network: Any = network
 
     def forward(self, batch: Batch) -> Any:
         """Returns losses by name in training mode, else torchvision's detections of each image."""
@@ -139,6 +134,26 @@ class TorchvisionFasterRCNN(nn.Module):
         if not self.training:
             return self.network(images)
         return self.network(images, [{"boxes": each.boxes, "labels": each.labels + 1} for each in batch.targets])
+
+    def candidates(self, batch: Batch) -> list[Detections]:
+        """Returns torchvision's detections of each image, in input pixels."""
+        return [Detections(each["boxes"], each["scores"], each["labels"] - 1) for each in self(batch)]
+
+
+class TorchvisionFasterRCNN(TorchvisionDetector):
+    """torchvision's Faster R-CNN on our batches: the same boxes, and images of the same size.
+
+    Stem, first stage and batch norm are frozen, as with ImageNet weights; torchvision's own builder does not freeze
+    them when it loads no weights.
+    """
+
+    def __init__(self, classes: int, short_side: int, max_side: int) -> None:
+        body = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d)
+        for part in (body.conv1, body.layer1):
+            part.requires_grad_(False)
+        layers = {f"layer{i}": str(i - 1) for i in range(1, 5)}
+        backbone = BackboneWithFPN(body, layers, [256, 512, 1024, 2048], 256)
+        super().__init__(FasterRCNN(backbone, num_classes=classes + 1, min_size=short_side, max_size=max_side))
 
 
 def _device_name(device: torch.device) -> str:

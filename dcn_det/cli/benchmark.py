@@ -11,6 +11,7 @@ BENCHMARKS = {
     "detector": ("dcn_det.benchmark.detector", "whole detectors on random images, training and testing"),
     "eval": ("dcn_det.benchmark.evaluation", "the evaluation command with each backend"),
     "ops": ("dcn_det.benchmark.ops", "operators compared with torchvision's and the plain convolution"),
+    "peer": ("dcn_det.benchmark.peer", "accuracy and time of plain Faster R-CNN and of torchvision's, trained alike"),
     "postprocess": ("dcn_det.benchmark.postprocess", "post-processing of a head's output, and multi-scale testing"),
     "train": ("dcn_det.benchmark.train", "training and its phases"),
 }

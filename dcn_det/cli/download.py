@@ -1,14 +1,16 @@
-"""``dcn-det download``: gets COCO, Pascal VOC and ImageNet weights."""
+"""``dcn-det download``: gets COCO, Pascal VOC, FOD-A and ImageNet weights."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from dcn_det.download import fod
 from dcn_det.download.catalog import COCO, VOC, Collection
 from dcn_det.download.run import download, plan
+from dcn_det.errors import UserError
 
-COLLECTIONS = ("coco", "voc", "weights")
+COLLECTIONS = ("coco", "voc", "fod", "weights")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
             + [
                 f"  coco     {_names(COCO)}",
                 f"  voc      {_names(VOC)}",
+                "  fod      one part",
                 "  weights  resnet101* and torchvision's others",
             ]
         ),
@@ -33,9 +36,15 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         type=Path,
         metavar="DIR",
-        help="folder (default: datasets/coco, datasets/voc, or torch's cache, in which weights: torchvision looks)",
+        help="folder (default: datasets/coco, datasets/voc, datasets/fod, or torch's cache, in which weights: "
+        "torchvision looks)",
     )
-    result.add_argument("--mirror", metavar="URL", help="address to download from, with the publisher's paths")
+    result.add_argument(
+        "--mirror", metavar="URL", help="address to download from, with the publisher's paths (fod: a git repository)"
+    )
+    result.add_argument(
+        "--from", type=Path, dest="source", metavar="DIR", help="fod: copy from this folder instead of using git"
+    )
     result.add_argument("--dry-run", action="store_true", help="print what is missing and stop")
     return result
 
@@ -47,6 +56,10 @@ def _names(collection: Collection) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
+    if args.collection == "fod":
+        return _fod(args)
+    if args.source:
+        raise UserError(f"--from: for fod only; put archives of {args.collection} into the folder that --to names")
     collection = _collection(args.collection)
     parts, folder = collection.select(args.parts), args.to or collection.folder
     print(plan(parts, folder))
@@ -54,6 +67,18 @@ def main(argv: list[str] | None = None) -> int:
         print(_authors())
     if not args.dry_run:
         download(parts, folder, args.mirror or collection.base, print)
+    return 0
+
+
+def _fod(args: argparse.Namespace) -> int:
+    if args.parts:
+        raise UserError("--parts: fod is one part; leave it out")
+    if args.source and args.mirror:
+        raise UserError("give --from or --mirror, not both")
+    folder = args.to or fod.FOLDER
+    print(fod.plan(folder, args.source))
+    if not args.dry_run:
+        fod.get(folder, args.mirror or fod.REPOSITORY, print, args.source)
     return 0
 
 

@@ -19,10 +19,21 @@ Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
 class SplitConfig(Section):
     """Location of the images and annotations of a split; each format has its own keys."""
 
+    part: tuple[Fraction, Fraction] = (0, 1)
+    """Part of the images to use, in a random order fixed by ``data.part_seed``: with [0, 0.9] for training and [0.9, 1]
+    for testing, two splits of the same images have none in common."""
+
     @property
     def title(self) -> str:
         """Name of the split in ``expected.split``; empty if the format has no names."""
         return ""
+
+    @model_validator(mode="after")
+    def _check_part(self) -> SplitConfig:
+        low, high = self.part
+        if low >= high:
+            raise ValueError(f"part [{low:g}, {high:g}] is empty; the first number must be the smaller one")
+        return self
 
 
 class CocoSplitConfig(SplitConfig):
@@ -70,6 +81,8 @@ def coco_title(annotations: str) -> str:
 class VocSplitConfig(SplitConfig):
     sets: Texts
     """Image sets of Pascal VOC, relative to ``data.root``; for example ``VOC2007/ImageSets/Main/trainval.txt``."""
+    without: tuple[Text, ...] = ()
+    """Image sets whose images are left out, such as those of the training split in a test split that repeats some."""
 
     @property
     def title(self) -> str:
@@ -146,6 +159,11 @@ class DataConfig(LoadingConfig):
     classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     """Names of the classes to detect, in the order of their labels: all or some categories of the annotations. Null:
     all categories, in ascending order of id."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of the images of both splits to use, drawn at random from ``part_seed`` and the image names."""
+    part_seed: NonNegative = 0
+    """Seed of ``fraction`` and of ``part``; independent of ``seed``, so that runs with other seeds use the same images.
+    """
     resize: ResizeConfig = ResizeConfig()
     flip: Literal["double", "random", "none"] = "double"
     """``double`` lists every image twice, once mirrored (as the authors); ``random`` mirrors half of the images."""
@@ -171,7 +189,16 @@ class DataConfig(LoadingConfig):
     @property
     def test_title(self) -> str:
         """Name of the test split in ``expected.split``; empty if there is none."""
-        return self.test.title if self.test is not None else ""
+        if self.test is None:
+            return ""
+        low, high = self.test.part
+        return "".join(
+            [
+                self.test.title,
+                f" part {low:g}-{high:g}" if (low, high) != (0, 1) else "",
+                f" fraction {self.fraction:g}" if self.fraction < 1 else "",
+            ]
+        ).strip()
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:

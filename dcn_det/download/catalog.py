@@ -46,7 +46,7 @@ class Part:
             return False
         if self.images is not None and len(_stems(folder / self.images[0])) < self.images[1]:
             return False
-        return not self.image_set or _has_images(folder / self.image_set)
+        return not self.image_set or not without_files(folder / self.image_set)
 
 
 def _stems(folder: Path) -> set[str]:
@@ -54,11 +54,15 @@ def _stems(folder: Path) -> set[str]:
     return {path.stem for path in folder.iterdir() if path.name[0] != "."} if folder.is_dir() else set()
 
 
-def _has_images(image_set: Path) -> bool:
+def without_files(image_set: Path) -> list[str]:
+    """Returns what an image set of VOC lacks: its own file, or images and annotations of its names."""
+    base = image_set.parents[2]
     if not image_set.is_file():
-        return False
-    names, base = set(image_set.read_text().split()), image_set.parents[2]
-    return all(names <= _stems(base / inner) for inner in ("JPEGImages", "Annotations"))
+        return [image_set.relative_to(base).as_posix()]
+    names = set(image_set.read_text().split())
+    return [
+        f"{inner}/{name}" for inner in ("JPEGImages", "Annotations") for name in sorted(names - _stems(base / inner))
+    ]
 
 
 @dataclass(frozen=True)

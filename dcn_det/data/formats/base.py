@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dcn_det.config.data import DataConfig
 from dcn_det.data.findings import Findings
 from dcn_det.data.records import Records, match_classes
+from dcn_det.data.subset import subset
 from dcn_det.errors import UserError
 from dcn_det.progress import Count
 
@@ -94,15 +95,15 @@ class DataFormat(ABC):
         return self.read(findings, labelled)
 
     def records(self, labelled: bool = True) -> Records:
-        """Reads images and objects and checks that all can be used.
+        """Reads images and objects, checks that all can be used, and selects those of ``part`` and ``data.fraction``.
 
         Raises:
-            UserError: see :meth:`read`; an image or object cannot be used.
+            UserError: see :meth:`read`; an image or object cannot be used, or no image is selected.
         """
         findings = Findings(self.source)
         records = self.read(findings, labelled)
         findings.refuse()
-        return records
+        return subset(records, self.paths.part, self.data.fraction, self.data.part_seed, f"data.{self.split}.part")
 
     def index(
         self,

@@ -46,7 +46,7 @@ class VocFormat(DataFormat):
 
     def read(self, findings: Findings, labelled: bool = True) -> Records:
         reader = _Reader(self.root, self.data.classes or VOC_CLASSES, findings, labelled, self.data.classes is not None)
-        return reader.read(self.paths.sets)
+        return reader.read(self.paths.sets, self.paths.without)
 
 
 def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = None, labelled: bool = True) -> Records:
@@ -127,8 +127,13 @@ class _Reader:
         self._others: Counter[str] = Counter()
         self._files: dict[Path, dict[str, str]] = {}
 
-    def read(self, sets: Sequence[str]) -> Records:
+    def read(self, sets: Sequence[str], without: Sequence[str] = ()) -> Records:
         jobs = list_images(self.root, sets)
+        excluded = set(list_images(self.root, without)) if without else set()
+        left_out = [name for _, name in dict.fromkeys(job for job in jobs if job in excluded)]
+        jobs = [job for job in jobs if job not in excluded]
+        if not jobs:
+            raise UserError(f"all images of {', '.join(sets)} in {self.root} are also in {', '.join(without)}")
         unique = list(dict.fromkeys(jobs))
         for base in {base for base, _ in unique}:
             self._files[base] = _image_files(base / "JPEGImages")
@@ -138,6 +143,8 @@ class _Reader:
         images = [each for job, tree in zip(unique, trees) if (each := self._image(*job, tree)) is not None]
         records = pack(images, list(self.classes), named_together([self.root / each for each in sets]))
         notes = []
+        if left_out:
+            notes.append(f"images also in {', '.join(without)}, left out: {len(left_out)} ({first_few(left_out)})")
         if len(jobs) > len(unique):
             repeated = [name for (_, name), count in Counter(jobs).items() if count > 1]
             notes.append(f"repeated image names, counted once: {first_few(repeated)}")
