@@ -28,6 +28,12 @@ class SplitConfig(Section):
         """Name of the split in ``expected.split``; empty if the format has no names."""
         return ""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Files and folders of the split, relative to ``data.root``: all texts among its values."""
+        values = [each for _, value in self for each in (value if isinstance(value, tuple) else (value,))]
+        return tuple(each for each in values if isinstance(each, str))
+
     @model_validator(mode="after")
     def _check_part(self) -> SplitConfig:
         low, high = self.part

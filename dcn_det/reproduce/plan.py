@@ -103,14 +103,16 @@ def images_seen(config: Config) -> int | None:
     if train.iterations is not None:
         return train.iterations * train.reference_batch
     assert train.epochs is not None
-    names = [str(name) for _, value in config.data.train for name in ([value] if isinstance(value, str) else value)]
+    data = config.data
     sizes = [
         count
-        for name in names
+        for name in data.train.paths
         for part, count in IMAGES.items()
         if re.search(rf"{part}\.(json|txt)$", name) is not None
     ]
-    return round(train.epochs * sum(sizes) * (2 if config.data.flip == "double" else 1)) if sizes else None
+    low, high = data.train.part
+    share = data.fraction * (high - low) * (2 if data.flip == "double" else 1)
+    return round(train.epochs * sum(sizes) * share) if sizes else None
 
 
 def _missing(steps: Sequence[Step]) -> list[str]:

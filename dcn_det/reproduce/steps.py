@@ -285,7 +285,7 @@ def data_files(config: Config, split: Literal["train", "test"]) -> dict[Path, st
     root = Path(config.data.root)
     place = root.parent if config.data.kind == "voc" and root.name == "VOCdevkit" else root
     how = f"dcn-det download {config.data.kind} --to {place}"
-    return {root / name: how for _, value in section for name in _listed(value)}
+    return {root / path: how for path in section.paths}
 
 
 def _backbone_file(config: Config) -> dict[Path, str]:
