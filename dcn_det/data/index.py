@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,25 +30,12 @@ float32 could remove that area; a box that exceeds its image by less does not co
 """
 
 
-class _Arrays(NamedTuple):
-    """NumPy views of the tensors of an index."""
-
-    image_ids: NDArray[np.int64]
-    sizes: NDArray[np.int32]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
-    offsets: NDArray[np.int64]
-    name_bytes: NDArray[np.uint8]
-    name_offsets: NDArray[np.int64]
-
-
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
     """Images, in ascending order of id, and their annotated objects.
 
     Data is stored in tensors, whose memory processes can share, and read through NumPy, which is faster for small
-    arrays.
+    arrays. Views must not be kept: a tensor gets other memory when a loader process receives it.
 
     Attributes:
         source: files or folder of the annotations, for messages.
@@ -84,34 +70,25 @@ class DatasetIndex:
     def __len__(self) -> int:
         return self.image_ids.shape[0]
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Without the cached NumPy views, which would be copied to other processes.
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @cached_property
-    def _arrays(self) -> _Arrays:
-        return _Arrays(*(getattr(self, name).numpy() for name in _Arrays._fields))
-
     def image_id(self, i: int) -> int:
         """Returns the id of image ``i``."""
-        return int(self._arrays.image_ids[i])
+        return int(self.image_ids.numpy()[i])
 
     def file_name(self, i: int) -> str:
         """Returns the path of image ``i``, relative to ``folder``."""
-        arrays = self._arrays
-        return arrays.name_bytes[arrays.name_offsets[i] : arrays.name_offsets[i + 1]].tobytes().decode()
+        start, end = self.name_offsets.numpy()[i : i + 2]
+        return self.name_bytes.numpy()[start:end].tobytes().decode()
 
     def size(self, i: int) -> tuple[int, int]:
         """Returns height and width of image ``i`` as annotated, in pixels."""
-        height, width = self._arrays.sizes[i].tolist()
+        height, width = self.sizes.numpy()[i].tolist()
         return height, width
 
     def objects(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Returns copies of the boxes (n, 4) and labels (n,) of image ``i``, without crowds."""
-        arrays = self._arrays
-        part = slice(arrays.offsets[i], arrays.offsets[i + 1])
-        wanted = ~arrays.crowd[part]
-        return arrays.boxes[part][wanted], arrays.labels[part][wanted]
+        part = slice(*self.offsets.numpy()[i : i + 2])
+        wanted = ~self.crowd.numpy()[part]
+        return self.boxes.numpy()[part][wanted], self.labels.numpy()[part][wanted]
 
     def targets(self, i: int) -> tuple[Tensor, Tensor]:
         """Returns :meth:`objects` as tensors."""

@@ -68,3 +68,22 @@ def test_eight_workers_add_little_memory_to_an_index_of_cocos_size(tmp_path: Pat
     many = private_mib(index_of(tmp_path, COCO_IMAGES, COCO_BOXES))
     print(f"{WORKERS} workers: {few:.0f} MiB of their own with 1,000 images, {many:.0f} MiB with {COCO_IMAGES}")
     assert many - few < 150
+
+
+def test_an_index_reads_the_memory_that_its_tensors_have_now(tmp_path: Path) -> None:
+    """A tensor moves to shared memory when a loader process receives it, and its former memory is freed."""
+    index = index_of(tmp_path, 4, 8)
+    assert (index.image_id(0), index.size(0), index.file_name(0)) == (0, (16, 16), "a.png")
+    boxes, _ = index.objects(0)
+    assert boxes.any()
+    for tensor in (index.image_ids, index.sizes, index.boxes, index.name_bytes, index.name_offsets, index.offsets):
+        before = tensor.data_ptr()
+        tensor.share_memory_()
+        assert tensor.data_ptr() != before
+    index.image_ids.add_(100)
+    index.sizes.fill_(7)
+    index.boxes.zero_()
+    index.name_bytes[0] = ord("b")
+    assert (index.image_id(0), index.size(0), index.file_name(0)) == (100, (7, 7), "b.png")
+    boxes, _ = index.objects(0)
+    assert len(boxes) and not boxes.any()
