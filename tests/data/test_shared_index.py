@@ -72,6 +72,7 @@ def test_eight_workers_add_little_memory_to_an_index_of_cocos_size(tmp_path: Pat
 
 def test_an_index_reads_the_memory_that_its_tensors_have_now(tmp_path: Path) -> None:
     """A tensor moves to shared memory when a loader process receives it, and its former memory is freed."""
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((16, 16, 3), np.uint8))
     index = index_of(tmp_path, 4, 8)
     assert (index.image_id(0), index.size(0), index.file_name(0)) == (0, (16, 16), "a.png")
     boxes, _ = index.objects(0)
