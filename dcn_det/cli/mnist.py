@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train small networks on MNIST digits of different sizes, and print their accuracy on regular and "
         "on scaled digits, in Markdown: a plain network, an affine Spatial Transformer, an inverse compositional one "
         "with two warps, Active Convolution, and deformable convolution without and with modulation.",
-        epilog=f"Scaled digits are from 1 to {LARGEST_SCALE:g} times smaller along each axis, and shifted by up to "
+        epilog=f"Scaled digits are from 1 to {LARGEST_SCALE:g} times smaller, and shifted by up to "
         f"{SHIFT:g} of the image before that. Protocol 'sources' is that of the published numbers: the plain network "
         "is trained on regular digits only; the deformable one starts from its weights, which stay constant, and "
         "learns offsets on scaled digits. Protocol 'fair' trains all networks alike on the same scaled digits.",
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     training, testing = (digits.to(device) for digits in read(args.data))
     testing = testing.first(TEST_DIGITS)
     results = Results(args.save, settings(training, testing, SCHEDULES), device.type)
-    run_all(results, training, testing, args.seeds, SCHEDULES, say_on_stderr)
+    run_all(results, training, testing, range(args.seeds), SCHEDULES, say_on_stderr)
     print(table(results.record))
     if args.picture is not None:
         write_bytes(args.picture, picture(results.record, testing))

@@ -84,16 +84,10 @@ def build(method: str) -> DigitNet:
 
 
 def resumed(plain: DigitNet, method: str) -> DigitNet:
-    """Returns a network that starts from the weights of a plain one; convolutions and the linear layer stay constant.
-
-    What is left to train are the offsets, and batch norm.
-    """
+    """Returns a network that starts from the weights of a plain one, and from its function: offsets start from zero."""
     network = build(method)
     missing, unexpected = network.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected and all(".offset." in name for name in missing)
-    for module in [*network.convolutions(), network.classify]:
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name.startswith("offset"))
     return network
 
 

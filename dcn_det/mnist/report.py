@@ -10,7 +10,7 @@ from typing import Any
 from dcn_det.mnist.data import SCALE_EDGES, Digits
 from dcn_det.mnist.networks import METHODS
 from dcn_det.mnist.runs import FAIR, PROTOCOLS, SOURCES, Run
-from dcn_det.mnist.samples import SCALES, examples
+from dcn_det.mnist.samples import SCALES, Points, examples
 from dcn_det.visualize.plots import new_axes, png_bytes
 
 PUBLISHED = {(SOURCES, "plain"): "98.74 / 57.01", (SOURCES, "deformable"): "97.27 / 92.55"}
@@ -74,7 +74,9 @@ def picture(record: dict[str, Any], digits: Digits) -> bytes:
     grid = figure.add_gridspec(len(SCALES) + 2, len(METHODS))
     images = examples(digits)[:, 0].cpu()
     for column, (method, title) in enumerate(METHODS.items()):
-        samples = next((run["samples"] for run in _runs(record, FAIR, method) if run["samples"]), [])
+        samples: list[list[Points]] = next(
+            (run["samples"] for run in _runs(record, FAIR, method) if run["samples"]), []
+        )
         for row, image in enumerate(images):
             axes = figure.add_subplot(grid[row, column])
             axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1.6)
@@ -119,7 +121,7 @@ def _draw_accuracy(axes: Any, record: dict[str, Any]) -> None:
                 capsize=2,
             )
     axes.set(
-        xlabel="times smaller (geometric mean of both axes)",
+        xlabel="times smaller",
         xlim=(SCALE_EDGES[0], SCALE_EDGES[-1]),
         ylabel="accuracy, %",
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dcn_det.mnist.data import LARGEST_SCALE, Digits
+from dcn_det.mnist.data import LARGEST_SCALE, Digits, shrunk
 from dcn_det.mnist.networks import SIZE, DigitNet
-from dcn_det.models.transformers import warp
 from dcn_det.ops import ActiveConv2d, DeformConv2d
 
 SCALES = (1.0, (1 + LARGEST_SCALE) / 2, LARGEST_SCALE)
@@ -25,8 +24,7 @@ def examples(digits: Digits) -> Tensor:
     """
     threes = (digits.labels == 3).nonzero()
     digit = digits.images[int(threes[0]) if len(threes) else 0].float() / 255
-    matrices = [[[scale, 0.0, 0.0], [0.0, scale, 0.0]] for scale in SCALES]
-    return warp(digit.expand(len(SCALES), -1, -1, -1), torch.tensor(matrices, device=digit.device))
+    return shrunk(digit.expand(len(SCALES), -1, -1, -1), torch.tensor(SCALES), torch.zeros(len(SCALES), 2))
 
 
 @torch.no_grad()

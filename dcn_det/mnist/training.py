@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from dcn_det.errors import UserError
@@ -27,7 +28,8 @@ class Schedule:
         scaled: whether they are :func:`dcn_det.mnist.data.scaled`, anew each time.
         batch_size: images per step.
         lr: highest learning rate.
-        branch_lr: factor on the rate of what predicts offsets and warps.
+        branch_lr: factor on the rate of the layers that predict offsets and warps, which move far with small steps.
+        constant_statistics: whether batch norm keeps its means and variances, those of the digits learned before.
     """
 
     images: int
@@ -35,6 +37,7 @@ class Schedule:
     batch_size: int
     lr: float
     branch_lr: float
+    constant_statistics: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def train(network: DigitNet, digits: Digits, schedule: Schedule, seed: int, prog
         UserError: the loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    named = [(name, each) for name, each in network.named_parameters() if each.requires_grad]
-    branches = [each for name, each in named if ".offset" in name or name.startswith("transformer.")]
+    named = list(network.named_parameters())
+    branches = [each for name, each in named if ".offset." in name or name.startswith("transformer.")]
     rest = [each for _, each in named if all(each is not branch for branch in branches)]
     groups = [(rest, schedule.lr), (branches, schedule.lr * schedule.branch_lr)]
     optimizer = torch.optim.AdamW([{"params": each, "lr": lr} for each, lr in groups if each])
@@ -89,6 +92,9 @@ def train(network: DigitNet, digits: Digits, schedule: Schedule, seed: int, prog
         optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps, pct_start=0.25
     )
     network.train()
+    for module in network.modules():
+        if schedule.constant_statistics and isinstance(module, nn.BatchNorm2d):
+            module.eval()
     wall, cpu = time.perf_counter(), time.process_time()
     order = torch.empty(0, dtype=torch.int64)
     for step in range(steps):

@@ -7,19 +7,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Samples images along affine transformations, bilinearly; points outside read zero.
+def warp(images: Tensor, matrices: Tensor, mode: str = "bilinear") -> Tensor:
+    """Samples images along affine transformations; points outside read zero.
 
     Args:
         images: (N, C, H, W), floating point.
         matrices: (N, 2, 3) or (N, 3, 3), from (x, y, 1) of the output to x and y in the input, both from -1 to 1
             between the outer edges of the image.
+        mode: ``bilinear`` or ``nearest``.
 
     Returns:
         (N, C, H, W).
     """
     grid = functional.affine_grid(matrices[:, :2], list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
+    return functional.grid_sample(images, grid, mode, align_corners=False)
 
 
 class SpatialTransformer(nn.Module):

@@ -36,21 +36,13 @@ def test_sizes() -> None:
     assert works["ic_stn"] - plain == 2 * (works["stn"] - plain) + 27  # one product of 3x3 matrices
 
 
-def test_a_resumed_network_trains_offsets_and_batch_norm() -> None:
+def test_a_resumed_network_starts_where_the_plain_one_ended() -> None:
     torch.manual_seed(0)
     plain = build("plain")
+    plain(torch.rand(8, 1, 28, 28))  # changes the statistics of batch norm
     network = resumed(plain, "deformable")
     images = torch.rand(2, 1, 28, 28)
-    torch.testing.assert_close(network(images), plain(images), atol=1e-4, rtol=1e-4)
-    trained = {name.split(".", 2)[-1] for name, each in network.named_parameters() if each.requires_grad}
-    assert trained == {"offset.weight", "offset.bias", "weight", "bias"}
-    modules = {
-        type(module).__name__
-        for module in network.modules()
-        if getattr(module, "weight", None) is not None and module.weight.requires_grad
-    }
-    assert modules == {"BatchNorm2d", "Conv2d"}  # the convolutions are the offset branches
-    assert not network.layers[0].weight.requires_grad and not network.layers[3].weight.requires_grad
+    torch.testing.assert_close(network.eval()(images), plain.eval()(images), atol=1e-4, rtol=1e-4)
 
 
 def test_samples_of_a_plain_network_are_a_grid() -> None:

@@ -1,6 +1,7 @@
 """Training, testing, and results that an interrupted comparison continues from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def ignore(*args: object) -> None:
 def results_of(path: Path | None, seeds: int = 1) -> Results:
     training, testing = drawn(40), drawn(20, seed=1)
     results = Results(path, settings(training, testing, SCHEDULES_OF_TWO_STEPS), "cpu")
-    run_all(results, training, testing, seeds, SCHEDULES_OF_TWO_STEPS, ignore)
+    run_all(results, training, testing, range(seeds), SCHEDULES_OF_TWO_STEPS, ignore)
     return results
 
 
@@ -38,15 +39,16 @@ def test_training_learns() -> None:
     assert len(found.by_scale) == 6 and min(counted) <= found.scaled <= max(counted)
 
 
-def test_a_resumed_network_keeps_the_plain_weights() -> None:
+@pytest.mark.parametrize("constant", [True, False])
+def test_statistics_of_batch_norm_may_stay_constant(constant: bool) -> None:
     torch.manual_seed(0)
-    plain = build("plain")
-    network = resumed(plain, "deformable")
-    train(network, drawn(40), SCHEDULES_OF_TWO_STEPS["resumed"], 0, ignore)
-    for own, other in zip(network.convolutions(), plain.convolutions()):
-        assert torch.equal(own.get_parameter("weight"), other.get_parameter("weight"))
-    assert torch.equal(network.classify.weight, plain.classify.weight)
-    assert network.get_parameter("layers.3.offset.weight").any()
+    network = resumed(build("plain"), "deformable")
+    before = {name: each.clone() for name, each in network.state_dict().items()}
+    train(network, drawn(40), replace(SCHEDULES_OF_TWO_STEPS[FAIR], constant_statistics=constant), 0, ignore)
+    same = {name for name, each in network.state_dict().items() if torch.equal(each, before[name])}
+    statistics = {name for name in before if name.rpartition(".")[2] in ("running_mean", "running_var")}
+    assert same & statistics == (statistics if constant else set())
+    assert not any(name.endswith("weight") for name in same)  # all weights and offsets are trained
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
