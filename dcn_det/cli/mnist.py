@@ -11,7 +11,7 @@ from dcn_det.errors import UserError
 from dcn_det.files import write_bytes
 from dcn_det.mnist.data import FOLDER, LARGEST_SCALE, SHIFT, read
 from dcn_det.mnist.report import picture, table
-from dcn_det.mnist.runs import SCHEDULES, TEST_DIGITS, Results, load, run_all, settings
+from dcn_det.mnist.runs import SCHEDULES, TEST_EVERY, Results, load, run_all, settings
 from dcn_det.progress import say_on_stderr
 from dcn_det.visualize.plots import require_matplotlib
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     device = resolve_device(args.device)
     training, testing = (digits.to(device) for digits in read(args.data))
-    testing = testing.first(TEST_DIGITS)
+    testing = testing.every(TEST_EVERY)
     results = Results(args.save, settings(training, testing, SCHEDULES), device.type)
     run_all(results, training, testing, range(args.seeds), SCHEDULES, say_on_stderr)
     print(table(results.record))

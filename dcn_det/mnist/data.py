@@ -41,9 +41,9 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, number: int) -> Digits:
-        """Returns the first digits, all if there are fewer."""
-        return Digits(self.images[:number], self.labels[:number])
+    def every(self, step: int) -> Digits:
+        """Returns every ``step``-th digit, from the first."""
+        return Digits(self.images[::step], self.labels[::step])
 
     def to(self, device: torch.device) -> Digits:
         """Returns the digits on a device."""
