@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         record = load(args.show)
         print(table(record))
         if args.picture is not None:
-            write_bytes(args.picture, picture(record, read(args.data)[1]))
+            write_bytes(args.picture, picture(record, read(args.data)[1].every(TEST_EVERY)))
         return 0
     device = resolve_device(args.device)
     training, testing = (digits.to(device) for digits in read(args.data))
