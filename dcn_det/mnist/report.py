@@ -15,13 +15,18 @@ from dcn_det.visualize.plots import new_axes, png_bytes
 
 PUBLISHED = {(SOURCES, "plain"): "98.74 / 57.01", (SOURCES, "deformable"): "97.27 / 92.55"}
 """Regular and scaled accuracy that the Keras demonstration prints, in percent."""
-HEAD = ("protocol", "network", "regular, %", "scaled, %", "published", "parameters", "multiply-adds", "training, CPU s")
+HEAD = ("protocol", "network", "regular, %", "scaled, %", "published", "parameters", "multiply-adds")
 COLORS = ("#777777", "#c8553d", "#e0a13d", "#8b6bb1", "#3d5a80", "#2a7f62")
 
 
 def table(record: dict[str, Any]) -> str:
-    """Returns what was measured, in Markdown: means over seeds, with standard deviations if there are several."""
-    lines = [HEAD, ("---",) * len(HEAD)]
+    """Returns what was measured, in Markdown: means over seeds, with standard deviations if there are several.
+
+    The duration of a training is that by the clock on a GPU; on a CPU it is the processor time of all threads, which
+    depends less on what else the machine does.
+    """
+    key, what = ("seconds", "training, s") if "gpu" in record else ("cpu_seconds", "training, CPU s")
+    lines = [(*HEAD, what), ("---",) * (len(HEAD) + 1)]
     for protocol in PROTOCOLS:
         for method, title in METHODS.items():
             runs = _runs(record, protocol, method)
@@ -35,7 +40,7 @@ def table(record: dict[str, Any]) -> str:
                         PUBLISHED.get((protocol, method), "-"),
                         f"{runs[0]['parameters'] / 1e3:.0f} k",
                         f"{runs[0]['multiply_adds'] / 1e6:.1f} M",
-                        f"{statistics.fmean(run['cpu_seconds'] for run in runs):.0f}",
+                        f"{statistics.fmean(run[key] for run in runs):.0f}",
                     )
                 )
     return f"{_facts(record)}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
