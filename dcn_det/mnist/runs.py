@@ -92,9 +92,20 @@ def load(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is none.
     """
     record = read_json(path)
-    keys = {"protocol", "method", "seed", "regular", "scaled", "by_scale", "cpu_seconds", "seconds", "parameters"}
-    runs = record.get("runs") if isinstance(record, dict) else None
-    if not isinstance(runs, list) or not all(isinstance(run, dict) and keys <= run.keys() for run in runs):
+    common = {"date", "cpu", "versions", "test_digits", "runs"}
+    numbers = ("seed", "regular", "scaled", "cpu_seconds", "seconds", "parameters", "multiply_adds")
+    if (
+        not isinstance(record, dict)
+        or not common <= record.keys()
+        or not (isinstance(record["versions"], dict) and "torch" in record["versions"])
+        or not isinstance(record["runs"], list)
+        or not all(
+            isinstance(run, dict)
+            and {"protocol", "method", "by_scale", "samples"} <= run.keys()
+            and all(isinstance(run.get(name), int | float) for name in numbers)
+            for run in record["runs"]
+        )
+    ):
         raise UserError(f"{path}: not a file written by dcn-det mnist --save")
     return dict(record)
 
