@@ -16,6 +16,7 @@ from dcn_det.visualize.plots import new_axes, png_bytes
 PUBLISHED = {(SOURCES, "plain"): "98.74 / 57.01", (SOURCES, "deformable"): "97.27 / 92.55"}
 """Regular and scaled accuracy that the Keras demonstration prints, in percent."""
 HEAD = ("protocol", "network", "regular, %", "scaled, %", "published", "parameters", "multiply-adds")
+PROTOCOL_TITLES = {SOURCES: "plain trained on regular digits only", FAIR: "all trained alike on scaled digits"}
 COLORS = ("#777777", "#c8553d", "#e0a13d", "#8b6bb1", "#3d5a80", "#2a7f62")
 
 
@@ -97,39 +98,24 @@ def picture(record: dict[str, Any], digits: Digits) -> bytes:
                     axes.plot([*x, x[0]], [*y, y[0]], color=COLORS[column], linewidth=1.5, **style)
                 else:
                     axes.plot(x, y, ".", color=COLORS[column], markersize=2, alpha=0.7)
-    _draw_accuracy(figure.add_subplot(grid[len(SCALES) :, :4]), record)
+    for protocol, columns in zip(PROTOCOLS, (slice(0, 3), slice(3, 6))):
+        _draw_accuracy(figure.add_subplot(grid[len(SCALES) :, columns]), record, protocol)
     return png_bytes(figure)
 
 
-def _draw_accuracy(axes: Any, record: dict[str, Any]) -> None:
-    """Draws the mean of the seeds, and a bar from the lowest to the highest."""
+def _draw_accuracy(axes: Any, record: dict[str, Any], protocol: str) -> None:
+    """Draws the mean of the seeds by scale, and a bar from the lowest to the highest."""
     centers = [(low + high) / 2 for low, high in pairwise(SCALE_EDGES)]
-    for protocol in PROTOCOLS:
-        for (method, title), color in zip(METHODS.items(), COLORS):
-            columns = list(zip(*(run["by_scale"] for run in _runs(record, protocol, method))))
-            known = [(x, [100 * v for v in column]) for x, column in zip(centers, columns) if None not in column]
-            if not known:
-                continue
-            means = [statistics.fmean(values) for _, values in known]
-            spans = [
-                [mean - min(v) for mean, (_, v) in zip(means, known)],
-                [max(v) - mean for mean, (_, v) in zip(means, known)],
-            ]
-            axes.errorbar(
-                [x for x, _ in known],
-                means,
-                spans,
-                color=color,
-                linestyle="-" if protocol == FAIR else "--",
-                label=title if protocol == FAIR else f"{title}, as in the sources",
-                linewidth=1.6,
-                capsize=2,
-            )
-    axes.set(
-        xlabel="times smaller",
-        xlim=(SCALE_EDGES[0], SCALE_EDGES[-1]),
-        ylabel="accuracy, %",
-    )
+    for (method, title), color in zip(METHODS.items(), COLORS):
+        by_scale = list(zip(*(run["by_scale"] for run in _runs(record, protocol, method))))
+        known = [(x, [100 * value for value in values]) for x, values in zip(centers, by_scale) if None not in values]
+        if not known:
+            continue
+        means = [statistics.fmean(values) for _, values in known]
+        low = [mean - min(values) for mean, (_, values) in zip(means, known)]
+        high = [max(values) - mean for mean, (_, values) in zip(means, known)]
+        axes.errorbar([x for x, _ in known], means, [low, high], color=color, label=title, linewidth=1.6, capsize=2)
+    axes.set(xlabel="times smaller", ylabel="accuracy, %", xlim=(SCALE_EDGES[0], SCALE_EDGES[-1]))
+    axes.set_title(PROTOCOL_TITLES[protocol], fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    legend.set_in_layout(False)  # it would push the columns above apart
+    axes.legend(frameon=False, fontsize=7, loc="lower left")
