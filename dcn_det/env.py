@@ -78,15 +78,18 @@ def _version(module: str) -> str:
         return f"cannot be imported: {_reason(error)}"
 
 
+def cpu_model() -> str:
+    """Returns the name of the processor, or its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return next(names, platform.processor() or platform.machine())
+
+
 def _machine() -> Lines:
     yield "platform", platform.platform()
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield "cpu", f"{model}, {usable} of {os.cpu_count()} cores usable"
+    yield "cpu", f"{cpu_model()}, {usable} of {os.cpu_count()} cores usable"
     import torch
 
     yield "torch threads", f"{torch.get_num_threads()}, {torch.backends.cpu.get_cpu_capability()}"

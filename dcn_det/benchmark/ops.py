@@ -20,6 +20,7 @@ from dcn_det.benchmark.memory import CONTESTANTS, OUTPUT_MEGABYTES, extra_megaby
 from dcn_det.benchmark.op_cases import GROUPS
 from dcn_det.benchmark.timing import COMPARE, ON_GPU, Case, measure, measure_peaks
 from dcn_det.cli.arguments import positive, seconds
+from dcn_det.env import cpu_model
 from dcn_det.errors import UserError
 from dcn_det.files import write_json, write_text
 from dcn_det.ops import library
@@ -124,7 +125,7 @@ def machine(device: str) -> dict[str, Any]:
     """Describes the machine and the versions measured."""
     facts: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instruction_set": library.instruction_set() or "plain PyTorch operators",
         "versions": {
@@ -141,12 +142,6 @@ def machine(device: str) -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version(),
         }
     return facts
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
 
 
 def markdown(rows: list[Row]) -> str:

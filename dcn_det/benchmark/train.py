@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from dcn_det.config import load_config
 from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.session import Session
 from dcn_det.engine.step import Step
+from dcn_det.env import cpu_model
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.precision import PRECISIONS
@@ -157,4 +157,4 @@ class TorchvisionFasterRCNN(TorchvisionDetector):
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()

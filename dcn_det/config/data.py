@@ -256,3 +256,6 @@ class VocDataConfig(DataConfig):
     train: VocSplitConfig
     test: VocSplitConfig | None
     """Null: train without evaluation."""
+    corners: Literal["inclusive", "half_open"] = "inclusive"
+    """Meaning of the corners of boxes: ``inclusive`` pixels counted from 1, as in Pascal VOC, where a box of the whole
+    image is (1, 1, width, height); or ``half_open`` coordinates from 0, where it is (0, 0, width, height)."""

@@ -76,6 +76,8 @@ class EvaluationConfig(Section):
     larger."""
     voc_ap: Literal["11-point", "area"] = "11-point"
     """Average precision of Pascal VOC: that of 2007 (used by the paper), or that since 2010 (``area``)."""
+    coco_metrics: bool = False
+    """Also compute COCO's metrics on data of a format that has others."""
 
 
 class ExpectedConfig(Section):

@@ -33,6 +33,7 @@ _WORDS = {
     "test": "tests",
     "dilation": "measurements of offsets",
     "time": "measurements of time",
+    "peer": "trainings of torchvision's twin",
 }
 DATA_GIB = {"coco": 50, "voc": 6}
 """Archives and extracted images."""
@@ -63,7 +64,7 @@ def plan(options: Options, graph: Graph, rows: Sequence[Row], times: Mapping[str
                 each.row.label,
                 f"{each.row.config}",
                 each.steps[0].name,
-                "done" if conditions[-1] == "done" else conditions[0],
+                "done" if set(conditions) == {"done"} else next(each for each in conditions if each != "done"),
             ]
         )
     count = sum(bool(each.steps) for each in graph.rows if each.row in rows)

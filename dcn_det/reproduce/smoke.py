@@ -33,7 +33,7 @@ def overrides(config: Config, folder: Path, own_data: bool) -> list[str]:
     settings = [
         "model.backbone.width=8",
         "model.backbone.stem_width=8",
-        "model.backbone.norm=gn",
+        f"model.backbone.norm={'bn' if config.model.backbone.norm == 'bn' else 'gn'}",
         "model.backbone.frozen_stages=0",
         "model.backbone.weights=none",
         "model.rpn.batch_per_image=32",
@@ -72,6 +72,8 @@ def _sample_data(config: Config, folder: Path) -> Iterator[str]:
         yield f"data.classes={json.dumps(CLASSES)}"
         for split in ("train", "test"):
             yield f"data.{split}.sets=[SAMPLE/ImageSets/Main/{split}.txt]"
+        yield "data.test.without=[]"
+        yield "data.corners=inclusive"
         return
     yield "data.kind=sample"
     yield f"data.root={folder / 'sample'}"

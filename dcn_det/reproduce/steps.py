@@ -40,6 +40,7 @@ class Options:
         weights: trained here, or released by the authors.
         data: folder of the data set (``data.root``); None for that of the configs.
         smoke: use small networks on the sample set, see :mod:`dcn_det.reproduce.smoke`.
+        seeds: number of trainings of each row, with the seed of the config and those after it.
         overrides: settings laid over every config.
     """
 
@@ -49,6 +50,7 @@ class Options:
     weights: Weights = "train"
     data: Path | None = None
     smoke: bool = False
+    seeds: int = 1
     overrides: tuple[str, ...] = ()
 
 
@@ -57,7 +59,8 @@ class Step:
     """A command that makes files from files.
 
     Attributes:
-        name: ``train/``, ``convert/``, ``test/``, ``dilation/`` or ``time/`` and the config.
+        name: ``train/``, ``convert/``, ``test/``, ``dilation/``, ``time/`` or ``peer/`` and the config, with the number
+            of the seed unless it is 0.
         command: arguments of ``dcn-det``.
         config: the settings of the command.
         inputs: files and folders that must exist, each with the command that gets it; empty for those of other steps.
@@ -86,17 +89,29 @@ class Step:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with its resolved config and its steps; both are None for a method that the project does not have."""
+    """A row with its steps.
+
+    Attributes:
+        row: the row.
+        config: of the test, with the first seed; None for a method that the project does not have.
+        chains: the steps of each seed; the last one of each gives the result.
+    """
 
     row: Row
     config: Config | None = None
-    steps: tuple[Step, ...] = ()
+    chains: tuple[tuple[Step, ...], ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of all seeds."""
+        return tuple(step for chain in self.chains for step in chain)
 
 
 @dataclass
 class Graph:
     """The rows of a table and the steps that measure them, in an order in which they can run."""
 
+    table: Table
     rows: list[PlannedRow] = field(default_factory=list)
     steps: dict[str, Step] = field(default_factory=dict)
 
@@ -112,22 +127,32 @@ def build_graph(options: Options) -> Graph:
     Raises:
         UserError: a setting is wrong, or the project's configs are not found.
     """
-    graph, released = Graph(), released_files() if options.weights == "authors" else {}
-    for row in options.table.rows:
-        if not row.config or (options.weights == "authors" and row.config not in released):
-            graph.rows.append(PlannedRow(row))
-            continue
-        if options.table.timed:
-            timed = _timed(row, options)
-            graph.steps[timed.name] = timed
-            graph.rows.append(PlannedRow(row, timed.config, (timed,)))
-            continue
-        weights = _converted(row, released[row.config], options) if released else _trained(row, options)
-        weights = graph.steps.setdefault(weights.name, weights)
-        tested = _dilation(row, weights, options) if row.layer else _tested(row, weights, options)
-        graph.steps[tested.name] = tested
-        graph.rows.append(PlannedRow(row, tested.config, (weights, tested)))
-    return graph
+    released = released_files() if options.weights == "authors" else {}
+    rows = [row for row in options.table.rows if row.config and (row.config in released or not released)]
+    steps: dict[str, Step] = {}
+    chains: dict[Row, list[tuple[Step, ...]]] = {row: [] for row in rows}
+    for seed in range(
+        options.seeds
+    ):  # the first seed of all rows comes first: a table with all rows, as soon as possible
+        for row in rows:
+            chain = _chain(row, released.get(row.config, ""), options, seed)
+            # steps that rows share are one
+            chains[row].append(tuple(steps.setdefault(step.name, step) for step in chain))
+    planned = [
+        PlannedRow(row, chains[row][0][-1].config, tuple(chains[row])) if row in chains else PlannedRow(row)
+        for row in options.table.rows
+    ]
+    return Graph(options.table, planned, steps)
+
+
+def _chain(row: Row, released: str, options: Options, seed: int) -> tuple[Step, ...]:
+    """Returns the steps of a row with the ``seed``-th seed."""
+    if options.table.timed:
+        return (_timed(row, options),)
+    if row.peer:
+        return (_peer(row, options, seed),)
+    weights = _converted(row, released, options) if released else _trained(row, options, seed)
+    return weights, _dilation(row, weights, options) if row.layer else _tested(row, weights, options, seed)
 
 
 def configs_folder() -> Path:
@@ -142,8 +167,8 @@ def configs_folder() -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _settings(name: str, options: Options) -> tuple[Path, list[str]]:
-    """Returns the file of a config and the overrides for it."""
+def _settings(name: str, options: Options, seed: int = 0) -> tuple[Path, list[str]]:
+    """Returns the file of a config and the overrides for it, with the ``seed``-th seed."""
     folder = configs_folder()
     path, overrides = folder / f"{name}.yaml", []
     if options.schedule == "paper":
@@ -155,20 +180,29 @@ def _settings(name: str, options: Options) -> tuple[Path, list[str]]:
         from dcn_det.reproduce import smoke
 
         overrides += smoke.overrides(load_config(path), options.output / "data", options.data is not None)
-    return path, [*overrides, *options.overrides]
+    overrides += options.overrides
+    if seed:
+        overrides.append(f"seed={load_config(path, *overrides).seed + seed}")
+    return path, overrides
 
 
-def _trained(row: Row, options: Options) -> Step:
-    path, overrides = _settings(row.training, options)
+def _place(kind: str, config: str, seed: int = 0) -> str:
+    """Returns the name of a step, which is also its folder."""
+    return f"{kind}/{config}.seed{seed}" if seed else f"{kind}/{config}"
+
+
+def _trained(row: Row, options: Options, seed: int) -> Step:
+    path, overrides = _settings(row.training, options, seed)
     overrides.append("data.test=null")  # testing is a step of its own
     config = load_config(path, *overrides)
-    output = options.output / "train" / row.training / "last.pth"
+    name = _place("train", row.training, seed)
+    output = options.output / name / "last.pth"
     hashed = _hash(_relevant(config, "seed", "imports", "model", "data", "train"))
     return Step(
-        name=f"train/{row.training}",
+        name=name,
         command=("train", str(path), *overrides, "--output", str(output.parent), "--auto-resume"),
         config=config,
-        inputs=data_files(config, "train") | _backbone_file(config),
+        inputs=data_files(config, "train", row.training) | _backbone_file(config),
         output=output,
         parallel=True,
         hash=hashed,
@@ -201,27 +235,46 @@ def _converted(row: Row, file: str, options: Options) -> Step:
     )
 
 
-def _tested(row: Row, weights: Step, options: Options) -> Step:
+def _tested(row: Row, weights: Step, options: Options, seed: int) -> Step:
     path, overrides = _settings(row.config, options)
     config = load_config(path, *overrides)
-    folder = options.output / "test" / row.config
+    name = _place("test", row.config, seed)
+    folder = options.output / name
     command = ("test", str(path), *overrides, "--weights", str(weights.output), "--output", str(folder))
     output = folder / "metrics.json"
     if not annotated(config):
-        name = row.config.partition("/")[2].replace("_", "-")
-        command = (*command, "--submission", name)
-        output = folder / f"detections_test-dev2017_{name}_results.zip"
+        method = row.config.partition("/")[2].replace("_", "-")
+        command = (*command, "--submission", method)
+        output = folder / f"detections_test-dev2017_{method}_results.zip"
     hashed = _hash(_relevant(config, "imports", "model", "data", "test", "evaluation"))
     return Step(
-        name=f"test/{row.config}",
+        name=name,
         command=command,
         config=config,
-        inputs=data_files(config, "test") | {weights.output: ""},
+        inputs=data_files(config, "test", row.config) | {weights.output: ""},
         output=output,
         parallel=True,
         hash=hashed,
         key=_hash([hashed, weights.key]),
         after=(weights.name,),
+    )
+
+
+def _peer(row: Row, options: Options, seed: int) -> Step:
+    path, overrides = _settings(row.config, options, seed)
+    config = load_config(path, *overrides)
+    name = _place("peer", row.config, seed)
+    output = options.output / name / "peer.json"
+    hashed = _hash(_relevant(config, "seed", "imports", "model", "data", "train", "test", "evaluation", both=True))
+    return Step(
+        name=name,
+        command=("benchmark", "peer", str(path), *overrides, "--only", "torchvision", "--save", str(output)),
+        config=config,
+        inputs=data_files(config, "train", row.config) | data_files(config, "test", row.config),
+        output=output,
+        parallel=False,
+        hash=hashed,
+        key=hashed,
     )
 
 
@@ -237,7 +290,7 @@ def _dilation(row: Row, weights: Step, options: Options) -> Step:
             *("--save", str(output), "--plot", str(output.with_suffix(".png"))),
         ),
         config=config,
-        inputs=data_files(config, "test") | {weights.output: ""},
+        inputs=data_files(config, "test", row.config) | {weights.output: ""},
         output=output,
         parallel=False,
         hash=hashed,
@@ -277,14 +330,14 @@ def _listed(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def data_files(config: Config, split: Literal["train", "test"]) -> dict[Path, str]:
-    """Returns files and folders of a split, each with the command that gets it."""
+def data_files(config: Config, split: Literal["train", "test"], name: str) -> dict[Path, str]:
+    """Returns files and folders of a split of a config, such as ``coco/rfcn_air``, with the command that gets them."""
     section: SplitConfig | None = getattr(config.data, split)
     if section is None or config.data.kind == "sample":
         return {}
     root = Path(config.data.root)
     place = root.parent if config.data.kind == "voc" and root.name == "VOCdevkit" else root
-    how = f"dcn-det download {config.data.kind} --to {place}"
+    how = f"dcn-det download {name.partition('/')[0]} --to {place}"
     return {root / path: how for path in section.paths}
 
 
@@ -297,12 +350,15 @@ def _backbone_file(config: Config) -> dict[Path, str]:
     return {Path(backbone.weights): how}
 
 
-def _relevant(config: Config, *sections: str) -> dict[str, Any]:
+def _relevant(config: Config, *sections: str, both: bool = False) -> dict[str, Any]:
+    """Returns the settings of some sections that a result depends on; ``both``: on both splits."""
     plain = to_plain(config)
     kept = {section: plain[section] for section in sections}
     for section, keys in _IRRELEVANT.items():
         if section in kept:
             kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    if both:
+        return kept
     if "train" in sections:
         kept["data"].pop("test")
     else:

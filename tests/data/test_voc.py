@@ -57,6 +57,8 @@ def test_sets_are_united_and_boxes_become_half_open(root: Path) -> None:
     boxes, labels = index.targets(1)
     assert boxes.tolist() == [[10, 20, 60, 70]], "without the difficult one"
     assert [VOC_CLASSES[i] for i in labels] == ["chair"]
+    same = read_voc(root, SETS, corners="half_open")
+    assert same.boxes[np.flatnonzero(same.labels == VOC_CLASSES.index("tvmonitor"))].tolist() == [[5, 6, 7, 8]]
     assert [c.id for c in index.categories] == list(range(1, 21))
     assert "crowd" in index.report
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dcn_det.reproduce.outcome import SERVER, Outcome, read_outcomes
+from dcn_det.reproduce.outcome import Outcome, read_outcomes
 from dcn_det.reproduce.page import page
+from dcn_det.reproduce.results import SERVER
 from dcn_det.reproduce.state import Record, State
 from dcn_det.reproduce.status import status
 from dcn_det.reproduce.steps import Graph, Options, build_graph, configs_folder

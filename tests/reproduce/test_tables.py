@@ -51,7 +51,7 @@ def test_rows_of_table_2_share_a_training_with_table_3_and_a_measurement(tmp_pat
     assert {each.row.layer for each in graph.rows} == set(PAPER)
 
 
-@pytest.mark.parametrize("table", [name for name in TABLES if name not in ("table2", "table4")])
+@pytest.mark.parametrize("table", ["table1", "table3", "table5"])
 def test_the_paper_has_a_number_for_every_cell_that_can_be_measured(table: str, tmp_path: Path) -> None:
     for each in build_graph(options(table, tmp_path)).rows:
         if each.config is not None:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dcn_det.data.findings import Findings, first_few
 from dcn_det.data.formats.base import DataFormat
@@ -26,7 +26,9 @@ from dcn_det.files import read_text, read_xml
 from dcn_det.images import SUFFIXES, image_size
 
 if TYPE_CHECKING:
-    from dcn_det.config.data import VocSplitConfig
+    from dcn_det.config.data import VocDataConfig, VocSplitConfig
+
+Corners = Literal["inclusive", "half_open"]
 
 _NAMES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
@@ -38,6 +40,7 @@ VOC_CLASSES = tuple(_NAMES.split())
 class VocFormat(DataFormat):
     """Pascal VOC's format: image sets, ``sets`` of a split."""
 
+    data: VocDataConfig
     paths: VocSplitConfig
 
     @property
@@ -45,16 +48,23 @@ class VocFormat(DataFormat):
         return named_together([self.root / each for each in self.paths.sets])
 
     def read(self, findings: Findings, labelled: bool = True) -> Records:
-        reader = _Reader(self.root, self.data.classes or VOC_CLASSES, findings, labelled, self.data.classes is not None)
+        classes = self.data.classes
+        reader = _Reader(self.root, classes or VOC_CLASSES, findings, labelled, classes is not None, self.data.corners)
         return reader.read(self.paths.sets, self.paths.without)
 
 
-def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = None, labelled: bool = True) -> Records:
+def read_voc(
+    root: Path,
+    sets: Sequence[str],
+    classes: Sequence[str] | None = None,
+    labelled: bool = True,
+    corners: Corners = "inclusive",
+) -> Records:
     """Reads the annotations of image sets.
 
     Image ids are the digits of the image name: ``2008_000002`` gives 2008000002. For other names, they are hashes of
-    folder and name. Boxes become half-open, with pixels counted from 0: (xmin - 1, ymin - 1, xmax, ymax). Difficult
-    objects are marked as crowds. Repeated names are counted once.
+    folder and name. Inclusive corners become half-open, with pixels counted from 0: (xmin - 1, ymin - 1, xmax, ymax).
+    Difficult objects are marked as crowds. Repeated names are counted once.
 
     Args:
         root: folder that contains ``VOC2007`` and the like.
@@ -63,6 +73,7 @@ def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = No
             treats other classes as errors.
         labelled: whether an image without annotation file is an error. If not, it has no objects, and its size is read
             from the image file.
+        corners: see ``VocDataConfig``.
 
     Returns:
         The images in the order of the sets.
@@ -71,7 +82,7 @@ def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = No
         UserError: a file is missing or malformed, or an image or object cannot be used.
     """
     findings = Findings(named_together([root / each for each in sets]))
-    records = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None).read(sets)
+    records = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None, corners).read(sets)
     findings.refuse()
     return records
 
@@ -116,14 +127,18 @@ class _Reader:
         findings: receives errors and notes.
         labelled: see :func:`read_voc`.
         select: whether objects of other classes are left out; if not, they are errors.
+        corners: see :func:`read_voc`.
     """
 
-    def __init__(self, root: Path, classes: Sequence[str], findings: Findings, labelled: bool, select: bool) -> None:
+    def __init__(
+        self, root: Path, classes: Sequence[str], findings: Findings, labelled: bool, select: bool, corners: Corners
+    ) -> None:
         self.root = root
         self.classes = {name: label for label, name in enumerate(classes)}
         self.findings = findings
         self.labelled = labelled
         self.select = select
+        self.first = 1 if corners == "inclusive" else 0
         self._others: Counter[str] = Counter()
         self._files: dict[Path, dict[str, str]] = {}
 
@@ -217,9 +232,8 @@ class _Reader:
             self.findings.error("object without a usable box", f"{where}: bndbox/{key} is {text}, expected a number")
             return None
         x1, y1, x2, y2 = (float(corner) for corner in corners if corner is not None)
-        # VOC counts pixels from 1, and xmax and ymax are inside the box.
         difficult = (node.findtext("difficult") or "0").strip() == "1"
-        return ObjectRecord(self.classes[name], (x1 - 1, y1 - 1, x2, y2), difficult)
+        return ObjectRecord(self.classes[name], (x1 - self.first, y1 - self.first, x2, y2), difficult)
 
 
 def _image_files(folder: Path) -> dict[str, str]:
