@@ -33,7 +33,7 @@ def overrides(config: Config, folder: Path, own_data: bool) -> list[str]:
     settings = [
         "model.backbone.width=8",
         "model.backbone.stem_width=8",
-        f"model.backbone.norm={'bn' if config.model.backbone.norm == 'bn' else 'gn'}",
+        f"model.backbone.norm={'bn' if getattr(config.model.backbone, 'norm', '') == 'bn' else 'gn'}",
         "model.backbone.frozen_stages=0",
         "model.backbone.weights=none",
         "model.rpn.batch_per_image=32",
