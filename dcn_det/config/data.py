@@ -85,15 +85,46 @@ def coco_title(annotations: str) -> str:
 
 
 class VocSplitConfig(SplitConfig):
-    sets: Texts
+    alternatives = (("sets", "folder"),)
+
+    sets: Texts | None = None
     """Image sets of Pascal VOC, relative to ``data.root``; for example ``VOC2007/ImageSets/Main/trainval.txt``."""
+    folder: Text | None = None
+    """In place of ``sets``: folder relative to ``data.root`` (``.`` for all of it). All XML files in it and below are
+    used; their images have the same name and are next to them or anywhere below the folder."""
     without: tuple[Text, ...] = ()
     """Image sets whose images are left out, such as those of the training split in a test split that repeats some."""
 
     @property
     def title(self) -> str:
-        paths = [PurePath(each) for each in self.sets]
+        if self.folder is not None:
+            return PurePath(self.folder).name
+        paths = [PurePath(each) for each in self.sets or ()]
         return "+".join(f"{path.parts[-4]} {path.stem}" if len(path.parts) > 3 else path.stem for path in paths)
+
+    @model_validator(mode="after")
+    def _check(self) -> VocSplitConfig:
+        if (self.sets is None) == (self.folder is None):
+            raise ValueError("give either sets (image sets) or folder (of XML files and images)")
+        if self.folder is not None and self.without:
+            raise ValueError("without lists image sets to leave out; it belongs to sets, not to folder")
+        return self
+
+
+class YoloSplitConfig(SplitConfig):
+    images: Text | Texts
+    """Folder of images, used with its subfolders, or text file that lists images, or several of them; relative to
+    ``data.root``. The labels are next to the images, or in a folder ``labels`` where the images have ``images``."""
+
+    @property
+    def title(self) -> str:
+        return "+".join(_yolo_title(each) for each in _listed(self.images))
+
+
+def _yolo_title(place: str) -> str:
+    """Returns the name of a split: ``val`` for ``images/val``, ``val/images`` and ``val.txt``."""
+    parts = [part for part in PurePath(place).with_suffix("").parts if part not in ("images", ".", "..")]
+    return parts[-1] if parts else "images"
 
 
 class ResizeConfig(Section):
@@ -243,6 +274,23 @@ class SampleDataConfig(CocoFilesConfig):
     @property
     def test_title(self) -> str:
         return f"sample {super().test_title}"
+
+
+class YoloDataConfig(DataConfig):
+    """Images with one text file each: lines of class id, and center, width and height as fractions of the image.
+
+    Lines of polygons (class id and corners) are also read; a box encloses them.
+    """
+
+    kind: Literal["yolo"] = "yolo"
+    root: Text = "datasets/yolo"
+    """Folder to which all paths of the data set are relative."""
+    train: YoloSplitConfig = YoloSplitConfig(images="images/train")
+    test: YoloSplitConfig | None = YoloSplitConfig(images="images/val")
+    """Null: train without evaluation."""
+    names: Text | None = None
+    """File of class names by id, relative to ``data.root``: YAML with ``names``, or text with one name per line. Null:
+    ``data.yaml``, ``dataset.yaml``, ``classes.txt`` or ``obj.names``."""
 
 
 class VocDataConfig(DataConfig):

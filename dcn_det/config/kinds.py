@@ -1,6 +1,6 @@
 """Registration of the package's own backbones, detectors and data formats, as any other module does it."""
 
-from dcn_det.config.data import CocoDataConfig, SampleDataConfig, VocDataConfig
+from dcn_det.config.data import CocoDataConfig, SampleDataConfig, VocDataConfig, YoloDataConfig
 from dcn_det.config.model import (
     AlignedInceptionResNetConfig,
     ClassAwareRPNConfig,
@@ -24,4 +24,5 @@ register_detector("class_aware_rpn", ClassAwareRPNConfig, "dcn_det.models.build:
 
 register_format("coco", CocoDataConfig, "dcn_det.data.formats.coco:CocoFormat")
 register_format("voc", VocDataConfig, "dcn_det.data.formats.voc:VocFormat")
+register_format("yolo", YoloDataConfig, "dcn_det.data.formats.yolo:YoloFormat")
 register_format("sample", SampleDataConfig, "dcn_det.data.formats.sample:SampleFormat")

@@ -62,7 +62,13 @@ class VocTruth(Truth):
     def write_results(folder: Path, results: Sequence[Result], index: DatasetIndex, data: DataConfig) -> Path:
         assert isinstance(data, VocDataConfig) and data.test is not None
         names = {index.image_id(i): Path(index.file_name(i)).stem for i in range(len(index))}
-        write_voc_results(folder / "voc", results, names, index.categories, Path(data.test.sets[0]).stem)
+        write_voc_results(
+            folder / "voc",
+            results,
+            names,
+            index.categories,
+            Path((data.test.sets or (data.test.folder or "test",))[0]).stem,
+        )
         return folder / "voc"
 
 
