@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from dcn_det.config import kinds as kinds  # registers the backbones
 from dcn_det.config.data import LoadingConfig
 from dcn_det.config.model import ModelConfig, ResidualBackboneConfig
-from dcn_det.config.run import RunConfig
+from dcn_det.config.run import RunConfig, metric_problems
 from dcn_det.config.section import BatchSize, BelowOne, Pixels, PositiveFloat, Section, Text
 from dcn_det.config.train import TrainConfig
 
@@ -110,3 +110,8 @@ class ClassificationConfig(RunConfig):
     data: Annotated[FoldersConfig | DigitsConfig, Field(discriminator="kind")] = FoldersConfig()
     train: ClassifierTrainConfig = ClassifierTrainConfig()
     test: ClassifierTestConfig = ClassifierTestConfig()
+
+    def problems(self) -> dict[tuple[str | int, ...], str]:
+        """Returns what is wrong with values that depend on others, by their paths."""
+        found = metric_problems(self.train.best_metric, METRICS, self.data.kind, self.expected, METRICS)
+        return {**found, **super().problems()}

@@ -4,11 +4,12 @@ from dcn_det.config.data import CocoDataConfig, SampleDataConfig, VocDataConfig
 from dcn_det.config.model import (
     AlignedInceptionResNetConfig,
     ClassAwareRPNConfig,
+    DeepLabConfig,
     FasterRCNNConfig,
     ResNetConfig,
     RFCNConfig,
 )
-from dcn_det.config.registry import register_backbone, register_detector, register_format
+from dcn_det.config.registry import register_backbone, register_detector, register_format, register_segmenter
 
 for _name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
     register_backbone(_name, ResNetConfig, "dcn_det.models.build:build_resnet")
@@ -21,6 +22,8 @@ register_backbone(
 register_detector("faster_rcnn", FasterRCNNConfig, "dcn_det.models.build:build_faster_rcnn")
 register_detector("rfcn", RFCNConfig, "dcn_det.models.build:build_rfcn")
 register_detector("class_aware_rpn", ClassAwareRPNConfig, "dcn_det.models.build:build_class_aware_rpn")
+
+register_segmenter("deeplab", DeepLabConfig, "dcn_det.models.build:build_deeplab")
 
 register_format("coco", CocoDataConfig, "dcn_det.data.formats.coco:CocoFormat")
 register_format("voc", VocDataConfig, "dcn_det.data.formats.voc:VocFormat")

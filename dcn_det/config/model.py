@@ -346,3 +346,17 @@ class RFCNConfig(DetectorConfig):
 class ClassAwareRPNConfig(DetectorConfig):
     kind: Literal["class_aware_rpn"] = "class_aware_rpn"
     rpn: ClassAwareRPNHeadConfig = ClassAwareRPNHeadConfig()
+
+
+class SegmenterConfig(ModelConfig):
+    """Keys of every model of semantic segmentation; base class of the sections for ``register_segmenter``."""
+
+
+class DeepLabConfig(SegmenterConfig):
+    kind: Literal["deeplab"] = "deeplab"
+    channels: Positive = 1024
+    """Channels of the 1x1 convolution between res5 and the scores."""
+    hidden_init: Literal["normal", "he"] = "normal"
+    """Initialization of that convolution: N(0, 0.01), or He's for narrow networks trained from scratch."""
+    bias_lr_mult: NonNegativeFloat = 2.0
+    """Learning-rate multiplier of the biases of the 1x1 convolutions and of those that predict offsets."""

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 
 if TYPE_CHECKING:
     from dcn_det.config.data import DataConfig
-    from dcn_det.config.model import BackboneConfig, DetectorConfig
+    from dcn_det.config.model import BackboneConfig, DetectorConfig, SegmenterConfig
     from dcn_det.config.section import Section
 
 S = TypeVar("S", bound="Section")
@@ -134,6 +134,7 @@ class OneOf:
 
 BACKBONES: Registry[BackboneConfig] = Registry("backbone", "dcn_det.config.model:BackboneConfig")
 DETECTORS: Registry[DetectorConfig] = Registry("detector", "dcn_det.config.model:DetectorConfig")
+SEGMENTERS: Registry[SegmenterConfig] = Registry("segmenter", "dcn_det.config.model:SegmenterConfig")
 FORMATS: Registry[DataConfig] = Registry("data format", "dcn_det.config.data:DataConfig")
 
 
@@ -143,8 +144,13 @@ def register_backbone(name: str, section: type[BackboneConfig], builder: str | B
 
 
 def register_detector(name: str, section: type[DetectorConfig], builder: str | Builder) -> None:
-    """Adds a kind of ``model``; see :meth:`Registry.register`."""
+    """Adds a kind of ``model`` that detects; see :meth:`Registry.register`."""
     DETECTORS.register(name, section, builder)
+
+
+def register_segmenter(name: str, section: type[SegmenterConfig], builder: str | Builder) -> None:
+    """Adds a kind of ``model`` that segments; see :meth:`Registry.register`."""
+    SEGMENTERS.register(name, section, builder)
 
 
 def register_format(name: str, section: type[DataConfig], builder: str | Builder) -> None:

@@ -20,7 +20,7 @@ Weights = Literal["train", "authors"]
 
 RELEASED_WEIGHTS = Path("weights")
 """Folder of the authors' released weights."""
-AIR_WEIGHTS = "dcn-det train-classifier configs/imagenet/air.yaml"
+AIR_WEIGHTS = "dcn-det train configs/imagenet/air.yaml"
 AUTHORS_FILE = "dcn-det download weights --dry-run prints the folder from which to download it in a browser"
 _IRRELEVANT = {
     "data": ("root", "workers", "timeout", "cache", "cache_folder"),

@@ -28,7 +28,7 @@ def test_on_a_machine_with_nothing(capsys: pytest.CaptureFixture[str], tmp_path:
     text = planned(capsys, "table5")
     assert says(text, "14 rows", "10 trainings", "14 tests")
     assert says(text, "datasets/coco/train2017", "datasets/coco/annotations/image_info_test-dev2017.json")
-    for command in ("dcn-det download coco --to datasets/coco", "dcn-det train-classifier configs/imagenet/air.yaml"):
+    for command in ("dcn-det download coco --to datasets/coco", "dcn-det train configs/imagenet/air.yaml"):
         assert says(text, command)
     assert says(text, "runs/imagenet_air/backbone.safetensors") and says(text, "GiB free")
     assert text.count("train/coco/rfcn_air ") == 4, "three rows and one training"
