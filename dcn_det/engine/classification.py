@@ -10,7 +10,7 @@ from torch import nn
 
 from dcn_det.config import to_plain
 from dcn_det.config.classifier import METRICS, ClassificationConfig
-from dcn_det.data.build import build_folder_eval_loader, build_folder_train_loader, build_folders
+from dcn_det.data.build import build_eval_loader, build_folders, build_train_loader
 from dcn_det.data.loader import Loader
 from dcn_det.distributed import Processes
 from dcn_det.engine.logging import Log
@@ -67,7 +67,7 @@ class ClassificationTask(Task[ClassificationConfig]):
     def train_batches(
         self, start_iteration: int, batch_size: int, accumulate: int, pin_memory: bool = False
     ) -> Loader[LabelBatch]:
-        return build_folder_train_loader(
+        return build_train_loader(
             self.train_set,
             self.config.data,
             batch_size,
@@ -98,7 +98,7 @@ class ClassificationTask(Task[ClassificationConfig]):
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
             assert isinstance(model, Classifier)
             device = next(model.parameters()).device
-            loader = build_folder_eval_loader(
+            loader = build_eval_loader(
                 val_set, self.config.data, test.batch_size, processes.world_size, processes.rank, device.type == "cuda"
             )
             model.eval()
