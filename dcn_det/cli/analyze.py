@@ -21,7 +21,9 @@ def parser() -> argparse.ArgumentParser:
         description="Write report.html, a self-contained page with metrics, plots, confusions and the worst images. Its "
         "plots are also written as PNG files.",
     )
-    result.add_argument("results", type=Path, help="detections in COCO's results format (JSON), or the folder of dcn-det test")
+    result.add_argument(
+        "results", type=Path, help="detections in COCO's results format (JSON), or the folder of dcn-det test"
+    )
     result.add_argument(
         "--ground-truth",
         type=Path,
@@ -32,9 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="setting that overrides the config"
     )
     result.add_argument("--output", type=Path, help="output folder (default: report/ next to the results)")
-    result.add_argument(
-        "--score", type=number, help="minimum score of a confident detection (default: 0.3)"
-    )
+    result.add_argument("--score", type=number, help="minimum score of a confident detection (default: 0.3)")
     result.add_argument(
         "--worst",
         type=natural,

@@ -24,9 +24,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("source", metavar="IN", type=Path, help="MXNet .params, PyTorch .pth, .safetensors or .pkl")
     result.add_argument("target", metavar="OUT", type=Path, help="checkpoint to write, .pth or .safetensors")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
-    result.add_argument(
-        "--config", type=Path, required=True, help="YAML file of the model that the weights belong to"
-    )
+    result.add_argument("--config", type=Path, required=True, help="YAML file of the model that the weights belong to")
     result.add_argument(
         "--format", choices=("auto", *FORMATS), default="auto", help="format of IN (default: %(default)s)"
     )

@@ -11,10 +11,10 @@ from dcn_det.config.testing import ExpectedConfig
 from dcn_det.engine.task import Truth
 from dcn_det.engine.tasks import task_of
 from dcn_det.errors import UserError
+from dcn_det.evaluation import truth as detection
 from dcn_det.evaluation.expected import Comparison, applies, beside_expected
 from dcn_det.evaluation.measure import CONFIG_SUFFIXES
 from dcn_det.evaluation.metrics import Metrics, text
-from dcn_det.evaluation import truth as detection
 from dcn_det.files import write_json
 
 MISSED = 1
@@ -41,11 +41,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="setting that overrides the config"
     )
+    result.add_argument("--iou-type", choices=("bbox", "segm"), help="of detections: boxes or masks (default: bbox)")
     result.add_argument(
-        "--iou-type", choices=("bbox", "segm"), help="of detections: boxes or masks (default: bbox)"
-    )
-    result.add_argument(
-        "--backend", choices=("auto", "hotcoco", "pycocotools"), help="evaluation backend of detections (default: that of the config)"
+        "--backend",
+        choices=("auto", "hotcoco", "pycocotools"),
+        help="evaluation backend of detections (default: that of the config)",
     )
     result.add_argument("--per-class", action="store_true", help="also print the AP of each class")
     result.add_argument("--json", type=Path, metavar="OUT", help="also write the metrics to this file")

@@ -16,8 +16,8 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="dcn-det test",
         description="Write results (detections.json, or masks as PNG files) and metrics.json for the test split of a "
-        "config. Finished images of detectors are stored in the output folder: after a kill, the same command continues. "
-        "torchrun shares the images among processes.",
+        "config. torchrun shares the images among processes. Finished images of detectors are stored in the output "
+        "folder: after a kill, the same command continues.",
     )
     result.add_argument("config", type=Path, help="YAML file")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")

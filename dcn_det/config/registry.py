@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dcn_det.config.data import DataConfig
     from dcn_det.config.model import BackboneConfig, DetectorConfig, SegmenterConfig
     from dcn_det.config.section import Section
+    from dcn_det.config.segmentation_data import MaskDataConfig
 
 S = TypeVar("S", bound="Section")
 Builder = Callable[..., Any]
@@ -136,6 +137,7 @@ BACKBONES: Registry[BackboneConfig] = Registry("backbone", "dcn_det.config.model
 DETECTORS: Registry[DetectorConfig] = Registry("detector", "dcn_det.config.model:DetectorConfig")
 SEGMENTERS: Registry[SegmenterConfig] = Registry("segmenter", "dcn_det.config.model:SegmenterConfig")
 FORMATS: Registry[DataConfig] = Registry("data format", "dcn_det.config.data:DataConfig")
+MASKS: Registry[MaskDataConfig] = Registry("mask format", "dcn_det.config.segmentation_data:MaskDataConfig")
 
 
 def register_backbone(name: str, section: type[BackboneConfig], builder: str | Builder) -> None:
@@ -156,3 +158,8 @@ def register_segmenter(name: str, section: type[SegmenterConfig], builder: str |
 def register_format(name: str, section: type[DataConfig], builder: str | Builder) -> None:
     """Adds a kind of ``data``; see :meth:`Registry.register`."""
     FORMATS.register(name, section, builder)
+
+
+def register_masks(name: str, section: type[MaskDataConfig], builder: str | Builder) -> None:
+    """Adds a kind of ``data`` for semantic segmentation; see :meth:`Registry.register`."""
+    MASKS.register(name, section, builder)

@@ -39,7 +39,9 @@ def load_any(path: str | Path, *overrides: str | Mapping[str, Any]) -> RunConfig
 
 def as_any(config: RunConfig | str | Path, overrides: Mapping[str, Any]) -> RunConfig:
     """Returns the settings of any task, given or read from a YAML file, with others laid over them."""
-    return settings_of(type(config), config, overrides) if isinstance(config, RunConfig) else load_any(config, overrides)
+    return (
+        settings_of(type(config), config, overrides) if isinstance(config, RunConfig) else load_any(config, overrides)
+    )
 
 
 def any_from_plain(plain: object, source: str = "settings") -> RunConfig:

@@ -24,6 +24,7 @@ class Findings:
         errors: all examples of each kind of error.
         notes: all examples of each kind of note; these do not prevent training or evaluation.
         images, objects: numbers of annotated images and objects, with those that have errors; set by readers that know.
+        fixable: whether ``check-dataset --fix`` can leave out what has errors.
     """
 
     source: str | Path
@@ -31,6 +32,7 @@ class Findings:
     notes: dict[str, list[str]] = field(default_factory=dict)
     images: int = 0
     objects: int = 0
+    fixable: bool = True
 
     def error(self, kind: str, example: str) -> None:
         self.errors.setdefault(kind, []).append(example)
@@ -55,9 +57,8 @@ class Findings:
         """
         for kind, examples in self.errors.items():
             count = sum(map(len, self.errors.values()))
-            advice = (
-                f"; dcn-det check-dataset lists all {count} errors, --fix repairs or drops them" if count > 1 else ""
-            )
+            fix = ", --fix repairs or drops them" if self.fixable else ""
+            advice = f"; dcn-det check-dataset lists all {count} errors{fix}" if count > 1 else ""
             raise UserError(f"{self.source}: {kind}: {first_few(examples, 3)}{advice}")
 
     def keep(self, good: NDArray[np.bool_], kind: str, examples: Iterable[str]) -> NDArray[np.bool_]:

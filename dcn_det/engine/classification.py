@@ -10,7 +10,7 @@ from torch import nn
 
 from dcn_det.config import to_plain
 from dcn_det.config.classifier import METRICS, ClassificationConfig
-from dcn_det.data.build import build_folder_eval_loader, build_folder_train_loader, build_folders
+from dcn_det.data.build import build_eval_loader, build_folders
 from dcn_det.data.folders import FolderDataset
 from dcn_det.distributed import Processes
 from dcn_det.engine.logging import Log
@@ -41,7 +41,6 @@ class ClassificationTask(Task[ClassificationConfig]):
 
     schema = ClassificationConfig
     title = "classification"
-    train_loader = staticmethod(build_folder_train_loader)
 
     def __init__(self, config: ClassificationConfig, processes: Processes | None = None) -> None:
         super().__init__(config, processes)
@@ -106,13 +105,11 @@ class ClassificationTask(Task[ClassificationConfig]):
         return TestResult(job.output, metrics, {"metrics": job.output / "metrics.json"})
 
 
-def measure(
-    model: nn.Module, val_set: FolderDataset, config: ClassificationConfig, processes: Processes
-) -> Metrics:
+def measure(model: nn.Module, val_set: FolderDataset, config: ClassificationConfig, processes: Processes) -> Metrics:
     """Measures a classifier; the processes share the images, and each returns the metrics of all of them."""
     assert isinstance(model, Classifier)
     device, test = next(model.parameters()).device, config.test
-    loader = build_folder_eval_loader(
+    loader = build_eval_loader(
         val_set, config.data, test.batch_size, processes.world_size, processes.rank, device.type == "cuda"
     )
     model.eval()

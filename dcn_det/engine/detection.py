@@ -14,7 +14,7 @@ from torch import nn
 from dcn_det.config import Config
 from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.config.testing import EvaluationConfig
-from dcn_det.data.build import build_dataset, build_train_loader
+from dcn_det.data.build import build_dataset
 from dcn_det.data.dataset import DetectionDataset
 from dcn_det.data.findings import first_few
 from dcn_det.data.index import DatasetIndex
@@ -55,7 +55,6 @@ class DetectionTask(Task[Config]):
 
     schema = Config
     title = "detection"
-    train_loader = staticmethod(build_train_loader)
     results_file = "detections.json"
 
     def __init__(self, config: Config, processes: Processes | None = None) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dcn_det.config import RunConfig
+from dcn_det.data.build import build_train_loader
 from dcn_det.data.loader import Loader
 from dcn_det.distributed import Processes
 from dcn_det.engine.logging import Log
@@ -41,21 +42,6 @@ class Trained(Protocol):
         """Returns learning-rate multipliers other than 1, by parameter name."""
 
     def to(self, device: torch.device) -> nn.Module: ...
-
-
-class Indexed(Protocol):
-    """Interface of an index of images."""
-
-    report: Any
-
-    def fingerprint(self) -> str: ...
-
-
-class Dataset(Protocol):
-    """Interface of a training set."""
-
-    @property
-    def index(self) -> Indexed: ...
 
 
 class Truth(Protocol):
@@ -151,12 +137,10 @@ class Task(ABC, Generic[C]):
     """Class of the settings."""
     title: ClassVar[str]
     """Name of the task in messages."""
-    train_loader: ClassVar[Callable[..., Loader[Any]]]
-    """Builds the training loader: see :func:`dcn_det.data.build.build_train_loader`."""
     results_file: ClassVar[str] = "results.json"
     """Name of the file with the records of the images of ``dcn-det infer``."""
     train_set: Any
-    """The training images, a :class:`Dataset`."""
+    """The training images, with their ``index``; see :class:`dcn_det.data.build.TrainSet`."""
 
     def __init__(self, config: C, processes: Processes | None = None) -> None:
         self.config = config
@@ -169,8 +153,8 @@ class Task(ABC, Generic[C]):
 
     def fingerprint(self) -> str:
         """Returns a text that changes with the training data."""
-        dataset: Dataset = self.train_set
-        return dataset.index.fingerprint()
+        text: str = self.train_set.index.fingerprint()
+        return text
 
     def build_model(self) -> Any:
         """Builds the model on the CPU, with the pretrained weights of the config."""
@@ -189,7 +173,7 @@ class Task(ABC, Generic[C]):
             batch_size, accumulate: images per pass in this process, and passes per step.
             pin_memory: see ``Loader``.
         """
-        return self.train_loader(
+        return build_train_loader(
             self.train_set,
             self.config.data,
             batch_size,

@@ -65,9 +65,7 @@ def test(
         state = checkpoint.load(weights, checkpoint.TESTING)
         config = with_settings_of_weights(config, state, weights)
         output.mkdir(parents=True, exist_ok=True)  # on every machine of the run
-        result = task_of(config).test(
-            TestJob(config, state, weights, output, submission, str(device), processes, say)
-        )
+        result = task_of(config).test(TestJob(config, state, weights, output, submission, str(device), processes, say))
         if processes.main:
             write_text(output / "config.yaml", print_config(config))
             if result.metrics is not None:

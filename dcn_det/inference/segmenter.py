@@ -15,11 +15,12 @@ from torch import Tensor
 
 from dcn_det.categories import Category
 from dcn_det.config.segmentation import SegmentationConfig
+from dcn_det.config.segmentation_data import IGNORED
 from dcn_det.data.transforms import resize_short_side
 from dcn_det.images import Image, as_rgb
 from dcn_det.inference.build import restore_model
 from dcn_det.models.build import build_segmenter
-from dcn_det.models.deeplab import UNLABELLED, DeepLab
+from dcn_det.models.deeplab import DeepLab
 from dcn_det.models.folded import Folding
 from dcn_det.precision import PRECISIONS, autocast
 from dcn_det.structures import ImageInfo, MaskBatch
@@ -42,7 +43,7 @@ class LabelMap:
 
     def above(self, score: float) -> LabelMap:
         """Returns the same labels, undecided where the probability is not above ``score``."""
-        labels = np.where(self.scores > score, self.labels, np.uint8(UNLABELLED))
+        labels = np.where(self.scores > score, self.labels, np.uint8(IGNORED))
         return LabelMap(labels, self.scores, self.categories)
 
     def shares(self) -> dict[str, float]:

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcn_det.config.segmentation_data import IGNORED
 from dcn_det.models import initialize
 from dcn_det.models.detector import Backbone, Work
 from dcn_det.ops.library import without_autocast
 from dcn_det.precision import in_full_precision
 from dcn_det.structures import ImageInfo, MaskBatch
 
-UNLABELLED = 255
-"""Label of pixels without a class, in the masks of a :class:`dcn_det.structures.MaskBatch`."""
 STRIP = 256
 """Rows of an image whose class scores are in memory together in testing."""
 
@@ -70,7 +69,7 @@ def pixel_loss(scores: Tensor, mask: Tensor, stride: int) -> Tensor:
 
     Args:
         scores: (C, cells along y, cells along x).
-        mask: uint8 (H, W), labels or ``UNLABELLED``.
+        mask: uint8 (H, W), labels or ``IGNORED``.
         stride: pixels per cell.
 
     Returns:
@@ -79,8 +78,8 @@ def pixel_loss(scores: Tensor, mask: Tensor, stride: int) -> Tensor:
     height, width = mask.shape
     logits = upsample(scores, stride, height, width).flatten(0, 1)
     labels = mask.flatten().long()
-    total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
-    return total / (labels != UNLABELLED).sum().clamp(min=1)
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 class DeepLabHead(nn.Module):

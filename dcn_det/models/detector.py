@@ -14,7 +14,6 @@ from dcn_det.models.postprocess import confident
 from dcn_det.models.rpn import RPN, Proposals
 from dcn_det.structures import Batch, Detections, ImageInfo, Target
 
-
 Work = tuple[str, Callable[[], object]]
 """Name of a part of a model, and a function that does its work."""
 
