@@ -18,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
         prog="dcn-det analyze",
-        description="Write report.html, a self-contained page with metrics, plots, confusions and the worst images. Its "
-        "plots are also written as PNG files.",
+        description="Write report.html, a self-contained page with metrics, plots, confusions and the worst images, "
+        "and the plots as PNG files.",
     )
     result.add_argument(
         "results", type=Path, help="detections in COCO's results format (JSON), or the folder of dcn-det test"

@@ -83,7 +83,7 @@ def read_ground_truth(path: Path, config_path: Path | None, overrides: Sequence[
                 "--config: the ground truth is already a config; omit --config, or give annotations as ground truth"
             )
         config = load_any(path, *overrides)
-        return config, task_of(config).truth(config)
+        return config, task_of(config).read_truth(config)
     if overrides and config_path is None:
         raise UserError("--set: requires a config, given as ground truth or with --config")
     return load_any(config_path, *overrides) if config_path else Config(), detection.Truth.of_file(path)

@@ -138,6 +138,10 @@ class CropConfig(Section):
 class LoadingConfig(Section):
     """Keys of the data of every task: how images are read."""
 
+    class_count: ClassVar[int | None] = None
+    """Number of classes if the settings have no ``classes``; None if it depends on the data."""
+
+    kind: str
     max_pixels: Annotated[int, Field(gt=0, le=2**30)] = 2**27
     """Maximum width times height of an image; larger ones are refused before decoding."""
     workers: Annotated[NonNegative, at_most(512)] = 2
@@ -145,11 +149,25 @@ class LoadingConfig(Section):
     timeout: PositiveFloat = 300.0
     """Maximum time to wait for a batch of the loader processes, in seconds; the run then ends with an error."""
 
+    @property
+    def test_title(self) -> str:
+        """Name of the test split in ``expected.split``; empty if it has none."""
+        return ""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None if it depends on the data."""
+        return len(getattr(self, "classes", None) or ()) or self.class_count
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of a typical input, in pixels."""
+        raise NotImplementedError
+
 
 class SplitsConfig(LoadingConfig):
     """Keys of the data of tasks whose splits are :class:`SplitConfig` sections and whose images keep their shape."""
 
-    kind: str
     root: Text
     """Folder to which all paths of the data set are relative."""
     train: SplitConfig
@@ -165,6 +183,11 @@ class SplitsConfig(LoadingConfig):
     """``double`` lists every image twice, once mirrored (as the authors); ``random`` mirrors half of the images."""
     aspect_grouping: bool = True
     """Do not mix landscape and portrait images in a batch."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Short and long side of the resized image."""
+        return self.resize.short_side, self.resize.max_side
 
     @property
     def test_title(self) -> str:
@@ -188,8 +211,6 @@ class DataConfig(SplitsConfig):
     """Names of the metrics of this format."""
     truth: ClassVar[str] = "dcn_det.evaluation.truth:Truth"
     """Class that computes them, as ``package.module:Class``."""
-    class_count: ClassVar[int | None] = None
-    """Number of classes if ``classes`` is not given; None if it depends on the annotations."""
 
     root: Text = "datasets/coco"
     """Folder to which all paths of the data set are relative."""

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from dcn_det.config.data import LoadingConfig
 from dcn_det.config.model import ModelConfig
 from dcn_det.config.section import Section, wrong
-from dcn_det.config.testing import ExpectedConfig
+from dcn_det.config.testing import ExpectedConfig, RunTestConfig
 from dcn_det.config.train import TrainConfig
 from dcn_det.errors import did_you_mean
 
@@ -38,6 +38,7 @@ class RunConfig(Section):
     model: ModelConfig
     data: LoadingConfig
     train: TrainConfig = TrainConfig()
+    test: RunTestConfig = RunTestConfig()
     expected: tuple[ExpectedConfig, ...] = ()
     """Published or measured results of this config."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from dcn_det.config import kinds as kinds  # registers what the defaults below name
 from dcn_det.config.data import ResizeConfig
 from dcn_det.config.model import DeepLabConfig, SegmenterConfig
 from dcn_det.config.registry import MASKS, SEGMENTERS, OneOf
 from dcn_det.config.run import RunConfig, metric_problems
-from dcn_det.config.section import BatchSize, Section, Text
+from dcn_det.config.section import Text
 from dcn_det.config.segmentation_data import MASK_METRICS, MaskDataConfig, VocMasksConfig
+from dcn_det.config.testing import RunTestConfig
 from dcn_det.config.train import TrainConfig
 
 
@@ -19,12 +20,9 @@ class SegmentationTrainConfig(TrainConfig):
     """Metric that selects ``best.pth``."""
 
 
-class SegmentationTestConfig(Section):
+class SegmentationTestConfig(RunTestConfig):
     resize: ResizeConfig | None = None
     """Size of the input; default: that of training."""
-    batch_size: BatchSize = 1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of most layers, independent of ``train.precision``; class scores are always float32."""
     fold: bool = True
     """Make batch norm part of the convolutions before it: faster, with results that differ by rounding."""
 

@@ -23,8 +23,6 @@ class MaskDataConfig(SplitsConfig):
 
     metrics: ClassVar[tuple[str, ...]] = MASK_METRICS
     """Names of the metrics."""
-    class_count: ClassVar[int | None] = None
-    """Number of classes; None if it depends on the settings."""
     colors: ClassVar[tuple[tuple[int, int, int], ...]] = ()
     """Colors of the classes in pictures and palettes; empty for those of Pascal VOC."""
 

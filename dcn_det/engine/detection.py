@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dcn_det.config import Config
 from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.config.testing import EvaluationConfig
 from dcn_det.data.build import build_dataset
-from dcn_det.data.dataset import DetectionDataset
+from dcn_det.data.dataset import DetectionDataset, collate
 from dcn_det.data.findings import first_few
 from dcn_det.data.index import DatasetIndex
 from dcn_det.distributed import Processes
 from dcn_det.engine.logging import Log
-from dcn_det.engine.task import Page, PageOptions, Task, TestJob, TestResult
+from dcn_det.engine.task import Page, PageOptions, Task, TestJob, TestResult, Trial
 from dcn_det.engine.trainer import Evaluate
+from dcn_det.errors import UserError
 from dcn_det.evaluation.analysis import analyse
 from dcn_det.evaluation.backends import Backend, IouType
 from dcn_det.evaluation.measure import evaluation_settings
@@ -31,17 +34,22 @@ from dcn_det.evaluation.submission import write_submission
 from dcn_det.evaluation.truth import Truth, truth_class
 from dcn_det.files import write_json
 from dcn_det.images import Image, draw_boxes, read_image, sheet
-from dcn_det.inference.build import build_predictor, restore_predictor
+from dcn_det.inference.build import build_predictor
 from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
 from dcn_det.models.detector import Detector
+from dcn_det.precision import autocast
 from dcn_det.progress import Progress, Say
-from dcn_det.structures import Category, Detections
+from dcn_det.structures import Batch, Category, Detections, ImageInfo, Target
 
 DRAWN_IMAGES = 8
 """Test images drawn at each evaluation."""
 MINIMUM_SCORE = 0.5
 """Minimum score of drawn detections (exclusive)."""
+OBJECTS = 8
+"""Objects per image of noise; COCO has 7."""
+CANDIDATES = 1000
+"""Boxes per image of noise that reach suppression. Untrained, all 80 x 300 have about the same score and would."""
 CONFIDENT = 0.3
 """Minimum score of the detections that a report counts as confident."""
 
@@ -136,7 +144,7 @@ class DetectionTask(Task[Config]):
     def test(cls, job: TestJob[Config]) -> TestResult:
         """Detects the objects of the test split; writes ``detections.json`` and result files of the data format."""
         config, output, processes = job.config, job.output, job.processes
-        predictor = restore_predictor(job.state, job.weights, config, job.device)
+        predictor: Predictor = cls.restore(job.state, job.weights, config, job.device)
         with processes.main_first():
             dataset = build_dataset(
                 config.data, "test", config.test.resize, progress=Progress("sample image"), classes=predictor.names
@@ -159,8 +167,38 @@ class DetectionTask(Task[Config]):
         return TestResult(output, metrics, files, results)
 
     @classmethod
-    def restore(cls, state: Mapping[str, Any], source: Path, config: Config, device: str) -> Predictor:
-        return restore_predictor(state, source, config, device)
+    def predictor(cls, model: Any, categories: tuple[Category, ...], config: Config) -> Predictor:
+        return build_predictor(model, categories, config)
+
+    @classmethod
+    def random_batch(cls, count: int, height: int, width: int, seed: int, classes: int) -> Batch:
+        """Returns images of noise with :data:`OBJECTS` boxes of 5% to 50% of the sides in each."""
+        generator = torch.Generator().manual_seed(seed)
+        sides = torch.tensor([width, height])
+        examples = []
+        for number in range(count):
+            pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator).permute(2, 0, 1)
+            size = (0.05 + 0.45 * torch.rand(OBJECTS, 2, generator=generator)) * sides
+            start = torch.rand(OBJECTS, 2, generator=generator) * (sides - size)
+            labels = torch.randint(classes, (OBJECTS,), generator=generator)
+            info = ImageInfo(number, "", height, width, height, width, seed=number)
+            examples.append((pixels, info, Target(torch.cat([start, start + size], dim=1), labels)))
+        return collate(examples)
+
+    @classmethod
+    def trial(cls, model: Any, categories: tuple[Category, ...], config: Config, batch: Batch) -> Trial:
+        """The network up to scored boxes; then suppression. About :data:`CANDIDATES` boxes reach it."""
+        predictor, batch = build_predictor(model, categories, config), replace(batch, targets=[])
+        device = predictor.device
+
+        def scores(threshold: float) -> Tensor:
+            model.score_threshold = threshold
+            with torch.inference_mode(), autocast(device, predictor.precision):
+                found: Tensor = model.eval().candidates(batch.to(device))[0].scores
+            return found
+
+        notes = [f"{limit_candidates(scores)} candidates"]
+        return Trial(lambda: predictor.candidates(batch), lambda: predictor.predict([batch]), notes)
 
     @classmethod
     def draw(cls, image: Image, result: Detections, score: float | None = None) -> Image:
@@ -171,13 +209,14 @@ class DetectionTask(Task[Config]):
         return {"detections": result.to_plain()}
 
     @classmethod
-    def truth(cls, config: Config) -> Truth:
+    def read_truth(cls, config: Config) -> Truth:
         return Truth.of_config(config)
 
     @classmethod
-    def measure(
-        cls, config: Config, truth: Truth, results: Path, backend: Backend | None = None, iou_type: IouType = "bbox"
-    ) -> Metrics:
+    def measure(cls, config: Config, truth: Truth, results: Path, **options: Any) -> Metrics:
+        backend: Backend | None = options.pop("backend", None)
+        iou_type: IouType = options.pop("iou_type", "bbox")
+        assert not options
         return truth.measure(truth.read(results, iou_type), evaluation_settings(config, backend), iou_type)
 
     @classmethod
@@ -258,3 +297,23 @@ def detection_page(truth: Truth, settings: EvaluationConfig, source: Path, optio
     html = page(title, metrics, analysis, drawn, truth.coco, results, picture)
     warned = [f"{len(absent)} of the worst images not found; set their folder with --images"] if absent else []
     return Page(html, {f"{name}.png": content for name, content in drawn.items()}, warned)
+
+
+def limit_candidates(scores: Callable[[float], Tensor]) -> int:
+    """Chooses a score threshold that leaves about :data:`CANDIDATES` boxes to suppression.
+
+    Args:
+        scores: sets a threshold and returns the scores above it, of one image.
+
+    Returns:
+        The number of candidates that are left.
+
+    Raises:
+        UserError: there are none, or a score is not finite.
+    """
+    found = scores(0.0)
+    if not len(found) or not found.isfinite().all():
+        raise UserError("the detector has no candidates with random weights, or their scores are not finite")
+    if len(found) > CANDIDATES:
+        found = scores(float(found.sort(descending=True).values[CANDIDATES]))
+    return len(found)

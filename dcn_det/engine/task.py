@@ -24,10 +24,12 @@ from dcn_det.errors import UserError
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
 from dcn_det.images import Image
+from dcn_det.inference.build import restore_model
 from dcn_det.models.build import build_model
 from dcn_det.models.detector import Backbone
 from dcn_det.progress import Say
 from dcn_det.structures import Category
+from dcn_det.weights import checkpoint
 from dcn_det.weights.backbone import load_backbone_weights
 
 C = TypeVar("C", bound=RunConfig)
@@ -117,6 +119,21 @@ class PageOptions:
     images: Path | None
     score: float | None
     worst: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a benchmark measures of a trained network on one image; the model is in evaluation mode.
+
+    Attributes:
+        network: runs the network.
+        testing: runs it and everything else that testing does, up to a result on the CPU.
+        notes: what else determines the speed, in words.
+    """
+
+    network: Callable[[], object]
+    testing: Callable[[], object]
+    notes: Sequence[str] = ()
 
 
 class Task(ABC, Generic[C]):
@@ -215,8 +232,19 @@ class Task(ABC, Generic[C]):
         """
 
     @classmethod
-    def restore(cls, state: Mapping[str, Any], source: Path, config: C, device: str) -> Callable[[Any], Any]:
-        """Rebuilds a trained model as a function from an image to a result, in pixels of that image.
+    def predictor(cls, model: Any, categories: tuple[Category, ...], config: C) -> Any:
+        """Returns a function from an image to a result, in pixels of that image.
+
+        Args:
+            model: the trained model, on the device to use.
+            categories: classes by label.
+            config: the settings.
+        """
+        cls._refuse("results for single images")
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any], source: Path, config: C, device: str) -> Any:
+        """Rebuilds a trained model as a :meth:`predictor`.
 
         Args:
             state, source: content of a checkpoint, and its file.
@@ -226,7 +254,19 @@ class Task(ABC, Generic[C]):
         Raises:
             UserError: the checkpoint is of a different model than ``config``, or the device is not available.
         """
-        cls._refuse("single images")
+        categories = checkpoint.categories_from_plain(state["categories"])
+        model = restore_model(build_model(config, len(categories)), config, state, source, device)
+        return cls.predictor(model, categories, config)
+
+    @classmethod
+    def random_batch(cls, count: int, height: int, width: int, seed: int, classes: int) -> Any:
+        """Returns ``count`` images of noise with targets, to measure speed and memory."""
+        cls._refuse("benchmarks")
+
+    @classmethod
+    def trial(cls, model: Any, categories: tuple[Category, ...], config: C, batch: Any) -> Trial:
+        """Prepares a network of random weights for measuring the speed of testing on a :meth:`random_batch`."""
+        cls._refuse("benchmarks")
 
     @classmethod
     def draw(cls, image: Image, result: Any, score: float | None = None) -> Image:
@@ -234,7 +274,7 @@ class Task(ABC, Generic[C]):
 
         Args:
             image: uint8 (H, W, 3) RGB.
-            result: of :meth:`restore`'s function.
+            result: of the function that :meth:`predictor` returns.
             score: minimum score to draw; None for the task's own.
         """
         raise NotImplementedError
@@ -250,7 +290,7 @@ class Task(ABC, Generic[C]):
         return {}
 
     @classmethod
-    def truth(cls, config: C) -> Truth:
+    def read_truth(cls, config: C) -> Truth:
         """Reads the ground truth of a config's test split.
 
         Raises:
@@ -264,7 +304,7 @@ class Task(ABC, Generic[C]):
 
         Args:
             config: settings of the evaluation.
-            truth: see :meth:`truth`.
+            truth: see :meth:`read_truth`.
             results: a file or folder, as :meth:`test` writes it.
             options: those of ``dcn-det evaluate`` that were given.
 

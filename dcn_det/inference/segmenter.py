@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,13 +17,10 @@ from dcn_det.config.segmentation import SegmentationConfig
 from dcn_det.config.segmentation_data import IGNORED
 from dcn_det.data.transforms import resize_short_side
 from dcn_det.images import Image, as_rgb
-from dcn_det.inference.build import restore_model
-from dcn_det.models.build import build_segmenter
 from dcn_det.models.deeplab import DeepLab
 from dcn_det.models.folded import Folding
 from dcn_det.precision import PRECISIONS, autocast
 from dcn_det.structures import ImageInfo, MaskBatch
-from dcn_det.weights import checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +140,7 @@ class Segmenter:
             yield from zip(batch.infos, (labels for labels, _ in found), truths)
 
 
-def build_segmenter_of(model: DeepLab, categories: tuple[Category, ...], config: SegmentationConfig) -> Segmenter:
+def segmenter_of(model: DeepLab, categories: tuple[Category, ...], config: SegmentationConfig) -> Segmenter:
     """Builds a segmenter with the test settings of a config; it uses the device of the model."""
     test, size = config.test, config.test.resize or config.data.resize
     device = next(model.parameters()).device
@@ -153,12 +149,3 @@ def build_segmenter_of(model: DeepLab, categories: tuple[Category, ...], config:
     return Segmenter(
         model, categories, size.short_side, size.max_side, device, PRECISIONS[test.precision], fold=test.fold
     )
-
-
-def restore_segmenter(
-    state: Mapping[str, Any], source: Path, config: SegmentationConfig, device: str = "auto"
-) -> Segmenter:
-    """Rebuilds a trained network; see :func:`dcn_det.inference.build.restore_predictor`."""
-    categories = checkpoint.categories_from_plain(state["categories"])
-    model = restore_model(build_segmenter(config.model, len(categories)), config, state, source, device)
-    return build_segmenter_of(model, categories, config)

@@ -250,9 +250,9 @@ def _timed(row: Row, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
     config = load_config(path, *overrides)
     output = options.output / "time" / row.config / "benchmark.json"
-    sides = [str(each) for each in (config.data.resize.short_side, config.data.resize.max_side)]
+    sides = [str(each) for each in config.data.input_size]
     hashed = _hash([_relevant(config, "imports", "model", "test"), sides])
-    classes = len(config.data.classes or ()) or config.data.class_count
+    classes = config.data.num_classes
     how = ["--stages", "network", "testing", "--classes", str(classes)]
     how += ["--rounds", "1", "--seconds", "0.01"] if options.smoke else []
     return Step(

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dcn_det.config import RunConfig, to_plain
+from dcn_det.config.data import LoadingConfig
 from dcn_det.config.layouts import TORCHVISION, of_backbone
 from dcn_det.config.model import ResNetConfig
+from dcn_det.config.segmentation_data import MaskDataConfig
+from dcn_det.data.masks import mask_categories
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import DEPTHS
 from dcn_det.models.build import build_backbone, build_model
@@ -126,7 +129,7 @@ def _from_mxnet(source: Path, config: RunConfig) -> Converted:
     belonging = released.settings_of(network, tensors)
     changed = differences(config, belonging)
     config = laid_over(config, belonging, "settings of the weights")
-    categories = _categories(config)
+    categories = _categories(config.data)
     with torch.device("meta"):
         model = build_model(config, len(categories))
     content = {
@@ -195,11 +198,13 @@ def _fitting(model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[st
     }
 
 
-def _categories(config: RunConfig) -> tuple[Category, ...]:
-    """Returns the classes in the order of the weights: COCO's, or those in the config, with ids from 1."""
-    names = config.data.classes
+def _categories(data: LoadingConfig) -> tuple[Category, ...]:
+    """Returns the classes in the order of the weights: COCO's, those of masks, or those in the settings."""
+    if isinstance(data, MaskDataConfig):
+        return mask_categories(data)
+    names = getattr(data, "classes", None)
     if names is None:
-        if config.data.kind != "coco":
+        if data.kind != "coco":
             raise UserError("data.classes: list the classes of the weights in their order")
         return COCO_CATEGORIES
     if names == tuple(category.name for category in COCO_CATEGORIES):

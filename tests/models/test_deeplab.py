@@ -44,7 +44,9 @@ def transposed(scores: Tensor, stride: int, height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("size", [(48, 64), (45, 50), (33, 64)])
 def test_upsampling_is_the_authors_transposed_convolution(size: tuple[int, int]) -> None:
-    scores = torch.randn(3, math.ceil(size[0] / 16), math.ceil(size[1] / 16), generator=torch.Generator().manual_seed(0))
+    scores = torch.randn(
+        3, math.ceil(size[0] / 16), math.ceil(size[1] / 16), generator=torch.Generator().manual_seed(0)
+    )
     found = upsample(scores, 16, *size).permute(2, 0, 1)
     torch.testing.assert_close(found, transposed(scores, 16, *size), rtol=0, atol=1e-5)
     weight = kernel(16).expand(3, 1, 32, 32)

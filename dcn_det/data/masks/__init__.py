@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcn_det.categories import Category
 from dcn_det.config.registry import MASKS
 from dcn_det.config.segmentation_data import MaskDataConfig
 from dcn_det.data.masks.base import MaskFormat, Split
@@ -25,3 +26,9 @@ def open_masks(data: MaskDataConfig, split: Split, progress: Count | None = None
     opened: MaskFormat = MASKS.builder(data.kind)(data, split)
     opened.prepare(progress)
     return opened
+
+
+def mask_categories(data: MaskDataConfig) -> tuple[Category, ...]:
+    """Returns the classes by label, without reading the data."""
+    opened: MaskFormat = MASKS.builder(data.kind)(data, "train")
+    return opened.categories
