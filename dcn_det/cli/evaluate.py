@@ -101,8 +101,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def side_by_side(found: dict[str, Metrics], expected: Sequence[ExpectedConfig], split: str, per_class: bool) -> str:
     """Returns a table with one column per results file, and one for the expected values on each split."""
     every = list(found.values())
-    columns = {name: [str(m.detections), *map(text, m.values.values())] for name, m in found.items()}
-    rows = ["detections", *every[0].values]
+    columns = {name: [*map(str, m.totals.values()), *map(text, m.values.values())] for name, m in found.items()}
+    rows = [*every[0].totals, *every[0].values]
     if per_class:
         rows += list(every[0].per_class)
         for name, metrics in found.items():
@@ -113,7 +113,7 @@ def side_by_side(found: dict[str, Metrics], expected: Sequence[ExpectedConfig], 
             columns.setdefault(name, [""] * len(rows))[rows.index(item.metric)] = f"{item.value:.3f}"
     first = max(map(len, rows))
     widths = {name: max(len(name), *map(len, column)) for name, column in columns.items()}
-    lines = [f"{every[0].kind}: {every[0].images} images, {every[0].objects} objects ({every[0].backend})"]
+    lines = [f"{every[0].kind}: {every[0].compared} ({every[0].backend})"]
     lines += [f"{name}: {note}" for name, metrics in found.items() for note in metrics.notes]
     lines.append("  ".join([" " * first, *(f"{name:>{widths[name]}}" for name in columns)]))
     for index, row in enumerate(rows):

@@ -34,9 +34,19 @@ class Metrics:
         return self.values[name]
 
     @property
+    def compared(self) -> str:
+        """What the results were compared with."""
+        return f"{self.images} images, {self.objects} objects"
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Numbers that differ between results, by name."""
+        return {"detections": self.detections}
+
+    @property
     def counts(self) -> str:
         """What was compared."""
-        return f"{self.images} images, {self.objects} objects, {self.detections} detections"
+        return ", ".join([self.compared, *(f"{count} {name}" for name, count in self.totals.items())])
 
     def to_plain(self) -> dict[str, Any]:
         """Returns the metrics as a dict for JSON; undefined metrics are None."""

@@ -111,8 +111,12 @@ class MaskMetrics(Metrics):
     scores: tuple[ImageScore, ...] = ()
 
     @property
-    def counts(self) -> str:
+    def compared(self) -> str:
         return f"{self.images} images, {int(self.confusion.sum())} labelled pixels"
+
+    @property
+    def totals(self) -> dict[str, int]:
+        return {}
 
     def to_plain(self) -> dict[str, Any]:
         plain = super().to_plain()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -16,6 +16,7 @@ from dcn_det.categories import Category
 from dcn_det.config.segmentation import SegmentationConfig
 from dcn_det.config.segmentation_data import IGNORED
 from dcn_det.data.transforms import resize_short_side
+from dcn_det.evaluation.segmentation_files import palette
 from dcn_det.images import Image, as_rgb
 from dcn_det.models.deeplab import DeepLab
 from dcn_det.models.folded import Folding
@@ -31,16 +32,18 @@ class LabelMap:
         labels: uint8 (height, width), indices into ``categories``; 255: undecided, see :meth:`above`.
         scores: float32 (height, width), probability of the label.
         categories: classes by label.
+        palette: colors of the labels in pictures and files, uint8 (256, 3) RGB.
     """
 
     labels: np.ndarray
     scores: np.ndarray
     categories: tuple[Category, ...]
+    palette: np.ndarray
 
     def above(self, score: float) -> LabelMap:
         """Returns the same labels, undecided where the probability is not above ``score``."""
         labels = np.where(self.scores > score, self.labels, np.uint8(IGNORED))
-        return LabelMap(labels, self.scores, self.categories)
+        return replace(self, labels=labels)
 
     def shares(self) -> dict[str, float]:
         """Returns the share of the pixels that have each class, by name; classes without pixels are left out."""
@@ -58,6 +61,7 @@ class Segmenter:
     Args:
         model: the network.
         categories: classes by label.
+        palette: colors of the labels, uint8 (256, 3) RGB.
         short_side, max_side: size of the input, see :func:`dcn_det.data.transforms.resized_size`; pixels.
         device: device of the model.
         precision: dtype of autocast; float32 disables it.
@@ -68,6 +72,7 @@ class Segmenter:
         self,
         model: DeepLab,
         categories: tuple[Category, ...],
+        palette: np.ndarray,
         short_side: int,
         max_side: int,
         device: torch.device,
@@ -76,6 +81,7 @@ class Segmenter:
     ) -> None:
         self.model = model
         self.categories = categories
+        self.palette = palette
         self.short_side, self.max_side = short_side, max_side
         self.device = device
         self.precision = precision
@@ -108,7 +114,7 @@ class Segmenter:
             cv2.resize(each.cpu().numpy(), size, interpolation=how)
             for each, how in ((labels, cv2.INTER_NEAREST), (scores, cv2.INTER_LINEAR))
         )
-        return LabelMap(np.asarray(nearest, np.uint8), np.asarray(smooth, np.float32), self.categories)
+        return LabelMap(np.asarray(nearest, np.uint8), np.asarray(smooth, np.float32), self.categories, self.palette)
 
     def scores(self, batch: MaskBatch) -> Tensor:
         """Returns the scores of the cells of a batch of images, see :meth:`dcn_det.models.deeplab.DeepLab.scores`."""
@@ -147,5 +153,5 @@ def segmenter_of(model: DeepLab, categories: tuple[Category, ...], config: Segme
     if test.precision == "float16" and device.type == "cpu":
         warnings.warn("test.precision: float16 is very slow on a CPU; use bfloat16", stacklevel=2)
     return Segmenter(
-        model, categories, size.short_side, size.max_side, device, PRECISIONS[test.precision], fold=test.fold
+        model, categories, palette(config.data), size.short_side, size.max_side, device, PRECISIONS[test.precision], fold=test.fold
     )
