@@ -54,14 +54,14 @@ def upsample(scores: Tensor, stride: int, height: int, width: int, first: int = 
         first: its first row.
 
     Returns:
-        float32 (height, width, C).
+        float32 (C, height, width).
     """
     classes, rows, columns = scores.shape
     down = upsampling_weights(rows, stride, height, first).to(scores.device)
     right = upsampling_weights(columns, stride, width).to(scores.device)
     with without_autocast(scores.device.type):
-        x = scores.float().permute(1, 2, 0).reshape(rows, columns * classes)
-        return right @ (down @ x).view(height, columns, classes)
+        x = (down @ scores.float()).view(classes * height, columns)
+        return (x @ right.T).view(classes, height, width)
 
 
 def pixel_loss(scores: Tensor, mask: Tensor, stride: int) -> Tensor:
@@ -75,11 +75,12 @@ def pixel_loss(scores: Tensor, mask: Tensor, stride: int) -> Tensor:
     Returns:
         float32 scalar.
     """
-    height, width = mask.shape
-    logits = upsample(scores, stride, height, width).flatten(0, 1)
-    labels = mask.flatten().long()
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    logits = upsample(scores, stride, *mask.shape)
+    labelled = mask != IGNORED
+    # F.cross_entropy of a map has no deterministic kernel on GPUs.
+    own = logits.gather(0, torch.where(labelled, mask, 0).long()[None])[0]
+    losses = (logits.logsumexp(dim=0) - own) * labelled
+    return losses.sum() / labelled.sum().clamp(min=1)
 
 
 class DeepLabHead(nn.Module):
@@ -193,8 +194,8 @@ class DeepLab(nn.Module):
         for first in range(0, height, STRIP):
             rows = slice(first, min(first + STRIP, height))
             logits = upsample(scores, self.stride, rows.stop - first, width, first)
-            best, labels[rows] = logits.max(dim=-1)
-            probabilities[rows] = (best - logits.logsumexp(dim=-1)).exp()
+            best, labels[rows] = logits.max(dim=0)
+            probabilities[rows] = (best - logits.logsumexp(dim=0)).exp()
         return labels, probabilities
 
     def work(self, images: Tensor, rois: int = 0) -> Iterator[Work]:

@@ -47,7 +47,7 @@ def test_upsampling_is_the_authors_transposed_convolution(size: tuple[int, int])
     scores = torch.randn(
         3, math.ceil(size[0] / 16), math.ceil(size[1] / 16), generator=torch.Generator().manual_seed(0)
     )
-    found = upsample(scores, 16, *size).permute(2, 0, 1)
+    found = upsample(scores, 16, *size)
     torch.testing.assert_close(found, transposed(scores, 16, *size), rtol=0, atol=1e-5)
     weight = kernel(16).expand(3, 1, 32, 32)
     by_torch = F.conv_transpose2d(scores[None], weight, stride=16, groups=3)[0, :, 8 : 8 + size[0], 8 : 8 + size[1]]
@@ -64,10 +64,10 @@ def test_weights_by_hand() -> None:
 
 def test_gradient_of_upsampling() -> None:
     scores = torch.randn(2, 2, 3, requires_grad=True)
-    target = torch.randn(20, 40, 2)
+    target = torch.randn(2, 20, 40)
     (upsample(scores, 16, 20, 40) * target).sum().backward()
     again = scores.detach().clone().requires_grad_()
-    (transposed(again, 16, 20, 40).permute(1, 2, 0) * target).sum().backward()
+    (transposed(again, 16, 20, 40) * target).sum().backward()
     torch.testing.assert_close(scores.grad, again.grad)
 
 
