@@ -258,28 +258,35 @@ def voc_palette() -> NDArray[np.uint8]:
     return colors
 
 
+def index_png(indices: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:
+    """Encodes indices as PNG: with a palette, or as 8-bit gray.
+
+    Args:
+        indices: uint8 (H, W).
+        palette: colors of the indices, uint8 (256, 3) RGB; None for gray.
+    """
+    from PIL import Image as PillowImage  # OpenCV cannot write palettes
+
+    image = PillowImage.fromarray(np.ascontiguousarray(indices))
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    content = BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
+
+
 def write_indices(path: str | Path, indices: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> None:
     """Writes a PNG file with a palette, atomically.
 
     Args:
         path: ends with ``.png``.
         indices: uint8 (H, W).
-        palette: colors of the indices, uint8 (N, 3) RGB; None for those of Pascal VOC, which also complete a shorter
-            palette.
+        palette: colors of the indices, uint8 (256, 3) RGB; None for those of Pascal VOC.
 
     Raises:
         OSError: the file cannot be written.
     """
-    from PIL import Image as PillowImage  # OpenCV cannot write palettes
-
-    colors = voc_palette()
-    if palette is not None:
-        colors[: len(palette)] = palette
-    image = PillowImage.fromarray(np.ascontiguousarray(indices))
-    image.putpalette(colors.tobytes())
-    content = BytesIO()
-    image.save(content, format="PNG")
-    write_bytes(Path(path), content.getvalue())
+    write_bytes(path, index_png(indices, voc_palette() if palette is None else palette))
 
 
 def color(label: int) -> tuple[int, int, int]:

@@ -108,7 +108,8 @@ def main(argv: list[str] | None = None) -> int:
         torch.cuda.set_device(device.index or 0)  # the events that measure are on the current device
     size = (args.batch, short, long, args.classes)
     contestants = {
-        name: ours(config, device, *random_batches(config, device, *size)) for name, config in configs.items()
+        name: ours(config, device, *random_batches(config, device, *size), args.classes)
+        for name, config in configs.items()
     }
     first, *others = contestants
     if args.torchvision:

@@ -138,6 +138,9 @@ class CropConfig(Section):
 class LoadingConfig(Section):
     """Keys of the data of every task: how images are read."""
 
+    check: ClassVar[str | None] = None
+    """Class behind ``dcn-det check-dataset``, as ``package.module:Class``; None if there is none."""
+
     class_count: ClassVar[int | None] = None
     """Number of classes if the settings have no ``classes``; None if it depends on the data."""
 
@@ -207,6 +210,7 @@ class SplitsConfig(LoadingConfig):
 class DataConfig(SplitsConfig):
     """Keys of all data formats; base class of the sections that ``register_format`` accepts."""
 
+    check: ClassVar[str | None] = "dcn_det.cli.dataset_checks:DetectionCheck"
     metrics: ClassVar[tuple[str, ...]] = COCO_METRICS
     """Names of the metrics of this format."""
     truth: ClassVar[str] = "dcn_det.evaluation.truth:Truth"

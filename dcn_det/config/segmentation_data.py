@@ -21,10 +21,16 @@ ByteValue = Annotated[int, Field(ge=0, le=255)]
 class MaskDataConfig(SplitsConfig):
     """Keys of all kinds of images with masks; base class of the sections that ``register_masks`` accepts."""
 
+    check: ClassVar[str | None] = "dcn_det.cli.dataset_checks:MaskCheck"
     metrics: ClassVar[tuple[str, ...]] = MASK_METRICS
     """Names of the metrics."""
     colors: ClassVar[tuple[tuple[int, int, int], ...]] = ()
     """Colors of the classes in pictures and palettes; empty for those of Pascal VOC."""
+    submission: ClassVar[str | None] = None
+    """Function that packs predictions for the server of the data set, as ``package.module:function``; its arguments are
+    those of :func:`dcn_det.evaluation.segmentation_files.write_cityscapes_submission`."""
+    submission_suffix: ClassVar[str] = ".zip"
+    """Suffix of its file."""
 
     crop: tuple[Pixels, Pixels] | None = None
     """Height and width of the random part of each resized image to train on, in pixels; smaller images are not cropped.
@@ -52,6 +58,8 @@ class VocMasksConfig(MaskDataConfig):
     Dataset and are not validation images."""
 
     class_count = 21
+    submission = "dcn_det.evaluation.segmentation_files:write_voc_submission"
+    submission_suffix = ".tgz"
 
     kind: Literal["voc_masks"] = "voc_masks"
     root: Text = "datasets/voc"
@@ -79,6 +87,7 @@ class CityscapesDataConfig(MaskDataConfig):
     """Cityscapes with fine annotations (Cordts et al., CVPR 2016), 19 classes."""
 
     class_count = 19
+    submission = "dcn_det.evaluation.segmentation_files:write_cityscapes_submission"
     colors = (
         (128, 64, 128),
         (244, 35, 232),

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from dcn_det.errors import UserError
 
+EXAMPLES = 5
+"""Maximum number of examples shown for each problem."""
+
 
 @dataclass
 class Findings:
@@ -48,6 +51,16 @@ class Findings:
                 mine.setdefault(kind, []).extend(prefix + example for example in examples)
         self.images += other.images
         self.objects += other.objects
+
+    def lines(self, notes: Iterable[str] = ()) -> list[str]:
+        """Describes all problems and ``notes`` for a report, one line each."""
+        lines = []
+        for kind, problems in (("error", self.errors), ("note ", self.notes)):
+            for problem, examples in sorted(problems.items()):
+                more = ", ..." if len(examples) > EXAMPLES else ""
+                lines.append(f"  {kind} {problem}: {len(examples)} ({', '.join(examples[:EXAMPLES])}{more})")
+        lines += [f"  note  {note}" for note in notes]
+        return lines or ["  no problems found"]
 
     def refuse(self) -> None:
         """Checks that there are no errors.

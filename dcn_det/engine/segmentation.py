@@ -151,14 +151,10 @@ class SegmentationTask(Task[SegmentationConfig]):
         return MaskBatch(images.permute(0, 3, 1, 2), infos, labels)
 
     @classmethod
-    def trial(
-        cls, model: Any, categories: tuple[Category, ...], config: SegmentationConfig, batch: MaskBatch
-    ) -> Trial:
+    def trial(cls, model: Any, categories: tuple[Category, ...], config: SegmentationConfig, batch: MaskBatch) -> Trial:
         """The network up to the scores of cells; then upsampling, the best class, and its copy to the CPU."""
         segmenter, shown = segmenter_of(model, categories, config), MaskBatch(batch.images, batch.infos)
-        return Trial(
-            lambda: segmenter.scores(shown), lambda: [labels.cpu() for labels, _ in segmenter.predict(shown)]
-        )
+        return Trial(lambda: segmenter.scores(shown), lambda: [labels.cpu() for labels, _ in segmenter.predict(shown)])
 
     @classmethod
     def draw(cls, image: Image, result: LabelMap, score: float | None = None) -> Image:
@@ -256,9 +252,7 @@ def segment(
     """
     index, cuda = dataset.index, segmenter.device.type == "cuda"
     evaluator = MaskEvaluator(index.categories, config.data.compare_at, segmenter.device)
-    loader = build_eval_loader(
-        dataset, config.data, config.test.batch_size, processes.world_size, processes.rank, cuda
-    )
+    loader = build_eval_loader(dataset, config.data, config.test.batch_size, processes.world_size, processes.rank, cuda)
     position = {int(image_id): i for i, image_id in enumerate(index.image_ids)}
     spoken, share = time.monotonic(), -(-len(index) // processes.world_size)
     for done, (info, labels, truth) in enumerate(segmenter.stream(loader), start=1):

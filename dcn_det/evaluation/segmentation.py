@@ -127,9 +127,9 @@ class MaskMetrics(Metrics):
 class MaskEvaluator:
     """Accumulates confusion matrices over images.
 
-    Metrics are ``mIoU``, the mean IoU as the authors' released code compares labels (``compare_at``); ``mIoU_full``, the
-    mean IoU over the pixels of the original images; and ``pixel_accuracy``, compared like ``mIoU``. Classes that do not
-    occur have no IoU and are left out of the mean, see :func:`mean_iou`.
+    Metrics are ``mIoU``, the mean IoU as the authors' released code compares labels (``compare_at``); ``mIoU_full``,
+    the mean IoU over the pixels of the original images; and ``pixel_accuracy``, compared like ``mIoU``. Classes that do
+    not occur have no IoU and are left out of the mean, see :func:`mean_iou`.
 
     Args:
         categories: classes by label.

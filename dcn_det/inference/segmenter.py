@@ -153,5 +153,12 @@ def segmenter_of(model: DeepLab, categories: tuple[Category, ...], config: Segme
     if test.precision == "float16" and device.type == "cpu":
         warnings.warn("test.precision: float16 is very slow on a CPU; use bfloat16", stacklevel=2)
     return Segmenter(
-        model, categories, palette(config.data), size.short_side, size.max_side, device, PRECISIONS[test.precision], fold=test.fold
+        model,
+        categories,
+        palette(config.data),
+        size.short_side,
+        size.max_side,
+        device,
+        PRECISIONS[test.precision],
+        fold=test.fold,
     )

@@ -101,8 +101,7 @@ def document(title: str, body: Iterable[str]) -> str:
         # An inline icon keeps browsers from requesting one.
         '<link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n" + "\n".join(body)
-        + "\n</body></html>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
 

@@ -107,7 +107,7 @@ def test_training_leaves_the_weights_alone(tiny: Path, monkeypatch: pytest.Monke
     assert (config.train.precision, config.test.precision) == ("float32", "float32")
     both = read_configs([str(tiny)], "bfloat16")["tiny"]
     assert (both.train.precision, both.test.precision) == ("bfloat16", "bfloat16")
-    contestant = ours(config, torch.device("cpu"), *(noise(count, 64, 96, 0, detector.CLASSES) for count in (2, 1)))
+    contestant = ours(config, torch.device("cpu"), *[noise(count, 64, 96, 0, detector.CLASSES) for count in (2, 1)])
     before = [parameter.clone() for parameter in models[0].parameters()]
     contestant.training()
     assert all(map(torch.equal, models[0].parameters(), before))

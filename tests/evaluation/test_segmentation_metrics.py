@@ -19,7 +19,7 @@ CATEGORIES = tuple(Category(label, f"class {label}") for label in range(CLASSES)
 
 
 def random_pairs(count: int = 6, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Predictions and ground truths of other sizes, with ignored pixels; class 3 never occurs, class 5 is never right."""
+    """Pairs of different sizes, with ignored pixels; class 3 never occurs, class 5 is never right."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(count):

@@ -184,6 +184,7 @@ def test_variants(variant: str, dilations: list[int]) -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_it_trains_in_deterministic_mode() -> None:
     """Interpolation and the cross-entropy of maps have no deterministic gradients on GPUs; matrix products have."""
     be_deterministic()
