@@ -167,6 +167,11 @@ class LoadingConfig(Section):
         """Height and width of a typical input, in pixels."""
         raise NotImplementedError
 
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """The same for training."""
+        return self.input_size
+
 
 class SplitsConfig(LoadingConfig):
     """Keys of the data of tasks whose splits are :class:`SplitConfig` sections and whose images keep their shape."""

@@ -41,6 +41,12 @@ class MaskDataConfig(SplitsConfig):
     the authors on Cityscapes). Both take the nearest pixel."""
 
 
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """Size of a crop, or of the whole input."""
+        return self.crop or self.input_size
+
+
 class VocMaskSplitConfig(VocSplitConfig):
     sets: Texts
     """Image sets of Pascal VOC, relative to ``data.root``."""
@@ -81,6 +87,11 @@ class CityscapesSplitConfig(SplitConfig):
     @property
     def title(self) -> str:
         return "Cityscapes " + "+".join(self.sets)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        masked = [f"gtFine/{each}" for each in self.sets if each != "test"]
+        return (*(f"leftImg8bit/{each}" for each in self.sets), *masked)
 
 
 class CityscapesDataConfig(MaskDataConfig):

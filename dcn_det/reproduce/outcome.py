@@ -151,7 +151,7 @@ def _read_benchmark(path: Path) -> dict[str, float]:
     try:
         (run,) = json.loads(path.read_text(encoding="utf-8"))["runs"].values()
         parts = run["parameters"]
-        counted = sum(parts.values()) - (parts["rpn"] if "head" in parts else 0)
+        counted = sum(parts.values()) - (parts.get("rpn", 0) if "head" in parts else 0)
         times = {name: run[name]["milliseconds"] / 1e3 for name in ("network", "testing")}
         return {"parameters": float(counted), **times}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dcn_det
-from dcn_det.config import Config, load_config, to_plain
+from dcn_det.config import RunConfig, load_any, to_plain
 from dcn_det.config.data import SplitConfig
 from dcn_det.errors import UserError
 from dcn_det.reproduce.tables import Row, Table
@@ -70,7 +70,7 @@ class Step:
 
     name: str
     command: tuple[str, ...]
-    config: Config
+    config: RunConfig
     inputs: Mapping[Path, str]
     output: Path
     parallel: bool
@@ -89,7 +89,7 @@ class PlannedRow:
     """A row with its resolved config and its steps; both are None for a method that the project does not have."""
 
     row: Row
-    config: Config | None = None
+    config: RunConfig | None = None
     steps: tuple[Step, ...] = ()
 
 
@@ -147,21 +147,21 @@ def _settings(name: str, options: Options) -> tuple[Path, list[str]]:
     folder = configs_folder()
     path, overrides = folder / f"{name}.yaml", []
     if options.schedule == "paper":
-        suffix = "_voc" if name.startswith("voc/") else ""
-        overrides.append(f"overlay={folder / 'base' / f'schedule_paper{suffix}.yaml'}")
+        own = folder / "base" / f"schedule_paper_{load_any(path).data.kind}.yaml"
+        overrides.append(f"overlay={own if own.is_file() else folder / 'base' / 'schedule_paper.yaml'}")
     if options.data is not None:
         overrides.append(f"data.root={options.data}")
     if options.smoke:
         from dcn_det.reproduce import smoke
 
-        overrides += smoke.overrides(load_config(path), options.output / "data", options.data is not None)
+        overrides += smoke.overrides(load_any(path), options.output / "data", options.data is not None)
     return path, [*overrides, *options.overrides]
 
 
 def _trained(row: Row, options: Options) -> Step:
     path, overrides = _settings(row.training, options)
     overrides.append("data.test=null")  # testing is a step of its own
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     output = options.output / "train" / row.training / "last.pth"
     hashed = _hash(_relevant(config, "seed", "imports", "model", "data", "train"))
     return Step(
@@ -187,7 +187,7 @@ def _converted(row: Row, file: str, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
     source = RELEASED_WEIGHTS / file
     output = options.output / "convert" / row.config / "weights.safetensors"
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     hashed = _hash(_relevant(config, "imports", "model"))
     return Step(
         name=f"convert/{row.config}",
@@ -203,7 +203,7 @@ def _converted(row: Row, file: str, options: Options) -> Step:
 
 def _tested(row: Row, weights: Step, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     folder = options.output / "test" / row.config
     command = ("test", str(path), *overrides, "--weights", str(weights.output), "--output", str(folder))
     output = folder / "metrics.json"
@@ -227,7 +227,7 @@ def _tested(row: Row, weights: Step, options: Options) -> Step:
 
 def _dilation(row: Row, weights: Step, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     output = options.output / "dilation" / row.config / "dilation.json"
     hashed = _hash(_relevant(config, "imports", "model", "data", "test"))
     return Step(
@@ -248,7 +248,7 @@ def _dilation(row: Row, weights: Step, options: Options) -> Step:
 
 def _timed(row: Row, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     output = options.output / "time" / row.config / "benchmark.json"
     sides = [str(each) for each in config.data.input_size]
     hashed = _hash([_relevant(config, "imports", "model", "test"), sides])
@@ -267,9 +267,10 @@ def _timed(row: Row, options: Options) -> Step:
     )
 
 
-def annotated(config: Config) -> bool:
+def annotated(config: RunConfig) -> bool:
     """Returns whether the test split has annotations, by the name that COCO gives to files without."""
-    files = getattr(config.data.test, "annotations", "")
+    data: Any = config.data
+    files = getattr(data.test, "annotations", "")
     return not any(Path(file).name.startswith("image_info") for file in _listed(files))
 
 
@@ -277,18 +278,20 @@ def _listed(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def data_files(config: Config, split: Literal["train", "test"]) -> dict[Path, str]:
+def data_files(config: RunConfig, split: Literal["train", "test"]) -> dict[Path, str]:
     """Returns files and folders of a split, each with the command that gets it."""
-    section: SplitConfig | None = getattr(config.data, split)
-    if section is None or config.data.kind == "sample":
+    data: Any = config.data
+    section: SplitConfig | None = getattr(data, split)
+    if section is None or data.kind.startswith("sample"):
         return {}
-    root = Path(config.data.root)
-    place = root.parent if config.data.kind == "voc" and root.name == "VOCdevkit" else root
-    how = f"dcn-det download {config.data.kind} --to {place}"
+    root = Path(data.root)
+    place = root.parent if data.kind == "voc" and root.name == "VOCdevkit" else root
+    downloaded = data.kind in ("coco", "voc")
+    how = f"dcn-det download {data.kind} --to {place}" if downloaded else f"datasets/README.md says how to get {place}"
     return {root / path: how for path in section.paths}
 
 
-def _backbone_file(config: Config) -> dict[Path, str]:
+def _backbone_file(config: RunConfig) -> dict[Path, str]:
     """Returns the file of pretrained weights, if the config names one."""
     backbone = config.model.backbone
     if backbone.weights in ("none", "torchvision"):
@@ -297,9 +300,9 @@ def _backbone_file(config: Config) -> dict[Path, str]:
     return {Path(backbone.weights): how}
 
 
-def _relevant(config: Config, *sections: str) -> dict[str, Any]:
+def _relevant(config: RunConfig, *sections: str) -> dict[str, Any]:
     plain = to_plain(config)
-    kept = {section: plain[section] for section in sections}
+    kept = {section: plain[section] for section in sections if section in plain}
     for section, keys in _IRRELEVANT.items():
         if section in kept:
             kept[section] = {key: value for key, value in kept[section].items() if key not in keys}

@@ -34,7 +34,7 @@ def overlay(
         uint8 (H, W, 3) RGB.
     """
     colors = voc_palette() if palette is None else palette
-    painted: NDArray[np.bool_] = (colors > 0).any(axis=1)
+    painted = colors.max(axis=1) > 0
     painted[IGNORED] = False
     inside = painted[labels]
     paint = colors[labels]
@@ -96,7 +96,7 @@ def draw_masks(
     total = max(int(counts.sum()), 1)
     order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
     entries = [
-        (f"{categories[label].name} {100 * counts[label] / total:.0f}%", colors[label].tolist()) for label in order
+        (f"{categories[label].name}: {100 * counts[label] / total:.0f}%", colors[label].tolist()) for label in order
     ]
     return np.hstack([overlay(image, labels, colors, opacity), legend(entries, image.shape[0])])
 

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from dcn_det.cli.dataset_checks import MaskCheck, open_check
+from dcn_det.config.classifier import ClassifierConfig, FoldersConfig
+from dcn_det.config.data import LoadingConfig
 from dcn_det.config.run import RunConfig
 from dcn_det.config.segmentation_data import CityscapesDataConfig, VocMasksConfig
 from dcn_det.data.build import build_masks
 from dcn_det.data.masks import open_masks
+from dcn_det.data.masks.base import Split
 from dcn_det.data.masks.check import check_masks
 from dcn_det.errors import UserError
 from dcn_det.images import read_image
@@ -20,17 +23,18 @@ from tests.data.mask_trees import blocks, cityscapes_tree, mask_folders, voc_tre
 from tests.data.test_masks import KINDS, bad_mask, folders, without_masks
 
 
-def config_of(data: object) -> RunConfig:
+def config_of(data: LoadingConfig) -> RunConfig:
     """Settings of a run; their model does not matter here."""
-    return RunConfig.model_construct(data=data, seed=0)
+    return RunConfig(data=data, model=ClassifierConfig())
 
 
 def test_good_trees_have_no_errors(tmp_path: Path) -> None:
     cityscapes_tree(tmp_path / "c")
     voc_tree(tmp_path / "v")
     for data in (CityscapesDataConfig(root=str(tmp_path / "c")), VocMasksConfig(root=str(tmp_path / "v"))):
-        for split in ("train", "test"):
-            report = check_masks(open_masks(data, split))  # type: ignore[arg-type]
+        splits: tuple[Split, ...] = ("train", "test")
+        for split in splits:
+            report = check_masks(open_masks(data, split))
             assert report.good and set(report.findings.notes) <= {"class without pixels"}
 
 
@@ -116,8 +120,6 @@ def test_what_is_listed_prevents_training(tmp_path: Path) -> None:
 
 
 def test_data_without_a_check_is_refused(tmp_path: Path) -> None:
-    from dcn_det.config.classifier import FoldersConfig
-
     with pytest.raises(UserError, match="FoldersConfig"):
         open_check(config_of(FoldersConfig()), "train")
 

@@ -399,4 +399,4 @@ def test_other_kinds_can_be_registered(tmp_path: Path) -> None:
     assert set(MASKS.sections) >= {"voc_masks", "cityscapes", "masks", "sample_masks"}
     assert all(issubclass(section, MaskDataConfig) for section in MASKS.sections.values())
     with pytest.raises(ValueError, match="MaskDataConfig"):
-        MASKS.register("bad", VocMaskSplitConfig, "a:b")  # type: ignore[type-var]
+        MASKS.register("bad", VocMaskSplitConfig, "a:b")  # type: ignore[arg-type]

@@ -42,8 +42,11 @@ def test_data_that_are_there_are_not_missing(capsys: pytest.CaptureFixture[str],
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     assert says(planned(capsys, "table3"), "dcn-det download voc --to datasets/voc")
-    text = planned(capsys, "table3", "--data", "devkit")
-    assert "download voc" not in text and says(text, "19 rows", "19 trainings") and says(text, "DeepLab")
+    detectors = ["--rows", "class_aware_rpn*,faster_rcnn*,rfcn*"]
+    text = planned(capsys, "table3", "--data", "devkit", *detectors)
+    assert "download voc" not in text and says(text, "19 rows", "19 trainings")
+    with pytest.raises(UserError, match=r"--data: .*datasets/cityscapes.*--rows"):
+        planned(capsys, "table3", "--data", "devkit")
 
 
 def test_gpu_hours_from_a_given_step_time(capsys: pytest.CaptureFixture[str]) -> None:

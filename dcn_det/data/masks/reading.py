@@ -117,10 +117,8 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint
 
 def _from_matlab(data: bytes, name: str) -> NDArray[np.uint8]:
     """Reads the variable ``GTcls``, a structure whose field ``Segmentation`` has the class of each pixel."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise UserError(f"{name}: reading it requires the package scipy: pip install scipy") from error
+    from scipy.io import loadmat  # takes long to import
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -52,7 +52,7 @@ def load_material() -> tuple[Material, Material]:
 
         photos = load_sample_images().images
     except ImportError as error:
-        raise UserError('the sample data set needs scikit-learn and Pillow: pip install "dcn_det[sample]"') from error
+        raise UserError('the sample data set needs scikit-learn: pip install "dcn_det[sample]"') from error
     digits = load_digits()
 
     def by_class(part: slice) -> list[NDArray[np.float64]]:

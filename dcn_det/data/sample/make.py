@@ -49,7 +49,7 @@ def make_sample(
         ``root``.
 
     Raises:
-        UserError: scikit-learn or Pillow is not installed, or ``root`` contains other files.
+        UserError: scikit-learn is not installed, or ``root`` contains other files.
         OSError: the files cannot be written.
     """
     stamp = Stamp(VERSION, seed, train_images, val_images)
