@@ -40,7 +40,6 @@ class MaskDataConfig(SplitsConfig):
     (as the authors on Pascal VOC). ``image``: at the size of the image, to which the predicted labels are resized (as
     the authors on Cityscapes). Both take the nearest pixel."""
 
-
     @property
     def train_size(self) -> tuple[int, int]:
         """Size of a crop, or of the whole input."""

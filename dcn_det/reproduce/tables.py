@@ -118,9 +118,7 @@ def _voc(variants: Sequence[tuple[str, str, str]], shared: dict[str, str]) -> It
         for label, suffix, names in variants:
             if model.partition("/")[2] in names:
                 trained = shared.get(suffix)
-                yield Row(
-                    f"{title}, {label}", f"{model}_r101_{suffix}", f"{model}_r101_{trained}" if trained else ""
-                )
+                yield Row(f"{title}, {label}", f"{model}_r101_{suffix}", f"{model}_r101_{trained}" if trained else "")
 
 
 _ALL, _TWO_STAGE = "deeplab class_aware_rpn faster_rcnn rfcn", "faster_rcnn rfcn"
@@ -159,8 +157,8 @@ TABLE_2 = Table(
 )
 TABLE_3 = Table(
     "table3",
-    "Atrous and deformable convolution and RoI pooling, in percent: DeepLab on VOC 2012 val and Cityscapes val, others on "
-    "VOC 2007 test",
+    "Atrous and deformable convolution and RoI pooling, in percent: DeepLab on VOC 2012 val and Cityscapes val, others "
+    "on VOC 2007 test",
     tuple(
         _voc(
             [

@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import nn
 
-from dcn_det.benchmark import detector
+from dcn_det.benchmark import detector, model_memory
 from dcn_det.benchmark.detector import main, ours, read_configs, settle
 from dcn_det.config import from_plain, load_config
 from dcn_det.engine import detection
@@ -107,7 +107,9 @@ def test_training_leaves_the_weights_alone(tiny: Path, monkeypatch: pytest.Monke
     assert (config.train.precision, config.test.precision) == ("float32", "float32")
     both = read_configs([str(tiny)], "bfloat16")["tiny"]
     assert (both.train.precision, both.test.precision) == ("bfloat16", "bfloat16")
-    contestant = ours(config, torch.device("cpu"), *[noise(count, 64, 96, 0, detector.CLASSES) for count in (2, 1)])
+    contestant = ours(
+        config, torch.device("cpu"), noise(2, 64, 96, 0, detector.CLASSES), noise(1, 64, 96, 0, detector.CLASSES)
+    )
     before = [parameter.clone() for parameter in models[0].parameters()]
     contestant.training()
     assert all(map(torch.equal, models[0].parameters(), before))
@@ -147,3 +149,37 @@ def test_counts_out_of_range(arguments: list[str], capsys: pytest.CaptureFixture
 def test_two_configs_of_one_name(tiny: Path) -> None:
     with pytest.raises(UserError, match="same name: tiny, tiny"):
         main([str(tiny), str(tiny), *QUICK])
+
+
+def segmenter(folder: Path) -> Path:
+    """Writes the config of a narrow segmentation network."""
+    backbone = {"kind": "resnet18", "width": 8, "stem_width": 8, "norm": "bn", "frozen_stages": 0, "weights": "none"}
+    model = {"kind": "deeplab", "channels": 8, "backbone": backbone | {"deform": {"blocks": ["res5a"]}}}
+    path = folder / "masks.yaml"
+    path.write_text(yaml.safe_dump({"model": model, "data": {"kind": "cityscapes"}, "device": "cpu"}))
+    return path
+
+
+def test_segmentation_networks_take_part(tmp_path: Path) -> None:
+    saved = tmp_path / "numbers.json"
+    stages = ["--stages", "training", "network", "testing", "--classes", "19"]
+    assert main([str(segmenter(tmp_path)), *QUICK, *stages, "--save", str(saved)]) == 0
+    run = json.loads(saved.read_text())["runs"]["masks"]
+    assert run["parameters"].keys() == {"backbone", "head"}
+    assert all(run[stage]["milliseconds"] > 0 for stage in ("training", "network", "testing"))
+
+
+def test_memory_of_training_and_testing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "memory.json"
+    sizes = ["--train-size", "64", "96", "--test-size", "96", "128", "--save", str(saved)]
+    assert model_memory.main([str(segmenter(tmp_path)), str(tiny), *sizes, "train.clip_norm=1"]) == 0
+    runs = json.loads(saved.read_text())["runs"]
+    assert [(run["config"], run["stage"], run["size"]) for run in runs] == [
+        (name, stage, size)
+        for name in ("masks", "tiny")
+        for stage, size in (("training", [64, 96]), ("testing", [96, 128]))
+    ]
+    assert all(run["gib"] > run["weights_gib"] > 0 for run in runs)
+    assert capsys.readouterr().out.count("GiB (cpu") == 4
+    with pytest.raises(UserError, match="train.clip_norm"):
+        model_memory.main([str(tiny), "train.clip_norm=-1", "--stages", "testing"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcn_det.config import load_any, load_config
+from dcn_det.config import load_any
 from dcn_det.reproduce.steps import Options, Step, build_graph, configs_folder, trainings
 from dcn_det.reproduce.tables import TABLES
 from dcn_det.visualize.effective_dilation import PAPER
@@ -67,7 +67,8 @@ def test_weights_fit_the_config_that_tests_them(table: str) -> None:
     for row in TABLES[table].rows:
         if row.config:
             trained, tested = (load_any(configs_folder() / f"{name}.yaml") for name in (row.training, row.config))
-            assert trained.model == tested.model and trained.data.train == tested.data.train
+            assert trained.model == tested.model
+            assert to_plain(trained)["data"]["train"] == to_plain(tested)["data"]["train"]
 
 
 def test_tables_1_and_3_share_trainings(tmp_path: Path) -> None:
