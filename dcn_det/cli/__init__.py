@@ -11,16 +11,16 @@ from dcn_det import __version__
 from dcn_det.entry import run
 
 COMMANDS = {
-    "train": ("dcn_det.cli.train", "train a detector"),
-    "train-classifier": ("dcn_det.cli.train_classifier", "train a classifier whose backbone detectors start from"),
-    "test": ("dcn_det.cli.test", "test a trained detector"),
+    "train": ("dcn_det.cli.train", "train a detector, a segmentation network, or a classifier that gives a backbone"),
+    "train-classifier": ("dcn_det.cli.train", "the same as train"),
+    "test": ("dcn_det.cli.test", "test a trained model"),
     "check-dataset": ("dcn_det.cli.check_dataset", "check the images and annotations of a data set"),
     "download": ("dcn_det.cli.download", "download COCO, Pascal VOC or ImageNet weights"),
     "convert-weights": ("dcn_det.cli.convert_weights", "convert weights from other frameworks to a checkpoint"),
-    "evaluate": ("dcn_det.cli.evaluate", "compute and compare the metrics of results files"),
-    "analyze": ("dcn_det.cli.analyze", "write a report on a results file: curves, errors, worst images"),
+    "evaluate": ("dcn_det.cli.evaluate", "compute and compare the metrics of results"),
+    "analyze": ("dcn_det.cli.analyze", "write a report on results: plots, confusions, worst images"),
     "effective-dilation": ("dcn_det.cli.effective_dilation", "measure how far deformable convolutions reach"),
-    "infer": ("dcn_det.cli.infer", "detect objects in images and draw them"),
+    "infer": ("dcn_det.cli.infer", "detect objects in images, or classify their pixels, and draw them"),
     "reproduce": ("dcn_det.cli.reproduce", "plan, run and fill a table of the paper"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),
     "benchmark": ("dcn_det.cli.benchmark", "measure the speed of operators, loading, training or evaluation"),

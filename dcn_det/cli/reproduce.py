@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dcn_det import cli
 from dcn_det.cli.arguments import positive, seconds
+from dcn_det.config import load_any
 from dcn_det.errors import UserError
 from dcn_det.progress import say_on_stderr
 from dcn_det.reproduce.outcome import read_outcomes
@@ -16,7 +17,7 @@ from dcn_det.reproduce.plan import measure_step, plan
 from dcn_det.reproduce.record import read_record
 from dcn_det.reproduce.state import State
 from dcn_det.reproduce.status import status
-from dcn_det.reproduce.steps import Graph, Options, Step, build_graph, trainings
+from dcn_det.reproduce.steps import Graph, Options, Step, build_graph, configs_folder, trainings
 from dcn_det.reproduce.tables import FOD, TABLES, Row
 from dcn_det.reproduce.write import markdown, write_table
 
@@ -109,11 +110,16 @@ def main(argv: list[str] | None = None) -> int:
         overrides=tuple(overrides),
     )
     rows = options.table.select(args.rows)
+    if args.data is not None:
+        require_one_data_set(rows)
     graph = build_graph(options)
     if args.weights == "authors":
         rows = tuple(each.row for each in graph.rows if each.steps and each.row in rows)
         if not rows:
-            raise UserError(f"--weights authors: released for none of these rows of {args.table}; table5 has four")
+            raise UserError(
+                f"--weights authors: released for none of these rows of {args.table}; table5 has four, table3 four of "
+                "DeepLab"
+            )
     if args.status:
         print(status(options, graph, rows))
         return 0
@@ -127,6 +133,13 @@ def main(argv: list[str] | None = None) -> int:
         times = {step.name: measure_step(step, say_on_stderr) for step in trainings(steps)}
     print(plan(options, graph, rows, times))
     return 0
+
+
+def require_one_data_set(rows: Sequence[Row]) -> None:
+    """Raises a UserError if rows read several data sets, which cannot be in one folder."""
+    roots = {getattr(load_any(configs_folder() / f"{row.config}.yaml").data, "root", "") for row in rows if row.config}
+    if len(roots) > 1:
+        raise UserError(f"--data: these rows read {', '.join(sorted(roots))}; select rows of one of them with --rows")
 
 
 def run(options: Options, graph: Graph, rows: tuple[Row, ...], launch: str, slurm: bool) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from dcn_det.config import Config, as_config, from_plain, to_plain
+from dcn_det.config import Config, RunConfig, as_config, from_plain, to_plain
 from dcn_det.config.options import Options
 from dcn_det.distributed import resolve_device
 from dcn_det.errors import UserError
@@ -24,6 +24,9 @@ from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 from dcn_det.weights.files import load_into
 from dcn_det.weights.settings import describe, differences, get, laid_over, of_checkpoint
+
+C = TypeVar("C", bound=RunConfig)
+M = TypeVar("M", bound=nn.Module)
 
 
 class PlacedDetector(Detector, Protocol):
@@ -115,20 +118,38 @@ def restore_predictor(state: Mapping[str, Any], source: Path, config: Config, de
         UserError: the checkpoint is of a different model than ``config``, or the device is not available.
     """
     categories = checkpoint.categories_from_plain(state["categories"])
+    model = restore_model(build_detector(config, len(categories)), config, state, source, device)
+    return build_predictor(model, categories, config)
+
+
+def restore_model(model: M, config: RunConfig, state: Mapping[str, Any], source: Path, device: str = "auto") -> M:
+    """Loads the weights of a checkpoint into a model and prepares it for testing.
+
+    Args:
+        model: built from ``config``, on the CPU.
+        config: the settings.
+        state, source: content of the checkpoint, and its file, for messages.
+        device: see :func:`load`.
+
+    Returns:
+        The model in evaluation mode on the device.
+
+    Raises:
+        UserError: the checkpoint is of a different model, or the device is not available.
+    """
     where = resolve_device(device)
-    model = build_detector(config, len(categories))
     load_into(model, state["model"], source=source)
     model = model.to(where).eval()
     if config.train.channels_last and where.type == "cuda":  # the layout of its fast kernels for half precision
         model = model.to(memory_format=torch.channels_last)
-    return build_predictor(model, categories, config)
+    return model
 
 
-def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: Path) -> Config:
+def with_settings_of_weights(config: C, state: Mapping[str, Any], weights: Path) -> C:
     """Returns the config with the settings that belong to the weights, with a warning about those that differed.
 
     Raises:
-        UserError: the weights are of a different kind of detector or backbone.
+        UserError: the weights are of a different kind of model or backbone.
     """
     plain = to_plain(config)
     for key in ("model.kind", "model.backbone.kind"):

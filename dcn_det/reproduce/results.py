@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from dcn_det.config import Config
+from dcn_det.config import RunConfig
 from dcn_det.config.data import COCO_METRICS
 from dcn_det.reproduce.steps import Step
 from dcn_det.reproduce.tables import Row
@@ -32,16 +32,16 @@ def read_result(row: Row, step: Step) -> dict[str, float]:
     return _read_server(step.output.parent / SERVER) if submission(step) else _read_metrics(step.output)
 
 
-def count_parameters(config: Config) -> int:
-    """Returns the number of parameters of a config's detector."""
+def count_parameters(config: RunConfig) -> int:
+    """Returns the number of parameters of a config's network."""
     import torch  # plans do without
 
-    from dcn_det.models.build import build_detector
+    from dcn_det.models.build import build_model
 
-    classes = len(config.data.classes or ()) or config.data.class_count
+    classes = config.data.num_classes
     assert classes is not None
     with torch.device("meta"):
-        model = build_detector(config, classes)
+        model = build_model(config, classes)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -81,7 +81,7 @@ def _read_benchmark(path: Path) -> dict[str, float]:
     try:
         (run,) = json.loads(path.read_text(encoding="utf-8"))["runs"].values()
         parts = run["parameters"]
-        counted = sum(parts.values()) - (parts["rpn"] if "head" in parts else 0)
+        counted = sum(parts.values()) - (parts.get("rpn", 0) if "head" in parts else 0)
         times = {name: run[name]["milliseconds"] / 1e3 for name in ("network", "testing")}
         return {"parameters": float(counted), **times}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

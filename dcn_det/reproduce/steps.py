@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dcn_det
-from dcn_det.config import Config, load_config, to_plain
+from dcn_det.config import RunConfig, load_any, to_plain
 from dcn_det.config.data import SplitConfig
 from dcn_det.errors import UserError
 from dcn_det.reproduce.tables import Row, Table
@@ -20,7 +20,7 @@ Weights = Literal["train", "authors"]
 
 RELEASED_WEIGHTS = Path("weights")
 """Folder of the authors' released weights."""
-AIR_WEIGHTS = "dcn-det train-classifier configs/imagenet/air.yaml"
+AIR_WEIGHTS = "dcn-det train configs/imagenet/air.yaml"
 AUTHORS_FILE = "dcn-det download weights --dry-run prints the folder from which to download it in a browser"
 _IRRELEVANT = {
     "data": ("root", "workers", "timeout", "cache", "cache_folder"),
@@ -73,7 +73,7 @@ class Step:
 
     name: str
     command: tuple[str, ...]
-    config: Config
+    config: RunConfig
     inputs: Mapping[Path, str]
     output: Path
     parallel: bool
@@ -98,7 +98,7 @@ class PlannedRow:
     """
 
     row: Row
-    config: Config | None = None
+    config: RunConfig | None = None
     chains: tuple[tuple[Step, ...], ...] = ()
 
     @property
@@ -172,17 +172,17 @@ def _settings(name: str, options: Options, seed: int = 0) -> tuple[Path, list[st
     folder = configs_folder()
     path, overrides = folder / f"{name}.yaml", []
     if options.schedule == "paper":
-        suffix = "_voc" if name.startswith("voc/") else ""
-        overrides.append(f"overlay={folder / 'base' / f'schedule_paper{suffix}.yaml'}")
+        own = folder / "base" / f"schedule_paper_{load_any(path).data.kind}.yaml"
+        overrides.append(f"overlay={own if own.is_file() else folder / 'base' / 'schedule_paper.yaml'}")
     if options.data is not None:
         overrides.append(f"data.root={options.data}")
     if options.smoke:
         from dcn_det.reproduce import smoke
 
-        overrides += smoke.overrides(load_config(path), options.output / "data", options.data is not None)
+        overrides += smoke.overrides(load_any(path), options.output / "data", options.data is not None)
     overrides += options.overrides
     if seed:
-        overrides.append(f"seed={load_config(path, *overrides).seed + seed}")
+        overrides.append(f"seed={load_any(path, *overrides).seed + seed}")
     return path, overrides
 
 
@@ -194,7 +194,7 @@ def _place(kind: str, config: str, seed: int = 0) -> str:
 def _trained(row: Row, options: Options, seed: int) -> Step:
     path, overrides = _settings(row.training, options, seed)
     overrides.append("data.test=null")  # testing is a step of its own
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     name = _place("train", row.training, seed)
     output = options.output / name / "last.pth"
     hashed = _hash(_relevant(config, "seed", "imports", "model", "data", "train"))
@@ -221,7 +221,7 @@ def _converted(row: Row, file: str, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
     source = RELEASED_WEIGHTS / file
     output = options.output / "convert" / row.config / "weights.safetensors"
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     hashed = _hash(_relevant(config, "imports", "model"))
     return Step(
         name=f"convert/{row.config}",
@@ -237,7 +237,7 @@ def _converted(row: Row, file: str, options: Options) -> Step:
 
 def _tested(row: Row, weights: Step, options: Options, seed: int) -> Step:
     path, overrides = _settings(row.config, options)
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     name = _place("test", row.config, seed)
     folder = options.output / name
     command = ("test", str(path), *overrides, "--weights", str(weights.output), "--output", str(folder))
@@ -262,7 +262,7 @@ def _tested(row: Row, weights: Step, options: Options, seed: int) -> Step:
 
 def _peer(row: Row, options: Options, seed: int) -> Step:
     path, overrides = _settings(row.config, options, seed)
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     name = _place("peer", row.config, seed)
     output = options.output / name / "peer.json"
     hashed = _hash(_relevant(config, "seed", "imports", "model", "data", "train", "test", "evaluation", both=True))
@@ -280,7 +280,7 @@ def _peer(row: Row, options: Options, seed: int) -> Step:
 
 def _dilation(row: Row, weights: Step, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     output = options.output / "dilation" / row.config / "dilation.json"
     hashed = _hash(_relevant(config, "imports", "model", "data", "test"))
     return Step(
@@ -301,11 +301,11 @@ def _dilation(row: Row, weights: Step, options: Options) -> Step:
 
 def _timed(row: Row, options: Options) -> Step:
     path, overrides = _settings(row.config, options)
-    config = load_config(path, *overrides)
+    config = load_any(path, *overrides)
     output = options.output / "time" / row.config / "benchmark.json"
-    sides = [str(each) for each in (config.data.resize.short_side, config.data.resize.max_side)]
+    sides = [str(each) for each in config.data.input_size]
     hashed = _hash([_relevant(config, "imports", "model", "test"), sides])
-    classes = len(config.data.classes or ()) or config.data.class_count
+    classes = config.data.num_classes
     how = ["--stages", "network", "testing", "--classes", str(classes)]
     how += ["--rounds", "1", "--seconds", "0.01"] if options.smoke else []
     return Step(
@@ -320,9 +320,10 @@ def _timed(row: Row, options: Options) -> Step:
     )
 
 
-def annotated(config: Config) -> bool:
+def annotated(config: RunConfig) -> bool:
     """Returns whether the test split has annotations, by the name that COCO gives to files without."""
-    files = getattr(config.data.test, "annotations", "")
+    data: Any = config.data
+    files = getattr(data.test, "annotations", "")
     return not any(Path(file).name.startswith("image_info") for file in _listed(files))
 
 
@@ -330,18 +331,21 @@ def _listed(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def data_files(config: Config, split: Literal["train", "test"], name: str) -> dict[Path, str]:
+def data_files(config: RunConfig, split: Literal["train", "test"], name: str) -> dict[Path, str]:
     """Returns files and folders of a split of a config, such as ``coco/rfcn_air``, with the command that gets them."""
-    section: SplitConfig | None = getattr(config.data, split)
-    if section is None or config.data.kind == "sample":
+    data: Any = config.data
+    section: SplitConfig | None = getattr(data, split)
+    if section is None or data.kind.startswith("sample"):
         return {}
-    root = Path(config.data.root)
-    place = root.parent if config.data.kind == "voc" and root.name == "VOCdevkit" else root
+    root = Path(data.root)
+    place = root.parent if data.kind == "voc" and root.name == "VOCdevkit" else root
     how = f"dcn-det download {name.partition('/')[0]} --to {place}"
+    if data.kind not in ("coco", "voc"):
+        how = f"datasets/README.md says how to get {place}"
     return {root / path: how for path in section.paths}
 
 
-def _backbone_file(config: Config) -> dict[Path, str]:
+def _backbone_file(config: RunConfig) -> dict[Path, str]:
     """Returns the file of pretrained weights, if the config names one."""
     backbone = config.model.backbone
     if backbone.weights in ("none", "torchvision"):
@@ -350,10 +354,10 @@ def _backbone_file(config: Config) -> dict[Path, str]:
     return {Path(backbone.weights): how}
 
 
-def _relevant(config: Config, *sections: str, both: bool = False) -> dict[str, Any]:
+def _relevant(config: RunConfig, *sections: str, both: bool = False) -> dict[str, Any]:
     """Returns the settings of some sections that a result depends on; ``both``: on both splits."""
     plain = to_plain(config)
-    kept = {section: plain[section] for section in sections}
+    kept = {section: plain[section] for section in sections if section in plain}
     for section, keys in _IRRELEVANT.items():
         if section in kept:
             kept[section] = {key: value for key, value in kept[section].items() if key not in keys}

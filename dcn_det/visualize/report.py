@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 import cv2
@@ -13,7 +13,7 @@ from dcn_det.evaluation.analysis import Analysis, BadImage
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.results import ResultTable
-from dcn_det.images import draw_boxes
+from dcn_det.images import Image, draw_boxes
 
 PICTURE_SIDE = 480
 """Longer side of the pictures in pixels."""
@@ -71,15 +71,14 @@ def page(
         truth, results: ground truth and detections that were analyzed, for the pictures of the worst images.
         read_picture: returns the image of an id as uint8 (H, W, 3) RGB, or None if its file is missing.
     """
-    body = [f"<h1>{escape(title)}</h1>"]
+    body = []
     for each in metrics:
         body.append(
             f"<p>{escape(each.kind)}: {each.images:,} images, {each.objects:,} objects, {each.detections:,} "
             f"detections; computed by {escape(each.backend)}.</p>"
         )
         body += [f"<p>{escape(note)}</p>" for note in each.notes]
-        numbers = (f"<div>{escape(name)}<b>{text(value).strip()}</b></div>" for name, value in each.values.items())
-        body.append(f'<div class="numbers">{"".join(numbers)}</div>')
+        body.append(numbers(each.values))
     body.append('<h2>Curves and histograms</h2><div class="plots">')
     body += [_plot(name, data) for name, data in plots.items() if name != "confusion"]
     body.append("</div>")
@@ -91,27 +90,43 @@ def page(
     body += ["<h2>Confusion between classes</h2>", _plot("confusion", plots["confusion"]), _confusion_note(analysis)]
     body += ["<h2>Classes</h2>", _classes(analysis)]
     body += ["<h2>Worst images</h2>", *_worst(analysis, truth, results, read_picture)]
+    return document(title, body)
+
+
+def document(title: str, body: Iterable[str]) -> str:
+    """Returns a whole page with a heading."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         # An inline icon keeps browsers from requesting one.
         '<link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
 
+def numbers(values: Mapping[str, float]) -> str:
+    """Returns metrics by name, in a row of boxes."""
+    boxes = (f"<div>{escape(name)}<b>{text(value).strip()}</b></div>" for name, value in values.items())
+    return f'<div class="numbers">{"".join(boxes)}</div>'
+
+
+def figure(caption: str, content: bytes, kind: str = "png") -> str:
+    """Returns a picture, whose file has this content, with a caption above it."""
+    caption = escape(caption)
+    return f'<figure><figcaption>{caption}</figcaption><img alt="{caption}" src="{_data(content, kind)}"></figure>'
+
+
 def _plot(name: str, png: bytes) -> str:
-    title = escape(TITLES[name])
-    return f'<figure><figcaption>{title}</figcaption><img alt="{title}" src="{_data(png, "png")}"></figure>'
+    return figure(TITLES[name], png)
 
 
 def _data(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], last_class: str = "") -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], last_class: str = "") -> str:
+    """Returns a table that scrolls on narrow screens; ``last_class`` is the style of the last column."""
     titles = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = []
     for row in rows:
@@ -128,7 +143,7 @@ def _errors(analysis: Analysis) -> str:
         f"<p>AP at IoU 0.5 is {analysis.ap50:.3f}. The cost of a kind of error is the gain in this AP if all errors of "
         "that kind, and no others, were fixed (TIDE, Bolya et al., ECCV 2020). Costs do not add up.</p>"
     )
-    return note + _table(("kind", "count", "cost", ""), rows, "meaning")
+    return note + table(("kind", "count", "cost", ""), rows, "meaning")
 
 
 def _confusion_note(analysis: Analysis) -> str:
@@ -148,7 +163,7 @@ def _classes(analysis: Analysis) -> str:
     for row in ordered:
         numbers = (row.ap, row.ap50, row.ap75, row.small, row.medium, row.large)
         rows.append((row.name, *(text(n).strip() for n in numbers), f"{row.objects:,}", f"{row.detections:,}"))
-    return _table(("class", "AP", "AP50", "AP75", "small", "medium", "large", "objects", "detections"), rows)
+    return table(("class", "AP", "AP50", "AP75", "small", "medium", "large", "objects", "detections"), rows)
 
 
 def _worst(
@@ -174,9 +189,7 @@ def _pair(
     objects = [a for a in truth.annotations if a["image_id"] == bad.image_id and not a["iscrowd"]]
     rows = np.flatnonzero((results.image_ids == bad.image_id) & (results.scores >= analysis.score))
     rows = rows[np.argsort(-results.scores[rows], kind="stable")]
-    factor = min(1.0, PICTURE_SIDE / max(picture.shape[:2]))
-    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    small, factor = _small(picture)
     left = draw_boxes(
         small,
         _corners(np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4), factor),
@@ -195,6 +208,18 @@ def _pair(
         for image, caption in ((left, "ground truth"), (right, "confident detections"))
     )
     return f'{said}<div class="pair">{figures}</div>'
+
+
+def shrunk(picture: Image) -> bytes:
+    """Returns a picture of at most :data:`PICTURE_SIDE` pixels as a JPEG file."""
+    return _jpeg(_small(picture)[0])
+
+
+def _small(picture: Image) -> tuple[Image, float]:
+    """Returns a picture that fits into a page, and the factor of its sides."""
+    factor = min(1.0, PICTURE_SIDE / max(picture.shape[:2]))
+    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8), factor
 
 
 def _corners(boxes: np.ndarray, factor: float) -> np.ndarray:

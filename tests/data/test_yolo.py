@@ -76,7 +76,7 @@ def test_splits_may_be_lists_and_labels_next_to_images(root: Path) -> None:
     assert records.names == ["extra/d.jpg", "images/val/c.jpg"], "listed twice, used once"
     assert records.boxes.tolist() == [[20, 10, 60, 30], [0, 0, 80, 40]]
     config = load_config(root / "config.yaml")
-    assert (config.data.train.title, config.data.test.title) == ("train", "val")
+    assert (config.data.train.title, config.data.test_title) == ("train", "val")
     assert load_config(root / "config.yaml", "data.test.images=valid/images").data.test_title == "valid"
 
 

@@ -145,12 +145,12 @@ def test_markdown_and_csv(voc: tuple[Options, Graph]) -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count(" | ") for line in rows}) == 1
     at = next(number for number, line in enumerate(rows) if line.startswith("| R-FCN, both "))
-    cells = [[cell.strip() for cell in line.split("|")[2:5]] for line in rows[at : at + 4]]
+    cells = [[cell.strip() for cell in line.split("|")[2:6]] for line in rows[at : at + 4]]
     assert cells == [
-        ["measured", "82.0", ""],
-        ["paper", "82.6", "68.5"],
-        ["authors' README", "82.3", "67.8"],
-        ["difference", "-0.6", ""],
+        ["measured", "", "82.0", ""],
+        ["paper", "", "82.6", "68.5"],
+        ["authors' README", "", "82.3", "67.8"],
+        ["difference", "", "-0.6", ""],
     ]
     table = list(csv.DictReader(io.StringIO(comma_separated(options.table, outcomes))))
     row = next(each for each in table if each["config"] == "voc/rfcn_r101_dcn")
@@ -161,7 +161,9 @@ def test_markdown_and_csv(voc: tuple[Options, Graph]) -> None:
         "",
     )
     deeplab = [each for each in table if each["row"].startswith("DeepLab")]
-    assert len(deeplab) == 5 and not any(each["mAP50"] or each["mAP50 paper"] for each in deeplab)
+    assert len(deeplab) == 10 and not any(each["mAP50"] or each["mAP50 paper"] for each in deeplab)
+    assert [each["mIoU paper"] for each in deeplab[:5]] == ["0.6970", "0.7310", "0.7360", "0.7320", "0.7530"]
+    assert [each["mIoU paper"] for each in deeplab[5:]] == ["0.7040", "0.7190", "0.7270", "0.7240", "0.7520"]
 
 
 class Elements(HTMLParser):

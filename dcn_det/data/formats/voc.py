@@ -45,7 +45,8 @@ class VocFormat(DataFormat):
 
     @property
     def source(self) -> str | Path:
-        return named_together([self.root / each for each in self.paths.sets or (self.paths.folder,)])
+        places = self.paths.sets or (self.paths.folder or ".",)
+        return named_together([self.root / each for each in places])
 
     def read(self, findings: Findings, labelled: bool = True) -> Records:
         classes = self.data.classes
