@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from dcn_det.ops import DeformConv2d
+from dcn_det.visualize.offsets import BinOffsets, Offsets, reading_bin_offsets, reading_offsets
 
 
 class Window:
@@ -52,42 +52,28 @@ class OffsetMeter:
     the RoI (before ``offset_std``) for RoI pooling.
 
     Args:
-        model: its deformable convolutions, and all other modules named ``offset``, are measured.
+        model: its deformable convolutions and deformable RoI pooling are measured.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        convolutions = {name: m for name, m in model.named_modules() if isinstance(m, DeformConv2d)}
-        self._layers: dict[str, tuple[nn.Module, int | None]] = {}
-        for name, module in model.named_modules():
-            if name.rpartition(".")[2] != "offset":
-                continue
-            parent = convolutions.get(name.rpartition(".")[0])
-            kernel = parent.kernel_size[0] * parent.kernel_size[1] if parent else 0
-            # The mask of a modulated layer follows its offsets.
-            channels = 2 * parent.offset_groups * kernel if parent else None
-            self._layers[name.rpartition(".")[0] or name] = (module, channels)
-        self._seen: dict[str, Tensor] = {}
+        self._model = model
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Measures every forward pass inside the block."""
-        self._seen.clear()
-        handles = [
-            module.register_forward_hook(self._hook(name, channels))
-            for name, (module, channels) in self._layers.items()
-        ]
-        try:
+        """Measures all forward passes inside the block."""
+        self._sums.clear()
+        self._counts.clear()
+        with reading_offsets(self._model, self._add), reading_bin_offsets(self._model, self._add):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _hook(self, name: str, channels: int | None) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._seen[name] = output.detach()[:, :channels].abs().float().mean()
-
-        return hook
+    def _add(self, reading: Offsets | BinOffsets) -> None:
+        name, offset = reading.name, reading.offset
+        total = offset.abs().sum(dtype=torch.float32)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0) + offset.numel()
 
     def magnitudes(self) -> dict[str, float]:
-        """Returns the magnitudes of the last measured pass, by layer."""
-        return {name: float(value) for name, value in self._seen.items()}
+        """Returns the magnitudes in the last measured passes, by layer."""
+        return {name: float(total) / self._counts[name] for name, total in self._sums.items() if self._counts[name]}
