@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
@@ -14,6 +13,7 @@ from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.results import ResultTable
 from dcn_det.images import draw_boxes
+from dcn_det.visualize.html import data_url, document, jpeg
 
 PICTURE_SIDE = 480
 """Longer side of the pictures in pixels."""
@@ -25,31 +25,6 @@ TITLES = {
     "errors": "Cost of each kind of error",
     "confusion": "Confusion matrix of confident detections",
 }
-STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1rem; font: 16px/1.45 system-ui, sans-serif; color: #1c2321;
-  background: #fff; }
-h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-top: 1px solid #d5dcd9; padding-top: 1rem; }
-p { margin: .4rem 0; max-width: 46rem; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(5.2rem, 1fr)); gap: .5rem; padding: 0; }
-.numbers div { background: #eef3f1; border-radius: .4rem; padding: .45rem .6rem; }
-.numbers b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
-figure { margin: 0; }
-figcaption { font-weight: 600; margin-bottom: .3rem; }
-img { max-width: 100%; height: auto; display: block; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e8e6; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
-td.meaning { text-align: left; white-space: normal; min-width: 8rem; }
-@media (max-width: 30rem) { th, td { padding: .25rem .4rem; font-size: .9rem; } }
-.pair { display: flex; flex-wrap: wrap; gap: .5rem; margin: .4rem 0 1.4rem; }
-.pair figure { flex: 1 1 18rem; max-width: 30rem; }
-.pair figcaption { font-weight: 400; font-size: .9rem; }
-"""
 
 
 def page(
@@ -91,24 +66,12 @@ def page(
     body += ["<h2>Confusion between classes</h2>", _plot("confusion", plots["confusion"]), _confusion_note(analysis)]
     body += ["<h2>Classes</h2>", _classes(analysis)]
     body += ["<h2>Worst images</h2>", *_worst(analysis, truth, results, read_picture)]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # An inline icon keeps browsers from requesting one.
-        '<link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    return document(title, body)
 
 
 def _plot(name: str, png: bytes) -> str:
     title = escape(TITLES[name])
-    return f'<figure><figcaption>{title}</figcaption><img alt="{title}" src="{_data(png, "png")}"></figure>'
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<figure><figcaption>{title}</figcaption><img alt="{title}" src="{data_url(png, "png")}"></figure>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], last_class: str = "") -> str:
@@ -191,7 +154,7 @@ def _pair(
         results.scores[rows].tolist(),
     )
     figures = "".join(
-        f'<figure><img alt="{caption}" src="{_data(_jpeg(image), "jpeg")}"><figcaption>{caption}</figcaption></figure>'
+        f'<figure><img alt="{caption}" src="{data_url(jpeg(image), "jpeg")}"><figcaption>{caption}</figcaption></figure>'
         for image, caption in ((left, "ground truth"), (right, "confident detections"))
     )
     return f'{said}<div class="pair">{figures}</div>'
@@ -201,9 +164,3 @@ def _corners(boxes: np.ndarray, factor: float) -> np.ndarray:
     corners = boxes.copy()
     corners[:, 2:] += corners[:, :2]
     return corners * factor
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    good, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    assert good
-    return data.tobytes()
