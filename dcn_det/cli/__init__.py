@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("dcn_det.cli.evaluate", "compute and compare the metrics of results files"),
     "analyze": ("dcn_det.cli.analyze", "write a report on a results file: curves, errors, worst images"),
     "effective-dilation": ("dcn_det.cli.effective_dilation", "measure how far deformable convolutions reach"),
+    "sampling": ("dcn_det.cli.sampling", "draw where deformable layers sample an image"),
     "infer": ("dcn_det.cli.infer", "detect objects in images and draw them"),
     "reproduce": ("dcn_det.cli.reproduce", "plan, run and fill a table of the paper"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 import cv2
+import numpy as np
 
 from dcn_det.images import Image
 
@@ -56,6 +57,12 @@ def document(title: str, body: Sequence[str], style: str = "") -> str:
     )
 
 
+def figure(image: Image, caption: str) -> str:
+    """Returns an image as an element; the caption is text."""
+    text = escape(caption)
+    return f'<figure><img alt="{text}" src="{data_url(jpeg(image), "jpeg")}"><figcaption>{text}</figcaption></figure>'
+
+
 def data_url(content: bytes, kind: str) -> str:
     """Returns the URL of a picture; ``kind`` is ``png`` or ``jpeg``."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
@@ -66,3 +73,10 @@ def jpeg(image: Image) -> bytes:
     good, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
     assert good
     return data.tobytes()
+
+
+def shrunk(image: Image, side: int) -> Image:
+    """Returns an image whose longer side is at most ``side`` pixels."""
+    factor = min(1.0, side / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

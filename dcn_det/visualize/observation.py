@@ -13,7 +13,7 @@ from dcn_det.images import Image
 from dcn_det.inference.predictor import Predictor, batch_of
 from dcn_det.models.preprocess import padded_side
 from dcn_det.structures import Detections
-from dcn_det.visualize.offsets import Offsets, reading_offsets
+from dcn_det.visualize.offsets import BinOffsets, Offsets, reading_bin_offsets, reading_offsets
 from dcn_det.visualize.parts import Parts, parts_of
 from dcn_det.visualize.sampling import Stack, stack_of, stacked_layers
 
@@ -23,22 +23,25 @@ class Observation:
     """What deformable layers do in one image.
 
     Attributes:
-        detections: in the original image.
+        detections: in the original image, the best first.
         stack: the last deformable convolutions of the backbone; None if it has none.
-        parts: bins of the best detections; empty without deformable pooling.
+        parts: bins of the best detections.
+        deforms_bins: whether the detector moves bins at all.
     """
 
     detections: Detections
     stack: Stack | None
     parts: tuple[Parts, ...]
+    deforms_bins: bool
 
 
-def observe(predictor: Predictor, image: Image, parts: int = 0) -> Observation:
+def observe(predictor: Predictor, image: Image, score: float = 0.0, parts: int = 0) -> Observation:
     """Detects the objects in an image, and reads the offsets of its first view.
 
     Args:
         predictor: the detector.
         image: uint8 (H, W, 3) RGB.
+        score: minimum score of detections.
         parts: maximum number of detections whose bins are read, the best ones.
 
     Raises:
@@ -48,8 +51,9 @@ def observe(predictor: Predictor, image: Image, parts: int = 0) -> Observation:
     model.eval()
     names = stacked_layers(model)
     readings: list[Offsets] = []
-    with reading_offsets(model, readings.append):
-        detections = predictor(image)
+    bins: list[BinOffsets] = []
+    with reading_offsets(model, readings.append), reading_bin_offsets(model, bins.append):
+        detections = predictor(image).above(score)
     batch = batch_of(image, predictor.views[0])
     first: dict[str, Offsets] = {}
     for reading in readings:
@@ -57,7 +61,8 @@ def observe(predictor: Predictor, image: Image, parts: int = 0) -> Observation:
     multiple = getattr(model.preprocess, "size_multiple", 1)
     input_size = [padded_side(side, multiple) for side in batch.images.shape[2:]]
     stack = stack_of([first[name] for name in names], input_size, batch.infos[0]) if names else None
-    return Observation(detections, stack, tuple(parts_of(predictor, batch, detections[:parts])) if parts else ())
+    moved = tuple(parts_of(predictor, batch, detections[:parts])) if bins else ()
+    return Observation(detections, stack, moved, bool(bins))
 
 
 def automatic_points(boxes: np.ndarray, size: tuple[int, int]) -> dict[str, tuple[float, float]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-import cv2
 import numpy as np
 
 from dcn_det.evaluation.analysis import Analysis, BadImage
@@ -13,7 +12,7 @@ from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.results import ResultTable
 from dcn_det.images import draw_boxes
-from dcn_det.visualize.html import data_url, document, jpeg
+from dcn_det.visualize.html import data_url, document, figure, shrunk
 
 PICTURE_SIDE = 480
 """Longer side of the pictures in pixels."""
@@ -137,9 +136,8 @@ def _pair(
     objects = [a for a in truth.annotations if a["image_id"] == bad.image_id and not a["iscrowd"]]
     rows = np.flatnonzero((results.image_ids == bad.image_id) & (results.scores >= analysis.score))
     rows = rows[np.argsort(-results.scores[rows], kind="stable")]
+    small = shrunk(picture, PICTURE_SIDE)
     factor = min(1.0, PICTURE_SIDE / max(picture.shape[:2]))
-    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     left = draw_boxes(
         small,
         _corners(np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4), factor),
@@ -153,10 +151,7 @@ def _pair(
         names,
         results.scores[rows].tolist(),
     )
-    figures = "".join(
-        f'<figure><img alt="{caption}" src="{data_url(jpeg(image), "jpeg")}"><figcaption>{caption}</figcaption></figure>'
-        for image, caption in ((left, "ground truth"), (right, "confident detections"))
-    )
+    figures = figure(left, "ground truth") + figure(right, "confident detections")
     return f'{said}<div class="pair">{figures}</div>'
 
 
