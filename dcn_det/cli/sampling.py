@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     from dcn_det.visualize.sampling_pictures import length_picture, parts_picture, sampling_picture
 
     seen = observe(predictor, image, args.score, args.parts)
-    if seen.stack is None and not seen.deforms_bins:
+    if seen.stack is None and not seen.bins:
         raise UserError(f"the detector in '{args.weights}' has no deformable layer; see model.backbone.deform.blocks")
     pictures: dict[str, Image] = {}
     points: dict[str, tuple[float, float]] = {}
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         pictures["offsets"] = length_picture(image, seen.stack)
     if seen.parts:
         pictures["parts"] = parts_picture(image, seen.parts, predictor.names)
-    elif seen.deforms_bins:
+    elif seen.bins:
         print(f"no detection has a score of {args.score:g} or more: no parts.png")
     for name, picture in pictures.items():
         write_image(args.output / f"{name}.png", picture)

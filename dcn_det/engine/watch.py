@@ -1,4 +1,4 @@
-"""Measurements of a run: means between log lines, memory, and magnitudes of offsets."""
+"""Measurements of a run: means between log lines, memory, and offsets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dcn_det.data.index import DatasetIndex
+from dcn_det.engine.logging import Log
+from dcn_det.errors import UserError
+from dcn_det.images import read_image
+from dcn_det.inference.predictor import Predictor
+from dcn_det.visualize.observation import automatic_points, observe
 from dcn_det.visualize.offsets import BinOffsets, Offsets, reading_bin_offsets, reading_offsets
+from dcn_det.visualize.sampling_pictures import sampling_picture
+
+WATCHED_IMAGES = 4
+"""Test images whose offsets are logged at each evaluation."""
+PANEL_SIDE = 400
+"""Longer side of the picture of one point, in pixels."""
 
 
 class Window:
@@ -77,3 +89,35 @@ class OffsetMeter:
     def magnitudes(self) -> dict[str, float]:
         """Returns the magnitudes in the last measured passes, by layer."""
         return {name: float(total) / self._counts[name] for name, total in self._sums.items() if self._counts[name]}
+
+
+def log_offsets(log: Log, iteration: int, predictor: Predictor, index: DatasetIndex) -> None:
+    """Logs what deformable layers do in the first images of a split.
+
+    Histograms contain all offsets: of convolutions in cells of the layer's input, of RoI pooling in fractions of the
+    RoI before ``offset_std``. Pictures show sampling locations at points that the annotations choose, so that they are
+    the same at every evaluation.
+
+    Args:
+        log: receives histograms ``offsets/...`` and pictures ``sampling/...``.
+        iteration: completed optimizer steps.
+        predictor: the detector.
+        index: the images with their annotations.
+    """
+    values: dict[str, list[Tensor]] = {}
+    for i in range(min(WATCHED_IMAGES, len(index))):
+        path = index.folder / index.file_name(i)
+        image = read_image(path)
+        try:
+            seen = observe(predictor, image)
+        except UserError as error:
+            log.say(f"warning: sampling locations of '{path.name}' not drawn: {error}")
+            continue
+        for reading in (*seen.readings, *seen.bins):
+            values.setdefault(reading.name, []).append(reading.offset.float().flatten().cpu())
+        points = automatic_points(index.objects(i)[0], (image.shape[0], image.shape[1]))
+        if seen.stack is not None and points:
+            log.image(iteration, f"sampling/{path.stem}", sampling_picture(image, seen.stack, points, PANEL_SIDE))
+    for name, parts in values.items():
+        offsets = torch.cat(parts)
+        log.histogram(iteration, f"offsets/{name}", offsets[offsets.isfinite()].numpy())

@@ -26,13 +26,15 @@ class Observation:
         detections: in the original image, the best first.
         stack: the last deformable convolutions of the backbone; None if it has none.
         parts: bins of the best detections.
-        deforms_bins: whether the detector moves bins at all.
+        readings: offsets of all deformable convolutions, in all views.
+        bins: offsets of deformable RoI pooling, in all views; empty if the detector does not move bins.
     """
 
     detections: Detections
     stack: Stack | None
     parts: tuple[Parts, ...]
-    deforms_bins: bool
+    readings: tuple[Offsets, ...]
+    bins: tuple[BinOffsets, ...]
 
 
 def observe(predictor: Predictor, image: Image, score: float = 0.0, parts: int = 0) -> Observation:
@@ -62,7 +64,7 @@ def observe(predictor: Predictor, image: Image, score: float = 0.0, parts: int =
     input_size = [padded_side(side, multiple) for side in batch.images.shape[2:]]
     stack = stack_of([first[name] for name in names], input_size, batch.infos[0]) if names else None
     moved = tuple(parts_of(predictor, batch, detections[:parts])) if bins else ()
-    return Observation(detections, stack, moved, bool(bins))
+    return Observation(detections, stack, moved, tuple(readings), tuple(bins))
 
 
 def automatic_points(boxes: np.ndarray, size: tuple[int, int]) -> dict[str, tuple[float, float]]:

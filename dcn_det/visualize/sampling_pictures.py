@@ -23,17 +23,18 @@ _SHIFT = 4
 """Fractional bits of OpenCV's coordinates."""
 
 
-def sampling_picture(image: Image, stack: Stack, points: Mapping[str, tuple[float, float]]) -> Image:
+def sampling_picture(image: Image, stack: Stack, points: Mapping[str, tuple[float, float]], side: int = SIDE) -> Image:
     """Draws, for each point, the sampling locations of the unit nearest to it.
 
     Args:
         image: the original image.
         stack: its offsets.
-        points: x and y in pixels of the image, by caption.
+        points: x and y in pixels of the image, by caption; at least one.
+        side: longer side of the picture of one point, in pixels.
     """
     panels = []
     for name, (x, y) in points.items():
-        panel, factor = _panel(image)
+        panel, factor = _panel(image, side)
         samples = stack.samples(x, y)
         _draw_samples(panel, samples, factor)
         count = int(samples.reads.sum())

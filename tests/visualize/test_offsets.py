@@ -172,7 +172,7 @@ def test_offsets_of_bins(config: str, overrides: tuple[str, ...], channels: tupl
         model(batch(side=64))
     assert tuple(each.offset.shape[1] for each in readings) == channels
     for each in readings:
-        assert each.name == "head" and each.head is model.head  # type: ignore[attr-defined]
+        assert each.name == "head" and each.head is model.head
         assert each.offset.shape[2:] == (each.head.pooled_size, each.head.pooled_size)
     assert not any(module._forward_hooks for module in model.modules())
 

@@ -1,5 +1,7 @@
 """Bins of deformable RoI pooling: by hand, and where the operator samples."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -58,7 +60,7 @@ def test_bins_of_detections(config: str, overrides: tuple[str, ...]) -> None:
     """Offsets are set to constants: for R-FCN, (1, 2) plus 10 times the class."""
     torch.manual_seed(0)
     model = build_detector(load_config(CONFIGS / f"{config}.yaml", *overrides), 10).eval()
-    head = getattr(model, "head", None)
+    head: Any = getattr(model, "head", None)
     per_class = hasattr(head, "cls_offset")
     if per_class:
         constant = torch.tensor([[10.0 * label + 1, 10.0 * label + 2] for label in range(-1, 10)])
@@ -66,7 +68,7 @@ def test_bins_of_detections(config: str, overrides: tuple[str, ...]) -> None:
     elif head is not None:
         branches = head.offset if isinstance(head.offset, torch.nn.ModuleList) else [head.offset]
         for branch in branches:
-            last = branch if isinstance(branch, torch.nn.Linear) else branch[-1]
+            last = [module for module in branch.modules() if isinstance(module, torch.nn.Linear)][-1]
             last.bias.data[: 2 * head.pooled_size**2] = torch.tensor([1.0, 2.0]).repeat_interleave(head.pooled_size**2)
     names = tuple(Category(i, str(i)) for i in range(10))
     predictor = Predictor(model, names, [View(128, 128)], torch.device("cpu"))
