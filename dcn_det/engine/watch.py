@@ -113,7 +113,8 @@ def log_offsets(log: Log, iteration: int, predictor: Predictor, index: DatasetIn
         except UserError as error:
             log.say(f"warning: sampling locations of '{path.name}' not drawn: {error}")
             continue
-        for reading in (*seen.readings, *seen.bins):
+        readings: tuple[Offsets | BinOffsets, ...] = (*seen.readings, *seen.bins)
+        for reading in readings:
             values.setdefault(reading.name, []).append(reading.offset.float().flatten().cpu())
         points = automatic_points(index.objects(i)[0], (image.shape[0], image.shape[1]))
         if seen.stack is not None and points:

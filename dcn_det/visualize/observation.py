@@ -71,12 +71,12 @@ def automatic_points(boxes: np.ndarray, size: tuple[int, int]) -> dict[str, tupl
     """Chooses points to look at: on a small object, on a large one, and on background.
 
     Args:
-        boxes: (n, 4), half-open xyxy in pixels of the image, the best first.
+        boxes: (n, 4), half-open xyxy in pixels of the image.
         size: height and width of the image.
 
     Returns:
-        x and y by what the point is on: the centers of the smallest and of the largest box (of the best, if their areas
-        differ by less than a factor of 2), and the point that is farthest from all boxes and from the border.
+        x and y by what the point is on: the centers of the smallest and of the largest box (of the first one, if their
+        areas differ by less than a factor of 2), and the point that is farthest from all boxes and from the border.
     """
     points = {}
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
