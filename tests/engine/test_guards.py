@@ -324,13 +324,16 @@ def test_numbers_and_pictures_go_to_wandb(tmp_path: Path, monkeypatch: pytest.Mo
     fake = types.ModuleType("wandb")
     fake.init = init  # type: ignore[attr-defined]
     fake.Image = lambda image: ("image", image.shape)  # type: ignore[attr-defined]
+    fake.Histogram = lambda values: ("histogram", len(values))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     log = RunLog(tmp_path, quiet=True, wandb="digits", config={"a": 1})
     log.scalars(3, {"loss": 1.5, "bad": math.nan}, "train")
     log.image(3, "pictures/x", np.zeros((2, 4, 3), np.uint8))
+    log.histogram(3, "offsets/x", np.ones(5))
     log.close()
     assert calls[0][1]["project"] == "digits" and calls[0][1]["resume"] == "allow" and calls[0][1]["config"] == {"a": 1}
-    assert calls[1:] == [({"train/loss": 1.5}, 3), ({"pictures/x": ("image", (2, 4, 3))}, 3), ("end",)]
+    picture, histogram = {"pictures/x": ("image", (2, 4, 3))}, {"offsets/x": ("histogram", 5)}
+    assert calls[1:] == [({"train/loss": 1.5}, 3), (picture, 3), (histogram, 3), ("end",)]
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"train\.wandb.*pip install"):
         RunLog(tmp_path, quiet=True, wandb="digits")
