@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from dcn_det.images import read_image
 from dcn_det.inference.predictor import Predictor
 from dcn_det.visualize.observation import automatic_points, observe
 from dcn_det.visualize.offsets import BinOffsets, Offsets, reading_bin_offsets, reading_offsets
+from dcn_det.visualize.sampling import stacked_layers
 from dcn_det.visualize.sampling_pictures import sampling_picture
 
 WATCHED_IMAGES = 4
@@ -104,12 +106,14 @@ def log_offsets(log: Log, iteration: int, predictor: Predictor, index: DatasetIn
         predictor: the detector.
         index: the images with their annotations.
     """
+    model: Any = predictor.model
+    layers = stacked_layers(model.eval())
     values: dict[str, list[Tensor]] = {}
     for i in range(min(WATCHED_IMAGES, len(index))):
         path = index.folder / index.file_name(i)
         image = read_image(path)
         try:
-            seen = observe(predictor, image)
+            seen = observe(predictor, image, layers=layers)
         except UserError as error:
             log.say(f"warning: sampling locations of '{path.name}' not drawn: {error}")
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,9 @@ class Observation:
     bins: tuple[BinOffsets, ...]
 
 
-def observe(predictor: Predictor, image: Image, score: float = 0.0, parts: int = 0) -> Observation:
+def observe(
+    predictor: Predictor, image: Image, score: float = 0.0, parts: int = 0, layers: Sequence[str] | None = None
+) -> Observation:
     """Detects the objects in an image, and reads the offsets of its first view.
 
     Args:
@@ -45,13 +48,14 @@ def observe(predictor: Predictor, image: Image, score: float = 0.0, parts: int =
         image: uint8 (H, W, 3) RGB.
         score: minimum score of detections.
         parts: maximum number of detections whose bins are read, the best ones.
+        layers: the result of :func:`dcn_det.visualize.sampling.stacked_layers` for the detector; None finds it.
 
     Raises:
         UserError: offsets are not finite.
     """
     model: Any = predictor.model
     model.eval()
-    names = stacked_layers(model)
+    names = stacked_layers(model) if layers is None else layers
     readings: list[Offsets] = []
     bins: list[BinOffsets] = []
     with reading_offsets(model, readings.append), reading_bin_offsets(model, bins.append):
@@ -63,7 +67,7 @@ def observe(predictor: Predictor, image: Image, score: float = 0.0, parts: int =
     multiple = getattr(model.preprocess, "size_multiple", 1)
     input_size = [padded_side(side, multiple) for side in batch.images.shape[2:]]
     stack = stack_of([first[name] for name in names], input_size, batch.infos[0]) if names else None
-    moved = tuple(parts_of(predictor, batch, detections[:parts])) if bins else ()
+    moved = tuple(parts_of(predictor, batch, detections[:parts])) if bins and parts else ()
     return Observation(detections, stack, moved, tuple(readings), tuple(bins))
 
 

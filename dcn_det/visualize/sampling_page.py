@@ -21,7 +21,8 @@ canvas { display: block; width: 100%; max-width: 60rem; cursor: crosshair; touch
 .controls { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; margin: .5rem 0; }
 [hidden] { display: none; }
 a { color: #2a7f62; }
-.key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 50%; margin: 0 .25rem 0 .6rem; }
+.key span { white-space: nowrap; margin-right: .5rem; }
+.key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 50%; margin-right: .25rem; }
 section { margin: 1.5rem 0; }
 pre { max-height: 16rem; overflow: auto; font-size: .85rem; }
 """
@@ -63,7 +64,8 @@ def _clickable(image: Image, stack: Stack, points: Mapping[str, tuple[float, flo
     several = stack.groups > 1
     groups = [(f"group {group}" if several else "samples", _color(group)) for group in range(stack.groups)]
     marks = "".join(
-        f'<i style="background:{color}"></i>{name}' for name, color in [*groups, ("unit", _hex(UNIT_COLOR))]
+        f'<span><i style="background:{color}"></i>{name}</span> '
+        for name, color in [*groups, ("unit", _hex(UNIT_COLOR))]
     )
     options = "".join(f'<option value="{group}">{name}</option>' for group, (name, _) in enumerate(groups))
     hidden = "" if several else " hidden"
