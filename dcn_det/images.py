@@ -234,9 +234,9 @@ def write_image(path: str | Path, image: Image) -> None:
     """
     path = Path(path)
     try:
-        good, data = cv2.imencode(
-            path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        )
+        jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if jpeg else []
+        good, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     except cv2.error:
         good = False
     if not good:

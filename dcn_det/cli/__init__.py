@@ -20,6 +20,8 @@ COMMANDS = {
     "evaluate": ("dcn_det.cli.evaluate", "compute and compare the metrics of results"),
     "analyze": ("dcn_det.cli.analyze", "write a report on results: plots, confusions, worst images"),
     "effective-dilation": ("dcn_det.cli.effective_dilation", "measure how far deformable convolutions reach"),
+    "sampling": ("dcn_det.cli.sampling", "draw where deformable layers sample an image"),
+    "receptive-field": ("dcn_det.cli.receptive_field", "measure the effective receptive field"),
     "infer": ("dcn_det.cli.infer", "detect objects in images, or classify their pixels, and draw them"),
     "reproduce": ("dcn_det.cli.reproduce", "plan, run and fill a table of the paper"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import png, positive
 from dcn_det.config import as_config, load_config
 from dcn_det.data.build import build_dataset
 from dcn_det.distributed import resolve_device
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--images", type=positive, metavar="N", help="measure the first N images (default: all)")
     result.add_argument("--save", type=Path, metavar="FILE.json", help="also write all numbers as JSON")
-    result.add_argument("--plot", type=_png, metavar="FILE.png", help="also draw them")
+    result.add_argument("--plot", type=png, metavar="FILE.png", help="also draw them")
     return result
 
 
@@ -79,9 +79,3 @@ def main(argv: list[str] | None = None) -> int:
         write_bytes(args.plot, plot(layers, paper))
         print(f"plot: '{args.plot}'")
     return 0
-
-
-def _png(text: str) -> Path:
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"'{text[:40]}', expected a file name that ends with .png")
-    return Path(text)

@@ -24,6 +24,7 @@ from dcn_det.distributed import Processes
 from dcn_det.engine.logging import Log
 from dcn_det.engine.task import Page, PageOptions, Task, TestJob, TestResult, Trial
 from dcn_det.engine.trainer import Evaluate
+from dcn_det.engine.watch import log_offsets
 from dcn_det.errors import UserError
 from dcn_det.evaluation.analysis import analyse
 from dcn_det.evaluation.backends import Backend, IouType
@@ -115,7 +116,7 @@ class DetectionTask(Task[Config]):
         return sorted(train & test)
 
     def evaluator(self, log: Log) -> Evaluate | None:
-        """Returns a function that evaluates a model on the test split and logs metrics and some images.
+        """Returns a function that evaluates a model on the test split and logs metrics, some images and offsets.
 
         The processes share the images. Returns None if there are no annotations to evaluate against.
         """
@@ -135,6 +136,8 @@ class DetectionTask(Task[Config]):
                 log.scalars(iteration, {f"AP of class/{name}": ap for name, ap in metrics.per_class.items()}, "test")
                 for name, picture in pictures(predictor, test_set.index, DRAWN_IMAGES):
                     log.image(iteration, f"pictures/{name}", picture)
+                if not self.config.train.compile:  # compiled regions do not run hooks
+                    log_offsets(log, iteration, predictor, test_set.index)
                 values = metrics.values
             return processes.share(values)
 

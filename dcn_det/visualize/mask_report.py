@@ -10,7 +10,7 @@ import numpy as np
 from dcn_det.evaluation.metrics import text
 from dcn_det.evaluation.segmentation import MaskMetrics
 from dcn_det.images import Image
-from dcn_det.visualize.report import document, figure, numbers, shrunk, table
+from dcn_det.visualize.html import PICTURE_SIDE, document, figure, jpeg, numbers, shrunk, table
 
 TITLES = {"iou": "IoU by class", "confusion": "Shares of the pixels of each class, by predicted class, in percent"}
 
@@ -37,7 +37,7 @@ def mask_page(
     body += ["</div>", _most_confused(metrics), "<h2>Classes</h2>", _classes(metrics), "<h2>Worst images</h2>"]
     for score in sorted(metrics.scores, key=lambda score: score.iou)[:worst]:
         name, drawn = picture(score.image_id)
-        shown = "".join(figure(caption, shrunk(image), "jpeg") for caption, image in drawn)
+        shown = "".join(figure(caption, jpeg(shrunk(image, PICTURE_SIDE)), "jpeg") for caption, image in drawn)
         said = f"mean IoU {text(score.iou).strip()}, {text(score.accuracy).strip()} of the pixels correct"
         body.append(f'<p><b>{escape(name)}</b>: {said}</p><div class="pair">{shown}</div>')
     return document(title, body)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
-import cv2
 import numpy as np
 
 from dcn_det.evaluation.analysis import Analysis, BadImage
 from dcn_det.evaluation.ground_truth import GroundTruth
 from dcn_det.evaluation.metrics import Metrics, text
 from dcn_det.evaluation.results import ResultTable
-from dcn_det.images import Image, draw_boxes
+from dcn_det.images import draw_boxes
+from dcn_det.visualize.html import PICTURE_SIDE, document, figure, jpeg, numbers, shrunk, table
 
-PICTURE_SIDE = 480
-"""Longer side of the pictures in pixels."""
 TITLES = {
     "precision_recall": "Precision-recall curves",
     "size": "AP by object size",
@@ -25,31 +22,6 @@ TITLES = {
     "errors": "Cost of each kind of error",
     "confusion": "Confusion matrix of confident detections",
 }
-STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1rem; font: 16px/1.45 system-ui, sans-serif; color: #1c2321;
-  background: #fff; }
-h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-top: 1px solid #d5dcd9; padding-top: 1rem; }
-p { margin: .4rem 0; max-width: 46rem; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(5.2rem, 1fr)); gap: .5rem; padding: 0; }
-.numbers div { background: #eef3f1; border-radius: .4rem; padding: .45rem .6rem; }
-.numbers b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
-figure { margin: 0; }
-figcaption { font-weight: 600; margin-bottom: .3rem; }
-img { max-width: 100%; height: auto; display: block; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e8e6; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
-td.meaning { text-align: left; white-space: normal; min-width: 8rem; }
-@media (max-width: 30rem) { th, td { padding: .25rem .4rem; font-size: .9rem; } }
-.pair { display: flex; flex-wrap: wrap; gap: .5rem; margin: .4rem 0 1.4rem; }
-.pair figure { flex: 1 1 18rem; max-width: 30rem; }
-.pair figcaption { font-weight: 400; font-size: .9rem; }
-"""
 
 
 def page(
@@ -93,48 +65,8 @@ def page(
     return document(title, body)
 
 
-def document(title: str, body: Iterable[str]) -> str:
-    """Returns a whole page with a heading."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # An inline icon keeps browsers from requesting one.
-        '<link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
-
-
-def numbers(values: Mapping[str, float]) -> str:
-    """Returns metrics by name, in a row of boxes."""
-    boxes = (f"<div>{escape(name)}<b>{text(value).strip()}</b></div>" for name, value in values.items())
-    return f'<div class="numbers">{"".join(boxes)}</div>'
-
-
-def figure(caption: str, content: bytes, kind: str = "png") -> str:
-    """Returns a picture, whose file has this content, with a caption above it."""
-    caption = escape(caption)
-    return f'<figure><figcaption>{caption}</figcaption><img alt="{caption}" src="{_data(content, kind)}"></figure>'
-
-
 def _plot(name: str, png: bytes) -> str:
     return figure(TITLES[name], png)
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], last_class: str = "") -> str:
-    """Returns a table that scrolls on narrow screens; ``last_class`` is the style of the last column."""
-    titles = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = []
-    for row in rows:
-        cells = [f"<td>{escape(cell)}</td>" for cell in row]
-        if last_class:
-            cells[-1] = f'<td class="{last_class}">{escape(row[-1])}</td>'
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _errors(analysis: Analysis) -> str:
@@ -189,7 +121,8 @@ def _pair(
     objects = [a for a in truth.annotations if a["image_id"] == bad.image_id and not a["iscrowd"]]
     rows = np.flatnonzero((results.image_ids == bad.image_id) & (results.scores >= analysis.score))
     rows = rows[np.argsort(-results.scores[rows], kind="stable")]
-    small, factor = _small(picture)
+    small = shrunk(picture, PICTURE_SIDE)
+    factor = min(1.0, PICTURE_SIDE / max(picture.shape[:2]))
     left = draw_boxes(
         small,
         _corners(np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4), factor),
@@ -204,31 +137,13 @@ def _pair(
         results.scores[rows].tolist(),
     )
     figures = "".join(
-        f'<figure><img alt="{caption}" src="{_data(_jpeg(image), "jpeg")}"><figcaption>{caption}</figcaption></figure>'
-        for image, caption in ((left, "ground truth"), (right, "confident detections"))
+        figure(caption, jpeg(image), "jpeg")
+        for caption, image in (("ground truth", left), ("confident detections", right))
     )
     return f'{said}<div class="pair">{figures}</div>'
-
-
-def shrunk(picture: Image) -> bytes:
-    """Returns a picture of at most :data:`PICTURE_SIDE` pixels as a JPEG file."""
-    return _jpeg(_small(picture)[0])
-
-
-def _small(picture: Image) -> tuple[Image, float]:
-    """Returns a picture that fits into a page, and the factor of its sides."""
-    factor = min(1.0, PICTURE_SIDE / max(picture.shape[:2]))
-    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8), factor
 
 
 def _corners(boxes: np.ndarray, factor: float) -> np.ndarray:
     corners = boxes.copy()
     corners[:, 2:] += corners[:, :2]
     return corners * factor
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    good, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    assert good
-    return data.tobytes()
