@@ -99,6 +99,9 @@ def main(argv: list[str] | None = None) -> int:
     if seeds > 1 and (table.timed or args.weights == "authors"):
         raise UserError(f"--seeds {seeds}: nothing is trained, so seeds make no difference; leave it out")
     overrides = [*args.overrides, *([] if args.fraction is None else [f"data.fraction={args.fraction:g}"])]
+    rows = table.select(args.rows)
+    if args.data is not None:
+        require_one_data_set(rows)
     options = Options(
         table=table,
         output=args.output or Path("runs") / "reproduce" / kind,
@@ -108,10 +111,8 @@ def main(argv: list[str] | None = None) -> int:
         smoke=args.smoke,
         seeds=seeds,
         overrides=tuple(overrides),
+        rows=rows if args.rows else (),
     )
-    rows = options.table.select(args.rows)
-    if args.data is not None:
-        require_one_data_set(rows)
     graph = build_graph(options)
     if args.weights == "authors":
         rows = tuple(each.row for each in graph.rows if each.steps and each.row in rows)

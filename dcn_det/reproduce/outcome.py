@@ -12,7 +12,7 @@ from dcn_det.evaluation.expected import applies
 from dcn_det.reproduce.results import count_parameters, read_result, submission
 from dcn_det.reproduce.state import State
 from dcn_det.reproduce.steps import Graph, PlannedRow, Step
-from dcn_det.reproduce.tables import Row, Table
+from dcn_det.reproduce.tables import Column, Row, Table
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _errors(outcome: Outcome) -> dict[str, float]:
 def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
     row, config = planned.row, planned.config
     if config is None:
-        return Outcome(row, condition="not in this project" if not row.config else "not released")
+        return Outcome(row, condition=planned.absent)
     paper = _published_dilation(row) or dict(row.published)
     readme: dict[str, float] = {}
     for item in config.expected if not paper else ():
@@ -210,6 +210,12 @@ def lines_of(outcome: Outcome, table: Table) -> Iterator[tuple[str, list[str]]]:
     if outcome.gain:
         gains = [outcome.gain.get(column.metric, (None, None)) for column in table.columns]
         yield "difference", [column.text(value, True, error) for column, (value, error) in zip(table.columns, gains)]
+
+
+def main_column(outcome: Outcome, table: Table) -> Column:
+    """Returns the first column of which a row has a value, measured or published."""
+    known = {*outcome.measured, *outcome.paper, *outcome.readme}
+    return next((column for column in table.columns if column.metric in known), table.columns[0])
 
 
 def measured_cells(outcome: Outcome, table: Table) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcn_det.progress import duration
-from dcn_det.reproduce.outcome import measured_cells, read_outcomes
+from dcn_det.reproduce.outcome import main_column, measured_cells, read_outcomes
 from dcn_det.reproduce.results import SERVER
 from dcn_det.reproduce.state import State
 from dcn_det.reproduce.steps import Graph, Options
@@ -37,7 +37,8 @@ def status(options: Options, graph: Graph, rows: Sequence[Row]) -> str:
     table = [["row", *(column.title for column in options.table.columns), "paper", "time", "state"]]
     for each in outcomes:
         cells = measured_cells(each, options.table)
-        paper = options.table.columns[0].text(each.paper.get(options.table.columns[0].metric))
+        column = main_column(each, options.table)
+        paper = column.text(each.paper.get(column.metric))
         spent = duration(each.seconds) if each.seconds else ""
         table.append([each.row.label, *cells, paper, spent, each.condition])
     parts = [f"{done} of {len(steps)} steps done in '{options.output}'", *aligned(lines), "", *aligned(table)]

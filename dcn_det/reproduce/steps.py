@@ -42,6 +42,7 @@ class Options:
         smoke: use small networks on the sample set, see :mod:`dcn_det.reproduce.smoke`.
         seeds: number of trainings of each row, with the seed of the config and those after it.
         overrides: settings laid over every config.
+        rows: rows that the settings must fit; all of them by default. Others have no steps where they do not.
     """
 
     table: Table
@@ -52,6 +53,7 @@ class Options:
     smoke: bool = False
     seeds: int = 1
     overrides: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,15 @@ class PlannedRow:
 
     Attributes:
         row: the row.
-        config: of the test, with the first seed; None for a method that the project does not have.
+        config: of the test, with the first seed; None without steps.
         chains: the steps of each seed; the last one of each gives the result.
+        absent: why there are no steps; empty if there are.
     """
 
     row: Row
     config: RunConfig | None = None
     chains: tuple[tuple[Step, ...], ...] = ()
+    absent: str = ""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -128,21 +132,35 @@ def build_graph(options: Options) -> Graph:
         UserError: a setting is wrong, or the project's configs are not found.
     """
     released = released_files() if options.weights == "authors" else {}
-    rows = [row for row in options.table.rows if row.config and (row.config in released or not released)]
     steps: dict[str, Step] = {}
-    chains: dict[Row, list[tuple[Step, ...]]] = {row: [] for row in rows}
-    for seed in range(
-        options.seeds
-    ):  # the first seed of all rows comes first: a table with all rows, as soon as possible
-        for row in rows:
-            chain = _chain(row, released.get(row.config, ""), options, seed)
+    chains: dict[Row, list[tuple[Step, ...]]] = {row: [] for row in options.table.rows}
+    absent: dict[Row, str] = {}
+    for seed in range(options.seeds):  # seed by seed: every row has a result as soon as possible
+        for row in chains:
+            absent |= _absence(row, released, options)
+            if row in absent:
+                continue
+            try:
+                chain = _chain(row, released.get(row.config, ""), options, seed)
+            except UserError as error:
+                if not options.rows or row in options.rows:
+                    raise
+                absent[row] = f"other settings: {error}"
+                continue
             # steps that rows share are one
             chains[row].append(tuple(steps.setdefault(step.name, step) for step in chain))
     planned = [
-        PlannedRow(row, chains[row][0][-1].config, tuple(chains[row])) if row in chains else PlannedRow(row)
-        for row in options.table.rows
+        PlannedRow(row, absent=absent[row]) if row in absent else PlannedRow(row, found[0][-1].config, tuple(found))
+        for row, found in chains.items()
     ]
     return Graph(options.table, planned, steps)
+
+
+def _absence(row: Row, released: Mapping[str, str], options: Options) -> dict[Row, str]:
+    """Returns why a row has no steps, by the row; empty if it has some."""
+    if not row.config:
+        return {row: "not in this project"}
+    return {row: "not released"} if options.weights == "authors" and row.config not in released else {}
 
 
 def _chain(row: Row, released: str, options: Options, seed: int) -> tuple[Step, ...]:
