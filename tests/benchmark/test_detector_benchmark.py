@@ -181,5 +181,5 @@ def test_memory_of_training_and_testing(tiny: Path, tmp_path: Path, capsys: pyte
     ]
     assert all(run["gib"] > run["weights_gib"] > 0 for run in runs)
     assert capsys.readouterr().out.count("GiB (cpu") == 4
-    with pytest.raises(UserError, match="train.clip_norm"):
+    with pytest.raises(UserError, match=r"train\.clip_norm"):
         model_memory.main([str(tiny), "train.clip_norm=-1", "--stages", "testing"])

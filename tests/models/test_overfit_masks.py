@@ -1,7 +1,7 @@
 """DeepLab learns the masks of four photos by heart, through the tools, plain beside deformable.
 
-What is learnt here is found only if loading, loss, upsampling, testing and evaluation agree about every pixel. Minutes for
-each network, and therefore left out of the tests' normal runs:
+What is learnt here is found only if loading, loss, upsampling, testing and evaluation agree about every pixel. Minutes
+for each network, and therefore left out of the tests' normal runs:
 
     python -m pytest -m overfit tests/models/test_overfit_masks.py
 """

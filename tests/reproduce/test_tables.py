@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcn_det.config import load_any
+from dcn_det.config import load_any, to_plain
 from dcn_det.reproduce.steps import Options, Step, build_graph, configs_folder, trainings
 from dcn_det.reproduce.tables import TABLES
 from dcn_det.visualize.effective_dilation import PAPER
