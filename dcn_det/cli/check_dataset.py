@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcn_det.cli.arguments import natural
 from dcn_det.cli.dataset_checks import AUGMENTED, open_check
-from dcn_det.config import load_config
+from dcn_det.config import load_any
 from dcn_det.errors import UserError
 from dcn_det.progress import Progress
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    check = open_check(load_config(args.config, *args.overrides), args.split)
+    check = open_check(load_any(args.config, *args.overrides), args.split)
     if args.fix and not check.fixable:
         raise UserError("--fix: only annotations of boxes can be repaired; correct or remove the files that are listed")
     report = check.report(args.workers, Progress("image"))

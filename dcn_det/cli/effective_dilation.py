@@ -10,9 +10,10 @@ from dcn_det.cli.arguments import png, positive
 from dcn_det.config import as_config, load_config
 from dcn_det.data.build import build_dataset
 from dcn_det.distributed import resolve_device
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.errors import UserError
 from dcn_det.files import write_bytes, write_json
-from dcn_det.inference.build import restore_predictor, with_settings_of_weights
+from dcn_det.inference.build import with_settings_of_weights
 from dcn_det.progress import Progress
 from dcn_det.visualize.effective_dilation import measure, plot, published, table, to_plain
 from dcn_det.visualize.plots import require_matplotlib
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         require_matplotlib("--plot")
     state = checkpoint.load(args.weights, checkpoint.TESTING)
     config = as_config(with_settings_of_weights(config, state, args.weights), **ONE_VIEW)
-    predictor = restore_predictor(state, args.weights, config, str(resolve_device(config.device)))
+    predictor = DetectionTask.restore(state, args.weights, config, str(resolve_device(config.device)))
     dataset = build_dataset(
         config.data, "test", config.test.resize, progress=Progress("sample image"), classes=predictor.names
     )

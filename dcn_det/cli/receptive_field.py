@@ -11,9 +11,11 @@ from dcn_det.cli.effective_dilation import ONE_VIEW
 from dcn_det.config import as_config, load_config
 from dcn_det.data.build import build_dataset, build_eval_loader
 from dcn_det.distributed import resolve_device
+from dcn_det.engine.detection import DetectionTask
+from dcn_det.engine.testing import load_detector
 from dcn_det.errors import UserError
 from dcn_det.files import write_bytes, write_json
-from dcn_det.inference.build import load, restore_predictor, with_settings_of_weights
+from dcn_det.inference.build import with_settings_of_weights
 from dcn_det.inference.predictor import Predictor
 from dcn_det.progress import Progress
 from dcn_det.visualize.plots import require_matplotlib
@@ -59,11 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     device = str(resolve_device(config.device))
     state = checkpoint.load(args.weights, checkpoint.TESTING)
     config = as_config(with_settings_of_weights(config, state, args.weights), **ONE_VIEW)
-    predictors = {_name(args.weights): restore_predictor(state, args.weights, config, device)}
+    predictors = {_name(args.weights): DetectionTask.restore(state, args.weights, config, device)}
     if args.against is not None:
         if args.against.resolve() == args.weights.resolve():
             raise UserError(f"--against: '{args.against}' is also that of --weights; give another checkpoint")
-        predictors[_name(args.against)] = load(args.against, device)
+        predictors[_name(args.against)] = load_detector(args.against, device)
     classes = next(iter(predictors.values())).names
     dataset = build_dataset(config.data, "test", config.test.resize, progress=Progress("sample image"), classes=classes)
     images = min(args.images, len(dataset))

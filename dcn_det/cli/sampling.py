@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from dcn_det.cli.arguments import natural, number
+from dcn_det.engine.testing import load_detector
 from dcn_det.errors import UserError
 from dcn_det.files import write_text
 from dcn_det.images import Image, read_image, write_image
-from dcn_det.inference.build import load
 
 TITLES = {
     "sampling": "Sampling locations (unit in green)",
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--at: {x:g},{y:g} is outside '{args.image}', which has {width}x{height} pixels")
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output: '{args.output}' is not a folder")
-    predictor = load(args.weights, args.device, args.config)
+    predictor = load_detector(args.weights, args.device, args.config)
     from dcn_det.visualize.observation import automatic_points, observe
     from dcn_det.visualize.sampling_page import page
     from dcn_det.visualize.sampling_pictures import length_picture, parts_picture, sampling_picture

@@ -79,6 +79,10 @@ class VocMasksConfig(MaskDataConfig):
     """How ``mIoU`` compares labels: at the size of the network's ``input``, or at that of the ``image``."""
 
 
+UNLABELLED = "test"
+"""Set of Cityscapes without masks: the files in their place have no labels."""
+
+
 class CityscapesSplitConfig(SplitConfig):
     sets: Texts
     """Folders below ``leftImg8bit`` and ``gtFine``: ``train``, ``val`` or ``test``. The last has no masks."""
@@ -89,8 +93,8 @@ class CityscapesSplitConfig(SplitConfig):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        masked = [f"gtFine/{each}" for each in self.sets if each != "test"]
-        return (*(f"leftImg8bit/{each}" for each in self.sets), *masked)
+        masked = [each for each in self.sets if each != UNLABELLED]
+        return (*(f"leftImg8bit/{each}" for each in self.sets), *(f"gtFine/{each}" for each in masked))
 
 
 class CityscapesDataConfig(MaskDataConfig):

@@ -14,13 +14,15 @@ from dcn_det.distributed import resolve_device
 from dcn_det.engine.lock import exclusive
 from dcn_det.engine.task import Task, TestJob, TestResult
 from dcn_det.engine.tasks import task_of
+from dcn_det.errors import UserError
 from dcn_det.files import write_json, write_text
 from dcn_det.heap import keep_freed_memory
 from dcn_det.inference.build import with_settings_of_weights
+from dcn_det.inference.predictor import Predictor
 from dcn_det.progress import Say, say_on_stderr
 from dcn_det.weights import checkpoint
 
-__all__ = ["TestResult", "load", "load_task", "test"]
+__all__ = ["TestResult", "load", "load_detector", "load_task", "test"]
 
 PATIENCE = timedelta(days=7)
 """Maximum time that a process waits for the slowest one."""
@@ -117,3 +119,17 @@ def load(
             device is not available.
     """
     return load_task(weights, device, config, **overrides)[1]
+
+
+def load_detector(
+    weights: str | Path, device: str = "auto", config: RunConfig | str | Path | None = None, **overrides: Any
+) -> Predictor:
+    """Loads a trained detector; see :func:`load`.
+
+    Raises:
+        UserError: the checkpoint is of another task; see also :func:`load`.
+    """
+    task, predictor = load_task(weights, device, config, **overrides)
+    if not isinstance(predictor, Predictor):
+        raise UserError(f"'{weights}' is a network for {task.title}; give a detector")
+    return predictor

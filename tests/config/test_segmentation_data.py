@@ -50,6 +50,8 @@ def test_test_splits_have_titles() -> None:
     assert VocMasksConfig().test_title == "VOC2012 val"
     assert CityscapesDataConfig().test_title == "Cityscapes val"
     assert SampleMasksConfig().test_title == "sample masks val/images"
+    test = CityscapesDataConfig.model_validate({"test": {"sets": ["val", "test"]}}).test
+    assert test is not None and test.paths == ("leftImg8bit/val", "leftImg8bit/test", "gtFine/val")
     part = VocMasksConfig.model_validate({"fraction": 0.5})
     assert part.test_title == "VOC2012 val fraction 0.5"
 

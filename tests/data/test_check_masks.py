@@ -85,6 +85,15 @@ def test_a_split_without_masks_has_its_images_checked(tmp_path: Path) -> None:
     assert report.findings.errors == {"image unreadable or truncated": ["val/images/farm/1.jpg"]}
 
 
+def test_a_folder_in_place_of_a_mask_is_counted(tmp_path: Path) -> None:
+    mask_folders(tmp_path)
+    path = tmp_path / "train/masks/farm/1.png"
+    path.unlink()
+    path.mkdir()
+    report = check_masks(open_masks(folders(tmp_path), "train"))
+    assert list(report.findings.errors) == ["mask unreadable or truncated"]
+
+
 def test_rotated_images_are_noted(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -16,7 +16,6 @@ from dcn_det.data.check import bar, look_at
 from dcn_det.data.findings import Findings
 from dcn_det.data.masks.base import MaskFormat, Pair
 from dcn_det.data.masks.reading import MaskProblem, Values, check_size, read_mask
-from dcn_det.errors import UserError
 from dcn_det.progress import Count
 
 
@@ -88,8 +87,6 @@ def look_at_pair(pair: Pair, root: str, values: Values, max_pixels: int) -> Pair
             counts = np.bincount(labels.ravel(), minlength=256)
         except MaskProblem as problem:
             errors.append((problem.kind, problem.example.removeprefix(f"{root}/")))
-        except UserError as error:
-            errors.append(("mask unreadable", str(error)))
     return PairLook(tuple(errors), tuple(notes), counts)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcn_det.categories import Category
+from dcn_det.config.segmentation_data import UNLABELLED
 from dcn_det.data.findings import Findings
 from dcn_det.data.masks.base import MaskFormat, Pair
 from dcn_det.data.records import named_together
@@ -74,6 +75,6 @@ class Cityscapes(MaskFormat):
                 )
             for path in folder.glob(f"*/*{_IMAGE}"):
                 city, name = path.parent.name, path.name.removesuffix(_IMAGE)
-                mask = None if each == "test" else f"gtFine/{each}/{city}/{name}{_MASK}"
+                mask = None if each == UNLABELLED else f"gtFine/{each}/{city}/{name}{_MASK}"
                 pairs.append(Pair(name, f"leftImg8bit/{each}/{city}/{path.name}", mask))
         return pairs

@@ -93,7 +93,10 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint
     name = str(path)
     if not Path(path).exists():
         raise MaskProblem("mask missing", name)
-    data = read_bytes(path)
+    try:
+        data = read_bytes(path)
+    except UserError as error:
+        raise MaskProblem("mask unreadable or truncated", name, str(error)) from error
     if name.lower().endswith(".mat"):
         return _from_matlab(data, name)
     from PIL import Image as PillowImage  # OpenCV turns palettes into colors
