@@ -1,6 +1,6 @@
-"""Report of versions, devices and compiled operators of this machine, for bug reports.
+"""Versions, devices and compiled operators of this machine, for bug reports and next to measurements.
 
-Missing or broken parts do not stop the report; they are listed in it.
+Missing or broken parts do not stop a report; they are listed in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import dcn_det
 
@@ -49,6 +51,38 @@ def report() -> str:
         lines += _guarded(part)
     width = max(len(what) for what, _ in lines)
     return "\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in lines)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Describes the machine and the versions that a measurement depends on.
+
+    Args:
+        device: type of the device measured, ``cpu`` or ``cuda``.
+    """
+    import torch
+    import torchvision
+
+    from dcn_det.ops import library
+
+    facts: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_model(),
+        "cores": _usable_cores(),
+        "instruction_set": library.instruction_set() or "plain PyTorch operators",
+        "versions": {
+            "dcn_det": dcn_det.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    if device != "cpu":
+        facts |= {
+            "gpu": torch.cuda.get_device_name(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return facts
 
 
 def _guarded(part: Callable[[], Lines]) -> Lines:
@@ -88,11 +122,14 @@ def cpu_model() -> str:
 
 def _machine() -> Lines:
     yield "platform", platform.platform()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield "cpu", f"{cpu_model()}, {usable} of {os.cpu_count()} cores usable"
+    yield "cpu", f"{cpu_model()}, {_usable_cores()} of {os.cpu_count()} cores usable"
     import torch
 
     yield "torch threads", f"{torch.get_num_threads()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cuda() -> Lines:

@@ -31,6 +31,7 @@ ORDER = (
     "visualize",
     "engine",
     "reproduce",
+    "mnist",
     "cli",
     "benchmark",
 )

@@ -17,7 +17,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from dcn_det.benchmark.ops import machine
 from dcn_det.benchmark.ratios import Bars, add_output, print_bars
 from dcn_det.benchmark.timing import Work, measure
 from dcn_det.benchmark.train import TorchvisionFasterRCNN
@@ -29,6 +28,7 @@ from dcn_det.engine.detection import limit_candidates
 from dcn_det.engine.prepare import compile_regions, recompute_stages
 from dcn_det.engine.step import Step
 from dcn_det.engine.tasks import task_of
+from dcn_det.env import machine
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.models.build import build_model

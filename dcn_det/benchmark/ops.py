@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
-from dcn_det import __version__
 from dcn_det.benchmark.memory import CONTESTANTS, OUTPUT_MEGABYTES, extra_megabytes
 from dcn_det.benchmark.op_cases import GROUPS
 from dcn_det.benchmark.timing import COMPARE, ON_GPU, Case, measure, measure_peaks
 from dcn_det.cli.arguments import positive, seconds
-from dcn_det.env import cpu_model
+from dcn_det.env import machine
 from dcn_det.errors import UserError
 from dcn_det.files import write_json, write_text
-from dcn_det.ops import library
 
 MEMORY_CASE = "deform_conv2d 38x63, forward, extra memory"
 MEMORY_LIMIT = 20.0
@@ -119,29 +113,6 @@ def memory_rows(args: argparse.Namespace) -> Iterator[Row]:
     verdicts = [Verdict("ours in MB", values["ours"], "<=", MEMORY_LIMIT)]
     verdicts.append(Verdict("without the output", values["ours"] - OUTPUT_MEGABYTES))
     yield Row(MEMORY_CASE, 2, "MB", values, verdicts)
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Describes the machine and the versions measured."""
-    facts: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "instruction_set": library.instruction_set() or "plain PyTorch operators",
-        "versions": {
-            "dcn_det": __version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    if device != "cpu":
-        facts |= {
-            "gpu": torch.cuda.get_device_name(),
-            "tf32": torch.backends.cuda.matmul.allow_tf32,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-    return facts
 
 
 def markdown(rows: list[Row]) -> str:

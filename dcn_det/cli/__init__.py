@@ -24,6 +24,7 @@ COMMANDS = {
     "receptive-field": ("dcn_det.cli.receptive_field", "measure the effective receptive field"),
     "infer": ("dcn_det.cli.infer", "detect objects in images, or classify their pixels, and draw them"),
     "reproduce": ("dcn_det.cli.reproduce", "plan, run and fill a table of the paper"),
+    "mnist": ("dcn_det.cli.mnist", "compare deformable convolution with other methods on scaled digits"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),
     "benchmark": ("dcn_det.cli.benchmark", "measure the speed of operators, loading, training or evaluation"),
     "config": ("dcn_det.cli.config", "print a config with the origin of every value, or its JSON schema"),

@@ -1,5 +1,6 @@
 """Operators of deformable networks: public functions and modules."""
 
+from dcn_det.ops.active_conv import ActiveConv2d
 from dcn_det.ops.deform_conv import DeformConv2d, deform_conv2d
 from dcn_det.ops.deform_psroi_pool import DeformPSRoIPool, deform_psroi_pool
 from dcn_det.ops.nms import batched_nms, nms
@@ -8,6 +9,7 @@ from dcn_det.ops.roi_align import RoIAlign, roi_align
 from dcn_det.ops.roi_pool import RoIPool, roi_pool
 
 __all__ = [
+    "ActiveConv2d",
     "DeformConv2d",
     "DeformPSRoIPool",
     "PSRoIPool",

@@ -79,7 +79,73 @@ def deform_conv2d(
     return OPERATOR(input, offset, weight, bias, mask, stride, padding, dilation, border, split)
 
 
-class DeformConv2d(nn.Module):
+class OffsetConv2d(nn.Module):
+    """Weight, bias and options of a convolution whose taps have offsets; subclasses say where the offsets come from.
+
+    Args:
+        in_channels: see :class:`DeformConv2d`, as for all arguments.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int],
+        padding: int | Sequence[int],
+        dilation: int | Sequence[int],
+        groups: int,
+        bias: bool,
+        offset_groups: int,
+        border: str,
+    ) -> None:
+        super().__init__()
+        for name, channels, divisor in (
+            ("in_channels", in_channels, groups),
+            ("out_channels", out_channels, groups),
+            ("in_channels", in_channels, offset_groups),
+        ):
+            if divisor < 1 or channels < 1 or channels % divisor:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} is {channels}; expected a multiple of {divisor}, the groups"
+                )
+        check_border(border)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = pair_of("kernel_size", kernel_size)
+        self.stride, self.padding = pair_of("stride", stride), pair_of("padding", padding)
+        self.dilation = pair_of("dilation", dilation)
+        self.groups, self.offset_groups, self.border = groups, offset_groups, border
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+
+    def reset_parameters(self) -> None:
+        """Initializes weight and bias as ``nn.Conv2d`` does."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        defaults = {
+            "stride": (1, 1),
+            "padding": (0, 0),
+            "dilation": (1, 1),
+            "groups": 1,
+            "offset_groups": 1,
+            "modulated": False,
+            "mask_scale": 2.0,
+            "border": "zeros",
+        }
+        for name, default in defaults.items():
+            if getattr(self, name, default) != default:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        if self.bias is None:
+            parts.append("bias=False")
+        return ", ".join(parts)
+
+
+class DeformConv2d(OffsetConv2d):
     """Deformable convolution with the branch that predicts its offsets.
 
     ``offset``, a convolution over the same input, predicts a (y, x) offset for every tap of every output
@@ -129,26 +195,13 @@ class DeformConv2d(nn.Module):
         border: str = "zeros",
         offset_dilation: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        for name, channels, divisor in (
-            ("in_channels", in_channels, groups),
-            ("out_channels", out_channels, groups),
-            ("in_channels", in_channels, offset_groups),
-        ):
-            if divisor < 1 or channels < 1 or channels % divisor:
-                raise ValueError(f"DeformConv2d: {name} is {channels}; expected a multiple of {divisor}, the groups")
-        check_border(border)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = pair_of("kernel_size", kernel_size)
-        self.stride, self.padding = pair_of("stride", stride), pair_of("padding", padding)
-        self.dilation = pair_of("dilation", dilation)
-        self.groups, self.offset_groups = groups, offset_groups
-        self.modulated, self.mask_scale, self.border = modulated, mask_scale, border
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, offset_groups, border
+        )
+        self.modulated, self.mask_scale = modulated, mask_scale
         branch_dilation = self.dilation
         if offset_dilation is not None:
             branch_dilation = pair_of("offset_dilation", offset_dilation)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.offset = nn.Conv2d(
             in_channels,
             (3 if modulated else 2) * offset_groups * math.prod(self.kernel_size),
@@ -174,10 +227,7 @@ class DeformConv2d(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initializes weight and bias as ``nn.Conv2d`` does, and the offset branch with zeros."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+        super().reset_parameters()
         for parameter in self.offset.parameters():
             nn.init.zeros_(parameter)
 
@@ -211,22 +261,3 @@ class DeformConv2d(nn.Module):
             mask,
             border=self.border,
         )
-
-    def extra_repr(self) -> str:
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
-        defaults = {
-            "stride": (1, 1),
-            "padding": (0, 0),
-            "dilation": (1, 1),
-            "groups": 1,
-            "offset_groups": 1,
-            "modulated": False,
-            "mask_scale": 2.0,
-            "border": "zeros",
-        }
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                parts.append(f"{name}={getattr(self, name)!r}")
-        if self.bias is None:
-            parts.append("bias=False")
-        return ", ".join(parts)

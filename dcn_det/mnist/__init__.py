@@ -1,0 +1,1 @@
+"""Scaled MNIST: what distinguishes deformable convolution from Spatial Transformers and Active Convolution."""
