@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = options.table.select(args.rows)
     if args.data is not None:
         require_one_data_set(rows)
-    graph = build_graph(options)
+    graph = build_graph(options, rows)
     if args.weights == "authors":
         rows = tuple(each.row for each in graph.rows if each.steps and each.row in rows)
         if not rows:

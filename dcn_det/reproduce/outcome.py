@@ -60,7 +60,7 @@ def read_outcomes(graph: Graph, state: State) -> list[Outcome]:
 
 def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
     if planned.config is None:
-        return Outcome(planned.row, condition="not in this project" if not planned.row.config else "not released")
+        return Outcome(planned.row, condition=planned.reason)
     split = planned.config.data.test_title
     paper = _published_dilation(planned.row) or dict(planned.row.published)
     readme: dict[str, float] = {}

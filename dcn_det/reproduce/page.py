@@ -8,7 +8,7 @@ from html import escape
 
 from dcn_det.progress import duration
 from dcn_det.reproduce.outcome import Outcome, lines_of
-from dcn_det.reproduce.tables import Table
+from dcn_det.reproduce.tables import Column, Table
 
 MINUS = "\u2212"
 STYLE = """
@@ -49,13 +49,14 @@ def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) ->
         outcomes: its rows.
         summary: line below the heading.
     """
-    column = table.columns[0]
+    shown = [(_main(table, outcome), outcome) for outcome in outcomes]
     values = [
         column.factor * each[column.metric]
-        for outcome in outcomes
+        for column, outcome in shown
         for each in _sources(outcome).values()
         if column.metric in each
     ]
+    titles = ", ".join(dict.fromkeys(column.title for column, _ in shown))
     end = math.ceil(max([10.0, *values]) / 10) * 10
     key = "".join(
         f'<span><i class="{name}"></i>{text}</span>'
@@ -75,7 +76,7 @@ def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) ->
 <h1>{escape(title)}</h1>
 <p>{escape(summary)}</p>
 {note}
-<p class="key">{key}<span>bars: {escape(column.title)} from 0 to {end}</span></p>
+<p class="key">{key}<span>bars: {escape(titles)} from 0 to {end}</span></p>
 {rows}
 </body>
 </html>
@@ -84,6 +85,11 @@ def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) ->
 
 def _sources(outcome: Outcome) -> dict[str, Mapping[str, float]]:
     return {"measured": outcome.measured, "paper": outcome.paper, "readme": outcome.readme}
+
+
+def _main(table: Table, outcome: Outcome) -> Column:
+    """Returns the column that the bar of a row shows."""
+    return table.main(*_sources(outcome).values())
 
 
 def _article(table: Table, outcome: Outcome, end: int) -> str:
@@ -100,7 +106,7 @@ def _article(table: Table, outcome: Outcome, end: int) -> str:
 
 def _bar(table: Table, outcome: Outcome, end: int) -> str:
     """Returns a bar of the measured value, with a mark for each published one; ``end`` is as shown in the table."""
-    column = table.columns[0]
+    column = _main(table, outcome)
     known = {
         name: column.factor * values[column.metric]
         for name, values in _sources(outcome).items()

@@ -58,7 +58,7 @@ def plan(options: Options, graph: Graph, rows: Sequence[Row], times: Mapping[str
         if each.row not in rows:
             continue
         if not each.steps:
-            lines.append([each.row.label, "-", "-", "not in this project"])
+            lines.append([each.row.label, "-", "-", each.reason])
             continue
         conditions = [state.condition(step, graph.steps)[0] for step in each.steps]
         lines.append(

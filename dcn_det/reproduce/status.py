@@ -36,7 +36,8 @@ def status(options: Options, graph: Graph, rows: Sequence[Row]) -> str:
     table = [["row", *(column.title for column in options.table.columns), "paper", "time", "state"]]
     for each in outcomes:
         cells = [column.text(each.measured.get(column.metric)) for column in options.table.columns]
-        paper = options.table.columns[0].text(each.paper.get(options.table.columns[0].metric))
+        column = options.table.main(each.paper)
+        paper = column.text(each.paper.get(column.metric))
         spent = duration(each.seconds) if each.seconds else ""
         table.append([each.row.label, *cells, paper, spent, each.condition])
     parts = [f"{done} of {len(steps)} steps done in '{options.output}'", *aligned(lines), "", *aligned(table)]

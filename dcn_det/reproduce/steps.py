@@ -86,11 +86,12 @@ class Step:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with its resolved config and its steps; both are None for a method that the project does not have."""
+    """A row with its resolved config and its steps, or the reason why it has none."""
 
     row: Row
     config: RunConfig | None = None
     steps: tuple[Step, ...] = ()
+    reason: str = ""
 
 
 @dataclass
@@ -106,28 +107,42 @@ class Graph:
         return [step for name, step in self.steps.items() if name in names]
 
 
-def build_graph(options: Options) -> Graph:
+def build_graph(options: Options, rows: Sequence[Row] | None = None) -> Graph:
     """Returns rows and steps of a table.
+
+    Args:
+        options: what to reproduce.
+        rows: the rows to run; settings must fit these. Others have no steps if the settings, such as those of
+            detection, do not fit them. None: all rows.
 
     Raises:
         UserError: a setting is wrong, or the project's configs are not found.
     """
     graph, released = Graph(), released_files() if options.weights == "authors" else {}
     for row in options.table.rows:
-        if not row.config or (options.weights == "authors" and row.config not in released):
-            graph.rows.append(PlannedRow(row))
-            continue
-        if options.table.timed:
-            timed = _timed(row, options)
-            graph.steps[timed.name] = timed
-            graph.rows.append(PlannedRow(row, timed.config, (timed,)))
-            continue
-        weights = _converted(row, released[row.config], options) if released else _trained(row, options)
-        weights = graph.steps.setdefault(weights.name, weights)
-        tested = _dilation(row, weights, options) if row.layer else _tested(row, weights, options)
-        graph.steps[tested.name] = tested
-        graph.rows.append(PlannedRow(row, tested.config, (weights, tested)))
+        if not row.config:
+            graph.rows.append(PlannedRow(row, reason="not in this project"))
+        elif options.weights == "authors" and row.config not in released:
+            graph.rows.append(PlannedRow(row, reason="not released"))
+        else:
+            try:
+                steps = _steps(row, released.get(row.config), options)
+            except UserError:
+                if rows is None or row in rows:
+                    raise
+                graph.rows.append(PlannedRow(row, reason="not with these settings"))
+                continue
+            steps = tuple(graph.steps.setdefault(step.name, step) for step in steps)
+            graph.rows.append(PlannedRow(row, steps[-1].config, steps))
     return graph
+
+
+def _steps(row: Row, released: str | None, options: Options) -> tuple[Step, ...]:
+    """Returns the steps that measure a row; ``released`` is the file of the authors' weights to use."""
+    if options.table.timed:
+        return (_timed(row, options),)
+    weights = _trained(row, options) if released is None else _converted(row, released, options)
+    return weights, _dilation(row, weights, options) if row.layer else _tested(row, weights, options)
 
 
 def configs_folder() -> Path:

@@ -74,6 +74,10 @@ class Table:
     note: str = ""
     timed: bool = False
 
+    def main(self, *values: Mapping[str, float]) -> Column:
+        """Returns the first column that has a value: detection and segmentation have their own."""
+        return next((each for each in self.columns if any(each.metric in some for some in values)), self.columns[0])
+
     def select(self, patterns: Sequence[str]) -> tuple[Row, ...]:
         """Returns the rows whose config matches a pattern such as ``coco/rfcn_*`` or ``rfcn_*``; all for none.
 
