@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -19,17 +18,14 @@ from dcn_det.config.segmentation_data import (
     CityscapesDataConfig,
     MaskDataConfig,
     MaskFilesConfig,
-    SampleMasksConfig,
     VocMasksConfig,
     VocMaskSplitConfig,
 )
 from dcn_det.data.build import build_eval_loader, build_masks, build_train_loader
 from dcn_det.data.masks.dataset import MaskDataset
 from dcn_det.data.masks.reading import MaskProblem, Values, read_mask
-from dcn_det.data.sample import make_sample, make_sample_masks
 from dcn_det.data.sampler import Draw
 from dcn_det.errors import UserError
-from dcn_det.images import read_image
 from dcn_det.structures import ImageInfo, MaskBatch
 from tests.data import mask_trees
 from tests.data.mask_trees import SBD, VOC, blocks, cityscapes_tree, mask_folders, voc_tree, write_png
@@ -100,30 +96,6 @@ def test_other_values_can_be_ignored(tmp_path: Path) -> None:
         build_masks(folders(tmp_path), "train").read(0)
     _, labels = build_masks(folders(tmp_path, ignored=(7, 255)), "train").read(0)
     assert labels is not None and sorted(np.unique(labels)) == [0, 1, 255]
-
-
-def test_sample_masks_have_the_images_of_the_sample_set(tmp_path: Path) -> None:
-    make_sample(tmp_path / "boxes", 4, 2)
-    make_sample_masks(tmp_path / "masks", 4, 2)
-    data = SampleMasksConfig(root=str(tmp_path / "masks"), workers=0)
-    train, test = build_masks(data, "train"), build_masks(data, "test")
-    assert (len(train), len(test)) == (4, 2)
-    for split, dataset in (("train", train), ("val", test)):
-        for i in range(len(dataset)):
-            image, mask = dataset.read(i)
-            assert np.array_equal(image, read_image(tmp_path / "boxes" / split / f"{dataset.index.name(i)}.jpg"))
-            assert mask is not None and 0.005 < (mask > 0).mean() < 0.6
-    boxes = json.loads((tmp_path / "boxes/annotations/train.json").read_text())
-    first = [each for each in boxes["annotations"] if each["image_id"] == 1]
-    _, mask = train.read(0)
-    assert mask is not None
-    inside = np.zeros_like(mask, dtype=bool)
-    for each in first:
-        x, y, width, height = each["bbox"]
-        part = mask[y : y + height, x : x + width]
-        assert (part == each["category_id"]).any()  # category ids are digits + 1, and so are values
-        inside[y : y + height, x : x + width] = True
-    assert not mask[~inside].any()
 
 
 def test_training_resizes_image_and_mask_alike(tmp_path: Path) -> None:
