@@ -66,7 +66,7 @@ class Metrics:
         lines = [f"{self.kind}: {self.counts} ({self.backend})", *self.notes]
         lines += ["  ".join(f"{name:>5} {text(value)}" for name, value in row) for row in _rows(self.values)]
         if per_class:
-            width = max(map(len, self.per_class))
+            width = max(map(len, self.per_class), default=0)
             lines += [f"{name:<{width}}  {text(value)}" for name, value in self.per_class.items()]
         return "\n".join(lines)
 
