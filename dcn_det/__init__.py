@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcn_det.config import Config, load_config, register_backbone, register_detector, register_format
-    from dcn_det.engine.testing import TestResult, test
+    from dcn_det.engine.testing import TestResult, load, test
     from dcn_det.engine.training import TrainingResult, train
     from dcn_det.errors import UserError
     from dcn_det.evaluation.measure import evaluate
     from dcn_det.evaluation.metrics import Metrics
-    from dcn_det.inference.build import load
     from dcn_det.inference.predictor import Predictor
     from dcn_det.models.build import build_detector
     from dcn_det.structures import Detection, Detections
@@ -45,7 +44,7 @@ _HOMES = {
     "UserError": "errors",
     "build_detector": "models.build",
     "evaluate": "evaluation.measure",
-    "load": "inference.build",
+    "load": "engine.testing",
     "load_config": "config",
     "register_backbone": "config",
     "register_detector": "config",

@@ -66,7 +66,7 @@ def machine(device: str) -> dict[str, Any]:
 
     facts: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": _usable_cores(),
         "instruction_set": library.instruction_set() or "plain PyTorch operators",
         "versions": {
@@ -112,19 +112,20 @@ def _version(module: str) -> str:
         return f"cannot be imported: {_reason(error)}"
 
 
+def cpu_model() -> str:
+    """Returns the name of the processor, or its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return next(names, platform.processor() or platform.machine())
+
+
 def _machine() -> Lines:
     yield "platform", platform.platform()
-    yield "cpu", f"{_cpu_model()}, {_usable_cores()} of {os.cpu_count()} cores usable"
+    yield "cpu", f"{cpu_model()}, {_usable_cores()} of {os.cpu_count()} cores usable"
     import torch
 
     yield "torch threads", f"{torch.get_num_threads()}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _usable_cores() -> int:

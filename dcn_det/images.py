@@ -23,7 +23,9 @@ Image = NDArray[np.uint8]
 
 _RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
 _JPEG_QUALITY = 92
-_JPEG = b"\xff\xd8"
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_HEADER = 1 << 16
+"""Bytes that nearly always have the size of a JPEG or PNG file."""
 
 MAX_PIXELS = 2**27
 """Largest image that is decoded unless said otherwise: 134 million pixels, 403 MB as RGB."""
@@ -130,12 +132,22 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
     return None if image is None else (image.shape[0], image.shape[1])
 
 
+def header_size(path: str | Path) -> tuple[int, int] | None:
+    """Like :func:`image_size`, but reads only the beginning of a file whose header is there."""
+    try:
+        with FileIO(path, opener=_open) as file:
+            data = file.read(_HEADER)
+    except (OSError, ValueError):
+        return None
+    return (stated_size(data) if data.startswith((_JPEG, _PNG)) else None) or image_size(path)
+
+
 def stated_size(data: bytes) -> tuple[int, int] | None:
     """Returns height and width that the header of a JPEG, PNG, BMP, WebP, TIFF, ... states; None if it has none.
 
     Reading a header takes microseconds, and a file of some kilobytes can state billions of pixels.
     """
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
+    if data.startswith(_PNG) and len(data) >= 24:
         width, height = struct.unpack(">II", data[16:24])
         return height, width
     if data.startswith(_JPEG):
@@ -222,14 +234,59 @@ def write_image(path: str | Path, image: Image) -> None:
     """
     path = Path(path)
     try:
-        good, data = cv2.imencode(
-            path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        )
+        jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if jpeg else []
+        good, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     except cv2.error:
         good = False
     if not good:
         raise UserError(f"{path}: cannot write images of type '{path.suffix}'; use .jpg or .png")
     write_bytes(path, data.tobytes())
+
+
+def voc_palette() -> NDArray[np.uint8]:
+    """Returns the colors of Pascal VOC's masks, uint8 (256, 3) RGB.
+
+    The bits of an index are dealt to red, green and blue in turn, from the highest bit of the color down (function
+    ``VOClabelcolormap`` of the development kit).
+    """
+    indices = np.arange(256)
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colors[:, channel] |= ((indices >> 3 * bit + channel & 1) << 7 - bit).astype(np.uint8)
+    return colors
+
+
+def index_png(indices: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:
+    """Encodes indices as PNG: with a palette, or as 8-bit gray.
+
+    Args:
+        indices: uint8 (H, W).
+        palette: colors of the indices, uint8 (256, 3) RGB; None for gray.
+    """
+    from PIL import Image as PillowImage  # OpenCV cannot write palettes
+
+    image = PillowImage.fromarray(np.ascontiguousarray(indices))
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    content = BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
+
+
+def write_indices(path: str | Path, indices: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> None:
+    """Writes a PNG file with a palette, atomically.
+
+    Args:
+        path: ends with ``.png``.
+        indices: uint8 (H, W).
+        palette: colors of the indices, uint8 (256, 3) RGB; None for those of Pascal VOC.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_bytes(path, index_png(indices, voc_palette() if palette is None else palette))
 
 
 def color(label: int) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ the data set's list of categories; background has no label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
@@ -21,7 +21,7 @@ from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.images import Image, as_rgb, draw_boxes
 
-__all__ = ["AnyBatch", "Batch", "Category", "Detection", "Detections", "ImageInfo", "LabelBatch", "Target"]
+__all__ = ["AnyBatch", "Batch", "Category", "Detection", "Detections", "ImageInfo", "LabelBatch", "MaskBatch", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,50 @@ class LabelBatch:
 
     def to_plain(self) -> dict[str, Any]:
         return {"images": self.images, "infos": [asdict(info) for info in self.infos], "labels": self.labels}
+
+
+@dataclass(slots=True)
+class MaskBatch:
+    """Images of one step in semantic segmentation.
+
+    Attributes:
+        images: uint8 (B, 3, H, W), RGB, each image in the top-left corner; the rest is padding whose value the
+            model overwrites.
+        infos: one per image.
+        labels: training only: uint8 (B, H, W), class of each pixel of the input; 255 in the padding and where a pixel
+            has no label. None when testing.
+        truths: testing only: uint8 (height, width) per image, the same for the original image; empty if the images
+            have no masks.
+    """
+
+    images: Tensor
+    infos: list[ImageInfo]
+    labels: Tensor | None = None
+    truths: list[Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MaskBatch:
+        return self._map(lambda each: each.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> MaskBatch:
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> MaskBatch:
+        labels = None if self.labels is None else change(self.labels)
+        return MaskBatch(change(self.images), self.infos, labels, [change(each) for each in self.truths])
+
+    def tensors(self) -> list[Tensor]:
+        return [self.images, *([] if self.labels is None else [self.labels]), *self.truths]
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            "images": self.images,
+            "infos": [asdict(info) for info in self.infos],
+            "labels": self.labels,
+            "truths": self.truths,
+        }
 
 
 class Detection(NamedTuple):

@@ -6,7 +6,7 @@
 #   PROCESSES=4 bash scripts/dist_train.sh CONFIG ...                 four GPUs (default: all)
 #   NODES=2 ADDRESS=10.0.0.1:29500 bash scripts/dist_train.sh CONFIG ...   on both machines; ADDRESS is one of them
 #
-# TOOL=train_classifier trains a classifier. RESTARTS limits the restarts (default 3). PYTHON names the interpreter
+# TOOL names another of tools/, such as test. RESTARTS limits the restarts (default 3). PYTHON names the interpreter
 # (default .venv/bin/python, else python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."

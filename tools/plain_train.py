@@ -14,16 +14,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dcn_det.config import load_config, to_plain
+from dcn_det.config import load_any, to_plain
 from dcn_det.config.train import TrainConfig
-from dcn_det.data.build import build_dataset, build_eval_loader, build_train_loader
 from dcn_det.distributed import resolve_device
+from dcn_det.engine.logging import Log
+from dcn_det.engine.tasks import task_of
 from dcn_det.entry import run
-from dcn_det.evaluation.truth import Truth
-from dcn_det.inference.build import build_predictor
-from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint
-from dcn_det.weights.backbone import load_backbone_weights
 
 
 def learning_rate_factor(train: TrainConfig, iteration: int, length: int, epoch_length: int) -> float:
@@ -69,14 +66,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
     parser.add_argument("--output", type=Path, default=Path("plain.pth"), help="checkpoint (default: %(default)s)")
     args = parser.parse_intermixed_args(argv)
-    config = load_config(args.config, *args.overrides)
+    config = load_any(args.config, *args.overrides)
     train, device = config.train, resolve_device(config.device)
 
-    # Data: batches are a function of the seed and the iteration.
-    train_set = build_dataset(config.data, "train")
-    loader = build_train_loader(train_set, config.data, train.batch_size, config.seed)
-    copies = 2 if config.data.flip == "double" else 1
-    epoch_length = max(copies * len(train_set) // train.batch_size, 1)
+    # Data: batches are a function of the seed and the iteration. The task opens data, and builds and measures models.
+    task = task_of(config)(config)
+    loader = task.train_batches(0, train.batch_size, 1)
+    copies = 2 if getattr(config.data, "flip", "none") == "double" else 1
+    epoch_length = max(copies * len(task.train_set) // train.batch_size, 1)
     wanted = (train.epochs or 0) * epoch_length
     if train.iterations is not None:  # stated for reference_batch images
         wanted = train.iterations * train.reference_batch / train.batch_size
@@ -84,9 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Model and optimizer.
     torch.manual_seed(config.seed)
-    model = build_detector(config, len(train_set.categories))
-    load_backbone_weights(model.backbone, config.model.backbone)
-    model = model.to(device)
+    model = task.build_model().to(device)
     if train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()
@@ -108,19 +103,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"iter {iteration + 1}/{length}  loss {total.item():.6f}  {parts}", flush=True)
 
     # Testing.
-    if config.data.test is not None:
-        test_set = build_dataset(config.data, "test", config.test.resize)
-        predictor = build_predictor(model.eval(), train_set.categories, config)
-        views = [(view.flipped, (view.short_side, view.max_side)) for view in predictor.views]
-        results = []
-        batches = build_eval_loader(test_set, config.data, config.test.batch_size, views=views)
-        for info, detections in predictor.stream(batches):  # boxes in pixels of the original images
-            results += detections.to_coco(info.image_id)
-        if test_set.index.annotated:
-            print(Truth.of_config(config).measure(results).table())
+    measure = task.evaluator(Log())
+    for name, value in measure(model, length).items() if measure is not None else ():
+        print(f"{name} {value:.4f}")
 
     # Checkpoint, in the format that dcn-det test and dcn-det infer read.
-    categories = checkpoint.categories_to_plain(train_set.categories)
+    categories = checkpoint.categories_to_plain(task.categories)
     state = {"config": to_plain(config), "categories": categories, "model": model.state_dict(), "iteration": length}
     checkpoint.save(args.output, state)
     print(f"saved '{args.output}'")

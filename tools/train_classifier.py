@@ -1,6 +1,6 @@
-"""Runs ``dcn-det train-classifier``, see ``dcn_det/cli/train_classifier.py``."""
+"""The same as ``tools/train.py``."""
 
-from dcn_det.cli.train_classifier import main
+from dcn_det.cli.train import main
 from dcn_det.entry import run
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``tools/benchmark.py detector``: images per second of whole detectors, in training and in testing, side by side.
+"""``tools/benchmark.py detector``: images per second of whole networks, in training and in testing, side by side.
 
 Images, boxes and weights are random: there is no data set and no download. A random network is first brought into the
 state of a trained one as far as speed depends on it, see :func:`settle` and :func:`limit_candidates`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,26 @@ from dcn_det.benchmark.ratios import Bars, add_output, print_bars
 from dcn_det.benchmark.timing import Work, measure
 from dcn_det.benchmark.train import TorchvisionFasterRCNN
 from dcn_det.cli.arguments import positive, seconds
-from dcn_det.config import Config, load_config
-from dcn_det.data.dataset import collate
+from dcn_det.config import Config, RunConfig, as_any, load_any
 from dcn_det.distributed import resolve_device
 from dcn_det.engine.build import build_optimizer
+from dcn_det.engine.detection import limit_candidates
 from dcn_det.engine.prepare import compile_regions, recompute_stages
 from dcn_det.engine.step import Step
+from dcn_det.engine.tasks import task_of
 from dcn_det.env import machine
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
-from dcn_det.inference.build import build_predictor
-from dcn_det.models.build import build_detector
+from dcn_det.models.build import build_model
 from dcn_det.models.info import count_parameters
 from dcn_det.models.norm import FrozenBatchNorm2d
 from dcn_det.ops import DeformConv2d
 from dcn_det.precision import PRECISIONS, autocast
-from dcn_det.structures import Batch, Category, ImageInfo, Target
+from dcn_det.structures import AnyBatch, Batch, Category
 
 STAGES = ("training", "network", "testing")
 """What is measured of a detector; see :class:`Contestant`."""
 CLASSES = 80
-OBJECTS = 8
-"""Objects per image; COCO has 7."""
-CANDIDATES = 1000
-"""Boxes per image that reach suppression. Untrained, all 80 x 300 have about the same score and would reach it."""
 LIMIT = 1.15
 """Maximum time of a deformable detector, relative to the plain one."""
 SPREAD = {"backbone": 2.0, "head": 1.0}
@@ -108,14 +104,19 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--size is {short} {long}; expected the shorter side first, at least 32")
     configs = read_configs(args.arguments, args.precision)
     device = resolve_device(args.device)
-    batches = [random_batch(count, short, long, seed, args.classes) for seed, count in enumerate((args.batch, 1))]
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)  # the events that measure are on the current device
-        batches = [batch.pin_memory() for batch in batches]  # as the loader does
-    contestants = {name: ours(config, device, batches[0], batches[1], args.classes) for name, config in configs.items()}
+    size = (args.batch, short, long, args.classes)
+    contestants = {
+        name: ours(config, device, *random_batches(config, device, *size), args.classes)
+        for name, config in configs.items()
+    }
     first, *others = contestants
     if args.torchvision:
-        contestants[TORCHVISION] = theirs(configs[first], device, batches[0], batches[1], args.classes)
+        config = configs[first]
+        if not isinstance(config, Config):
+            raise UserError(f"--torchvision: its Faster R-CNN is compared with a detector, not with {first}")
+        contestants[TORCHVISION] = theirs(config, device, *random_batches(config, device, *size), args.classes)
 
     facts = machine(device.type) | {"size": args.size, "batch": args.batch}
     where = facts["gpu"] if device.type == "cuda" else f"{facts['cpu']}, {torch.get_num_threads()} threads"
@@ -146,7 +147,16 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if args.check and missed else 0
 
 
-def read_configs(arguments: Sequence[str], precision: str | None) -> dict[str, Config]:
+def random_batches(
+    config: RunConfig, device: torch.device, count: int, short: int, long: int, classes: int
+) -> tuple[Any, Any]:
+    """Returns images of noise: those of a training step, and one to test, in the memory that the loader uses."""
+    batches = [task_of(config).random_batch(each, short, long, seed, classes) for seed, each in enumerate((count, 1))]
+    train, test = (batch.pin_memory() if device.type == "cuda" else batch for batch in batches)
+    return train, test
+
+
+def read_configs(arguments: Sequence[str], precision: str | None) -> dict[str, RunConfig]:
     """Reads the configs of the command, by name, each with all overrides.
 
     Args:
@@ -162,27 +172,17 @@ def read_configs(arguments: Sequence[str], precision: str | None) -> dict[str, C
         overrides += [f"{section}.precision={precision}" for section in ("train", "test")]
     if not files:
         raise UserError("no config given; expected at least one YAML file")
-    # One view: the images already have their size.
-    loaded = [load_config(Path(file), *overrides, "test.scales=null", "test.flip=false") for file in files]
+    loaded = [in_one_view(load_any(Path(file), *overrides)) for file in files]
     configs = {config.name: config for config in loaded}
     if len(configs) < len(files):
         raise UserError(f"two of the configs have the same name: {', '.join(config.name for config in loaded)}")
     return configs
 
 
-def random_batch(count: int, height: int, width: int, seed: int = 0, classes: int = CLASSES) -> Batch:
-    """Returns ``count`` images of noise, with :data:`OBJECTS` boxes of 5% to 50% of the sides in each."""
-    generator = torch.Generator().manual_seed(seed)
-    sides = torch.tensor([width, height])
-    examples = []
-    for number in range(count):
-        pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator).permute(2, 0, 1)
-        size = (0.05 + 0.45 * torch.rand(OBJECTS, 2, generator=generator)) * sides
-        start = torch.rand(OBJECTS, 2, generator=generator) * (sides - size)
-        labels = torch.randint(classes, (OBJECTS,), generator=generator)
-        info = ImageInfo(number, "", height, width, height, width, seed=number)
-        examples.append((pixels, info, Target(torch.cat([start, start + size], dim=1), labels)))
-    return collate(examples)
+def in_one_view(config: RunConfig) -> RunConfig:
+    """Returns the settings without multi-scale testing: the images already have their size."""
+    views = {"test.scales": None, "test.flip": False} if isinstance(config, Config) else {}
+    return as_any(config, views)
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ class Contestant:
 
 
 def ours(
-    config: Config, device: torch.device, train_batch: Batch, test_batch: Batch, classes: int = CLASSES
+    config: RunConfig, device: torch.device, train_batch: AnyBatch, test_batch: AnyBatch, classes: int = CLASSES
 ) -> Contestant:
-    """Builds the detector of a config as training and testing do.
+    """Builds the network of a config as training and testing do.
 
     Args:
         config: the settings.
@@ -219,7 +219,7 @@ def ours(
         classes: number of classes.
     """
     torch.manual_seed(config.seed)
-    model = build_detector(config, classes).to(device)
+    model = build_model(config, classes).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     settle(model, train_batch.to(device))
@@ -229,41 +229,32 @@ def ours(
     # The learning rate changes nothing about the speed; at 0, all turns do the same work.
     optimizer = build_optimizer(config.train, model, 0.0, model.lr_multipliers())
     precision = PRECISIONS[config.train.precision]
-    predictor = build_predictor(model, tuple(Category(i, str(i)) for i in range(1, classes + 1)), config)
-    test_batch = replace(test_batch, targets=[])
+    categories = tuple(Category(i, str(i)) for i in range(1, classes + 1))
+    trial = task_of(config).trial(model, categories, config, test_batch)
 
-    def scores(threshold: float) -> Tensor:
-        model.score_threshold = threshold
-        with torch.inference_mode(), autocast(device, predictor.precision):
-            return model.eval().candidates(test_batch.to(device))[0].scores
+    def testing(work: Work) -> Work:
+        def run() -> None:
+            if model.training:
+                model.eval()
+            work()
 
-    count = limit_candidates(scores)
-
-    def detect() -> None:
-        if model.training:
-            model.eval()
-        predictor.predict([test_batch])
-
-    def network() -> None:
-        if model.training:
-            model.eval()
-        predictor.candidates(test_batch)
+        return run
 
     deforms = any(isinstance(module, DeformConv2d) for module in model.modules())
     deformable = deforms or config.model.deforms_rois
     parameters = {name: count_parameters(getattr(model, name)) for name in model.parts}
+    parts = [config.model.kind, "deformable" if deformable else "plain", f"{sum(parameters.values()):,} parameters"]
     return Contestant(
         training_step(model, optimizer, device, precision, config.train.clip_norm, train_batch),
-        network,
-        detect,
+        testing(trial.network),
+        testing(trial.testing),
         deformable,
         parameters,
-        f"{config.model.kind}, {'deformable' if deformable else 'plain'}, {sum(parameters.values()):,} parameters, "
-        f"{_precisions(config)}, {count} candidates",
+        ", ".join([*parts, _precisions(config), *trial.notes]),
     )
 
 
-def _precisions(config: Config) -> str:
+def _precisions(config: RunConfig) -> str:
     return f"{config.train.precision} (testing: {config.test.precision})"
 
 
@@ -317,7 +308,7 @@ def training_step(
     device: torch.device,
     precision: torch.dtype,
     clip_norm: float,
-    batch: Batch,
+    batch: AnyBatch,
 ) -> Work:
     """Returns a callable that runs one training step on ``batch``; the other arguments are those of ``Step``."""
     step = Step(model, optimizer, device, precision, clip_norm)
@@ -333,14 +324,14 @@ def training_step(
     return train
 
 
-def settle(model: nn.Module, batch: Batch) -> None:
+def settle(model: nn.Module, batch: AnyBatch) -> None:
     """Brings a network of random weights into a state like that of a trained one, in one forward pass.
 
     Batch norm gets the statistics of its input: without, activations grow with every block until losses overflow.
     Offsets, which start from zero, get the spread of :data:`SPREAD`: on the regular grid, sampling would be faster.
 
     Args:
-        model: the detector; called with ``batch`` in training mode.
+        model: called with ``batch`` in training mode.
         batch: on the model's device.
     """
     hooks: list[Any] = []
@@ -372,23 +363,3 @@ def _spread_to(spread: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         return output * factor  # biases are zero
 
     return scale
-
-
-def limit_candidates(scores: Callable[[float], Tensor]) -> int:
-    """Chooses a score threshold that leaves about :data:`CANDIDATES` boxes to suppression.
-
-    Args:
-        scores: sets a threshold and returns the scores above it, of one image.
-
-    Returns:
-        The number of candidates that are left.
-
-    Raises:
-        UserError: there are none, or a score is not finite.
-    """
-    found = scores(0.0)
-    if not len(found) or not found.isfinite().all():
-        raise UserError("the detector has no candidates with random weights, or their scores are not finite")
-    if len(found) > CANDIDATES:
-        found = scores(float(found.sort(descending=True).values[CANDIDATES]))
-    return len(found)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from dcn_det.engine.build import build_optimizer
 from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.session import Session, set_up_process
 from dcn_det.engine.step import Step
+from dcn_det.env import cpu_model
 from dcn_det.errors import UserError
 from dcn_det.evaluation.measure import evaluation_settings
 from dcn_det.evaluation.results import check_results
@@ -37,6 +37,7 @@ from dcn_det.precision import PRECISIONS
 from dcn_det.progress import Progress, say_on_stderr
 
 Model = Detector | TorchvisionTwin
+NAMES = ("dcn_det", "torchvision")
 SHOWN = ("AP", "AP50", "AP75", "mAP50", "mAP70")
 
 
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--seeds", type=positive, default=1, help="number of seeds, from that of the config (default: %(default)s)"
     )
+    result.add_argument("--only", choices=NAMES, help="train and test one of the two")
     result.add_argument("--save", type=Path, help="write the numbers as JSON, after each run")
     return result
 
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     check(config)
     runs: list[dict[str, Any]] = []
     for seed in range(config.seed, config.seed + args.seeds):
-        for name in ("dcn_det", "torchvision"):
+        for name in [args.only] if args.only else NAMES:
             say_on_stderr(f"{name}, seed {seed}")
             runs.append({"name": name, "seed": seed, **_run(with_values(config, {"seed": seed}, "--seeds"), name)})
             if args.save:
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 def _surroundings(config: Config) -> dict[str, Any]:
     device = resolve_device(config.device)
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -95,13 +97,14 @@ def _run(config: Config, name: str) -> dict[str, Any]:
     if name == "torchvision":
         set_up_process(config, session.device)
         model = TorchvisionTwin(config, len(session.categories)).to(session.device)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     train(session, model)
-    trained = time.perf_counter()
+    trained, busy = time.perf_counter(), time.process_time() - busy
     metrics = measure(task, model)
     return {
         "metrics": metrics,
         "train_seconds": trained - started,
+        "train_cpu_seconds": busy,
         "test_seconds": time.perf_counter() - trained,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }

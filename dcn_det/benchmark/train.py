@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +15,16 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from dcn_det.cli.arguments import natural, positive
-from dcn_det.config import load_config
-from dcn_det.engine.detection import DetectionTask
+from dcn_det.config import load_any
+from dcn_det.config.data import DataConfig
 from dcn_det.engine.session import Session
 from dcn_det.engine.step import Step
+from dcn_det.engine.tasks import task_of
+from dcn_det.env import cpu_model
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.precision import PRECISIONS
-from dcn_det.structures import Batch, Detections
+from dcn_det.structures import AnyBatch, Batch, Detections
 
 PHASES = ("data", "forward", "backward", "optimizer")
 
@@ -52,15 +53,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
     if args.steps < 1:
         raise UserError(f"--steps is {args.steps}, expected at least 1")
-    config = load_config(args.config, *args.overrides)
-    session = Session(DetectionTask(config))
+    config = load_any(args.config, *args.overrides)
+    if args.torchvision and not isinstance(config.data, DataConfig):
+        raise UserError(f"--torchvision: its Faster R-CNN needs boxes, which '{config.data.kind}' data do not have")
+    session = Session(task_of(config)(config))
     print(session.summary())
     print(f"device    {_device_name(session.device)}, {torch.get_num_threads()} threads, {config.train.precision}")
     records = {config.name: _time(session, session.model.train(), session.optimizer, args.steps, args.warmup)}
     if args.torchvision:
-        theirs = TorchvisionFasterRCNN(
-            len(session.categories), config.data.resize.short_side, config.data.resize.max_side
-        )
+        theirs = TorchvisionFasterRCNN(len(session.categories), *config.data.input_size)
         model = theirs.to(session.device).train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
@@ -99,7 +100,7 @@ def _time(
     train, division = session.config.train, session.division
     clock = _Clock(session.device)
     step = Step(model, optimizer, session.device, PRECISIONS[train.precision], train.clip_norm, mark=clock)
-    batches: Iterator[Batch] = iter(session.train_batches(0, division.batch_size, division.accumulate))
+    batches: Iterator[AnyBatch] = iter(session.train_batches(0, division.batch_size, division.accumulate))
     for number in range(warmup + steps):
         if number == warmup:
             clock("optimizer")
@@ -157,4 +158,4 @@ class TorchvisionFasterRCNN(TorchvisionDetector):
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 LARGEST = 10**9
 
@@ -35,6 +36,13 @@ def seconds(text: str) -> float:
     if not 0 < value <= 86400:
         raise argparse.ArgumentTypeError(f"{value:g}, expected seconds above 0, at most 86400")
     return value
+
+
+def png(text: str) -> Path:
+    """Parses the name of a PNG file."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}', expected a file name that ends with .png")
+    return Path(text)
 
 
 def _integer(text: str, least: int) -> int:

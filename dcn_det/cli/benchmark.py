@@ -8,8 +8,9 @@ import sys
 
 BENCHMARKS = {
     "data": ("dcn_det.benchmark.data", "reading and preparing images"),
-    "detector": ("dcn_det.benchmark.detector", "whole detectors on random images, training and testing"),
+    "detector": ("dcn_det.benchmark.detector", "whole networks on random images, training and testing"),
     "eval": ("dcn_det.benchmark.evaluation", "the evaluation command with each backend"),
+    "memory": ("dcn_det.benchmark.model_memory", "peak memory of whole networks, in training and testing"),
     "ops": ("dcn_det.benchmark.ops", "operators compared with torchvision's and the plain convolution"),
     "peer": ("dcn_det.benchmark.peer", "accuracy and time of plain Faster R-CNN and of torchvision's, trained alike"),
     "postprocess": ("dcn_det.benchmark.postprocess", "post-processing of a head's output, and multi-scale testing"),

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dcn_det.config import json_schema, load_config, print_config
+from dcn_det.config import json_schema, load_any, print_config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,5 +24,5 @@ def main(argv: list[str] | None = None) -> int:
     if args.json_schema:
         print(json.dumps(json_schema(), indent=2))
     else:
-        print(print_config(load_config(args.config, *args.overrides)), end="")
+        print(print_config(load_any(args.config, *args.overrides)), end="")
     return 0

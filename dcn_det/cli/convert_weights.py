@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcn_det.config import load_config
+from dcn_det.config import load_any
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint, storage
 from dcn_det.weights.convert import FORMATS, Converted, convert
@@ -18,15 +18,13 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
         prog="dcn-det convert-weights",
-        description="Convert the authors' released detectors, and ImageNet weights of ResNet from MXNet, Caffe and "
+        description="Convert the authors' released networks, and ImageNet weights of ResNet from MXNet, Caffe and "
         "torchvision. Every name and shape must fit the config; other settings of the weights are stored with them.",
     )
     result.add_argument("source", metavar="IN", type=Path, help="MXNet .params, PyTorch .pth, .safetensors or .pkl")
     result.add_argument("target", metavar="OUT", type=Path, help="checkpoint to write, .pth or .safetensors")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
-    result.add_argument(
-        "--config", type=Path, required=True, help="YAML file of the detector that the weights belong to"
-    )
+    result.add_argument("--config", type=Path, required=True, help="YAML file of the model that the weights belong to")
     result.add_argument(
         "--format", choices=("auto", *FORMATS), default="auto", help="format of IN (default: %(default)s)"
     )
@@ -40,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"'{args.target}': unknown suffix '{args.target.suffix}'; allowed: {', '.join(SUFFIXES)}")
     if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
         raise UserError(f"'{args.target}' is both IN and OUT; choose another OUT")
-    config = load_config(args.config, *args.overrides)
+    config = load_any(args.config, *args.overrides)
     converted = convert(args.source, config, None if args.format == "auto" else args.format)
     args.target.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(args.target, converted.state)

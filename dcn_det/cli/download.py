@@ -93,7 +93,7 @@ def _collection(name: str) -> Collection:
 def _authors() -> str:
     from dcn_det.weights.released import FILES, LINKS
 
-    lines = [f"The authors' detectors can only be downloaded in a browser, from {LINKS}. To convert them:"]
+    lines = [f"The authors' networks can only be downloaded in a browser, from {LINKS}. To convert them:"]
     for file, config in FILES.items():
         out = f"weights/{file.removesuffix('-0000.params')}.safetensors"
         lines.append(f"  dcn-det convert-weights weights/{file} {out} --config configs/{config}.yaml")

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import png, positive
 from dcn_det.config import as_config, load_config
 from dcn_det.data.build import build_dataset
 from dcn_det.distributed import resolve_device
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.errors import UserError
 from dcn_det.files import write_bytes, write_json
-from dcn_det.inference.build import restore_predictor, with_settings_of_weights
+from dcn_det.inference.build import with_settings_of_weights
 from dcn_det.progress import Progress
 from dcn_det.visualize.effective_dilation import measure, plot, published, table, to_plain
 from dcn_det.visualize.plots import require_matplotlib
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--images", type=positive, metavar="N", help="measure the first N images (default: all)")
     result.add_argument("--save", type=Path, metavar="FILE.json", help="also write all numbers as JSON")
-    result.add_argument("--plot", type=_png, metavar="FILE.png", help="also draw them")
+    result.add_argument("--plot", type=png, metavar="FILE.png", help="also draw them")
     return result
 
 
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         require_matplotlib("--plot")
     state = checkpoint.load(args.weights, checkpoint.TESTING)
     config = as_config(with_settings_of_weights(config, state, args.weights), **ONE_VIEW)
-    predictor = restore_predictor(state, args.weights, config, str(resolve_device(config.device)))
+    predictor = DetectionTask.restore(state, args.weights, config, str(resolve_device(config.device)))
     dataset = build_dataset(
         config.data, "test", config.test.resize, progress=Progress("sample image"), classes=predictor.names
     )
@@ -79,9 +80,3 @@ def main(argv: list[str] | None = None) -> int:
         write_bytes(args.plot, plot(layers, paper))
         print(f"plot: '{args.plot}'")
     return 0
-
-
-def _png(text: str) -> Path:
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"'{text[:40]}', expected a file name that ends with .png")
-    return Path(text)

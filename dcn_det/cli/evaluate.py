@@ -6,13 +6,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcn_det.config import Config, load_config
+from dcn_det.config import Config, RunConfig, load_any
 from dcn_det.config.testing import ExpectedConfig
+from dcn_det.engine.task import Truth
+from dcn_det.engine.tasks import task_of
 from dcn_det.errors import UserError
+from dcn_det.evaluation import truth as detection
 from dcn_det.evaluation.expected import Comparison, applies, beside_expected
-from dcn_det.evaluation.measure import CONFIG_SUFFIXES, evaluation_settings, read_truth
+from dcn_det.evaluation.measure import CONFIG_SUFFIXES
 from dcn_det.evaluation.metrics import Metrics, text
-from dcn_det.evaluation.truth import Truth
 from dcn_det.files import write_json
 
 MISSED = 1
@@ -33,17 +35,17 @@ def parser() -> argparse.ArgumentParser:
         "results",
         type=Path,
         nargs="+",
-        help="detections in COCO format (JSON), or folders of result files of the data format",
+        help="detections in COCO format (JSON), or folders of result files of the data format or of masks",
     )
     result.add_argument("--config", type=Path, help="config with expected values and evaluation settings")
     result.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="setting that overrides the config"
     )
+    result.add_argument("--iou-type", choices=("bbox", "segm"), help="of detections: boxes or masks (default: bbox)")
     result.add_argument(
-        "--iou-type", choices=("bbox", "segm"), default="bbox", help="boxes or masks (default: %(default)s)"
-    )
-    result.add_argument(
-        "--backend", choices=("auto", "hotcoco", "pycocotools"), help="evaluation backend (default: that of the config)"
+        "--backend",
+        choices=("auto", "hotcoco", "pycocotools"),
+        help="evaluation backend of detections (default: that of the config)",
     )
     result.add_argument("--per-class", action="store_true", help="also print the AP of each class")
     result.add_argument("--json", type=Path, metavar="OUT", help="also write the metrics to this file")
@@ -54,11 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     config, truth = read_ground_truth(args.ground_truth, args.config, args.set)
-    settings = evaluation_settings(config, args.backend)
+    task = task_of(config)
+    options = {name: getattr(args, name) for name in ("backend", "iou_type") if getattr(args, name) is not None}
     names = short_names(args.results)
     found: dict[str, Metrics] = {}
     for name, path in zip(names, args.results):
-        found[name] = truth.measure(truth.read(path, args.iou_type), settings, args.iou_type)
+        found[name] = task.measure(config, truth, path, **options)
     compared = {name: beside_expected(metrics, config.expected, truth.title) for name, metrics in found.items()}
     if len(found) == 1:
         print(found[names[0]].table(per_class=args.per_class))
@@ -72,17 +75,18 @@ def main(argv: list[str] | None = None) -> int:
     return MISSED if any(comparison.missed for comparison in compared.values()) else 0
 
 
-def read_ground_truth(path: Path, config_path: Path | None, overrides: Sequence[str]) -> tuple[Config, Truth]:
+def read_ground_truth(path: Path, config_path: Path | None, overrides: Sequence[str]) -> tuple[RunConfig, Truth]:
     """Reads the config (defaults if none is given) and the ground truth."""
     if path.suffix in CONFIG_SUFFIXES:
         if config_path is not None:
             raise UserError(
                 "--config: the ground truth is already a config; omit --config, or give annotations as ground truth"
             )
-        return read_truth(load_config(path, *overrides))
+        config = load_any(path, *overrides)
+        return config, task_of(config).read_truth(config)
     if overrides and config_path is None:
         raise UserError("--set: requires a config, given as ground truth or with --config")
-    return load_config(config_path, *overrides) if config_path else Config(), Truth.of_file(path)
+    return load_any(config_path, *overrides) if config_path else Config(), detection.Truth.of_file(path)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -97,8 +101,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def side_by_side(found: dict[str, Metrics], expected: Sequence[ExpectedConfig], split: str, per_class: bool) -> str:
     """Returns a table with one column per results file, and one for the expected values on each split."""
     every = list(found.values())
-    columns = {name: [str(m.detections), *map(text, m.values.values())] for name, m in found.items()}
-    rows = ["detections", *every[0].values]
+    columns = {name: [*map(str, m.totals.values()), *map(text, m.values.values())] for name, m in found.items()}
+    rows = [*every[0].totals, *every[0].values]
     if per_class:
         rows += list(every[0].per_class)
         for name, metrics in found.items():
@@ -109,7 +113,7 @@ def side_by_side(found: dict[str, Metrics], expected: Sequence[ExpectedConfig], 
             columns.setdefault(name, [""] * len(rows))[rows.index(item.metric)] = f"{item.value:.3f}"
     first = max(map(len, rows))
     widths = {name: max(len(name), *map(len, column)) for name, column in columns.items()}
-    lines = [f"{every[0].kind}: {every[0].images} images, {every[0].objects} objects ({every[0].backend})"]
+    lines = [f"{every[0].kind}: {every[0].compared} ({every[0].backend})"]
     lines += [f"{name}: {note}" for name, metrics in found.items() for note in metrics.notes]
     lines.append("  ".join([" " * first, *(f"{name:>{widths[name]}}" for name in columns)]))
     for index, row in enumerate(rows):

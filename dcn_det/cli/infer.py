@@ -1,4 +1,4 @@
-"""``dcn-det infer``: detects objects in images; writes pictures and JSON."""
+"""``dcn-det infer``: applies a trained model to images; writes pictures and JSON."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dcn_det.cli.arguments import natural, number
+from dcn_det.engine.testing import load_task
 from dcn_det.errors import UserError
-from dcn_det.files import write_json
+from dcn_det.files import write_bytes, write_json
 from dcn_det.images import SUFFIXES, read_image, sheet, write_image
-from dcn_det.inference.build import load
 from dcn_det.progress import Progress
 
 UNREADABLE = 1
@@ -25,15 +25,18 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
         prog="dcn-det infer",
-        description="Detect objects in images and draw them. The checkpoint contains config and class names.",
+        description="Detect objects in images, or classify their pixels, and draw the results. The checkpoint contains "
+        "config and class names.",
         epilog="exit codes: 0 all images were read; 1 some could not be read; 2 invalid arguments",
     )
     result.add_argument("images", nargs="+", type=Path, help="image files or folders of images")
     result.add_argument(
         "--weights", type=Path, required=True, help="checkpoint from training or dcn-det convert-weights"
     )
-    result.add_argument("--output", type=Path, required=True, help="output folder for pictures and detections.json")
-    result.add_argument("--score", type=number, default=0.5, help="minimum score to draw (default: %(default)s)")
+    result.add_argument("--output", type=Path, required=True, help="output folder for pictures and results (JSON)")
+    result.add_argument(
+        "--score", type=number, help="minimum score to draw (default: 0.5 for detections, 0 for pixels)"
+    )
     result.add_argument("--sheet", type=natural, default=0, metavar="N", help="also draw the first N on sheet.jpg")
     result.add_argument("--config", type=Path, help="YAML file to use instead of the config in the checkpoint")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
@@ -69,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
     images = find_images(args.images)
-    predictor = load(args.weights, args.device, args.config)
+    task, predictor = load_task(args.weights, args.device, args.config)
     args.output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     cells: list[np.ndarray] = []
@@ -83,17 +86,20 @@ def main(argv: list[str] | None = None) -> int:
             unreadable += 1
             print(f"warning: {error}", file=sys.stderr)
             continue
-        detections = predictor(image)
-        picture = detections.above(args.score).draw(image)
-        write_image(args.output / unique_name(path, used), picture)
+        result = predictor(image)
+        picture = task.draw(image, result, args.score)
+        target = args.output / unique_name(path, used)
+        write_image(target, picture)
+        for ending, content in task.files(result).items():
+            write_bytes(target.with_name(f"{target.stem}{ending}"), content)
         if len(cells) < args.sheet:
             cells.append(picture)
-        records.append({"image": str(path), "detections": detections.to_plain()})
+        records.append({"image": str(path), **task.record(result)})
         progress(index + 1, len(images))
-    write_json(args.output / "detections.json", records)
+    write_json(args.output / task.results_file, records)
     if cells:
         write_image(args.output / "sheet.jpg", sheet(cells, columns=min(4, len(cells))))
-    print(f"pictures and detections.json: '{args.output}'")
+    print(f"pictures and {task.results_file}: '{args.output}'")
     if unreadable:
         print(f"warning: {unreadable} of {len(images)} images could not be read", file=sys.stderr)
     return UNREADABLE if unreadable else 0

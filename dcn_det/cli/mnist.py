@@ -25,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
         "with two warps, Active Convolution, and deformable convolution without and with modulation.",
         epilog=f"Scaled digits are from 1 to {LARGEST_SCALE:g} times smaller, and shifted by up to "
         f"{SHIFT:g} of the image before that. Protocol 'sources' is that of the published numbers: the plain network "
-        "is trained on regular digits only; the deformable one starts from its weights, which stay constant, and "
-        "learns offsets on scaled digits. Protocol 'fair' trains all networks alike on the same scaled digits.",
+        "is trained on regular digits only; the deformable one starts from its weights and is trained on scaled "
+        "digits. Protocol 'fair' trains all networks alike on the same scaled digits.",
     )
     result.add_argument(
         "--data",

@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 
 from dcn_det.cli.arguments import positive
-from dcn_det.config import Config, load_config
+from dcn_det.config import RunConfig, load_any
 from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.config.testing import ExpectedConfig
 from dcn_det.errors import UserError
-from dcn_det.models.build import build_detector
+from dcn_det.models.build import build_model
 from dcn_det.models.info import ModelInfo, model_info
 
 PAPER_PARAMETERS = {
+    ("deeplab", "none", 0): 46.0,
+    ("deeplab", "none", 3): 46.1,
     ("class_aware_rpn", "none", 0): 46.0,
     ("class_aware_rpn", "none", 3): 46.1,
     ("faster_rcnn", "max", 0): 58.3,
@@ -25,9 +27,11 @@ PAPER_PARAMETERS = {
     ("rfcn", "average", 0): 47.1,
     ("rfcn", "deformable", 3): 49.5,
 }
-"""Millions of parameters in the paper's Table 4, by detector, RoI pooling and number of deformable convolutions, with
-ResNet-101 and 20 classes. Two-stage detectors seem to be counted without their RPN, see ``configs/README.md``."""
-PAPER_CLASSES = 20
+"""Millions of parameters in the paper's Table 4, by model, RoI pooling and number of deformable convolutions, with
+ResNet-101 and the classes of Pascal VOC. Two-stage detectors seem to be counted without their RPN, see
+``configs/README.md``."""
+PAPER_CLASSES = {"deeplab": 21}
+"""Numbers of classes, where it is not 20."""
 
 NOTHING = "-"
 
@@ -61,9 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     size = None if args.size is None else _size(args.size)
     rows, notes = [], set()
     for file in files:
-        config = load_config(file, *overrides)
-        height, width = size or (config.data.resize.short_side, config.data.resize.max_side)
-        classes = args.classes or len(config.data.classes or ()) or config.data.class_count
+        config = load_any(file, *overrides)
+        height, width = size or config.data.input_size
+        classes = args.classes or config.data.num_classes
         if classes is None:
             raise UserError(f"--classes: give the number of classes of '{config.data.kind}' data")
         rois = args.rois or getattr(getattr(config.model, "rpn", None), "post_nms", 0)
@@ -88,9 +92,9 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _count(config: Config, classes: int, height: int, width: int, rois: int) -> ModelInfo:
+def _count(config: RunConfig, classes: int, height: int, width: int, rois: int) -> ModelInfo:
     with torch.device("meta"):
-        model = build_detector(config, classes)
+        model = build_model(config, classes)
     return model_info(model, height, width, rois)
 
 
@@ -98,7 +102,7 @@ def _million(count: int | None) -> str:
     return NOTHING if count is None else f"{count / 1e6:.2f}"
 
 
-def _deformable(config: Config) -> str:
+def _deformable(config: RunConfig) -> str:
     """Lists the deformable blocks, and pooling if it is deformable."""
     backbone, parts = config.model.backbone, []
     if isinstance(backbone, ResidualBackboneConfig) and backbone.deform.blocks:
@@ -108,21 +112,22 @@ def _deformable(config: Config) -> str:
     return ", ".join(parts) or NOTHING
 
 
-def _sizes(file: str, config: Config, info: ModelInfo, classes: int) -> dict[str, str]:
+def _sizes(file: str, config: RunConfig, info: ModelInfo, classes: int) -> dict[str, str]:
     parts = info.parameters
     total = sum(parts.values())
-    alone = total - parts["rpn"] if "head" in parts else total
+    alone = total - parts.get("rpn", 0) if "head" in parts else total
     backbone = config.model.backbone
     dilation = getattr(backbone, "res5_dilation", None)
-    default = backbone.kind == "resnet101" and classes == PAPER_CLASSES and dilation == 2
-    paper = PAPER_PARAMETERS.get((config.model.kind, config.model.pooling, len(info.deformable))) if default else None
+    default = backbone.kind == "resnet101" and classes == PAPER_CLASSES.get(config.model.kind, 20) and dilation == 2
+    key = (config.model.kind, config.model.pooling, len(info.deformable))
+    paper = PAPER_PARAMETERS.get(key) if default else None
     return {
         "config": _name(file),
         "parameters (M)": _million(total),
         "trainable": _million(info.trainable),
         "backbone": _million(parts["backbone"]),
-        "rpn": _million(parts["rpn"]),
-        "head": _million(parts.get("head")),
+        "rpn": _million(parts.get("rpn")),
+        "head": _million(parts.get("head", parts.get("fc"))),
         "without RPN": _million(alone),
         "Table 4": NOTHING if paper is None else f"{paper:.1f}",
         "multiply-adds (G)": f"{sum(info.multiply_adds.values()) / 1e9:.1f}",
@@ -136,7 +141,7 @@ def _range(strides: Sequence[int]) -> str:
     return str(strides[0]) if len(strides) == 1 else f"{strides[0]}-{strides[-1]}"
 
 
-def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
+def _results(file: str, config: RunConfig, info: ModelInfo) -> dict[str, str]:
     paper = [each for each in config.expected if each.source.startswith("paper")]
     released = [each for each in config.expected if each.source.startswith("the authors")]
     measured = {each.metric: each.value for each in config.expected if each.source.startswith("measured here")}
@@ -152,9 +157,9 @@ def _results(file: str, config: Config, info: ModelInfo) -> dict[str, str]:
 
 
 def _published(expected: Sequence[ExpectedConfig]) -> str:
-    """AP, or mAP at 0.5 and 0.7, in percent."""
+    """AP, mAP at 0.5 and 0.7, or mIoU, in percent."""
     values = {each.metric: f"{100 * each.value:.1f}" for each in expected}
-    shown = [values[metric] for metric in ("AP", "mAP50", "mAP70") if metric in values]
+    shown = [values[metric] for metric in ("AP", "mAP50", "mAP70", "mIoU") if metric in values]
     return " / ".join(shown) or NOTHING
 
 

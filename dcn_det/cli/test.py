@@ -1,11 +1,11 @@
-"""``dcn-det test``: detects objects in the test split of a config and evaluates the detections."""
+"""``dcn-det test``: applies a trained model to the test split of a config and measures the results."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from dcn_det.config import load_config
+from dcn_det.config import load_any
 from dcn_det.engine.testing import test
 from dcn_det.evaluation.expected import beside_expected
 from dcn_det.evaluation.submission import submission_name
@@ -15,8 +15,9 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     result = argparse.ArgumentParser(
         prog="dcn-det test",
-        description="Write detections.json and metrics.json for the test split of a config. Finished images are stored "
-        "in the output folder: after a kill, the same command continues. torchrun shares the images among processes.",
+        description="Write results (detections.json, or masks as PNG files) and metrics.json for the test split of a "
+        "config. torchrun shares the images among processes. Finished images of detectors are stored in the output "
+        "folder: after a kill, the same command continues.",
     )
     result.add_argument("config", type=Path, help="YAML file")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
@@ -28,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         "--submission",
         metavar="NAME",
         type=submission_name,
-        help="also write the zip file for COCO's test-dev server, with this name of the method",
+        help="also write the files for the server of the data set (COCO's test-dev, Pascal VOC, Cityscapes), with this "
+        "name of the method",
     )
     return result
 
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    config = load_config(args.config, *args.overrides)
+    config = load_any(args.config, *args.overrides)
     result = test(config, args.weights, args.output, submission=args.submission)
     if result is None:
         return 0

@@ -1,24 +1,22 @@
-"""``dcn-det train``: trains the detector that a config describes."""
+"""``dcn-det train``: trains the model that a config describes."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from dcn_det.cli.arguments import positive
-from dcn_det.config import load_as, print_config
-from dcn_det.engine.detection import DetectionTask
+from dcn_det.config import load_any, print_config
 from dcn_det.engine.signals import Interrupted
-from dcn_det.engine.task import Task
-from dcn_det.engine.training import Resume, describe, run
+from dcn_det.engine.training import Resume, describe, train
 
 
-def parser(prog: str, what: str) -> argparse.ArgumentParser:
-    """The arguments of a command that trains."""
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     result = argparse.ArgumentParser(
-        prog=prog,
-        description=f"{what}; with torchrun, on several GPUs or machines.",
+        prog="dcn-det train",
+        description="Train the detector, classifier or segmentation network that a config describes; with torchrun, on "
+        "several GPUs or machines.",
         epilog="exit codes: 0 done; 2 invalid arguments or config, or diverged; 130, 143, 138 stopped by SIGINT, "
         "SIGTERM or SIGUSR1 after saving (continue with --resume)",
     )
@@ -45,23 +43,18 @@ def parser(prog: str, what: str) -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    args = parser("dcn-det train", "Train the detector that a config describes").parse_intermixed_args(argv)
-    return run_command(DetectionTask, args)
-
-
-def run_command(task: type[Task[Any]], args: argparse.Namespace) -> int:
-    """Trains the model of a task as the arguments of :func:`parser` say; returns the exit code."""
-    config = load_as(task.schema, args.config, *args.overrides)
+    args = parser().parse_intermixed_args(argv)
+    config = load_any(args.config, *args.overrides)
     if args.print_config:
         print(print_config(config), end="")
         return 0
     if args.dry_run:
-        if text := describe(task, config):
+        if text := describe(config):
             print(text)
         return 0
     resume: Resume = "yes" if args.resume else "auto" if args.auto_resume else "no"
     try:
-        run(task, config, args.output, resume=resume, stop_at=args.stop_at)
+        train(config, args.output, resume=resume, stop_at=args.stop_at)
     except Interrupted as stop:
         return 128 + stop.signum
     return 0

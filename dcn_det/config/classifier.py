@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from dcn_det.config import kinds as kinds  # registers the backbones
 from dcn_det.config.data import LoadingConfig
 from dcn_det.config.model import ModelConfig, ResidualBackboneConfig
-from dcn_det.config.run import RunConfig
-from dcn_det.config.section import BatchSize, BelowOne, Pixels, PositiveFloat, Section, Text
+from dcn_det.config.run import RunConfig, metric_problems
+from dcn_det.config.section import BatchSize, BelowOne, Pixels, PositiveFloat, Text
+from dcn_det.config.testing import RunTestConfig
 from dcn_det.config.train import TrainConfig
 
 METRICS = ("top1", "top5")
@@ -45,7 +46,6 @@ class ClassifierConfig(ModelConfig):
 class ImagesConfig(LoadingConfig):
     """Folders of images, each with one folder per class. The names of the training folders are the classes."""
 
-    kind: str
     root: Text
     """Folder to which ``train`` and ``val`` are relative."""
     train: Text = "train"
@@ -62,6 +62,10 @@ class ImagesConfig(LoadingConfig):
     """``random`` mirrors half of the training images."""
     resize: Pixels = 256
     """Length to which the shorter side is resized in evaluation, before ``size`` pixels are cropped from the center."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return self.size, self.size
 
     @model_validator(mode="after")
     def _check(self) -> ImagesConfig:
@@ -97,10 +101,8 @@ class ClassifierTrainConfig(TrainConfig):
     """Metric that selects ``best.pth``."""
 
 
-class ClassifierTestConfig(Section):
+class ClassifierTestConfig(RunTestConfig):
     batch_size: BatchSize = 32
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of most layers, independent of ``train.precision``; class scores are always float32."""
 
 
 class ClassificationConfig(RunConfig):
@@ -110,3 +112,8 @@ class ClassificationConfig(RunConfig):
     data: Annotated[FoldersConfig | DigitsConfig, Field(discriminator="kind")] = FoldersConfig()
     train: ClassifierTrainConfig = ClassifierTrainConfig()
     test: ClassifierTestConfig = ClassifierTestConfig()
+
+    def problems(self) -> dict[tuple[str | int, ...], str]:
+        """Returns what is wrong with values that depend on others, by their paths."""
+        found = metric_problems(self.train.best_metric, METRICS, self.data.kind, self.expected, METRICS)
+        return {**found, **super().problems()}

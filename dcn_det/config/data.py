@@ -85,15 +85,46 @@ def coco_title(annotations: str) -> str:
 
 
 class VocSplitConfig(SplitConfig):
-    sets: Texts
+    alternatives = (("sets", "folder"),)
+
+    sets: Texts | None = None
     """Image sets of Pascal VOC, relative to ``data.root``; for example ``VOC2007/ImageSets/Main/trainval.txt``."""
+    folder: Text | None = None
+    """In place of ``sets``: folder relative to ``data.root`` (``.`` for all of it). All XML files in it and below are
+    used; their images have the same name and are next to them or anywhere below the folder."""
     without: tuple[Text, ...] = ()
     """Image sets whose images are left out, such as those of the training split in a test split that repeats some."""
 
     @property
     def title(self) -> str:
-        paths = [PurePath(each) for each in self.sets]
+        if self.folder is not None:
+            return PurePath(self.folder).name
+        paths = [PurePath(each) for each in self.sets or ()]
         return "+".join(f"{path.parts[-4]} {path.stem}" if len(path.parts) > 3 else path.stem for path in paths)
+
+    @model_validator(mode="after")
+    def _check(self) -> VocSplitConfig:
+        if (self.sets is None) == (self.folder is None):
+            raise ValueError("give either sets (image sets) or folder (of XML files and images)")
+        if self.folder is not None and self.without:
+            raise ValueError("without lists image sets to leave out; it belongs to sets, not to folder")
+        return self
+
+
+class YoloSplitConfig(SplitConfig):
+    images: Text | Texts
+    """Folder of images, used with its subfolders, or text file that lists images, or several of them; relative to
+    ``data.root``. The labels are next to the images, or in a folder ``labels`` where the images have ``images``."""
+
+    @property
+    def title(self) -> str:
+        return "+".join(_yolo_title(each) for each in _listed(self.images))
+
+
+def _yolo_title(place: str) -> str:
+    """Returns the name of a split: ``val`` for ``images/val``, ``val/images`` and ``val.txt``."""
+    parts = [part for part in PurePath(place).with_suffix("").parts if part not in ("images", ".", "..")]
+    return parts[-1] if parts else "images"
 
 
 class ResizeConfig(Section):
@@ -138,6 +169,13 @@ class CropConfig(Section):
 class LoadingConfig(Section):
     """Keys of the data of every task: how images are read."""
 
+    check: ClassVar[str | None] = None
+    """Class behind ``dcn-det check-dataset``, as ``package.module:Class``; None if there is none."""
+
+    class_count: ClassVar[int | None] = None
+    """Number of classes if the settings have no ``classes``; None if it depends on the data."""
+
+    kind: str
     max_pixels: Annotated[int, Field(gt=0, le=2**30)] = 2**27
     """Maximum width times height of an image; larger ones are refused before decoding."""
     workers: Annotated[NonNegative, at_most(512)] = 2
@@ -145,26 +183,35 @@ class LoadingConfig(Section):
     timeout: PositiveFloat = 300.0
     """Maximum time to wait for a batch of the loader processes, in seconds; the run then ends with an error."""
 
+    @property
+    def test_title(self) -> str:
+        """Name of the test split in ``expected.split``; empty if it has none."""
+        return ""
 
-class DataConfig(LoadingConfig):
-    """Keys of all data formats; base class of the sections that ``register_format`` accepts."""
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None if it depends on the data."""
+        return len(getattr(self, "classes", None) or ()) or self.class_count
 
-    metrics: ClassVar[tuple[str, ...]] = COCO_METRICS
-    """Names of the metrics of this format."""
-    truth: ClassVar[str] = "dcn_det.evaluation.truth:Truth"
-    """Class that computes them, as ``package.module:Class``."""
-    class_count: ClassVar[int | None] = None
-    """Number of classes if ``classes`` is not given; None if it depends on the annotations."""
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of a typical input, in pixels."""
+        raise NotImplementedError
 
-    kind: str
-    root: Text = "datasets/coco"
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """The same for training."""
+        return self.input_size
+
+
+class SplitsConfig(LoadingConfig):
+    """Keys of the data of tasks whose splits are :class:`SplitConfig` sections and whose images keep their shape."""
+
+    root: Text
     """Folder to which all paths of the data set are relative."""
     train: SplitConfig
     test: SplitConfig | None
     """Null: train without evaluation."""
-    classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Names of the classes to detect, in the order of their labels: all or some categories of the annotations. Null:
-    all categories, in ascending order of id."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Fraction of the images of both splits to use, drawn at random from ``part_seed`` and the image names."""
     part_seed: NonNegative = 0
@@ -173,24 +220,13 @@ class DataConfig(LoadingConfig):
     resize: ResizeConfig = ResizeConfig()
     flip: Literal["double", "random", "none"] = "double"
     """``double`` lists every image twice, once mirrored (as the authors); ``random`` mirrors half of the images."""
-    short_sides: tuple[Pixels, ...] = ()
-    """Multi-scale training: values of ``resize.short_side`` to draw from, per image."""
-    jitter: JitterConfig = JitterConfig()
-    crop: CropConfig = CropConfig()
-    repeat_threshold: Fraction = 0.0
-    """Repeat-factor sampling (LVIS, Gupta et al., CVPR 2019): repeats images with classes that occur in less than this
-    fraction of all images; 0 disables it."""
-    empty_images: Literal["keep", "skip"] = "skip"
-    """Whether to train on images without a usable box."""
-    bad_images: Literal["error", "skip"] = "error"
-    """Missing or unreadable training images: stop, or leave them out and count them."""
     aspect_grouping: bool = True
     """Do not mix landscape and portrait images in a batch."""
-    cache: Literal["none", "ram", "disk"] = "none"
-    """Keeps decoded and resized training images for all processes of the machine: in memory (``/dev/shm``) or in
-    ``cache_folder``. Images that do not fit are decoded every time."""
-    cache_folder: Text | None = None
-    """Folder of ``cache: disk``; default: ``.cache`` in ``root``."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Short and long side of the resized image."""
+        return self.resize.short_side, self.resize.max_side
 
     @property
     def test_title(self) -> str:
@@ -205,6 +241,38 @@ class DataConfig(LoadingConfig):
                 f" fraction {self.fraction:g}" if self.fraction < 1 else "",
             ]
         ).strip()
+
+
+class DataConfig(SplitsConfig):
+    """Keys of all data formats; base class of the sections that ``register_format`` accepts."""
+
+    check: ClassVar[str | None] = "dcn_det.cli.dataset_checks:DetectionCheck"
+    metrics: ClassVar[tuple[str, ...]] = COCO_METRICS
+    """Names of the metrics of this format."""
+    truth: ClassVar[str] = "dcn_det.evaluation.truth:Truth"
+    """Class that computes them, as ``package.module:Class``."""
+
+    root: Text = "datasets/coco"
+    """Folder to which all paths of the data set are relative."""
+    classes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Names of the classes to detect, in the order of their labels: all or some categories of the annotations. Null:
+    all categories, in ascending order of id."""
+    short_sides: tuple[Pixels, ...] = ()
+    """Multi-scale training: values of ``resize.short_side`` to draw from, per image."""
+    jitter: JitterConfig = JitterConfig()
+    crop: CropConfig = CropConfig()
+    repeat_threshold: Fraction = 0.0
+    """Repeat-factor sampling (LVIS, Gupta et al., CVPR 2019): repeats images with classes that occur in less than this
+    fraction of all images; 0 disables it."""
+    empty_images: Literal["keep", "skip"] = "skip"
+    """Whether to train on images without a usable box."""
+    bad_images: Literal["error", "skip"] = "error"
+    """Missing or unreadable training images: stop, or leave them out and count them."""
+    cache: Literal["none", "ram", "disk"] = "none"
+    """Keeps decoded and resized training images for all processes of the machine: in memory (``/dev/shm``) or in
+    ``cache_folder``. Images that do not fit are decoded every time."""
+    cache_folder: Text | None = None
+    """Folder of ``cache: disk``; default: ``.cache`` in ``root``."""
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -245,6 +313,23 @@ class SampleDataConfig(CocoFilesConfig):
         return f"sample {super().test_title}"
 
 
+class YoloDataConfig(DataConfig):
+    """Images with one text file each: lines of class id, and center, width and height as fractions of the image.
+
+    Lines of polygons (class id and corners) are also read; a box encloses them.
+    """
+
+    kind: Literal["yolo"] = "yolo"
+    root: Text = "datasets/yolo"
+    """Folder to which all paths of the data set are relative."""
+    train: YoloSplitConfig = YoloSplitConfig(images="images/train")
+    test: YoloSplitConfig | None = YoloSplitConfig(images="images/val")
+    """Null: train without evaluation."""
+    names: Text | None = None
+    """File of class names by id, relative to ``data.root``: YAML with ``names``, or text with one name per line. Null:
+    ``data.yaml``, ``dataset.yaml``, ``classes.txt`` or ``obj.names``."""
+
+
 class VocDataConfig(DataConfig):
     """Pascal VOC; default of ``classes``: its 20 classes."""
 
@@ -256,3 +341,6 @@ class VocDataConfig(DataConfig):
     train: VocSplitConfig
     test: VocSplitConfig | None
     """Null: train without evaluation."""
+    corners: Literal["inclusive", "half_open"] = "inclusive"
+    """Meaning of the corners of boxes: ``inclusive`` pixels counted from 1, as in Pascal VOC, where a box of the whole
+    image is (1, 1, width, height); or ``half_open`` coordinates from 0, where it is (0, 0, width, height)."""

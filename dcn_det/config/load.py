@@ -76,6 +76,16 @@ def load_config(path: str | Path, *overrides: str | Mapping[str, Any]) -> Config
 
 def load_as(schema: type[C], path: str | Path, *overrides: str | Mapping[str, Any]) -> C:
     """Like :func:`load_config`, for the settings of any task: ``schema`` is their class."""
+    root = read_as(schema, path, *overrides)
+    assert isinstance(root.value, dict)
+    name = root.value.get("name")
+    if name is None or name.value == "":
+        root.value["name"] = Item(Path(path).stem, DEFAULT)
+    return _validate(root, schema)
+
+
+def read_as(schema: type[RunConfig], path: str | Path, *overrides: str | Mapping[str, Any]) -> Item:
+    """Returns settings as they are written, merged as :func:`load_config` says, without checking their values."""
     path = Path(path)
     files, values = _split(overrides)
     known: _Known = {}
@@ -83,12 +93,7 @@ def load_as(schema: type[C], path: str | Path, *overrides: str | Mapping[str, An
     for file in files:
         over = _read(file, (), known, schema)
         root = _lay(root, Item(_without_own(over), over.origin), schema)
-    root = _lay(root, parse_overrides(values), schema, Path.cwd())
-    assert isinstance(root.value, dict)
-    name = root.value.get("name")
-    if name is None or name.value == "":
-        root.value["name"] = Item(path.stem, DEFAULT)
-    return _validate(root, schema)
+    return _lay(root, parse_overrides(values), schema, Path.cwd())
 
 
 def _split(
@@ -226,7 +231,7 @@ def to_plain(config: RunConfig) -> dict[str, Any]:
 
 
 def from_plain(plain: object, source: str = "settings") -> Config:
-    """Returns settings from plain containers, of this version or an earlier one.
+    """Returns the settings of a detector from plain containers, of this version or an earlier one.
 
     Modules under ``imports`` are not imported, since a file of weights must not run code: the kinds that they register
     are unknown unless they are imported otherwise.
@@ -238,11 +243,16 @@ def from_plain(plain: object, source: str = "settings") -> Config:
     Raises:
         UserError: a value is wrong.
     """
+    return plain_as(Config, plain, source)
+
+
+def plain_as(schema: type[C], plain: object, source: str = "settings") -> C:
+    """Like :func:`from_plain`, for the settings of any task: ``schema`` is their class."""
     root = with_origin(plain, source)
     if not isinstance(root.value, dict):
         raise UserError(f"{source}: no settings: expected a mapping")
     root = upgrade(root, stored=True)
-    return _validate(root, Config, _hint(root))
+    return _validate(root, schema, _hint(root))
 
 
 def with_values(config: C, values: Mapping[str, Any], source: str) -> C:

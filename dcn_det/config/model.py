@@ -290,6 +290,16 @@ class ModelConfig(Section):
     kind: str
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES)] = ResNetConfig()
 
+    @property
+    def pooling(self) -> str:
+        """Kind of RoI pooling; ``none`` for a model without RoIs."""
+        return "none"
+
+    @property
+    def deforms_rois(self) -> bool:
+        """Whether RoI pooling learns offsets."""
+        return self.pooling in OFFSET_POOLING
+
 
 class DetectorConfig(ModelConfig):
     """Keys of every detector; base class of the sections for ``register_detector``."""
@@ -299,16 +309,6 @@ class DetectorConfig(ModelConfig):
     box_corners: Literal["half_open", "inclusive"] = "half_open"
     """Corners that are divided by the scale when boxes are mapped back to the original image: half-open, or inclusive
     as in the authors' released code, where a box is (x2 - x1) / scale + 1 wide."""
-
-    @property
-    def pooling(self) -> str:
-        """Kind of RoI pooling; ``none`` for a detector without RoIs."""
-        return "none"
-
-    @property
-    def deforms_rois(self) -> bool:
-        """Whether RoI pooling learns offsets."""
-        return self.pooling in OFFSET_POOLING
 
 
 class FasterRCNNConfig(DetectorConfig):
@@ -346,3 +346,17 @@ class RFCNConfig(DetectorConfig):
 class ClassAwareRPNConfig(DetectorConfig):
     kind: Literal["class_aware_rpn"] = "class_aware_rpn"
     rpn: ClassAwareRPNHeadConfig = ClassAwareRPNHeadConfig()
+
+
+class SegmenterConfig(ModelConfig):
+    """Keys of every model of semantic segmentation; base class of the sections for ``register_segmenter``."""
+
+
+class DeepLabConfig(SegmenterConfig):
+    kind: Literal["deeplab"] = "deeplab"
+    channels: Positive = 1024
+    """Channels of the 1x1 convolution between res5 and the scores."""
+    hidden_init: Literal["normal", "he"] = "normal"
+    """Initialization of that convolution: N(0, 0.01), or He's for narrow networks trained from scratch."""
+    bias_lr_mult: NonNegativeFloat = 2.0
+    """Learning-rate multiplier of the biases of the 1x1 convolutions and of those that predict offsets."""

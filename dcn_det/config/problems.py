@@ -15,6 +15,9 @@ from dcn_det.config.source import Item, KeyPath, kind_of
 from dcn_det.config.upgrade import RENAMED
 from dcn_det.errors import UserError, did_you_mean
 
+LISTED = 19
+"""Largest number of lines of a message."""
+
 _NOUNS: dict[Any, tuple[str, str]] = {
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),
@@ -57,7 +60,10 @@ def user_error(error: ValidationError, root: Item, schema: type[Section], hint: 
     lines = [
         _line(each, root, schema, hint) for each in problems if each["type"] != "too_short" or each["loc"] not in above
     ]
-    return UserError("\n".join(dict.fromkeys(lines)))
+    lines = list(dict.fromkeys(lines))
+    if len(lines) > LISTED:
+        lines = [*lines[: LISTED - 1], f"{root.origin}: {len(lines) - LISTED + 1} more settings are wrong"]
+    return UserError("\n".join(lines))
 
 
 def _line(problem: Any, root: Item, schema: type[Section], hint: str) -> str:

@@ -15,8 +15,9 @@ from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 
 if TYPE_CHECKING:
     from dcn_det.config.data import DataConfig
-    from dcn_det.config.model import BackboneConfig, DetectorConfig
+    from dcn_det.config.model import BackboneConfig, DetectorConfig, SegmenterConfig
     from dcn_det.config.section import Section
+    from dcn_det.config.segmentation_data import MaskDataConfig
 
 S = TypeVar("S", bound="Section")
 Builder = Callable[..., Any]
@@ -134,7 +135,9 @@ class OneOf:
 
 BACKBONES: Registry[BackboneConfig] = Registry("backbone", "dcn_det.config.model:BackboneConfig")
 DETECTORS: Registry[DetectorConfig] = Registry("detector", "dcn_det.config.model:DetectorConfig")
+SEGMENTERS: Registry[SegmenterConfig] = Registry("segmenter", "dcn_det.config.model:SegmenterConfig")
 FORMATS: Registry[DataConfig] = Registry("data format", "dcn_det.config.data:DataConfig")
+MASKS: Registry[MaskDataConfig] = Registry("mask format", "dcn_det.config.segmentation_data:MaskDataConfig")
 
 
 def register_backbone(name: str, section: type[BackboneConfig], builder: str | Builder) -> None:
@@ -143,10 +146,20 @@ def register_backbone(name: str, section: type[BackboneConfig], builder: str | B
 
 
 def register_detector(name: str, section: type[DetectorConfig], builder: str | Builder) -> None:
-    """Adds a kind of ``model``; see :meth:`Registry.register`."""
+    """Adds a kind of ``model`` that detects; see :meth:`Registry.register`."""
     DETECTORS.register(name, section, builder)
+
+
+def register_segmenter(name: str, section: type[SegmenterConfig], builder: str | Builder) -> None:
+    """Adds a kind of ``model`` that segments; see :meth:`Registry.register`."""
+    SEGMENTERS.register(name, section, builder)
 
 
 def register_format(name: str, section: type[DataConfig], builder: str | Builder) -> None:
     """Adds a kind of ``data``; see :meth:`Registry.register`."""
     FORMATS.register(name, section, builder)
+
+
+def register_masks(name: str, section: type[MaskDataConfig], builder: str | Builder) -> None:
+    """Adds a kind of ``data`` for semantic segmentation; see :meth:`Registry.register`."""
+    MASKS.register(name, section, builder)

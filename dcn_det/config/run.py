@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Annotated, Literal, TypeVar
 
@@ -11,7 +11,9 @@ from pydantic import Field, PrivateAttr, model_validator
 from dcn_det.config.data import LoadingConfig
 from dcn_det.config.model import ModelConfig
 from dcn_det.config.section import Section, wrong
+from dcn_det.config.testing import ExpectedConfig, RunTestConfig
 from dcn_det.config.train import TrainConfig
+from dcn_det.errors import did_you_mean
 
 C = TypeVar("C", bound="RunConfig")
 
@@ -36,6 +38,9 @@ class RunConfig(Section):
     model: ModelConfig
     data: LoadingConfig
     train: TrainConfig = TrainConfig()
+    test: RunTestConfig = RunTestConfig()
+    expected: tuple[ExpectedConfig, ...] = ()
+    """Published or measured results of this config."""
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
@@ -70,3 +75,31 @@ class RunConfig(Section):
         ):
             return {("name",): f"'{self.name}' leaves the folder runs; give a name or a relative path without '..'"}
         return {}
+
+
+def metric_problems(
+    best: str, measured: Sequence[str] | None, kind: str, expected: Sequence[ExpectedConfig], known: Sequence[str]
+) -> dict[tuple[str | int, ...], str]:
+    """Returns what is wrong with the names of metrics, by their paths.
+
+    Args:
+        best: ``train.best_metric``.
+        measured: metrics of the data; None if they have no test split, when any known metric will do.
+        kind: of the data.
+        expected: results; they may be expected on other data than those that overrides select.
+        known: metrics of all data of the task.
+    """
+
+    def not_among(metric: str, names: Sequence[str], where: str) -> str:
+        return f"{metric} is not measured {where}; allowed: {', '.join(names)}{did_you_mean(metric, names)}"
+
+    problems: dict[tuple[str | int, ...], str] = {}
+    allowed = known if measured is None else measured
+    if best not in allowed:
+        problems["train", "best_metric"] = not_among(
+            best, allowed, "on any data" if measured is None else f"on {kind} data"
+        )
+    for index, item in enumerate(expected):
+        if item.metric not in known:
+            problems["expected", index, "metric"] = not_among(item.metric, known, "on any data")
+    return problems

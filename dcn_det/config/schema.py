@@ -16,9 +16,8 @@ from dcn_det.config import kinds as kinds  # registers what the defaults below n
 from dcn_det.config.data import CocoDataConfig, DataConfig
 from dcn_det.config.model import DetectorConfig, FasterRCNNConfig
 from dcn_det.config.registry import DETECTORS, FORMATS, OneOf
-from dcn_det.config.run import RunConfig
-from dcn_det.config.testing import EvaluationConfig, ExpectedConfig, TestConfig
-from dcn_det.errors import did_you_mean
+from dcn_det.config.run import RunConfig, metric_problems
+from dcn_det.config.testing import EvaluationConfig, TestConfig
 
 
 class Config(RunConfig):
@@ -28,27 +27,14 @@ class Config(RunConfig):
     data: Annotated[DataConfig, OneOf(FORMATS)] = CocoDataConfig()
     test: TestConfig = TestConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    expected: tuple[ExpectedConfig, ...] = ()
 
     def problems(self) -> dict[tuple[str | int, ...], str]:
         """Returns what is wrong with values that depend on others, by their paths."""
-        known = _known_metrics()
-        measured = self.data.metrics if self.data.test is not None else known
-        problems: dict[tuple[str | int, ...], str] = {}
-        if self.train.best_metric not in measured:
-            where = f"on {self.data.kind} data" if measured is not known else "on any data"
-            problems["train", "best_metric"] = _not_among(self.train.best_metric, measured, where)
-        for index, item in enumerate(self.expected):
-            # Results may be expected on other data than those that overrides select.
-            if item.metric not in known:
-                problems["expected", index, "metric"] = _not_among(item.metric, known, "on any data")
-        return {**problems, **super().problems()}
+        measured = self.data.metrics if self.data.test is not None else None
+        found = metric_problems(self.train.best_metric, measured, self.data.kind, self.expected, _known_metrics())
+        return {**found, **super().problems()}
 
 
 def _known_metrics() -> Sequence[str]:
     """Returns the metrics of all data formats."""
     return list(dict.fromkeys(name for section in FORMATS.sections.values() for name in section.metrics))
-
-
-def _not_among(metric: str, names: Sequence[str], where: str) -> str:
-    return f"{metric} is not measured {where}; allowed: {', '.join(names)}{did_you_mean(metric, names)}"

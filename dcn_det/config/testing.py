@@ -33,7 +33,15 @@ class BoxAverageConfig(Section):
     voting."""
 
 
-class TestConfig(Section):
+class RunTestConfig(Section):
+    """Keys of testing of every task."""
+
+    batch_size: BatchSize = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of most layers, independent of ``train.precision``; class scores and box deltas are always float32."""
+
+
+class TestConfig(RunTestConfig):
     alternatives = (("resize", "scales"),)
 
     resize: ResizeConfig | None = None
@@ -42,9 +50,6 @@ class TestConfig(Section):
     """Multi-scale testing: sizes at which the detector runs; candidates are merged before suppression."""
     flip: bool = False
     """Also run on the mirrored image."""
-    batch_size: BatchSize = 1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of most layers, independent of ``train.precision``; class scores and box deltas are always float32."""
     fold: bool = True
     """Make batch norm part of the convolutions before it: faster, with results that differ by rounding."""
     score_threshold: Fraction = 1e-3
@@ -76,6 +81,8 @@ class EvaluationConfig(Section):
     larger."""
     voc_ap: Literal["11-point", "area"] = "11-point"
     """Average precision of Pascal VOC: that of 2007 (used by the paper), or that since 2010 (``area``)."""
+    coco_metrics: bool = False
+    """Also compute COCO's metrics on data of a format that has others."""
 
 
 class ExpectedConfig(Section):

@@ -23,8 +23,6 @@ from dcn_det.errors import UserError
 from dcn_det.images import ImageTooLarge, orientation, read_image
 from dcn_det.progress import Count
 
-EXAMPLES = 5
-"""Maximum number of examples shown for each problem."""
 COUNTED = 100
 """Detections per image that COCO's metrics count."""
 
@@ -61,28 +59,23 @@ class Report:
         """Returns the report as text."""
         findings = self.findings
         lines = [f"{findings.source}: {self.images} images, {self.objects} objects, {len(self.classes)} classes"]
-        for kind, problems in (("error", findings.errors), ("note ", findings.notes)):
-            for problem, examples in sorted(problems.items()):
-                more = ", ..." if len(examples) > EXAMPLES else ""
-                lines.append(f"  {kind} {problem}: {len(examples)} ({', '.join(examples[:EXAMPLES])}{more})")
-        lines += [f"  note  {note}" for note in self.notes]
-        if not (findings.errors or findings.notes or self.notes):
-            lines.append("  no problems found")
+        lines += findings.lines(self.notes)
         lines.append("  objects by class")
         width, most = max((len(name) for name in self.classes), default=0), max(self.classes.values(), default=0)
         for name, count in sorted(self.classes.items(), key=lambda item: -item[1]):
-            lines.append(f"    {name:<{width}} {count:>8} {_bar(count, most)}")
+            lines.append(f"    {name:<{width}} {count:>8} {bar(count, most)}")
         lines.append(
             "  objects by size (square root of the area, original pixels), best IoU with an anchor: mean, share >= 0.5"
         )
         edges = [f"< {edge}" for edge in SIZES] + [f">= {SIZES[-1]}"]
         for edge, count, ious in zip(edges, self.sizes, self.coverage):
             covered = f"{np.mean(ious):.2f} {np.mean(np.array(ious) >= 0.5):5.0%}" if ious else "   -     -"
-            lines.append(f"    {edge:<6} {count:>8}  {covered}  {_bar(count, max(self.sizes))}")
+            lines.append(f"    {edge:<6} {count:>8}  {covered}  {bar(count, max(self.sizes))}")
         return "\n".join(lines)
 
 
-def _bar(count: int, most: int, width: int = 40) -> str:
+def bar(count: int, most: int, width: int = 40) -> str:
+    """Returns a bar of a length proportional to ``count``, of ``width`` characters for ``most``."""
     return "#" * round(width * count / max(most, 1))
 
 

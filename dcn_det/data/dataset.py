@@ -57,6 +57,16 @@ class DetectionDataset(Dataset[Example]):
     def categories(self) -> tuple[Category, ...]:
         return self.index.categories
 
+    @property
+    def image_ids(self) -> Tensor:
+        """int64 (N,)."""
+        return self.index.image_ids
+
+    @property
+    def landscape(self) -> Tensor:
+        """bool (N,), whether images are at least as wide as high."""
+        return self.index.landscape
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -136,14 +146,17 @@ def collate(examples: Sequence[Example]) -> Batch:
     """
     targets = [target for _, _, target in examples if target is not None]
     assert len(targets) in (0, len(examples))
-    if len(examples) == 1:  # nothing to pad, nothing to copy
-        pixels, info, _ = examples[0]
-        return Batch(pixels[None], [info], targets)
-    height = max(pixels.shape[1] for pixels, _, _ in examples)
-    width = max(pixels.shape[2] for pixels, _, _ in examples)
-    images = torch.empty((len(examples), 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)
-    for image, (pixels, _, _) in zip(images, examples):
-        image[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-        image[:, pixels.shape[1] :] = 0
-        image[:, :, pixels.shape[2] :] = 0
-    return Batch(images, [info for _, info, _ in examples], targets)
+    return Batch(pad_images([pixels for pixels, _, _ in examples]), [info for _, info, _ in examples], targets)
+
+
+def pad_images(images: Sequence[Tensor]) -> Tensor:
+    """Combines images, uint8 (3, H, W) of different sizes; see :func:`collate`."""
+    if len(images) == 1:  # nothing to pad, nothing to copy
+        return images[0][None]
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    padded = torch.empty((len(images), 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)
+    for place, image in zip(padded, images):
+        place[:, : image.shape[1], : image.shape[2]] = image
+        place[:, image.shape[1] :] = 0
+        place[:, :, image.shape[2] :] = 0
+    return padded

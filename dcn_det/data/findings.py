@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from dcn_det.errors import UserError
 
+EXAMPLES = 5
+"""Maximum number of examples shown for each problem."""
+
 
 @dataclass
 class Findings:
@@ -24,6 +27,7 @@ class Findings:
         errors: all examples of each kind of error.
         notes: all examples of each kind of note; these do not prevent training or evaluation.
         images, objects: numbers of annotated images and objects, with those that have errors; set by readers that know.
+        fixable: whether ``check-dataset --fix`` can leave out what has errors.
     """
 
     source: str | Path
@@ -31,6 +35,7 @@ class Findings:
     notes: dict[str, list[str]] = field(default_factory=dict)
     images: int = 0
     objects: int = 0
+    fixable: bool = True
 
     def error(self, kind: str, example: str) -> None:
         self.errors.setdefault(kind, []).append(example)
@@ -47,6 +52,16 @@ class Findings:
         self.images += other.images
         self.objects += other.objects
 
+    def lines(self, notes: Iterable[str] = ()) -> list[str]:
+        """Describes all problems and ``notes`` for a report, one line each."""
+        lines = []
+        for kind, problems in (("error", self.errors), ("note ", self.notes)):
+            for problem, examples in sorted(problems.items()):
+                more = ", ..." if len(examples) > EXAMPLES else ""
+                lines.append(f"  {kind} {problem}: {len(examples)} ({', '.join(examples[:EXAMPLES])}{more})")
+        lines += [f"  note  {note}" for note in notes]
+        return lines or ["  no problems found"]
+
     def refuse(self) -> None:
         """Checks that there are no errors.
 
@@ -55,9 +70,8 @@ class Findings:
         """
         for kind, examples in self.errors.items():
             count = sum(map(len, self.errors.values()))
-            advice = (
-                f"; dcn-det check-dataset lists all {count} errors, --fix repairs or drops them" if count > 1 else ""
-            )
+            fix = ", --fix repairs or drops them" if self.fixable else ""
+            advice = f"; dcn-det check-dataset lists all {count} errors{fix}" if count > 1 else ""
             raise UserError(f"{self.source}: {kind}: {first_few(examples, 3)}{advice}")
 
     def keep(self, good: NDArray[np.bool_], kind: str, examples: Iterable[str]) -> NDArray[np.bool_]:

@@ -153,6 +153,16 @@ class FolderDataset(Dataset[tuple[Tensor, ImageInfo]]):
         self.transform = transform
         self.max_pixels = max_pixels
 
+    @property
+    def image_ids(self) -> Tensor:
+        """int64 (N,), positions."""
+        return torch.arange(len(self))
+
+    @property
+    def landscape(self) -> Tensor:
+        """bool (N,), all True: examples have the same size."""
+        return torch.ones(len(self), dtype=torch.bool)
+
     def __len__(self) -> int:
         return len(self.index)
 

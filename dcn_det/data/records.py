@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -205,6 +206,20 @@ def with_own_ids(records: Records) -> Records:
         if first.setdefault(ident, name) != name and following < 2**63:
             ids[row], following = following, following + 1
     return replace(records, image_ids=ids)
+
+
+def image_id(name: str, file: str) -> int:
+    """Returns an id for an image of a format without ids.
+
+    Args:
+        name: if it consists of digits, they are the id.
+        file: path relative to the data set; otherwise, its hash is the id, in 52 bits (exact in JSON readers that use
+            float64).
+    """
+    digits = name.replace("_", "")
+    if digits.isascii() and digits.isdigit() and len(digits) < 16:
+        return int(digits)
+    return int.from_bytes(hashlib.sha256(file.encode()).digest()[:8], "big") >> 12
 
 
 def pack(images: Sequence[ImageRecord], classes: Sequence[str], source: str | Path) -> Records:

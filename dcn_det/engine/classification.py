@@ -10,20 +10,21 @@ from torch import nn
 
 from dcn_det.config import to_plain
 from dcn_det.config.classifier import METRICS, ClassificationConfig
-from dcn_det.data.build import build_folder_eval_loader, build_folder_train_loader, build_folders
-from dcn_det.data.loader import Loader
+from dcn_det.data.build import build_eval_loader, build_folders
+from dcn_det.data.folders import FolderDataset
 from dcn_det.distributed import Processes
 from dcn_det.engine.logging import Log
-from dcn_det.engine.task import Task
+from dcn_det.engine.task import Task, TestJob, TestResult
 from dcn_det.engine.trainer import Evaluate
 from dcn_det.errors import UserError
+from dcn_det.evaluation.metrics import Metrics
+from dcn_det.inference.build import restore_model
 from dcn_det.models.build import build_classifier
 from dcn_det.models.classifier import Classifier, positions
 from dcn_det.precision import PRECISIONS, autocast
 from dcn_det.progress import Progress
-from dcn_det.structures import Category, LabelBatch
+from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
-from dcn_det.weights.backbone import load_backbone_weights
 from dcn_det.weights.settings import of_backbone
 
 BACKBONE = "backbone.safetensors"
@@ -39,6 +40,7 @@ class ClassificationTask(Task[ClassificationConfig]):
     """
 
     schema = ClassificationConfig
+    title = "classification"
 
     def __init__(self, config: ClassificationConfig, processes: Processes | None = None) -> None:
         super().__init__(config, processes)
@@ -55,30 +57,6 @@ class ClassificationTask(Task[ClassificationConfig]):
     def categories(self) -> tuple[Category, ...]:
         return self.train_set.index.categories
 
-    def fingerprint(self) -> str:
-        return self.train_set.index.fingerprint()
-
-    def build_model(self) -> Classifier:
-        with self.processes.main_first():
-            model = build_classifier(self.config.model, len(self.categories))
-            load_backbone_weights(model.backbone, self.config.model.backbone)
-        return model
-
-    def train_batches(
-        self, start_iteration: int, batch_size: int, accumulate: int, pin_memory: bool = False
-    ) -> Loader[LabelBatch]:
-        return build_folder_train_loader(
-            self.train_set,
-            self.config.data,
-            batch_size,
-            self.config.seed,
-            world_size=self.processes.world_size,
-            rank=self.processes.rank,
-            start_iteration=start_iteration,
-            pin_memory=pin_memory,
-            accumulate=accumulate,
-        )
-
     def summary(self) -> list[str]:
         val = self.val_set
         lines = [
@@ -91,28 +69,12 @@ class ClassificationTask(Task[ClassificationConfig]):
 
     def evaluator(self, log: Log) -> Evaluate | None:
         """Returns a function that measures a model on the validation split, which the processes share."""
-        val_set, processes, test = self.val_set, self.processes, self.config.test
+        val_set, processes = self.val_set, self.processes
         if val_set is None:
             return None
 
         def run(model: nn.Module, iteration: int) -> Mapping[str, float]:
-            assert isinstance(model, Classifier)
-            device = next(model.parameters()).device
-            loader = build_folder_eval_loader(
-                val_set, self.config.data, test.batch_size, processes.world_size, processes.rank, device.type == "cuda"
-            )
-            model.eval()
-            right = dict.fromkeys(METRICS, 0)
-            with torch.inference_mode():
-                for batch in loader:
-                    batch = batch.to(device, non_blocking=True)
-                    with autocast(device, PRECISIONS[test.precision]):
-                        scores = model.scores(batch)
-                    found = positions(scores, batch.labels)
-                    for name, top in _TOP.items():
-                        right[name] += int((found < top).sum())
-            parts = processes.gather(right)
-            metrics = {name: sum(part[name] for part in parts) / len(val_set) for name in METRICS}
+            metrics = measure(model, val_set, self.config, processes).values
             log.say("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()) + f"  ({val_set.index.report})")
             return metrics
 
@@ -129,3 +91,37 @@ class ClassificationTask(Task[ClassificationConfig]):
         }
         checkpoint.save(path, state)
         return {"backbone": path}
+
+    @classmethod
+    def test(cls, job: TestJob[ClassificationConfig]) -> TestResult:
+        """Measures a classifier on the validation images."""
+        config = job.config
+        if config.data.val is None:
+            raise UserError("data.val: null, so there are no images to test on")
+        classes = [category.name for category in checkpoint.categories_from_plain(job.state["categories"])]
+        val_set = build_folders(config.data, "val", classes)
+        model = restore_model(build_classifier(config.model, len(classes)), config, job.state, job.weights, job.device)
+        metrics = measure(model, val_set, config, job.processes)
+        return TestResult(job.output, metrics, {"metrics": job.output / "metrics.json"})
+
+
+def measure(model: nn.Module, val_set: FolderDataset, config: ClassificationConfig, processes: Processes) -> Metrics:
+    """Measures a classifier; the processes share the images, and each returns the metrics of all of them."""
+    assert isinstance(model, Classifier)
+    device, test = next(model.parameters()).device, config.test
+    loader = build_eval_loader(
+        val_set, config.data, test.batch_size, processes.world_size, processes.rank, device.type == "cuda"
+    )
+    model.eval()
+    right = dict.fromkeys(METRICS, 0)
+    with torch.inference_mode():
+        for batch in loader:
+            batch = batch.to(device, non_blocking=True)
+            with autocast(device, PRECISIONS[test.precision]):
+                scores = model.scores(batch)
+            found = positions(scores, batch.labels)
+            for name, top in _TOP.items():
+                right[name] += int((found < top).sum())
+    parts, count = processes.gather(right), len(val_set)
+    values = {name: sum(part[name] for part in parts) / count for name in METRICS}
+    return Metrics("classification", f"torch {torch.__version__}", values, {}, count, count, count)

@@ -41,6 +41,9 @@ class Log:
     def image(self, iteration: int, name: str, image: np.ndarray) -> None:
         """Logs an image, uint8 (H, W, 3) RGB."""
 
+    def histogram(self, iteration: int, name: str, values: np.ndarray) -> None:
+        """Logs the distribution of finite numbers."""
+
     def close(self) -> None:
         """Flushes and closes the files."""
 
@@ -111,6 +114,13 @@ class RunLog(Log):
             import wandb
 
             self._wandb.log({name: wandb.Image(image)}, step=iteration)
+
+    def histogram(self, iteration: int, name: str, values: np.ndarray) -> None:
+        self._write(partial(self._board.add_histogram, name, values, iteration))
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({name: wandb.Histogram(values)}, step=iteration)
 
     def close(self) -> None:
         self._close()

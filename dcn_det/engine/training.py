@@ -1,4 +1,4 @@
-"""Training from a config: the functions behind ``dcn-det train`` and ``dcn-det train-classifier``."""
+"""Training from a config: the function behind ``dcn-det train``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from typing import Any, Literal
 import torch
 
 from dcn_det import distributed
-from dcn_det.config import Config, RunConfig, print_config, settings_of, to_plain
-from dcn_det.config.classifier import ClassificationConfig
+from dcn_det.config import RunConfig, as_any, print_config, to_plain
 from dcn_det.distributed import Processes, resolve_device
-from dcn_det.engine.classification import ClassificationTask
-from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.guards import data_changes
 from dcn_det.engine.lock import exclusive
 from dcn_det.engine.logging import Log, RunLog
@@ -23,7 +20,7 @@ from dcn_det.engine.session import Session, set_up_process
 from dcn_det.engine.signals import Interrupted
 from dcn_det.engine.store import CheckpointStore
 from dcn_det.engine.surroundings import save_surroundings
-from dcn_det.engine.task import Task
+from dcn_det.engine.tasks import task_of
 from dcn_det.errors import UserError
 from dcn_det.files import write_text
 from dcn_det.weights import checkpoint
@@ -53,14 +50,14 @@ class TrainingResult:
 
 
 def train(
-    config: Config | str | Path,
+    config: RunConfig | str | Path,
     output: str | Path | None = None,
     *,
     resume: Resume = "no",
     stop_at: int | None = None,
     **overrides: Any,
 ) -> TrainingResult:
-    """Trains the detector that a config describes.
+    """Trains the model that a config describes.
 
     Under ``torchrun``, every process calls this function, and the processes train together.
 
@@ -72,42 +69,16 @@ def train(
         **overrides: settings laid over the config, as blocks (``train={"iterations": 100}``) or dotted keys
             (``**{"train.iterations": 100}``).
 
+    Returns:
+        The result; for a classifier, ``files["backbone"]`` is the file for ``model.backbone.weights`` of others.
+
     Raises:
         UserError: a setting is invalid, data or weights are missing, or the folder already contains a run or is in
             use by one.
         TrainingDiverged, OutOfMemory: training cannot continue; both are subclasses of UserError.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 was received; a checkpoint is saved.
     """
-    return run(DetectionTask, config, output, resume=resume, stop_at=stop_at, overrides=overrides)
-
-
-def train_classifier(
-    config: ClassificationConfig | str | Path,
-    output: str | Path | None = None,
-    *,
-    resume: Resume = "no",
-    stop_at: int | None = None,
-    **overrides: Any,
-) -> TrainingResult:
-    """Trains a classifier, whose backbone detectors can start from; see :func:`train` for arguments and errors.
-
-    Returns:
-        The result; ``files["backbone"]`` is the file for ``model.backbone.weights``.
-    """
-    return run(ClassificationTask, config, output, resume=resume, stop_at=stop_at, overrides=overrides)
-
-
-def run(
-    task: type[Task[Any]],
-    config: RunConfig | str | Path,
-    output: str | Path | None = None,
-    *,
-    resume: Resume = "no",
-    stop_at: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> TrainingResult:
-    """Trains the model of a task; see :func:`train` for arguments and errors."""
-    config = settings_of(task.schema, config, overrides or {})
+    config = as_any(config, overrides)
     if stop_at is not None and stop_at < 1:
         raise UserError(f"stop_at is {stop_at}, expected an iteration of at least 1")
     output = Path(output or Path("runs") / config.name)
@@ -115,22 +86,21 @@ def run(
     with warnings.catch_warnings(), exclusive(output, processes):
         if not processes.main:
             warnings.simplefilter("ignore")  # the main process issues the same ones
-        result = _run(task, config, output, resume, stop_at, processes, device)
+        result = _run(config, output, resume, stop_at, processes, device)
     distributed.stop()
     return result
 
 
-def describe(task: type[Task[Any]], config: RunConfig) -> str:
+def describe(config: RunConfig) -> str:
     """Builds data, model and optimizer of a config and describes them on several lines, without training."""
     processes, device = distributed.start(resolve_device(config.device), config.device)
     set_up_process(config, device)
-    text = Session(task(config, processes), device).summary()
+    text = Session(task_of(config)(config, processes), device).summary()
     distributed.stop()
     return text if processes.main else ""
 
 
 def _run(
-    task: type[Task[Any]],
     config: RunConfig,
     output: Path,
     resume: Resume,
@@ -150,7 +120,8 @@ def _run(
         raise UserError(f"'{output}' already contains a run; continue it with --resume or choose another --output")
 
     set_up_process(config, device)
-    session = Session(task(config, processes), device, resumed[1]["images_per_step"] if resumed else None)
+    task = task_of(config)(config, processes)
+    session = Session(task, device, resumed[1]["images_per_step"] if resumed else None)
     log = _open_log(config, store, resumed[1]["iteration"] if resumed else 0) if processes.main else Log()
     weights, files = None, {}
     try:

@@ -1,15 +1,29 @@
-"""Measurements of a run: means between log lines, memory, and magnitudes of offsets."""
+"""Measurements of a run: means between log lines, memory, and offsets."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcn_det.ops import DeformConv2d
+from dcn_det.data.index import DatasetIndex
+from dcn_det.engine.logging import Log
+from dcn_det.errors import UserError
+from dcn_det.images import read_image
+from dcn_det.inference.predictor import Predictor
+from dcn_det.visualize.observation import automatic_points, observe
+from dcn_det.visualize.offsets import BinOffsets, Offsets, reading_bin_offsets, reading_offsets
+from dcn_det.visualize.sampling import stacked_layers
+from dcn_det.visualize.sampling_pictures import sampling_picture
+
+WATCHED_IMAGES = 4
+"""Test images whose offsets are logged at each evaluation."""
+PANEL_SIDE = 400
+"""Longer side of the picture of one point, in pixels."""
 
 
 class Window:
@@ -52,42 +66,63 @@ class OffsetMeter:
     the RoI (before ``offset_std``) for RoI pooling.
 
     Args:
-        model: its deformable convolutions, and all other modules named ``offset``, are measured.
+        model: its deformable convolutions and deformable RoI pooling are measured.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        convolutions = {name: m for name, m in model.named_modules() if isinstance(m, DeformConv2d)}
-        self._layers: dict[str, tuple[nn.Module, int | None]] = {}
-        for name, module in model.named_modules():
-            if name.rpartition(".")[2] != "offset":
-                continue
-            parent = convolutions.get(name.rpartition(".")[0])
-            kernel = parent.kernel_size[0] * parent.kernel_size[1] if parent else 0
-            # The mask of a modulated layer follows its offsets.
-            channels = 2 * parent.offset_groups * kernel if parent else None
-            self._layers[name.rpartition(".")[0] or name] = (module, channels)
-        self._seen: dict[str, Tensor] = {}
+        self._model = model
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Measures every forward pass inside the block."""
-        self._seen.clear()
-        handles = [
-            module.register_forward_hook(self._hook(name, channels))
-            for name, (module, channels) in self._layers.items()
-        ]
-        try:
+        """Measures all forward passes inside the block."""
+        self._sums.clear()
+        self._counts.clear()
+        with reading_offsets(self._model, self._add), reading_bin_offsets(self._model, self._add):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _hook(self, name: str, channels: int | None) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._seen[name] = output.detach()[:, :channels].abs().float().mean()
-
-        return hook
+    def _add(self, reading: Offsets | BinOffsets) -> None:
+        name, offset = reading.name, reading.offset
+        total = offset.abs().sum(dtype=torch.float32)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0) + offset.numel()
 
     def magnitudes(self) -> dict[str, float]:
-        """Returns the magnitudes of the last measured pass, by layer."""
-        return {name: float(value) for name, value in self._seen.items()}
+        """Returns the magnitudes in the last measured passes, by layer."""
+        return {name: float(total) / self._counts[name] for name, total in self._sums.items() if self._counts[name]}
+
+
+def log_offsets(log: Log, iteration: int, predictor: Predictor, index: DatasetIndex) -> None:
+    """Logs what deformable layers do in the first images of a split.
+
+    Histograms contain all offsets: of convolutions in cells of the layer's input, of RoI pooling in fractions of the
+    RoI before ``offset_std``. Pictures show sampling locations at points that the annotations choose, so that they are
+    the same at every evaluation.
+
+    Args:
+        log: receives histograms ``offsets/...`` and pictures ``sampling/...``.
+        iteration: completed optimizer steps.
+        predictor: the detector.
+        index: the images with their annotations.
+    """
+    model: Any = predictor.model
+    layers = stacked_layers(model.eval())
+    values: dict[str, list[Tensor]] = {}
+    for i in range(min(WATCHED_IMAGES, len(index))):
+        path = index.folder / index.file_name(i)
+        image = read_image(path)
+        try:
+            seen = observe(predictor, image, layers=layers)
+        except UserError as error:
+            log.say(f"warning: sampling locations of '{path.name}' not drawn: {error}")
+            continue
+        readings: tuple[Offsets | BinOffsets, ...] = (*seen.readings, *seen.bins)
+        for reading in readings:
+            values.setdefault(reading.name, []).append(reading.offset.float().flatten().cpu())
+        points = automatic_points(index.objects(i)[0], (image.shape[0], image.shape[1]))
+        if seen.stack is not None and points:
+            log.image(iteration, f"sampling/{path.stem}", sampling_picture(image, seen.stack, points, PANEL_SIDE))
+    for name, parts in values.items():
+        offsets = torch.cat(parts)
+        log.histogram(iteration, f"offsets/{name}", offsets[offsets.isfinite()].numpy())

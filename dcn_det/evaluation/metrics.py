@@ -33,6 +33,21 @@ class Metrics:
     def __getitem__(self, name: str) -> float:
         return self.values[name]
 
+    @property
+    def compared(self) -> str:
+        """What the results were compared with."""
+        return f"{self.images} images, {self.objects} objects"
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Numbers that differ between results, by name."""
+        return {"detections": self.detections}
+
+    @property
+    def counts(self) -> str:
+        """What was compared."""
+        return ", ".join([self.compared, *(f"{count} {name}" for name, count in self.totals.items())])
+
     def to_plain(self) -> dict[str, Any]:
         """Returns the metrics as a dict for JSON; undefined metrics are None."""
         return {
@@ -48,11 +63,10 @@ class Metrics:
 
     def table(self, per_class: bool = False) -> str:
         """Returns the metrics as lines of text, with three decimals, as pycocotools prints them."""
-        counts = f"{self.images} images, {self.objects} objects, {self.detections} detections"
-        lines = [f"{self.kind}: {counts} ({self.backend})", *self.notes]
+        lines = [f"{self.kind}: {self.counts} ({self.backend})", *self.notes]
         lines += ["  ".join(f"{name:>5} {text(value)}" for name, value in row) for row in _rows(self.values)]
         if per_class:
-            width = max(map(len, self.per_class))
+            width = max(map(len, self.per_class), default=0)
             lines += [f"{name:<{width}}  {text(value)}" for name, value in self.per_class.items()]
         return "\n".join(lines)
 

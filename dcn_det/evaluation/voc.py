@@ -8,7 +8,7 @@ class exceeds the threshold and no detection with a higher score matches that ob
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote
@@ -44,9 +44,15 @@ class VocTruth(Truth):
     ) -> Metrics:
         if iou_type != "bbox":
             raise UserError(f"iou_type {iou_type}: Pascal VOC's metrics are for boxes; choose bbox")
-        return evaluate_voc(self.coco, results, (settings or EvaluationConfig()).voc_ap)
+        settings = settings or EvaluationConfig()
+        found = evaluate_voc(self.coco, results, settings.voc_ap)
+        if not settings.coco_metrics:
+            return found
+        coco = super().measure(results, settings)
+        return replace(found, values=found.values | coco.values, notes=(*found.notes, *coco.notes))
 
     def measures(self, results: ResultTable, settings: EvaluationConfig) -> list[Metrics]:
+        settings = settings.model_copy(update={"coco_metrics": False})
         return [self.measure(results, settings), super().measure(results, settings)]
 
     def read_folder(self, folder: Path) -> list[Result]:
@@ -56,7 +62,13 @@ class VocTruth(Truth):
     def write_results(folder: Path, results: Sequence[Result], index: DatasetIndex, data: DataConfig) -> Path:
         assert isinstance(data, VocDataConfig) and data.test is not None
         names = {index.image_id(i): Path(index.file_name(i)).stem for i in range(len(index))}
-        write_voc_results(folder / "voc", results, names, index.categories, Path(data.test.sets[0]).stem)
+        write_voc_results(
+            folder / "voc",
+            results,
+            names,
+            index.categories,
+            Path((data.test.sets or (data.test.folder or "test",))[0]).stem,
+        )
         return folder / "voc"
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from dcn_det.config import Config, as_config, from_plain, to_plain
+from dcn_det.config import Config, RunConfig, to_plain
 from dcn_det.config.options import Options
 from dcn_det.distributed import resolve_device
 from dcn_det.errors import UserError
 from dcn_det.inference.box_average import BoxAverage
 from dcn_det.inference.predictor import Detector, Predictor, View
-from dcn_det.models.build import build_detector
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.postprocess import PostProcess
 from dcn_det.precision import PRECISIONS
 from dcn_det.structures import Category
-from dcn_det.weights import checkpoint
 from dcn_det.weights.files import load_into
 from dcn_det.weights.settings import describe, differences, get, laid_over, of_checkpoint
+
+C = TypeVar("C", bound=RunConfig)
+M = TypeVar("M", bound=nn.Module)
 
 
 class PlacedDetector(Detector, Protocol):
@@ -70,65 +71,34 @@ def build_predictor(model: PlacedDetector, categories: tuple[Category, ...], con
     )
 
 
-def load(
-    weights: str | Path,
-    device: str = "auto",
-    config: Config | str | Path | None = None,
-    **overrides: Any,
-) -> Predictor:
-    """Loads a trained detector, ready to detect objects in images.
+def restore_model(model: M, config: RunConfig, state: Mapping[str, Any], source: Path, device: str = "auto") -> M:
+    """Loads the weights of a checkpoint into a model and prepares it for testing.
 
     Args:
-        weights: checkpoint written by training or by ``dcn-det convert-weights``; contains config and class names.
+        model: built from ``config``, on the CPU.
+        config: the settings.
+        state, source: content of the checkpoint, and its file, for messages.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        config: a config or its YAML file, used instead of the one in the checkpoint. Settings that belong to the
-            weights are still taken from the checkpoint.
-        **overrides: settings laid over the config, as blocks (``test={"nms": "gaussian"}``) or dotted keys
-            (``**{"test.nms_iou": 0.5}``).
 
     Returns:
-        A predictor: ``predictor(image)`` gives :class:`dcn_det.structures.Detections`.
+        The model in evaluation mode on the device.
 
     Raises:
-        UserError: the file is missing, damaged or of a different model than ``config``, a setting is invalid, or the
-            device is not available.
+        UserError: the checkpoint is of a different model, or the device is not available.
     """
-    weights = Path(weights)
-    state = checkpoint.load(weights, checkpoint.TESTING)
-    if config is not None:
-        settings = with_settings_of_weights(as_config(config, **overrides), state, weights)
-    else:
-        settings = as_config(from_plain(state["config"], str(weights)), **overrides)
-    return restore_predictor(state, weights, settings, device)
-
-
-def restore_predictor(state: Mapping[str, Any], source: Path, config: Config, device: str = "auto") -> Predictor:
-    """Rebuilds a trained detector.
-
-    Args:
-        state: content of a checkpoint, including class names.
-        source: its file, for messages.
-        config: the settings to use.
-        device: see :func:`load`.
-
-    Raises:
-        UserError: the checkpoint is of a different model than ``config``, or the device is not available.
-    """
-    categories = checkpoint.categories_from_plain(state["categories"])
     where = resolve_device(device)
-    model = build_detector(config, len(categories))
     load_into(model, state["model"], source=source)
     model = model.to(where).eval()
     if config.train.channels_last and where.type == "cuda":  # the layout of its fast kernels for half precision
         model = model.to(memory_format=torch.channels_last)
-    return build_predictor(model, categories, config)
+    return model
 
 
-def with_settings_of_weights(config: Config, state: Mapping[str, Any], weights: Path) -> Config:
+def with_settings_of_weights(config: C, state: Mapping[str, Any], weights: Path) -> C:
     """Returns the config with the settings that belong to the weights, with a warning about those that differed.
 
     Raises:
-        UserError: the weights are of a different kind of detector or backbone.
+        UserError: the weights are of a different kind of model or backbone.
     """
     plain = to_plain(config)
     for key in ("model.kind", "model.backbone.kind"):

@@ -151,7 +151,7 @@ class Predictor:
         return self._detect(as_rgb(images))
 
     def _detect(self, image: Image) -> Detections:
-        return self.predict([_show(image, view) for view in self.views])[0]
+        return self.predict([batch_of(image, view) for view in self.views])[0]
 
     def predict(self, batches: Sequence[Batch]) -> list[Detections]:
         """Detects objects in a batch of images.
@@ -193,7 +193,8 @@ class Predictor:
             yield from zip(shown[0].infos, self.predict(shown))
 
 
-def _show(image: Image, view: View) -> Batch:
+def batch_of(image: Image, view: View) -> Batch:
+    """Returns a batch of one image, resized and mirrored; the image does not change."""
     resized = resize_short_side(image, view.short_side, view.max_side)
     info = ImageInfo(0, "", image.shape[0], image.shape[1], resized.shape[0], resized.shape[1], flipped=view.flipped)
     if view.flipped:

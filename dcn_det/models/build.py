@@ -10,21 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
-from dcn_det.config import BACKBONES, DETECTORS, Config
-from dcn_det.config.classifier import ClassifierConfig
+from dcn_det.config import BACKBONES, DETECTORS, SEGMENTERS, Config, RunConfig
+from dcn_det.config.classifier import ClassificationConfig, ClassifierConfig
 from dcn_det.config.model import (
     AlignedInceptionResNetConfig,
     AnchorsConfig,
     BackboneConfig,
     ClassAwareRPNConfig,
+    DeepLabConfig,
     FasterRCNNConfig,
     PreprocessConfig,
     ResidualBackboneConfig,
     ResNetConfig,
     RFCNConfig,
     RPNConfig,
+    SegmenterConfig,
 )
 from dcn_det.config.options import Options
+from dcn_det.config.segmentation import SegmentationConfig
 from dcn_det.config.testing import TestConfig
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.models.anchor_head import AnchorSampling
@@ -37,6 +40,7 @@ from dcn_det.models.backbones.residual import ResidualBackbone
 from dcn_det.models.backbones.resnet import ResNet
 from dcn_det.models.class_aware_rpn import ClassAwareRPN
 from dcn_det.models.classifier import Classifier
+from dcn_det.models.deeplab import DeepLab, DeepLabHead
 from dcn_det.models.detector import Backbone, Detector, Head, TwoStageDetector
 from dcn_det.models.heads.faster_rcnn import FasterRCNNHead
 from dcn_det.models.heads.rfcn import RFCNHead
@@ -44,6 +48,27 @@ from dcn_det.models.one_stage import OneStageDetector
 from dcn_det.models.preprocess import Preprocess
 from dcn_det.models.rpn import RPN, ProposalSelection
 from dcn_det.models.targets import RoISampler
+
+
+def build_model(config: RunConfig, num_classes: int) -> Any:
+    """Builds the model of a config of any task, on the CPU and without pretrained weights.
+
+    Args:
+        config: the settings.
+        num_classes: number of categories.
+
+    Returns:
+        A module with ``backbone`` and ``lr_multipliers()``; in training mode, it maps a batch to losses.
+
+    Raises:
+        UserError: the settings contradict each other.
+    """
+    if isinstance(config, Config):
+        return build_detector(config, num_classes)
+    if isinstance(config, ClassificationConfig):
+        return build_classifier(config.model, num_classes)
+    assert isinstance(config, SegmentationConfig)
+    return build_segmenter(config.model, num_classes)
 
 
 def build_detector(config: Config, num_classes: int) -> Detector[Any]:
@@ -74,6 +99,27 @@ def build_classifier(settings: ClassifierConfig, num_classes: int) -> Classifier
     parts = options(Classifier, preprocess=_preprocess(settings.backbone.preprocess, backbone), backbone=backbone)
     options.done()
     return Classifier(num_classes=num_classes, **parts)
+
+
+def build_segmenter(settings: SegmenterConfig, num_classes: int) -> DeepLab:
+    """Builds a model of semantic segmentation, on the CPU and without pretrained weights.
+
+    Args:
+        settings: the section ``model``.
+        num_classes: including background, if that is a class.
+    """
+    build: Callable[..., DeepLab] = SEGMENTERS.builder(settings.kind)
+    return build(settings, build_backbone(settings.backbone), num_classes)
+
+
+def build_deeplab(settings: DeepLabConfig, backbone: Backbone, num_classes: int) -> DeepLab:
+    """Builds DeepLab."""
+    options = Options(settings, "kind", "backbone")
+    head = DeepLabHead(backbone.channels["res5"], num_classes, **options(DeepLabHead))
+    preprocess = _preprocess(settings.backbone.preprocess, backbone)
+    model = DeepLab(**options(DeepLab, preprocess=preprocess, backbone=backbone, head=head))
+    options.done()
+    return model
 
 
 def build_faster_rcnn(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn_det.models.backbones.residual import ResidualBackbone
-from dcn_det.models.detector import Backbone
+from dcn_det.models.detector import Backbone, Work
 from dcn_det.models.initialize import normal
 from dcn_det.precision import in_full_precision
 from dcn_det.structures import LabelBatch
@@ -49,6 +51,17 @@ class Classifier(nn.Module):
     def lr_multipliers(self) -> dict[str, float]:
         """Returns learning-rate multipliers other than 1, by parameter name."""
         return {f"backbone.{name}": value for name, value in self.backbone.lr_multipliers().items()}
+
+    def work(self, images: Tensor, rois: int = 0) -> Iterator[Work]:
+        """Yields the work on images, part by part; see :meth:`dcn_det.models.detector.Detector.work`."""
+        features: dict[str, Tensor] = {}
+        yield "backbone", lambda: features.update(self.backbone(images))
+        yield "fc", lambda: self.fc(features[self.feature].mean(dim=(2, 3)))
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """Stride of the map that is averaged, in input pixels."""
+        return (self.backbone.strides[self.feature],)
 
     def scores(self, batch: LabelBatch) -> Tensor:
         """Returns the logits of each image, float32 (B, num_classes)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from dcn_det.models.postprocess import confident
 from dcn_det.models.rpn import RPN, Proposals
 from dcn_det.structures import Batch, Detections, ImageInfo, Target
+
+Work = tuple[str, Callable[[], object]]
+"""Name of a part of a model, and a function that does its work."""
 
 
 class Part(Protocol):
@@ -37,6 +40,8 @@ class Head(Part, Protocol):
     """Interface that :class:`TwoStageDetector` requires of a second stage; ``maps`` is the result of ``prepare``."""
 
     def prepare(self, *features: Tensor) -> Any: ...
+
+    def __call__(self, maps: Any, boxes: Sequence[Tensor]) -> Any: ...
 
     def losses(
         self, maps: Any, proposals: Sequence[Tensor], infos: Sequence[ImageInfo], targets: Sequence[Target]
@@ -106,6 +111,20 @@ class Detector(nn.Module, ABC, Generic[Extracted]):
     @abstractmethod
     def extract(self, batch: Batch) -> Extracted:
         """Computes everything that depends only on the images."""
+
+    def work(self, images: Tensor, rois: int) -> Iterator[Work]:
+        """Yields the work on preprocessed images, part by part, without losses, suppression and selection.
+
+        Args:
+            images: float32 (B, 3, H, W), the backbone's input.
+            rois: proposals per image, for detectors that have any.
+        """
+        yield "backbone", lambda: self.backbone(images)
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """Strides of the maps from which boxes are predicted, in input pixels; empty if unknown."""
+        return ()
 
     @abstractmethod
     def _losses(self, features: Extracted, batch: Batch) -> dict[str, Tensor]: ...
@@ -187,6 +206,23 @@ class TwoStageDetector(Detector[Features]):
             tuple(features[name] for name in self.rpn_features),
             self.head.prepare(*(features[name] for name in self.head_features)),
         )
+
+    def work(self, images: Tensor, rois: int) -> Iterator[Work]:
+        """Yields the work on preprocessed images, part by part; see :meth:`Detector.work`."""
+        features: dict[str, Tensor] = {}
+        yield "backbone", lambda: features.update(self.backbone(images))
+        yield "rpn", lambda: [self.rpn(features[name]) for name in self.rpn_features]
+
+        def second_stage() -> None:
+            boxes = [images.new_empty(rois, 4) for _ in images]
+            self.head(self.head.prepare(*(features[name] for name in self.head_features)), boxes)
+
+        yield "head", second_stage
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """Strides of the maps that the second stage reads, in input pixels."""
+        return tuple(self.backbone.strides[name] for name in self.head_features)
 
     def propose(self, features: Features, infos: Sequence[ImageInfo]) -> list[Proposals]:
         """Returns the proposals of each image, in pixels of the network's input."""

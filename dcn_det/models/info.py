@@ -1,23 +1,23 @@
-"""Parameters, multiply-adds and memory of a detector, counted on the meta device, where tensors have no values."""
+"""Parameters, multiply-adds and memory of a model, counted on the meta device, where tensors have no values."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dcn_det.models.detector import Detector, TwoStageDetector
+from dcn_det.models.detector import Work
 from dcn_det.models.norm import FrozenBatchNorm2d
-from dcn_det.models.one_stage import OneStageDetector
 from dcn_det.ops import DeformConv2d
 from dcn_det.ops.flops import flop_counter
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Size and cost of a detector.
+    """Size and cost of a model.
 
     Attributes:
         parameters: by part (``backbone``, ``rpn``, ``head``): all weights, including constant scales and shifts of
@@ -26,7 +26,7 @@ class ModelInfo:
         multiply_adds: of one image, by part: products with their additions in convolutions, deformable ones
             included, and in fully connected layers. Sampling, pooling, activations and suppression are not counted.
         activation_bytes: memory per image that a training step keeps for its backward pass, in float32, without losses.
-        strides: of the maps from which boxes are predicted, in input pixels.
+        strides: of the maps that are predicted from, in input pixels.
         deformable: names of the deformable convolutions.
     """
 
@@ -38,41 +38,39 @@ class ModelInfo:
     deformable: tuple[str, ...]
 
 
-def model_info(model: Detector[Any], height: int, width: int, rois: int) -> ModelInfo:
+class Countable(Protocol):
+    """Interface of a model whose work is counted; see :class:`dcn_det.models.detector.Detector`."""
+
+    preprocess: nn.Module
+
+    def work(self, images: Tensor, rois: int) -> Iterator[Work]: ...
+
+    @property
+    def output_strides(self) -> tuple[int, ...]: ...
+
+
+def model_info(model: Any, height: int, width: int, rois: int) -> ModelInfo:
     """Counts one image of ``height`` x ``width`` pixels, before the padding it needs, with ``rois`` proposals.
 
     Args:
-        model: on the meta device.
+        model: a :class:`Countable` module, on the meta device.
     """
+    counted: Countable = model
     parts = dict(model.named_children())
     saved = _SavedTensors(model)
     flops: dict[str, int] = {}
     with saved.hooks():
-        images = parts["preprocess"](torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta"), [])
-        with flop_counter() as counter:
-            features = parts["backbone"](images)
-        flops["backbone"] = counter.get_total_flops()
-        strides: tuple[int, ...] = ()
-        if isinstance(model, OneStageDetector):
+        images = counted.preprocess(torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta"), [])
+        for name, run in counted.work(images, rois):
             with flop_counter() as counter:
-                model.rpn(features[model.feature])
-            flops["rpn"], strides = counter.get_total_flops(), model.rpn.strides
-        elif isinstance(model, TwoStageDetector):
-            with flop_counter() as counter:
-                for name in model.rpn_features:
-                    model.rpn(features[name])
-            flops["rpn"] = counter.get_total_flops()
-            with flop_counter() as counter:
-                maps = model.head.prepare(*(features[name] for name in model.head_features))
-                parts["head"](maps, [torch.empty(rois, 4, device="meta")])
-            flops["head"] = counter.get_total_flops()
-            strides = tuple(model.backbone.strides[name] for name in model.head_features)
+                run()
+            flops[name] = counter.get_total_flops()
     return ModelInfo(
         parameters={name: count_parameters(part) for name, part in parts.items() if name in flops},
         trainable=sum(each.numel() for each in model.parameters() if each.requires_grad),
         multiply_adds={name: count // 2 for name, count in flops.items()},
         activation_bytes=saved.bytes,
-        strides=strides,
+        strides=counted.output_strides,
         deformable=tuple(name for name, module in model.named_modules() if isinstance(module, DeformConv2d)),
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
 from dcn_det.models.anchor_head import RPNOutput
 from dcn_det.models.class_aware_rpn import ClassAwareRPN
-from dcn_det.models.detector import Backbone, Detector
+from dcn_det.models.detector import Backbone, Detector, Work
 from dcn_det.models.postprocess import confident
 from dcn_det.structures import Batch, Detections, ImageInfo
 
@@ -43,6 +43,17 @@ class OneStageDetector(Detector[RPNOutput]):
         features = self.backbone(self.preprocess(batch.images, batch.infos))
         output: RPNOutput = self.rpn(features[self.feature])
         return output
+
+    def work(self, images: Tensor, rois: int = 0) -> Iterator[Work]:
+        """Yields the work on preprocessed images, part by part; see :meth:`Detector.work`."""
+        features: dict[str, Tensor] = {}
+        yield "backbone", lambda: features.update(self.backbone(images))
+        yield "rpn", lambda: self.rpn(features[self.feature])
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """Strides of the feature maps, in input pixels."""
+        return self.rpn.strides
 
     def _losses(self, features: RPNOutput, batch: Batch) -> dict[str, Tensor]:
         return self.rpn.losses([features], batch.infos, batch.targets)

@@ -238,11 +238,14 @@ class DeformConv2d(OffsetConv2d):
             input: (N, in_channels, H, W).
         """
         with library.without_autocast(input.device.type):
-            predicted = self.offset(input.to(self.offset.weight.dtype))
-            if not self.modulated:
-                return predicted, None
-            channels = 2 * self.offset_groups * math.prod(self.kernel_size)
-            return predicted[:, :channels], self.mask_scale * predicted[:, channels:].sigmoid()
+            return self.split(self.offset(input.to(self.offset.weight.dtype)))
+
+    def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Splits the output of the branch into the two results of :meth:`sampling`."""
+        if not self.modulated:
+            return predicted, None
+        channels = 2 * self.offset_groups * math.prod(self.kernel_size)
+        return predicted[:, :channels], self.mask_scale * predicted[:, channels:].sigmoid()
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, in_channels, H, W) to (N, out_channels, H_out, W_out)."""

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dcn_det.config.data import COCO_METRICS
 from dcn_det.evaluation.expected import applies
+from dcn_det.reproduce.results import count_parameters, read_result, submission
 from dcn_det.reproduce.state import State
-from dcn_det.reproduce.steps import Graph, PlannedRow
-from dcn_det.reproduce.tables import Row, Table
+from dcn_det.reproduce.steps import Graph, PlannedRow, Step
+from dcn_det.reproduce.tables import Column, Row, Table
 
-SERVER = "server.txt"
-"""File in the folder of a tested row for what the test-dev server prints: COCO's summary of 12 lines."""
+
+@dataclass(frozen=True)
+class Run:
+    """Result of a row with one seed.
+
+    Attributes:
+        seed: number of the seed, from 0.
+        measured: values by metric.
+        seconds: of all steps; rows that share a training count it each.
+        commit, hash: of the project, and of the settings of the test.
+    """
+
+    seed: int
+    measured: Mapping[str, float]
+    seconds: float = 0.0
+    commit: str = ""
+    hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -24,93 +39,148 @@ class Outcome:
 
     Attributes:
         row: the row.
-        measured: empty if it is not measured.
+        runs: what is measured, by seed.
         paper, readme: published in the paper, and in the README of the authors' released code.
-        comparable: whether ``measured`` is of the split of the published values.
+        gain: difference of the means from those of another row, with its standard error, by metric; without error if
+            either row has one run.
+        comparable: whether the measured split is that of the published values.
         split: the split that was tested.
-        commit, hash: of the project, and of the settings of the test.
-        seconds: of training (or conversion) and testing; rows that share a training count it each.
+        hash: of the settings of the test.
         condition: of the row's steps, in words.
         submission: file for the server, if the split has no annotations.
     """
 
     row: Row
-    measured: Mapping[str, float] = field(default_factory=dict)
+    runs: tuple[Run, ...] = ()
     paper: Mapping[str, float] = field(default_factory=dict)
     readme: Mapping[str, float] = field(default_factory=dict)
+    gain: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
     comparable: bool = True
     split: str = ""
-    commit: str = ""
     hash: str = ""
-    seconds: float = 0.0
     condition: str = ""
     submission: Path | None = None
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """Means over the runs, of metrics that all of them have; empty if nothing is measured."""
+        return {name: statistics.fmean(values) for name, values in self._values().items()}
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Standard deviations over the runs (with n - 1); empty for fewer than two."""
+        return {name: statistics.stdev(values) for name, values in self._values().items() if len(values) > 1}
+
+    def _values(self) -> dict[str, list[float]]:
+        names = self.runs[0].measured if self.runs else ()
+        shared = [name for name in names if all(name in run.measured for run in self.runs)]
+        return {name: [run.measured[name] for run in self.runs] for name in shared}
+
+    @property
+    def commit(self) -> str:
+        """Commits of the project that measured."""
+        return ", ".join(dict.fromkeys(run.commit for run in self.runs if run.commit))
+
+    @property
+    def seconds(self) -> float:
+        """Of training (or conversion) and testing, of all runs."""
+        return sum(run.seconds for run in self.runs)
+
     def difference(self, metric: str) -> float | None:
         """Returns measured minus published in the paper; None if either is missing or they are of other splits."""
-        if not self.comparable or metric not in self.measured or metric not in self.paper:
+        measured = self.measured
+        if not self.comparable or metric not in measured or metric not in self.paper:
             return None
-        return self.measured[metric] - self.paper[metric]
+        return measured[metric] - self.paper[metric]
 
 
 def read_outcomes(graph: Graph, state: State) -> list[Outcome]:
     """Reads the outcome of every row from the files of its steps."""
-    return [_outcome(each, graph, state) for each in graph.rows]
+    return with_gains([_outcome(each, graph, state) for each in graph.rows])
+
+
+def with_gains(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Compares rows with those that are their baseline."""
+    found = {each.row.label: each for each in outcomes}
+    return [replace(each, gain=_gain(each, found.get(each.row.baseline))) for each in found.values()]
+
+
+def _gain(outcome: Outcome, baseline: Outcome | None) -> dict[str, tuple[float, float | None]]:
+    if baseline is None:
+        return {}
+    ours, theirs, errors = outcome.measured, baseline.measured, (_errors(outcome), _errors(baseline))
+    return {
+        name: (
+            ours[name] - theirs[name],
+            math.hypot(errors[0][name], errors[1][name]) if all(name in each for each in errors) else None,
+        )
+        for name in ours
+        if name in theirs
+    }
+
+
+def _errors(outcome: Outcome) -> dict[str, float]:
+    """Returns the standard errors of the means."""
+    return {name: value / math.sqrt(len(outcome.runs)) for name, value in outcome.spread.items()}
 
 
 def _outcome(planned: PlannedRow, graph: Graph, state: State) -> Outcome:
-    if planned.config is None:
-        return Outcome(planned.row, condition="not in this project" if not planned.row.config else "not released")
-    split = planned.config.data.test_title
-    paper = _published_dilation(planned.row) or dict(planned.row.published)
+    row, config = planned.row, planned.config
+    if config is None:
+        return Outcome(row, condition=planned.absent)
+    paper = _published_dilation(row) or dict(row.published)
     readme: dict[str, float] = {}
-    for item in planned.config.expected if not paper else ():
+    for item in config.expected if not paper else ():
         (paper if item.source.startswith("paper") else readme)[item.metric] = item.value
-    conditions = [state.condition(step, graph.steps) for step in planned.steps]
-    worst = next(
-        (number for number, (condition, _) in enumerate(conditions) if condition != "done"), len(conditions) - 1
-    )
-    step, (condition, remark) = planned.steps[worst], conditions[worst]
-    words = condition if condition == "done" else f"{step.name.partition('/')[0]} {condition}"
-    tested = planned.steps[-1]
-    outcome = Outcome(
-        planned.row,
-        paper=paper,
-        readme=readme,
-        split=split,
-        hash=tested.hash,
-        condition=f"{words}: {remark}" if remark else words,
-    )
-    if condition != "done":
-        return outcome
-    records = [record for step in planned.steps if (record := state.read(step)) is not None]
-    submission = tested.output if tested.output.suffix == ".zip" else None
-    measured = _read_server(tested.output.parent / SERVER) if submission else _read_metrics(tested.output)
-    if timed := tested.name.startswith("time/"):
-        measured, split = _read_benchmark(tested.output), ""
-    elif planned.row.layer:
-        measured = _read_dilation(tested.output, planned.row.layer)
+    tested = planned.chains[0][-1]
+    timed, split = tested.name.startswith("time/"), config.data.test_title
+    runs = tuple(run for seed in range(len(planned.chains)) if (run := _run(planned, seed, graph, state)) is not None)
+    condition = _condition(planned, graph, state)
+    if condition == "done" and not runs:
+        condition = "to be submitted" if submission(tested) else "no result in its file"
     return Outcome(
-        planned.row,
-        measured=measured,
+        row,
+        runs=runs,
         paper=paper,
         readme=readme,
-        comparable=timed or all(applies(item, split) for item in planned.config.expected),
-        split=split,
-        commit=records[-1].commit,
+        comparable=timed or all(applies(item, split) for item in config.expected),
+        split="" if timed and runs else split,
         hash=tested.hash,
-        seconds=sum(record.seconds for record in records),
-        condition="done" if measured else "to be submitted",
-        submission=submission,
+        condition=condition,
+        submission=submission(tested) if condition in ("done", "to be submitted") else None,
     )
 
 
-def _read_metrics(path: Path) -> dict[str, float]:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-        return {str(name): float(value) for name, value in plain.items() if value is not None}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+def _run(planned: PlannedRow, seed: int, graph: Graph, state: State) -> Run | None:
+    """Reads the result of a row with one seed; None if it is not there."""
+    chain = planned.chains[seed]
+    if any(state.condition(step, graph.steps)[0] != "done" for step in chain):
+        return None
+    measured = read_result(planned.row, chain[-1])
+    if not measured:
+        return None
+    records = [record for step in chain if (record := state.read(step)) is not None]
+    if "parameters" not in measured and any(column.metric == "parameters" for column in graph.table.columns):
+        assert planned.config is not None
+        measured["parameters"] = float(count_parameters(planned.config))
+    if len(chain) > 1 and records[0].cpu_seconds:
+        measured["cpu_seconds"] = records[0].cpu_seconds
+    return Run(seed, measured, sum(each.seconds for each in records), records[-1].commit, chain[-1].hash)
+
+
+def _condition(planned: PlannedRow, graph: Graph, state: State) -> str:
+    """Returns the condition of the first step that is not done, in words; ``done`` if there is none."""
+    for done, chain in enumerate(planned.chains):
+        for step in chain:
+            condition, remark = state.condition(step, graph.steps)
+            if condition != "done":
+                words = f"{_kind(step)} {condition}" + (f": {remark}" if remark else "")
+                return words if len(planned.chains) == 1 else f"{done} of {len(planned.chains)} seeds; {words}"
+    return "done"
+
+
+def _kind(step: Step) -> str:
+    return step.name.partition("/")[0]
 
 
 def _published_dilation(row: Row) -> dict[str, float]:
@@ -123,48 +193,13 @@ def _published_dilation(row: Row) -> dict[str, float]:
     return {place: mean for place, (mean, _) in places} | {f"{place} std": std for place, (_, std) in places}
 
 
-def _read_dilation(path: Path, layer: str) -> dict[str, float]:
-    """Reads the effective dilation of a layer; places without filters are left out."""
-    try:
-        layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
-        (record,) = (each for each in layers if each["name"] == layer)
-        places = {place: value for place, value in record.items() if isinstance(value, dict) and "filters" in value}
-        found = {place: value["mean"] for place, value in places.items()}
-        found |= {f"{place} std": value["std"] for place, value in places.items()}
-        return {name: float(value) for name, value in found.items() if value is not None}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
-
-
-def _read_server(path: Path) -> dict[str, float]:
-    """Reads the summary that the server prints, whose 12 values are in a fixed order."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return {}
-    values = re.findall(r"\(A[PR]\).*=\s*(-?[0-9.]+)\s*$", text, re.MULTILINE)
-    return dict(zip(COCO_METRICS, map(float, values))) if len(values) == len(COCO_METRICS) else {}
-
-
-def _read_benchmark(path: Path) -> dict[str, float]:
-    """Reads the times of a detector in seconds, and its number of parameters as the paper counts it."""
-    try:
-        (run,) = json.loads(path.read_text(encoding="utf-8"))["runs"].values()
-        parts = run["parameters"]
-        counted = sum(parts.values()) - (parts["rpn"] if "head" in parts else 0)
-        times = {name: run[name]["milliseconds"] / 1e3 for name in ("network", "testing")}
-        return {"parameters": float(counted), **times}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
-
-
 def lines_of(outcome: Outcome, table: Table) -> Iterator[tuple[str, list[str]]]:
     """Yields name and cells of the lines of a row; lines without values are left out, except the first."""
 
     def cells(values: Mapping[str, float]) -> list[str]:
         return [column.text(values.get(column.metric)) for column in table.columns]
 
-    yield "measured", cells(outcome.measured)
+    yield "measured", measured_cells(outcome, table)
     if outcome.paper:
         yield "paper", cells(outcome.paper)
     if outcome.readme:
@@ -172,3 +207,18 @@ def lines_of(outcome: Outcome, table: Table) -> Iterator[tuple[str, list[str]]]:
     differences = [column.text(outcome.difference(column.metric), signed=True) for column in table.columns]
     if any(differences):
         yield "difference", differences
+    if outcome.gain:
+        gains = [outcome.gain.get(column.metric, (None, None)) for column in table.columns]
+        yield "difference", [column.text(value, True, error) for column, (value, error) in zip(table.columns, gains)]
+
+
+def main_column(outcome: Outcome, table: Table) -> Column:
+    """Returns the first column of which a row has a value, measured or published."""
+    known = {*outcome.measured, *outcome.paper, *outcome.readme}
+    return next((column for column in table.columns if column.metric in known), table.columns[0])
+
+
+def measured_cells(outcome: Outcome, table: Table) -> list[str]:
+    """Returns the means of a row by column, with standard deviations if there are several runs."""
+    measured, spread = outcome.measured, outcome.spread
+    return [column.text(measured.get(column.metric), error=spread.get(column.metric)) for column in table.columns]

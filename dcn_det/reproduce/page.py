@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from dcn_det.progress import duration
-from dcn_det.reproduce.outcome import Outcome, lines_of
+from dcn_det.reproduce.outcome import Outcome, lines_of, main_column
 from dcn_det.reproduce.tables import Table
 
 MINUS = "\u2212"
@@ -41,7 +41,7 @@ tr.measured th { font-weight: 600; }
 
 
 def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) -> str:
-    """Returns a page with a bar for the first column of each row, and all numbers.
+    """Returns a page with a bar for the first value of each row, and all numbers.
 
     Args:
         title: heading.
@@ -49,10 +49,10 @@ def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) ->
         outcomes: its rows.
         summary: line below the heading.
     """
-    column = table.columns[0]
+    columns = [main_column(outcome, table) for outcome in outcomes]
     values = [
         column.factor * each[column.metric]
-        for outcome in outcomes
+        for outcome, column in zip(outcomes, columns)
         for each in _sources(outcome).values()
         if column.metric in each
     ]
@@ -61,6 +61,7 @@ def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) ->
         f'<span><i class="{name}"></i>{text}</span>'
         for name, text in (("measured", "measured"), ("paper", "paper"), ("readme", "authors&#x27; README"))
     )
+    titles = " or ".join(dict.fromkeys(column.title for column in columns))
     note = f"<p>{escape(table.note)}</p>" if table.note else ""
     rows = "\n".join(_article(table, each, end) for each in outcomes)
     return f"""<!DOCTYPE html>
@@ -75,7 +76,7 @@ def page(title: str, table: Table, outcomes: Sequence[Outcome], summary: str) ->
 <h1>{escape(title)}</h1>
 <p>{escape(summary)}</p>
 {note}
-<p class="key">{key}<span>bars: {escape(column.title)} from 0 to {end}</span></p>
+<p class="key">{key}<span>bars: {escape(titles)} from 0 to {end}</span></p>
 {rows}
 </body>
 </html>
@@ -100,7 +101,7 @@ def _article(table: Table, outcome: Outcome, end: int) -> str:
 
 def _bar(table: Table, outcome: Outcome, end: int) -> str:
     """Returns a bar of the measured value, with a mark for each published one; ``end`` is as shown in the table."""
-    column = table.columns[0]
+    column = main_column(outcome, table)
     known = {
         name: column.factor * values[column.metric]
         for name, values in _sources(outcome).items()

@@ -10,8 +10,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dcn_det.config import Config
+from dcn_det.config import RunConfig
 from dcn_det.errors import UserError
 from dcn_det.files import read_json
 from dcn_det.progress import Say
@@ -25,6 +26,8 @@ IMAGES = {
     "VOC2007/ImageSets/Main/trainval": 5_011, "VOC2012/ImageSets/Main/trainval": 11_540,
 }  # fmt: skip
 """Images by a part of the name of an annotation file or image set."""
+MASKED_IMAGES = {"voc_masks": 10_582, "cityscapes": 2_975}
+"""Training images of data with masks, by kind."""
 TRAINING_GIB = 1.7
 """Largest folder of a training: two checkpoints with momentum, and the final weights."""
 _WORDS = {
@@ -33,6 +36,7 @@ _WORDS = {
     "test": "tests",
     "dilation": "measurements of offsets",
     "time": "measurements of time",
+    "peer": "trainings of torchvision's twin",
 }
 DATA_GIB = {"coco": 50, "voc": 6}
 """Archives and extracted images."""
@@ -55,7 +59,7 @@ def plan(options: Options, graph: Graph, rows: Sequence[Row], times: Mapping[str
         if each.row not in rows:
             continue
         if not each.steps:
-            lines.append([each.row.label, "-", "-", "not in this project"])
+            lines.append([each.row.label, "-", "-", each.absent])
             continue
         conditions = [state.condition(step, graph.steps)[0] for step in each.steps]
         lines.append(
@@ -63,7 +67,7 @@ def plan(options: Options, graph: Graph, rows: Sequence[Row], times: Mapping[str
                 each.row.label,
                 f"{each.row.config}",
                 each.steps[0].name,
-                "done" if conditions[-1] == "done" else conditions[0],
+                "done" if set(conditions) == {"done"} else next(each for each in conditions if each != "done"),
             ]
         )
     count = sum(bool(each.steps) for each in graph.rows if each.row in rows)
@@ -97,19 +101,22 @@ def _trainings(trained: Sequence[Step], times: Mapping[str, float], schedule: st
     return [*aligned(lines), closing]
 
 
-def images_seen(config: Config) -> int | None:
+def images_seen(config: RunConfig) -> int | None:
     """Returns the number of images that a training sees, images without objects included; None if it is not known."""
     train = config.train
     if train.iterations is not None:
         return train.iterations * train.reference_batch
     assert train.epochs is not None
-    data = config.data
-    sizes = [
-        count
-        for name in data.train.paths
-        for part, count in IMAGES.items()
-        if re.search(rf"{part}\.(json|txt)$", name) is not None
-    ]
+    data: Any = config.data
+    if data.kind in MASKED_IMAGES:
+        sizes = [MASKED_IMAGES[data.kind]]
+    else:
+        sizes = [
+            count
+            for name in data.train.paths
+            for part, count in IMAGES.items()
+            if re.search(rf"{part}\.(json|txt)$", name) is not None
+        ]
     low, high = data.train.part
     share = data.fraction * (high - low) * (2 if data.flip == "double" else 1)
     return round(train.epochs * sum(sizes) * share) if sizes else None
@@ -159,7 +166,7 @@ def measure_step(step: Step, say: Say) -> float:
         numbers = Path(folder) / "numbers.json"
         command = ["benchmark", "detector", step.command[1], *overrides, "--save", str(numbers)]
         command += ["--batch", str(config.train.batch_size), "--rounds", "3", "--seconds", "0.5"]
-        command += ["--size", str(config.data.resize.short_side), str(config.data.resize.max_side)]
+        command += ["--size", *map(str, config.data.train_size)]
         say(f"{step.name}: measuring a training step")
         done = subprocess.run([sys.executable, "-m", "dcn_det", *command], capture_output=True, text=True)
         if done.returncode != 0:

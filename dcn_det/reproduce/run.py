@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -123,7 +124,8 @@ class Runner:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"\n$ {shown}\n")
         self.say(f"{title}: log in '{log}'")
-        began, spent = time.time(), before.seconds if before else 0.0
+        spent = before or Record("", step.key)
+        began, busy = time.time(), _cpu_seconds()
         record = Record("running", step.key, step.hash, shown, self.commit, socket.gethostname(), began=began)
         try:
             pid, wait = start_launched(argv, log) if parallel else start_copy(self.dispatch, argv, log)
@@ -134,10 +136,15 @@ class Runner:
         self._pid = pid
         if self.signum is not None:  # the signal came before the process
             os.kill(pid, signal.SIGTERM)
-        self.state.write(step, replace(record, pid=pid, seconds=spent))
+        record = replace(record, pid=pid, seconds=spent.seconds, cpu_seconds=spent.cpu_seconds)
+        self.state.write(step, record)
         code = wait()
         self._pid = None
-        record = replace(record, pid=pid, seconds=spent + time.time() - began)
+        record = replace(
+            record,
+            seconds=spent.seconds + time.time() - began,
+            cpu_seconds=spent.cpu_seconds + _cpu_seconds() - busy,
+        )
         self.state.write(step, record := self._ended(step, record, code))
         self.say(f"{title}: {record.state} in {duration(record.seconds)}" + (record.reason and f": {record.reason}"))
 
@@ -253,6 +260,12 @@ def _copy(dispatch: Dispatch, argv: list[str], log: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _cpu_seconds() -> float:
+    """Returns the CPU time of all processes that this one started and that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _end_with_parent() -> None:

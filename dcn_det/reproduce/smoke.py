@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dcn_det.config import Config
+from dcn_det.config import Config, RunConfig
 from dcn_det.config.data import VocDataConfig
+from dcn_det.config.segmentation_data import MaskDataConfig
 from dcn_det.data.sample.compose import CLASSES
 from dcn_det.data.sample.make import make_sample
+from dcn_det.data.sample.masks import make_sample_masks
 
 TRAIN_IMAGES, TEST_IMAGES = 12, 4
 SIDE = 96
 """Pixels of both sides of an image; further views of multi-scale testing differ by half of it."""
 
 
-def overrides(config: Config, folder: Path, own_data: bool) -> list[str]:
+def overrides(config: RunConfig, folder: Path, own_data: bool) -> list[str]:
     """Returns settings that reduce a config to a narrow network, few iterations and small images.
 
     Everything that distinguishes the rows of a table stays: detector, depth, dilation, deformable layers, pooling,
@@ -33,12 +35,9 @@ def overrides(config: Config, folder: Path, own_data: bool) -> list[str]:
     settings = [
         "model.backbone.width=8",
         "model.backbone.stem_width=8",
-        "model.backbone.norm=gn",
+        f"model.backbone.norm={'bn' if getattr(config.model.backbone, 'norm', '') == 'bn' else 'gn'}",
         "model.backbone.frozen_stages=0",
         "model.backbone.weights=none",
-        "model.rpn.batch_per_image=32",
-        "model.rpn.pre_nms=100",
-        "model.rpn.anchors.scales=[1,2,4]",
         f"data.resize={{short_side: {SIDE}, max_side: {SIDE}}}",
         "data.workers=0",
         "train.epochs=null",
@@ -50,28 +49,37 @@ def overrides(config: Config, folder: Path, own_data: bool) -> list[str]:
         "train.warmup.kind=none",
         "test.batch_size=4",
     ]
+    rpn = ["model.rpn.batch_per_image=32", "model.rpn.pre_nms=100", "model.rpn.anchors.scales=[1,2,4]"]
     settings += {
-        "class_aware_rpn": [],
+        "deeplab": ["model.channels=16"],
+        "class_aware_rpn": rpn,
         "faster_rcnn": [
+            *rpn,
             "model.rpn.channels=16",
             "model.rpn.post_nms=20",
             "model.head.channels=8",
             "model.head.hidden=16",
         ],
-        "rfcn": ["model.rpn.channels=16", "model.rpn.post_nms=20", "model.head.channels=16"],
+        "rfcn": [*rpn, "model.rpn.channels=16", "model.rpn.post_nms=20", "model.head.channels=16"],
     }[config.model.kind]
-    if config.test.scales is not None:
+    if isinstance(config, Config) and config.test.scales is not None:
         sides = [SIDE // 2 + SIDE // 4 * number for number in range(len(config.test.scales))]
         settings.append(f"test.scales=[{', '.join(f'{{short_side: {side}, max_side: {side}}}' for side in sides)}]")
     return settings if own_data else settings + list(_sample_data(config, folder))
 
 
-def _sample_data(config: Config, folder: Path) -> Iterator[str]:
+def _sample_data(config: RunConfig, folder: Path) -> Iterator[str]:
     if isinstance(config.data, VocDataConfig):
         yield f"data.root={folder / 'voc'}"
         yield f"data.classes={json.dumps(CLASSES)}"
         for split in ("train", "test"):
             yield f"data.{split}.sets=[SAMPLE/ImageSets/Main/{split}.txt]"
+        yield "data.test.without=[]"
+        yield "data.corners=inclusive"
+        return
+    if isinstance(config.data, MaskDataConfig):
+        yield "data.kind=sample_masks"
+        yield f"data.root={folder / 'masks'}"
         return
     yield "data.kind=sample"
     yield f"data.root={folder / 'sample'}"
@@ -80,12 +88,13 @@ def _sample_data(config: Config, folder: Path) -> Iterator[str]:
 
 
 def write_data(folder: Path) -> None:
-    """Writes a small sample set in COCO's and in Pascal VOC's format, unless it is there.
+    """Writes a small sample set in COCO's and in Pascal VOC's format and with masks, unless it is there.
 
     Raises:
         UserError: see ``make_sample``.
     """
     sample = make_sample(folder / "sample", TRAIN_IMAGES, TEST_IMAGES)
+    make_sample_masks(folder / "masks", TRAIN_IMAGES, TEST_IMAGES)
     if (folder / "voc").exists():
         return
     staging = folder / f".voc-{uuid.uuid4().hex}"

@@ -31,6 +31,7 @@ class Record:
         host, pid: of the process that runs it; the id of the job where a queue runs it.
         began: start, in seconds since 1970.
         seconds: time spent, of all attempts.
+        cpu_seconds: CPU time of all processes, of all attempts; 0 if it is not known.
         reason: why it failed.
     """
 
@@ -44,6 +45,7 @@ class Record:
     job: str = ""
     began: float = 0.0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     reason: str = ""
 
 

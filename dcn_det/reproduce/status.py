@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcn_det.progress import duration
-from dcn_det.reproduce.outcome import SERVER, read_outcomes
+from dcn_det.reproduce.outcome import main_column, measured_cells, read_outcomes
+from dcn_det.reproduce.results import SERVER
 from dcn_det.reproduce.state import State
 from dcn_det.reproduce.steps import Graph, Options
 from dcn_det.reproduce.tables import Row
@@ -35,8 +36,9 @@ def status(options: Options, graph: Graph, rows: Sequence[Row]) -> str:
     outcomes = [each for each in read_outcomes(graph, state) if each.row in rows]
     table = [["row", *(column.title for column in options.table.columns), "paper", "time", "state"]]
     for each in outcomes:
-        cells = [column.text(each.measured.get(column.metric)) for column in options.table.columns]
-        paper = options.table.columns[0].text(each.paper.get(options.table.columns[0].metric))
+        cells = measured_cells(each, options.table)
+        column = main_column(each, options.table)
+        paper = column.text(each.paper.get(column.metric))
         spent = duration(each.seconds) if each.seconds else ""
         table.append([each.row.label, *cells, paper, spent, each.condition])
     parts = [f"{done} of {len(steps)} steps done in '{options.output}'", *aligned(lines), "", *aligned(table)]

@@ -1,4 +1,7 @@
-"""Rows and columns of the paper's tables. Published values are in the ``expected:`` of the configs."""
+"""Rows and columns of the paper's tables, and of one like them on public photographs.
+
+Published values are in the ``expected:`` of the configs.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,21 @@ class Column:
         metric: name of the metric, see ``DataConfig.metrics``.
         factor: shown per unit of the metric: 100 for fractions in percent.
         digits: decimals.
+        spread: whether seeds differ in it by chance, so that deviations are of interest.
     """
 
     title: str
     metric: str
     factor: float = 100.0
     digits: int = 1
+    spread: bool = True
 
-    def text(self, value: float | None, signed: bool = False) -> str:
-        """Formats a value as the paper does; empty for None."""
+    def text(self, value: float | None, signed: bool = False, error: float | None = None) -> str:
+        """Formats a value, with its standard deviation or error if known, as the paper does; empty for None."""
         if value is None:
             return ""
-        return f"{self.factor * value:{'+' if signed else ''}.{self.digits}f}"
+        shown = f"{self.factor * value:{'+' if signed else ''}.{self.digits}f}"
+        return f"{shown} \u00b1 {self.factor * error:.{self.digits}f}" if error is not None and self.spread else shown
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Row:
         trained: config whose training gives the weights; that of ``config`` by default.
         published: values of the paper by metric that are no results of the config, such as times.
         layer: the layer whose offsets are measured, by its name in the detector; empty for results of the detector.
+        baseline: label of the row from which differences are taken; empty for none.
+        peer: whether torchvision's twin of the config is trained and tested instead.
     """
 
     label: str
@@ -49,6 +57,8 @@ class Row:
     trained: str = ""
     published: Mapping[str, float] = field(default_factory=dict, compare=False)
     layer: str = ""
+    baseline: str = ""
+    peer: bool = False
 
     @property
     def training(self) -> str:
@@ -57,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper.
+    """A table of the paper, or one like it.
 
     Attributes:
         name: as on the command line.
@@ -65,6 +75,7 @@ class Table:
         rows, columns: in the order of the paper.
         note: about the cells that stay empty.
         timed: whether it shows sizes and times of untrained networks, not accuracy.
+        seeds: number of trainings of each row, with different seeds, unless another number is given.
     """
 
     name: str
@@ -73,6 +84,7 @@ class Table:
     columns: tuple[Column, ...]
     note: str = ""
     timed: bool = False
+    seeds: int = 1
 
     def select(self, patterns: Sequence[str]) -> tuple[Row, ...]:
         """Returns the rows whose config matches a pattern such as ``coco/rfcn_*`` or ``rfcn_*``; all for none.
@@ -98,7 +110,7 @@ def _matches(config: str, pattern: str) -> bool:
 
 
 _DETECTORS = {"class_aware_rpn": "class-aware RPN", "faster_rcnn": "Faster R-CNN", "rfcn": "R-FCN"}
-_VOC = (Column("mAP@0.5", "mAP50"), Column("mAP@0.7", "mAP70"))
+_VOC = (Column("mIoU", "mIoU"), Column("mAP@0.5", "mAP50"), Column("mAP@0.7", "mAP70"))
 _COCO = (
     Column("AP", "AP"),
     Column("AP50", "AP50"),
@@ -106,29 +118,26 @@ _COCO = (
     Column("M", "APm"),
     Column("L", "APl"),
 )
-_SEGMENTATION = "DeepLab (mIoU on Pascal VOC and Cityscapes) is not part of this project yet; its cells stay empty."
+_SETS = {"voc": "Pascal VOC", "cityscapes": "Cityscapes"}
+"""Data sets of DeepLab by folder of configs."""
 
 
 def _voc(variants: Sequence[tuple[str, str, str]], shared: dict[str, str]) -> Iterator[Row]:
-    """Yields the rows of a table on Pascal VOC: label, suffix of the config, and detectors that have the variant."""
-    for label, _, names in variants:
-        if "deeplab" in names:
-            yield Row(f"DeepLab, {label}")
-    for detector, title in _DETECTORS.items():
+    """Yields the rows of Table 1 or 3: label, suffix of the config, and models that have the variant."""
+    models = {f"{folder}/deeplab": f"DeepLab on {title}" for folder, title in _SETS.items()}
+    models |= {f"voc/{detector}": title for detector, title in _DETECTORS.items()}
+    for model, title in models.items():
         for label, suffix, names in variants:
-            if detector in names:
+            if model.partition("/")[2] in names:
                 trained = shared.get(suffix)
-                yield Row(
-                    f"{title}, {label}",
-                    f"voc/{detector}_r101_{suffix}",
-                    (trained and f"voc/{detector}_r101_{trained}") or "",
-                )
+                yield Row(f"{title}, {label}", f"{model}_r101_{suffix}", f"{model}_r101_{trained}" if trained else "")
 
 
 _ALL, _TWO_STAGE = "deeplab class_aware_rpn faster_rcnn rfcn", "faster_rcnn rfcn"
 TABLE_1 = Table(
     "table1",
-    "Number of deformable convolutions, VOC 2007 test, in percent",
+    "Number of deformable convolutions, in percent: DeepLab on VOC 2012 val and Cityscapes val, others on VOC 2007 "
+    "test",
     tuple(
         _voc(
             [
@@ -142,7 +151,6 @@ TABLE_1 = Table(
         )
     ),
     _VOC,
-    _SEGMENTATION,
 )
 TABLE_2 = Table(
     "table2",
@@ -161,7 +169,8 @@ TABLE_2 = Table(
 )
 TABLE_3 = Table(
     "table3",
-    "Atrous and deformable convolution and RoI pooling, VOC 2007 test, in percent",
+    "Atrous and deformable convolution and RoI pooling, in percent: DeepLab on VOC 2012 val and Cityscapes val, others "
+    "on VOC 2007 test",
     tuple(
         _voc(
             [
@@ -177,18 +186,18 @@ TABLE_3 = Table(
         )
     ),
     _VOC,
-    _SEGMENTATION,
 )
 
 
 TABLE_4 = Table(
     "table4",
-    "Parameters without RPN and seconds per image of 600x1000, with post-processing in the last column",
+    "Parameters without RPN and seconds per image (DeepLab: 1024x2048 and 360x600; others: 600x1000), with "
+    "post-processing in the last column",
     (
-        Row("DeepLab@C"),
-        Row("DeepLab@C, deformable"),
-        Row("DeepLab@V"),
-        Row("DeepLab@V, deformable"),
+        Row("DeepLab@C", "cityscapes/deeplab_r101_atrous2", published={"parameters": 46.0e6}),
+        Row("DeepLab@C, deformable", "cityscapes/deeplab_r101_dconv", published={"parameters": 46.1e6}),
+        Row("DeepLab@V", "voc/deeplab_r101_atrous2", published={"parameters": 46.0e6, "testing": 0.094}),
+        Row("DeepLab@V, deformable", "voc/deeplab_r101_dconv", published={"parameters": 46.1e6, "testing": 0.098}),
         Row("class-aware RPN", "voc/class_aware_rpn_r101_atrous2", published={"parameters": 46.0e6}),
         Row("class-aware RPN, deformable", "voc/class_aware_rpn_r101_dconv", published={"parameters": 46.1e6}),
         Row("Faster R-CNN", "voc/faster_rcnn_r101_atrous2", published={"parameters": 58.3e6, "network": 0.147}),
@@ -209,7 +218,7 @@ TABLE_4 = Table(
         Column("network (s)", "network", 1.0, 3),
         Column("in all (s)", "testing", 1.0, 3),
     ),
-    "The paper's times are of an NVIDIA K40. DeepLab is not part of this project yet; its cells stay empty.",
+    "The paper's times are of an NVIDIA K40.",
     timed=True,
 )
 
@@ -247,4 +256,37 @@ TABLE_5 = Table(
     _COCO,
 )
 
-TABLES = {table.name: table for table in (TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5)}
+
+def _fod(name: str, label: str, variants: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    """Yields the plain row of a detector, and the rows that are compared with it."""
+    yield Row(label, f"fod/{name}")
+    for suffix, words in variants:
+        yield Row(f"{label}, {words}", f"fod/{name}_{suffix}", baseline=label)
+
+
+_DCONV, _DPOOL = ("dconv", "deformable convolution"), ("dpool", "deformable RoI pooling")
+FOD = Table(
+    "fod",
+    "Deformable convolution and RoI pooling on photographs of debris (FOD-A), narrow networks from scratch, in percent",
+    (
+        *_fod("faster_rcnn", "Faster R-CNN", [_DCONV, _DPOOL, ("dcn", "both")]),
+        Row("Faster R-CNN of torchvision", "fod/faster_rcnn", baseline="Faster R-CNN", peer=True),
+        *_fod("rfcn", "R-FCN", [_DCONV, _DPOOL, ("dcn", "both")]),
+        *_fod("class_aware_rpn", "class-aware RPN", [_DCONV]),
+        *_fod("faster_rcnn_fpn", "Faster R-CNN, FPN", [("dcn", "both")]),
+    ),
+    (
+        Column("AP", "AP"),
+        Column("AP50", "AP50"),
+        Column("AP75", "AP75"),
+        Column("S", "APs"),
+        Column("M", "APm"),
+        Column("L", "APl"),
+        Column("parameters (M)", "parameters", 1e-6, 2, spread=False),
+        Column("training (CPU min)", "cpu_seconds", 1 / 60, spread=False),
+    ),
+    "Means over seeds and standard deviations; differences from the plain row with their standard error.",
+    seeds=3,
+)
+
+TABLES = {table.name: table for table in (TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, FOD)}

@@ -27,7 +27,7 @@ from dcn_det.models.preprocess import padded_side
 from dcn_det.ops import DeformConv2d
 from dcn_det.progress import Count
 from dcn_det.structures import ImageInfo
-from dcn_det.visualize.offsets import Offsets, deformable_layers, reading_offsets
+from dcn_det.visualize.offsets import Offsets, deformable_layers, reading_offsets, stride_of
 from dcn_det.visualize.plots import RIGHT, new_axes, png_bytes, require_matplotlib
 
 PLACES = ("small", "medium", "large", "background")
@@ -171,17 +171,6 @@ def filter_centers(height: int, width: int, stride: int, info: ImageInfo) -> tup
     y, x = (each.flatten() for each in torch.meshgrid(y, x, indexing="ij"))
     scale_x, scale_y = info.scale
     return torch.stack((x / scale_x, y / scale_y), dim=1), (x < info.input_width) & (y < info.input_height)
-
-
-def stride_of(input_size: Sequence[int], size: Sequence[int]) -> int:
-    """Returns the stride of a map in pixels: the power of two that is nearest to the ratio of sizes, which padding and
-    rounding change a little.
-
-    Args:
-        input_size: height and width of the network's input.
-        size: height and width of the map.
-    """
-    return int(2 ** round(math.log2(math.prod(input_size) / math.prod(size)) / 2))
 
 
 def measure(

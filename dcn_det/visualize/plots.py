@@ -125,20 +125,33 @@ def _confusion(analysis: Analysis) -> bytes:
     shown = [*confused_classes(analysis), len(analysis.classes)]
     names = [*(row.name for row in analysis.classes), "background"]
     counts = analysis.confusion[np.ix_(shown, shown)]
-    side = max(3.6, 0.34 * len(shown) + 1.6)
-    figure, axes = new_axes(side, side)
     totals = analysis.confusion[shown].sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(totals, 1)
-    axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            ink = "white" if shares[row, column] > 0.6 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=ink)
+    texts = [[str(count) if count else "" for count in row] for row in counts.tolist()]
     labels = [names[i] for i in shown]
+    return confusion_png(counts / np.maximum(totals, 1), texts, labels, "detected class", "true class")
+
+
+def confusion_png(
+    shares: np.ndarray, texts: Sequence[Sequence[str]], names: Sequence[str], xlabel: str, ylabel: str
+) -> bytes:
+    """Draws a confusion matrix; returns a PNG file.
+
+    Args:
+        shares: (N, N), colors of the cells, from 0 to 1; rows are true classes.
+        texts: of the cells, N rows of N.
+        names: of the classes.
+        xlabel, ylabel: titles of the columns and of the rows.
+    """
+    side = max(3.6, 0.34 * len(names) + 1.6)
+    figure, axes = new_axes(side, side)
+    axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        ink = "white" if share > 0.6 else "black"
+        axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=7, color=ink)
     # A "$" in a class name does not start a formula.
-    axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=8, parse_math=False)
-    axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
-    axes.set(xlabel="detected class", ylabel="true class")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     return png_bytes(figure)
 
 

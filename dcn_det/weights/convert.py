@@ -1,4 +1,4 @@
-"""Converts weights of other frameworks to checkpoints of a detector, or of a backbone to train from."""
+"""Converts weights of other frameworks to checkpoints of a model, or of a backbone to train from."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcn_det.config import Config, to_plain
+from dcn_det.config import RunConfig, to_plain
+from dcn_det.config.data import LoadingConfig
 from dcn_det.config.layouts import TORCHVISION, of_backbone
 from dcn_det.config.model import ResNetConfig
+from dcn_det.config.segmentation_data import MaskDataConfig
+from dcn_det.data.masks import mask_categories
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import DEPTHS
-from dcn_det.models.build import build_backbone, build_detector
+from dcn_det.models.build import build_backbone, build_model
 from dcn_det.structures import Category
 from dcn_det.weights import caffe, checkpoint, mxnet, released
 from dcn_det.weights.coco_classes import COCO_CATEGORIES
@@ -37,7 +40,7 @@ class Converted:
         title: description of the file's content.
         state: content for :func:`dcn_det.weights.checkpoint.save`.
         changed: settings that belong to the weights and differ from the config, as (config's value, theirs).
-        dropped: parameters that are not part of a detector, such as the classifier's.
+        dropped: parameters that are not part of the model, such as a classifier's.
     """
 
     title: str
@@ -46,12 +49,12 @@ class Converted:
     dropped: list[str]
 
 
-def convert(source: Path, config: Config, kind: Format | None = None) -> Converted:
+def convert(source: Path, config: RunConfig, kind: Format | None = None) -> Converted:
     """Reads weights of another framework and checks every name and shape.
 
     Args:
         source: an MXNet ``.params`` file, a PyTorch file, ``.safetensors``, or a pickle of arrays.
-        config: describes the detector. Settings that belong to the weights (layout, preprocessing, border rule, ...)
+        config: describes the model. Settings that belong to the weights (layout, preprocessing, border rule, ...)
             are replaced by those of the weights.
         kind: format of the file; None detects it.
 
@@ -88,7 +91,7 @@ def detect(source: Path) -> Format:
     raise UserError(f"'{source}' is in no known format ({', '.join(FORMATS)}): it contains {some}")
 
 
-def _from_torch(source: Path, config: Config, kind: Format) -> Converted:
+def _from_torch(source: Path, config: RunConfig, kind: Format) -> Converted:
     backbone = config.model.backbone.kind
     if backbone not in DEPTHS:
         raise UserError(f"weights of this format are for a ResNet, the config has {backbone}")
@@ -100,7 +103,7 @@ def _from_torch(source: Path, config: Config, kind: Format) -> Converted:
     return _backbone(title, caffe.bgr_to_rgb(tensors), config, released.BACKBONE_SETTINGS)
 
 
-def _from_mxnet(source: Path, config: Config) -> Converted:
+def _from_mxnet(source: Path, config: RunConfig) -> Converted:
     arrays = mxnet.read_params(source)
     network = released.recognise(arrays)
     backbone = config.model.backbone.kind
@@ -116,21 +119,25 @@ def _from_mxnet(source: Path, config: Config) -> Converted:
     wrong = {key: value for key, value in needed.items() if _unordered(get(plain, key)) != _unordered(value)}
     if wrong:
         raise UserError(f"it contains the authors' {network.title}: the config needs {as_overrides(wrong)}")
-    arrays = released.settle_test_copies(arrays, network, network.settings["model.head.box_stds"])
+    kept = released.without_upsampling(arrays, network)
+    dropped = sorted(arrays.keys() - kept.keys())
+    if network.deltas:
+        kept = released.settle_test_copies(kept, network, network.settings["model.head.box_stds"])
+    arrays = kept
     theirs = renamed(arrays, lambda name: released.our_name(name, network))
     tensors = _tensors(arrays, theirs)
     belonging = released.settings_of(network, tensors)
     changed = differences(config, belonging)
     config = laid_over(config, belonging, "settings of the weights")
-    categories = _categories(config)
+    categories = _categories(config.data)
     with torch.device("meta"):
-        model = build_detector(config, len(categories))
+        model = build_model(config, len(categories))
     content = {
         "config": to_plain(config),
         "categories": checkpoint.categories_to_plain(categories),
         "model": _fitting(model, tensors, theirs),
     }
-    return Converted(f"{network.title} of the authors", content, changed, [])
+    return Converted(f"{network.title} of the authors", content, changed, dropped)
 
 
 def _unordered(value: Any) -> Any:
@@ -147,7 +154,7 @@ def _tensors(arrays: Mapping[str, mxnet.Array], theirs: Mapping[str, str]) -> di
         return {ours: torch.from_numpy(arrays[name].astype(np.float32)) for ours, name in theirs.items()}
 
 
-def _backbone(title: str, tensors: Mapping[str, Tensor], config: Config, belonging: Mapping[str, Any]) -> Converted:
+def _backbone(title: str, tensors: Mapping[str, Tensor], config: RunConfig, belonging: Mapping[str, Any]) -> Converted:
     dropped = [name for name in tensors if name.startswith("fc.")]
     changed = differences(config, belonging)
     config = laid_over(config, belonging, "settings of the weights")
@@ -191,11 +198,13 @@ def _fitting(model: nn.Module, tensors: Mapping[str, Tensor], theirs: Mapping[st
     }
 
 
-def _categories(config: Config) -> tuple[Category, ...]:
-    """Returns the classes in the order of the weights: COCO's, or those in the config, with ids from 1."""
-    names = config.data.classes
+def _categories(data: LoadingConfig) -> tuple[Category, ...]:
+    """Returns the classes in the order of the weights: COCO's, those of masks, or those in the settings."""
+    if isinstance(data, MaskDataConfig):
+        return mask_categories(data)
+    names = getattr(data, "classes", None)
     if names is None:
-        if config.data.kind != "coco":
+        if data.kind != "coco":
             raise UserError("data.classes: list the classes of the weights in their order")
         return COCO_CATEGORIES
     if names == tuple(category.name for category in COCO_CATEGORIES):

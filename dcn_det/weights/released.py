@@ -1,4 +1,4 @@
-"""The authors' released detectors (MXNet parameters): names of their parameters, and settings of their weights.
+"""The authors' released networks (MXNet parameters): names of their parameters, and settings of their weights.
 
 Source: the authors' released code; names of layers from its symbols, settings from its configurations.
 """
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from dcn_det.config.layouts import CONVERTED, of_backbone
 from dcn_det.errors import UserError
+from dcn_det.models.deeplab import upsampling_weights
 from dcn_det.weights.mxnet import Array
 from dcn_det.weights.resnet_names import block_modules, caffe_layer
 
 LINKS = "https://1drv.ms/u/s!Am-5JzdW2XHzhqMSjehIcCgAhvEAHw or https://pan.baidu.com/s/1dFlPFED"
-"""Folders of the released detectors, for browsers; from the README of the released code."""
+"""Folders of the released networks, for browsers; from the README of the released code."""
 FILES = {
     "rcnn_coco-0000.params": "coco/faster_rcnn_r101",
     "rcnn_dcn_coco-0000.params": "coco/faster_rcnn_r101_dcn",
@@ -27,8 +28,12 @@ FILES = {
     "rfcn_dcn_coco-0000.params": "coco/rfcn_r101_dcn",
     "fpn_coco-0000.params": "coco/faster_rcnn_r101_fpn",
     "fpn_dcn_coco-0000.params": "coco/faster_rcnn_r101_fpn_dcn",
+    "deeplab_voc-0000.params": "voc/deeplab_r101_atrous2",
+    "deeplab_dcn_voc-0000.params": "voc/deeplab_r101_dconv",
+    "deeplab_cityscapes-0000.params": "cityscapes/deeplab_r101_atrous2",
+    "deeplab_dcn_cityscapes-0000.params": "cityscapes/deeplab_r101_dconv",
 }
-"""Configs of the detectors in these folders, by file name."""
+"""Configs of the networks in these folders, by file name."""
 
 BACKBONE_KIND = "resnet101"
 PARAMETERS = {
@@ -77,9 +82,17 @@ _TWO_FC = {
 }
 
 
+_DEEPLAB: dict[str, Any] = {
+    **BACKBONE_SETTINGS,
+    "model.backbone.res5_stride": 1,
+    "model.backbone.res5_dilation": 2,
+    "model.backbone.deform.border": "dcn_v1",
+}
+
+
 @dataclass(frozen=True)
 class Network:
-    """One kind of released detector.
+    """One kind of released network.
 
     Attributes:
         title: name in messages.
@@ -87,12 +100,13 @@ class Network:
         layers: our modules by layers outside the residual network.
         kind: value of ``model.kind``.
         settings: settings that belong to its weights.
-        deltas: layer of box deltas.
+        deltas: layer of box deltas; empty if it has none.
         bins: number of consecutive channels of that layer with the same coordinate, one per bin.
-        plain_pooling: value of ``model.head.pooling`` without deformable pooling.
+        plain_pooling: value of ``model.head.pooling`` without deformable pooling; empty without RoIs.
         offset: a layer that only deformable pooling has.
         pyramid: value of ``model.fpn``.
         backbone: our module of the residual network.
+        upsampling: layer of a constant bilinear upsampling by 16, which is no parameter here.
     """
 
     title: str
@@ -100,12 +114,13 @@ class Network:
     layers: Mapping[str, str]
     kind: str
     settings: Mapping[str, Any]
-    deltas: str
-    bins: int
-    plain_pooling: str
-    offset: str
+    deltas: str = ""
+    bins: int = 1
+    plain_pooling: str = ""
+    offset: str = ""
     pyramid: bool = False
     backbone: str = "backbone"
+    upsampling: str = ""
 
 
 NETWORKS = (
@@ -150,6 +165,14 @@ NETWORKS = (
         plain_pooling="max",
         offset="offset",
     ),
+    Network(
+        "DeepLab",
+        "fc6",
+        {"fc6": "head.reduce", "score": "head.score"},
+        "deeplab",
+        _DEEPLAB,
+        upsampling="upsampling",
+    ),
 )
 
 
@@ -169,7 +192,7 @@ def split(name: str) -> tuple[str, str, bool] | None:
 
 
 def recognise(names: Collection[str]) -> Network | None:
-    """Returns the kind of detector with these parameters; None for a residual network.
+    """Returns the kind of network with these parameters; None for a residual network.
 
     Raises:
         UserError: the network is neither.
@@ -239,6 +262,22 @@ def settings_of(network: Network, state: Mapping[str, Tensor]) -> dict[str, Any]
     return settings
 
 
+def without_upsampling(arrays: Mapping[str, Array], network: Network) -> dict[str, Array]:
+    """Removes the weights of a constant upsampling.
+
+    Raises:
+        UserError: they are not those of bilinear upsampling.
+    """
+    name = f"arg:{network.upsampling}_weight"
+    if not network.upsampling or name not in arrays:
+        return dict(arrays)
+    taps = upsampling_weights(1, stride=16, size=32, first=-8).numpy()
+    given = arrays[name]
+    if given.shape[1:] != (1, 32, 32) or not np.allclose(given, taps * taps.T, atol=1e-3):
+        raise UserError(f"{name} is not bilinear upsampling by 16")
+    return {each: value for each, value in arrays.items() if each != name}
+
+
 def settle_test_copies(arrays: Mapping[str, Array], network: Network, stds: tuple[float, ...]) -> dict[str, Array]:
     """Removes the copies for testing; one without an original replaces it, divided by the deviations.
 
@@ -246,6 +285,9 @@ def settle_test_copies(arrays: Mapping[str, Array], network: Network, stds: tupl
         arrays: arrays by the file's names.
         network: kind of detector.
         stds: deviations of (dx, dy, dw, dh), ``model.head.box_stds``.
+
+    Returns:
+        The arrays that are left.
 
     Raises:
         UserError: a copy is not its original times the deviations.

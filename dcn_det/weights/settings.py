@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from dcn_det.config import Config, to_plain, with_values
+from dcn_det.config import RunConfig, to_plain, with_values
 from dcn_det.config.model import OFFSET_POOLING
+
+C = TypeVar("C", bound=RunConfig)
 
 OF_BACKBONE = (
     "model.backbone.stride_on",
@@ -58,7 +60,7 @@ def get(plain: Mapping[str, Any], key: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def differences(config: Config, belonging: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(config: RunConfig, belonging: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the dotted keys whose values differ, with the config's value and that of ``belonging``.
 
     Keys that the architecture of the config does not have are left out. So is pooling with offsets compared with other
@@ -77,7 +79,7 @@ def differences(config: Config, belonging: Mapping[str, Any]) -> dict[str, tuple
     }
 
 
-def laid_over(config: Config, belonging: Mapping[str, Any], source: str) -> Config:
+def laid_over(config: C, belonging: Mapping[str, Any], source: str) -> C:
     """Returns the config with other values for those of the dotted keys that it has.
 
     If the layout changes, ``weights: torchvision`` becomes ``none``.

@@ -8,14 +8,17 @@ import torch
 import yaml
 from torch import nn
 
-from dcn_det.benchmark import detector
-from dcn_det.benchmark.detector import limit_candidates, main, ours, random_batch, read_configs, settle
+from dcn_det.benchmark import detector, model_memory
+from dcn_det.benchmark.detector import main, ours, read_configs, settle
 from dcn_det.config import from_plain, load_config
+from dcn_det.engine import detection
+from dcn_det.engine.detection import DetectionTask
 from dcn_det.errors import UserError
 from dcn_det.models.build import build_detector
 from dcn_det.models.info import count_parameters
 from dcn_det.models.norm import FrozenBatchNorm2d
 
+noise = DetectionTask.random_batch
 QUICK = ["--device", "cpu", "--size", "64", "96", "--rounds", "1", "--seconds", "1e-9"]
 
 
@@ -77,7 +80,7 @@ def test_a_settled_network_neither_explodes_nor_samples_the_grid() -> None:
     config = from_plain({"model": {"kind": "rfcn", "backbone": backbone, "head": {"pooling": "deformable"}}})
     torch.manual_seed(0)
     model = build_detector(config, detector.CLASSES)
-    batch = random_batch(1, 64, 96)
+    batch = noise(1, 64, 96, 0, detector.CLASSES)
     settle(model, batch)
     seen: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
@@ -99,12 +102,14 @@ def test_training_leaves_the_weights_alone(tiny: Path, monkeypatch: pytest.Monke
         models.append(build_detector(*args))
         return models[0]
 
-    monkeypatch.setattr(detector, "build_detector", build)
+    monkeypatch.setattr(detector, "build_model", build)
     config = read_configs([str(tiny)], None)["tiny"]
     assert (config.train.precision, config.test.precision) == ("float32", "float32")
     both = read_configs([str(tiny)], "bfloat16")["tiny"]
     assert (both.train.precision, both.test.precision) == ("bfloat16", "bfloat16")
-    contestant = ours(config, torch.device("cpu"), random_batch(2, 64, 96), random_batch(1, 64, 96))
+    contestant = ours(
+        config, torch.device("cpu"), noise(2, 64, 96, 0, detector.CLASSES), noise(1, 64, 96, 0, detector.CLASSES)
+    )
     before = [parameter.clone() for parameter in models[0].parameters()]
     contestant.training()
     assert all(map(torch.equal, models[0].parameters(), before))
@@ -112,13 +117,13 @@ def test_training_leaves_the_weights_alone(tiny: Path, monkeypatch: pytest.Monke
 
 
 def test_candidates_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector, "CANDIDATES", 10)
+    monkeypatch.setattr(detection, "CANDIDATES", 10)
     values = torch.rand(50)
-    assert limit_candidates(lambda threshold: values[values > threshold]) == 10
-    assert limit_candidates(lambda threshold: values[:5]) == 5
+    assert detection.limit_candidates(lambda threshold: values[values > threshold]) == 10
+    assert detection.limit_candidates(lambda threshold: values[:5]) == 5
     for scores in (lambda threshold: torch.empty(0), lambda threshold: torch.tensor([float("nan")])):
         with pytest.raises(UserError, match="random weights"):
-            limit_candidates(scores)
+            detection.limit_candidates(scores)
 
 
 @pytest.mark.parametrize(
@@ -144,3 +149,37 @@ def test_counts_out_of_range(arguments: list[str], capsys: pytest.CaptureFixture
 def test_two_configs_of_one_name(tiny: Path) -> None:
     with pytest.raises(UserError, match="same name: tiny, tiny"):
         main([str(tiny), str(tiny), *QUICK])
+
+
+def segmenter(folder: Path) -> Path:
+    """Writes the config of a narrow segmentation network."""
+    backbone = {"kind": "resnet18", "width": 8, "stem_width": 8, "norm": "bn", "frozen_stages": 0, "weights": "none"}
+    model = {"kind": "deeplab", "channels": 8, "backbone": backbone | {"deform": {"blocks": ["res5a"]}}}
+    path = folder / "masks.yaml"
+    path.write_text(yaml.safe_dump({"model": model, "data": {"kind": "cityscapes"}, "device": "cpu"}))
+    return path
+
+
+def test_segmentation_networks_take_part(tmp_path: Path) -> None:
+    saved = tmp_path / "numbers.json"
+    stages = ["--stages", "training", "network", "testing", "--classes", "19"]
+    assert main([str(segmenter(tmp_path)), *QUICK, *stages, "--save", str(saved)]) == 0
+    run = json.loads(saved.read_text())["runs"]["masks"]
+    assert run["parameters"].keys() == {"backbone", "head"}
+    assert all(run[stage]["milliseconds"] > 0 for stage in ("training", "network", "testing"))
+
+
+def test_memory_of_training_and_testing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "memory.json"
+    sizes = ["--train-size", "64", "96", "--test-size", "96", "128", "--save", str(saved)]
+    assert model_memory.main([str(segmenter(tmp_path)), str(tiny), *sizes, "train.clip_norm=1"]) == 0
+    runs = json.loads(saved.read_text())["runs"]
+    assert [(run["config"], run["stage"], run["size"]) for run in runs] == [
+        (name, stage, size)
+        for name in ("masks", "tiny")
+        for stage, size in (("training", [64, 96]), ("testing", [96, 128]))
+    ]
+    assert all(run["gib"] > run["weights_gib"] > 0 for run in runs)
+    assert capsys.readouterr().out.count("GiB (cpu") == 4
+    with pytest.raises(UserError, match=r"train\.clip_norm"):
+        model_memory.main([str(tiny), "train.clip_norm=-1", "--stages", "testing"])

@@ -2,9 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
-from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,13 +11,13 @@ import pytest
 
 from dcn_det.cli.analyze import main
 from dcn_det.errors import UserError
+from tests.browser import Page, needs_browser
 
 pytest.importorskip("hotcoco")
 pytest.importorskip("matplotlib")
 
 NAMES = ("a cat", "<b>dog</b> & co", "a name that is quite long, longer than any cell")
 PLOTS = {"precision_recall", "size", "scores", "ious", "confusion", "errors"}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -119,39 +116,12 @@ def test_what_is_missing_is_named(folder: Path) -> None:
         main([str(folder / "results.json"), "--ground-truth", str(folder / "truth.json"), "--images", "nowhere"])
 
 
-def browse(path: Path, tmp_path: Path) -> tuple[str, str, list[str]]:
-    """Opens a page in chromium; returns its final document, its console output and the URLs it fetches."""
-    assert CHROMIUM is not None
-    log = tmp_path / "net.json"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    flags += ["--disable-component-update", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
-    flags += ["--window-size=1400,900", f"--log-net-log={log}", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([CHROMIUM, *flags, path.as_uri()], capture_output=True, text=True, timeout=120)
-    fetched = re.findall(r'"(https?://[^"]+)"', log.read_text())
-    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-    return done.stdout, console, fetched
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_the_page_without_complaint(page: Path, tmp_path: Path, width: int) -> None:
-    # The page has no scripts; this one measures it, in a frame, since windows cannot be as narrow as phones.
-    probe = (
-        "<script>onload = () => { parent.document.title = [document.documentElement.scrollWidth, innerWidth, "
-        "[...document.images].filter(i => !i.naturalWidth).length].join() }</script></body>"
-    )
-    content = escape(page.read_text().replace("</body>", probe))
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        f'<title></title><iframe width="{width}" height="800" frameborder="0" srcdoc="{content}"></iframe>'
-    )
-    document, console, fetched = browse(frame, tmp_path)
-    assert console == ""
-    # The browser's own services do not count.
-    assert [url for url in fetched if not re.search(r"google|gvt1|gstatic", url)] == []
-    title = re.search(r"<title>(\d+),(\d+),(\d+)</title>", document)
-    assert title is not None
-    wanted, given, broken = map(int, title.groups())
-    assert wanted <= given == width, "nothing overflows"
-    assert broken == 0, "all pictures are shown"
+    with Page(tmp_path / "profile", width=width) as browser:
+        browser.open(page)
+        assert browser.complaints() == [] and browser.requests() == []
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width, "nothing overflows"
+        assert browser.evaluate("[...document.images].every(image => image.naturalWidth > 0)")

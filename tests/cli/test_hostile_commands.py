@@ -20,6 +20,8 @@ OPTIONS = {
     "evaluate": ["--config", "--set", "--iou-type", "--backend", "--per-class", "--json"],
     "analyze": ["--ground-truth", "--images", "--score", "--worst", "--output", "--set"],
     "effective-dilation": ["--weights", "--images", "--save", "--plot"],
+    "receptive-field": ["--weights", "--against", "--images", "--save", "--plot"],
+    "sampling": ["--weights", "--output", "--at", "--score", "--parts", "--config", "--device"],
     "infer": ["--weights", "--output", "--score", "--sheet", "--config", "--device"],
     "model-info": ["--size", "--rois", "--classes", "--json", "--markdown"],
     "benchmark data": ["--images", "--json"],
@@ -97,6 +99,7 @@ def test_command_lines(files: list[str], capsys: pytest.CaptureFixture[str]) -> 
         ("model-info", "--rois"),
         ("model-info", "--classes"),
         ("effective-dilation", "--images"),
+        ("receptive-field", "--images"),
     ],
 )
 def test_counts(files: list[str], command: str, option: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:

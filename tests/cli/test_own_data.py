@@ -12,9 +12,9 @@ import pytest
 
 from dcn_det.cli import check_dataset, infer, test, train
 from dcn_det.config import load_config
+from dcn_det.engine.testing import load
 from dcn_det.errors import UserError
 from dcn_det.images import as_rgb, is_readable, read_image, write_image
-from dcn_det.inference.build import load
 from tests.data.helpers import write_set
 from tests.messages import says
 

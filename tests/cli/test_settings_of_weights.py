@@ -10,8 +10,8 @@ import torch
 from dcn_det.cli.test import main
 from dcn_det.config import Config, load_config, to_plain
 from dcn_det.config.data import SampleDataConfig
+from dcn_det.engine.testing import load
 from dcn_det.errors import UserError
-from dcn_det.inference.build import load
 from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d
 from dcn_det.structures import Category

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dcn_det.config import Config, load_config
+from dcn_det.config import Config, load_any, load_config
 from dcn_det.config.model import AlignedInceptionResNetConfig, ResNetConfig
 from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.session import Session
@@ -22,6 +22,7 @@ FILES = {
     f"{folder}/{path.stem}": path
     for folder in ("coco", "voc")
     for path in sorted((ROOT / "configs" / folder).glob("*"))
+    if not path.stem.startswith("deeplab")
 }
 
 TABLE_1 = {
@@ -113,7 +114,7 @@ def test_promises_are_the_published_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[cvs]*/*.yaml")), ids=lambda path: path.stem)
 def test_numbers_are_expected_on_the_split_that_is_tested(path: Path) -> None:
-    config = load_config(path)
+    config = load_any(path)
     assert {item.split for item in config.expected} <= {config.data.test_title}
 
 

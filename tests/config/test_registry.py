@@ -174,7 +174,7 @@ def test_sections_may_be_given_in_python():
         ("model: {kind: centre}", "model.kind: unknown choice (got the string 'centre'); allowed: faster_rcnn, rfcn, "),
         ("model: {kind: centre}", "class_aware_rpn, center; did you mean 'center'?"),
         ("model: {backbone: {kind: pyramide}}", "did you mean 'pyramid'?"),
-        ("data: {kind: tabel}", "allowed: coco, voc, sample, table; did you mean 'table'?"),
+        ("data: {kind: tabel}", "allowed: coco, voc, yolo, sample, table; did you mean 'table'?"),
         ("model: {kind: center, head: {hiden: 3}}", "hiden: unknown key; allowed: hidden; did you mean 'hidden'?"),
         ("model: {backbone: {kind: pyramid, width: 3}}", "width: unknown key for kind pyramid; allowed: kind, "),
         ("model: {backbone: {kind: pyramid, depth: 0}}", "depth: out of range (got 0); allowed: an integer > 0"),

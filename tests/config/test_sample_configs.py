@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dcn_det.config import load_config, to_plain
+from dcn_det.config import load_any, load_config, to_plain
 from dcn_det.models.build import build_detector
 from dcn_det.ops import DeformConv2d
 
@@ -16,7 +16,17 @@ PLAIN = ("class_aware_rpn", "faster_rcnn", "faster_rcnn_air", "rfcn", "rfcn_air"
 
 def test_every_detector_is_there_plain_and_deformable() -> None:
     names = {path.stem for path in FOLDER.glob("*.yaml")}
-    assert names == {*PLAIN, *(f"{name}_dcn" for name in PLAIN), "faster_rcnn_dcn_ms"}
+    models = (*PLAIN, "deeplab")
+    assert names == {*models, *(f"{name}_dcn" for name in models), "faster_rcnn_dcn_ms"}
+
+
+def test_segmentation_twins_differ_in_deformation_alone() -> None:
+    parts: list[dict[str, Any]] = [to_plain(load_any(FOLDER / f"deeplab{suffix}.yaml")) for suffix in ("", "_dcn")]
+    blocks = [part["model"]["backbone"].pop("deform")["blocks"] for part in parts]
+    assert blocks == [[], ["res5a", "res5b"]]
+    for part in parts:
+        del part["name"], part["expected"]
+    assert parts[0] == parts[1]
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -10,8 +10,8 @@ from dcn_det.config import Config, from_plain, to_plain
 from dcn_det.config.data import CocoDataConfig, VocDataConfig
 from dcn_det.config.load import leaves
 from dcn_det.config.model import AlignedInceptionResNetConfig, ResNetConfig, RFCNHeadConfig
-from dcn_det.config.schema import ExpectedConfig
 from dcn_det.config.section import Section
+from dcn_det.config.testing import ExpectedConfig
 from dcn_det.config.train import TrainConfig
 from dcn_det.errors import UserError
 from dcn_det.evaluation.coco import evaluate

@@ -10,7 +10,10 @@ import yaml
 
 from dcn_det.config import Config, load_config
 from dcn_det.data.build import build_dataset
+from dcn_det.data.findings import Findings
+from dcn_det.data.formats import open_split
 from dcn_det.data.formats.voc import VOC_CLASSES, read_voc
+from dcn_det.data.records import Records
 from dcn_det.data.sampler import Draw
 from dcn_det.errors import UserError
 from dcn_det.evaluation.truth import Truth
@@ -57,6 +60,8 @@ def test_sets_are_united_and_boxes_become_half_open(root: Path) -> None:
     boxes, labels = index.targets(1)
     assert boxes.tolist() == [[10, 20, 60, 70]], "without the difficult one"
     assert [VOC_CLASSES[i] for i in labels] == ["chair"]
+    same = read_voc(root, SETS, corners="half_open")
+    assert same.boxes[np.flatnonzero(same.labels == VOC_CLASSES.index("tvmonitor"))].tolist() == [[5, 6, 7, 8]]
     assert [c.id for c in index.categories] == list(range(1, 21))
     assert "crowd" in index.report
 
@@ -94,6 +99,39 @@ def test_images_without_annotations_can_be_tested(root: Path) -> None:
     assert index.size(0) == (80, 120) and not index.annotated
     with pytest.raises(UserError, match=r"annotation file missing: .*000005\.xml"):
         load_voc(root, SETS[:1])
+
+
+def test_a_folder_of_xml_files_and_images(tmp_path: Path) -> None:
+    """As labelling tools write them: any names, side by side or in two folders, with images that have no file."""
+    write(tmp_path / "a", "Bl\u00fcte 1", ("rose", 0, 11, 21, 60, 70))
+    write(tmp_path / "a", "twice", ("tulip", 0, 1, 1, 5, 5))
+    for path in (tmp_path / "a").rglob("*.*"):
+        if path.stem.startswith("Bl"):
+            path.rename(tmp_path / path.name)
+    (tmp_path / "twice.jpg").write_bytes(b"another image of this name, further away than none")
+    (tmp_path / "a/JPEGImages/extra.jpg").write_bytes((tmp_path / "Bl\u00fcte 1.jpg").read_bytes())
+    records = read_folder(tmp_path, ".")
+    assert records.names == ["Bl\u00fcte 1.jpg"] and records.boxes.tolist() == [[10, 20, 60, 70]]
+    assert "extra.jpg" in "".join(records.notes)
+    assert read_folder(tmp_path, "a").names == ["a/JPEGImages/twice.jpg"]
+    with pytest.raises(UserError, match=r"no XML file in .*empty"):
+        (tmp_path / "empty").mkdir()
+        read_folder(tmp_path, "empty")
+
+
+def read_folder(root: Path, folder: str) -> Records:
+    data = {"kind": "voc", "root": str(root), "classes": ["rose", "tulip"], "test": None, "train": {"folder": folder}}
+    config = Config.model_validate({"data": data, "train": {"best_metric": "mAP50"}})
+    split = open_split(config.data, "train")
+    return split.read(Findings(split.source))
+
+
+@pytest.mark.parametrize(
+    "split", [{}, {"sets": SETS, "folder": "."}, {"folder": ".", "without": SETS}], ids=["neither", "both", "without"]
+)
+def test_a_split_has_sets_or_a_folder(split: dict) -> None:
+    with pytest.raises(ValueError, match="sets"):
+        Config.model_validate({"data": {"kind": "voc", "train": split, "test": None}})
 
 
 @pytest.mark.parametrize(

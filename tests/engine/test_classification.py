@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from dcn_det.cli import test, train, train_classifier
+from dcn_det.cli import test, train
 from dcn_det.config import load_as, load_config
 from dcn_det.config.classifier import ClassificationConfig
 from dcn_det.data.sample import make_digits
 from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.session import Session
-from dcn_det.engine.training import train_classifier as train_from_python
+from dcn_det.engine.training import train as train_from_python
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint, storage
 from dcn_det.weights.files import load_into
@@ -67,7 +67,7 @@ def config(tmp_path: Path, digits: Path) -> Path:
 
 
 def run(arguments: list[str]) -> int:
-    return train_classifier.main(arguments)
+    return train.main(arguments)
 
 
 def records(folder: Path, kind: str) -> list[dict[str, float]]:
@@ -217,11 +217,12 @@ def test_weights_of_a_classifier_are_no_detector(air: Path) -> None:
         test.main([*common, str(air / "backbone.safetensors")])
 
 
-def test_configs_of_the_other_task_are_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.kind: unknown choice .*classifier"):
-        train.main([str(AIR)])
-    with pytest.raises(UserError, match=r"model\.kind: unknown choice .*faster_rcnn.*classifier"):
-        run([str(ROOT / "configs" / "sample" / "faster_rcnn_air.yaml")])
+def test_a_test_measures_the_images_as_training_does(config: Path, tmp_path: Path) -> None:
+    assert run([str(config), "train.iterations=4", "--output", str(tmp_path / "run")]) == 0
+    (measured,) = records(tmp_path / "run", "test")
+    assert test.main([str(config), "--weights", str(tmp_path / "run" / "last.pth")]) == 0
+    metrics = json.loads((tmp_path / "run" / "test" / "metrics.json").read_text())["metrics"]
+    assert metrics == {name: measured[name] for name in ("top1", "top5")}
 
 
 @pytest.mark.parametrize(

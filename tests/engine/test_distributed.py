@@ -16,7 +16,6 @@ from dcn_det.cli import train
 from dcn_det.config import load_config
 from dcn_det.config.train import TrainConfig
 from dcn_det.engine.build import Division, divide
-from dcn_det.engine.detection import DetectionTask
 from dcn_det.engine.step import Step
 from dcn_det.engine.training import describe
 from dcn_det.errors import UserError
@@ -123,7 +122,7 @@ def test_iterations_are_scaled_with_the_number_of_processes(tiny: Path) -> None:
         "train.iterations": 100,
         "train.warmup.iterations": 5,
     }
-    told = partial(describe, DetectionTask, load_config(tiny, settings))
+    told = partial(describe, load_config(tiny, settings))
     one, two = told(), together(2, told)[0]
     assert says(one, "800 images", "40 iterations", "5.00%") and says(two, "800 images", "20 iterations", "5.00%")
 

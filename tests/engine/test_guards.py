@@ -23,7 +23,6 @@ from dcn_det.engine.logging import RunLog
 from dcn_det.engine.trainer import TrainingDiverged
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import ResNet
-from dcn_det.ops import DeformConv2d
 from dcn_det.structures import Batch
 from dcn_det.weights import checkpoint
 from tests.engine.helpers import Mean, batches, level, trainer
@@ -203,28 +202,6 @@ def test_the_average_follows_the_weights() -> None:
     assert not average.model.get_parameter("0.weight").requires_grad
 
 
-def test_offsets_are_logged_for_each_deformable_layer(tiny: Path, tmp_path: Path) -> None:
-    assert train.main([str(tiny), "train.iterations=3", "--output", str(tmp_path / "run")]) == 0
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    records = [record for record in map(json.loads, lines) if record["kind"] == "train"]
-    assert records[0]["offset/backbone.layer4.1.conv2"] == records[0]["offset/head"] == 0, "offsets start at zero"
-    assert records[-1]["offset/backbone.layer4.1.conv2"] > 0
-
-
-def test_masks_do_not_count_as_offsets() -> None:
-    from dcn_det.engine.watch import OffsetMeter
-
-    layer = DeformConv2d(2, 2, 3, padding=1, modulated=True)
-    assert layer.offset.bias is not None
-    with torch.no_grad():
-        layer.offset.bias[:18] = 0.5
-        layer.offset.bias[18:] = 100
-    meter = OffsetMeter(nn.Sequential(layer))
-    with meter.measuring():
-        nn.Sequential(layer)(torch.zeros(1, 2, 5, 5))
-    assert meter.magnitudes() == {"0": 0.5}
-
-
 def gradients(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     network.zero_grad()
     sum(feature.square().mean() for feature in network(x).values()).backward()
@@ -347,13 +324,16 @@ def test_numbers_and_pictures_go_to_wandb(tmp_path: Path, monkeypatch: pytest.Mo
     fake = types.ModuleType("wandb")
     fake.init = init  # type: ignore[attr-defined]
     fake.Image = lambda image: ("image", image.shape)  # type: ignore[attr-defined]
+    fake.Histogram = lambda values: ("histogram", len(values))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     log = RunLog(tmp_path, quiet=True, wandb="digits", config={"a": 1})
     log.scalars(3, {"loss": 1.5, "bad": math.nan}, "train")
     log.image(3, "pictures/x", np.zeros((2, 4, 3), np.uint8))
+    log.histogram(3, "offsets/x", np.ones(5))
     log.close()
     assert calls[0][1]["project"] == "digits" and calls[0][1]["resume"] == "allow" and calls[0][1]["config"] == {"a": 1}
-    assert calls[1:] == [({"train/loss": 1.5}, 3), ({"pictures/x": ("image", (2, 4, 3))}, 3), ("end",)]
+    picture, histogram = {"pictures/x": ("image", (2, 4, 3))}, {"offsets/x": ("histogram", 5)}
+    assert calls[1:] == [({"train/loss": 1.5}, 3), (picture, 3), (histogram, 3), ("end",)]
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"train\.wandb.*pip install"):
         RunLog(tmp_path, quiet=True, wandb="digits")

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from dcn_det.config.data import VocDataConfig
+from dcn_det.config.testing import EvaluationConfig
 from dcn_det.data.records import ImageRecord, ObjectRecord, pack, to_coco
 from dcn_det.errors import UserError
 from dcn_det.evaluation.ground_truth import GroundTruth, load_ground_truth
-from dcn_det.evaluation.voc import Rule, average_precision, evaluate_voc, read_voc_results, write_voc_results
+from dcn_det.evaluation.truth import Truth
+from dcn_det.evaluation.voc import Rule, VocTruth, average_precision, evaluate_voc, read_voc_results, write_voc_results
 from tests.messages import refused
 
 CLASSES = ("cat", "dog", "owl")
@@ -165,6 +167,16 @@ def test_a_second_detection_of_an_object_is_wrong() -> None:
     # Precision 1 up to recall 0.5, then 2/3.
     assert evaluate_voc(truth(images), results, "area")["mAP50"] == pytest.approx(0.5 + 0.5 * 2 / 3)
     assert evaluate_voc(truth(images), results)["mAP50"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+
+
+def test_coco_metrics_are_added_on_request() -> None:
+    images, results = random_case(1)
+    objects = VocTruth(truth(images))
+    alone, both = (objects.measure(results, EvaluationConfig(coco_metrics=each)) for each in (False, True))
+    coco = Truth(truth(images)).measure(results)
+    assert tuple(alone.values) == VocDataConfig.metrics
+    assert both.per_class == pytest.approx(alone.per_class, nan_ok=True)
+    assert both.values == pytest.approx(alone.values | coco.values, nan_ok=True) and 0 < both["AP"] < both["AP50"]
 
 
 def test_average_precision_of_no_detections_is_zero() -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from dcn_det.reproduce.outcome import SERVER, Outcome, read_outcomes
+from dcn_det.reproduce.outcome import Outcome, read_outcomes
 from dcn_det.reproduce.page import page
+from dcn_det.reproduce.results import SERVER
 from dcn_det.reproduce.state import Record, State
 from dcn_det.reproduce.status import status
 from dcn_det.reproduce.steps import Graph, Options, build_graph, configs_folder
 from dcn_det.reproduce.tables import TABLES
 from dcn_det.reproduce.write import comma_separated, markdown, write_table
+from tests.messages import refused
 
 SUMMARY = """\
  Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.340
@@ -70,9 +72,15 @@ def test_measured_and_published_values(voc: tuple[Options, Graph]) -> None:
 
 def test_results_of_other_settings_are_not_shown(voc: tuple[Options, Graph]) -> None:
     options, _ = voc
-    changed = Options(options.table, options.output, overrides=("test.nms_iou=0.5",))
-    outcome = outcome_of(changed, build_graph(changed), "voc/rfcn_r101_dcn")
+    other = ("test.nms_iou=0.5",)
+    changed = Options(options.table, options.output, overrides=other, rows=options.table.select(["rfcn*"]))
+    outcomes = {each.row.config: each for each in read_outcomes(build_graph(changed), State(options.output))}
+    outcome = outcomes["voc/rfcn_r101_dcn"]
     assert not outcome.measured and "changed" in outcome.condition
+    masks = outcomes["voc/deeplab_r101_dconv"]
+    assert "nms_iou" in masks.condition, "a setting that other rows do not have"
+    with refused("test.nms_iou"):
+        build_graph(Options(options.table, options.output, overrides=other))
 
 
 def test_other_splits_are_not_compared(tmp_path: Path) -> None:
@@ -144,12 +152,12 @@ def test_markdown_and_csv(voc: tuple[Options, Graph]) -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count(" | ") for line in rows}) == 1
     at = next(number for number, line in enumerate(rows) if line.startswith("| R-FCN, both "))
-    cells = [[cell.strip() for cell in line.split("|")[2:5]] for line in rows[at : at + 4]]
+    cells = [[cell.strip() for cell in line.split("|")[2:6]] for line in rows[at : at + 4]]
     assert cells == [
-        ["measured", "82.0", ""],
-        ["paper", "82.6", "68.5"],
-        ["authors' README", "82.3", "67.8"],
-        ["difference", "-0.6", ""],
+        ["measured", "", "82.0", ""],
+        ["paper", "", "82.6", "68.5"],
+        ["authors' README", "", "82.3", "67.8"],
+        ["difference", "", "-0.6", ""],
     ]
     table = list(csv.DictReader(io.StringIO(comma_separated(options.table, outcomes))))
     row = next(each for each in table if each["config"] == "voc/rfcn_r101_dcn")
@@ -160,7 +168,9 @@ def test_markdown_and_csv(voc: tuple[Options, Graph]) -> None:
         "",
     )
     deeplab = [each for each in table if each["row"].startswith("DeepLab")]
-    assert len(deeplab) == 5 and not any(each["mAP50"] or each["mAP50 paper"] for each in deeplab)
+    assert len(deeplab) == 10 and not any(each["mAP50"] or each["mAP50 paper"] for each in deeplab)
+    assert [each["mIoU paper"] for each in deeplab[:5]] == ["0.6970", "0.7310", "0.7360", "0.7320", "0.7530"]
+    assert [each["mIoU paper"] for each in deeplab[5:]] == ["0.7040", "0.7190", "0.7270", "0.7240", "0.7520"]
 
 
 class Elements(HTMLParser):
@@ -192,8 +202,8 @@ def test_the_page_is_self_contained_and_has_a_bar_per_row(voc: tuple[Options, Gr
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in elements.all}
     assert "http" not in content and "url(" not in content and "@import" not in content
     bars = [attributes["aria-label"] for tag, attributes in elements.all if tag == "svg"]
-    assert len(bars) == len(options.table.rows) == 24
-    assert "measured 82.0, paper 82.6, readme 82.3" in bars and "not measured" in bars
+    assert len(bars) == len(options.table.rows) == 29
+    assert "measured 82.0, paper 82.6, readme 82.3" in bars and "paper 69.7, readme 70.7" in bars
     widths = [
         float(attributes["width"] or 0) for tag, attributes in elements.all if "measured" in str(attributes.get("fill"))
     ]
@@ -204,4 +214,4 @@ def test_a_table_is_written_with_nothing_measured(tmp_path: Path) -> None:
     options = Options(TABLES["table1"], tmp_path)
     paths = write_table(options, read_outcomes(build_graph(options), State(tmp_path)))
     assert [path.name for path in paths] == ["table1.md", "table1.csv", "table1.html"]
-    assert "0 of 15 rows measured" in paths[0].read_text()
+    assert "0 of 25 rows measured" in paths[0].read_text()

@@ -9,6 +9,7 @@ import pytest
 
 from dcn_det.cli import reproduce
 from dcn_det.config import load_config
+from dcn_det.errors import UserError
 from dcn_det.reproduce.plan import images_seen
 from dcn_det.reproduce.steps import configs_folder
 from tests.messages import refused, says
@@ -28,7 +29,7 @@ def test_on_a_machine_with_nothing(capsys: pytest.CaptureFixture[str], tmp_path:
     text = planned(capsys, "table5")
     assert says(text, "14 rows", "10 trainings", "14 tests")
     assert says(text, "datasets/coco/train2017", "datasets/coco/annotations/image_info_test-dev2017.json")
-    for command in ("dcn-det download coco --to datasets/coco", "dcn-det train-classifier configs/imagenet/air.yaml"):
+    for command in ("dcn-det download coco --to datasets/coco", "dcn-det train configs/imagenet/air.yaml"):
         assert says(text, command)
     assert says(text, "runs/imagenet_air/backbone.safetensors") and says(text, "GiB free")
     assert text.count("train/coco/rfcn_air ") == 4, "three rows and one training"
@@ -42,8 +43,11 @@ def test_data_that_are_there_are_not_missing(capsys: pytest.CaptureFixture[str],
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     assert says(planned(capsys, "table3"), "dcn-det download voc --to datasets/voc")
-    text = planned(capsys, "table3", "--data", "devkit")
-    assert "download voc" not in text and says(text, "19 rows", "19 trainings") and says(text, "DeepLab")
+    detectors = ["--rows", "class_aware_rpn*,faster_rcnn*,rfcn*"]
+    text = planned(capsys, "table3", "--data", "devkit", *detectors)
+    assert "download voc" not in text and says(text, "19 rows", "19 trainings")
+    with pytest.raises(UserError, match=r"--data: .*datasets/cityscapes.*--rows"):
+        planned(capsys, "table3", "--data", "devkit")
 
 
 def test_gpu_hours_from_a_given_step_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,8 +91,9 @@ def test_released_weights_have_a_place(capsys: pytest.CaptureFixture[str]) -> No
     text = planned(capsys, "table5", "--weights", "authors")
     assert says(text, "4 rows", "4 conversions") and says(text, "weights/rfcn_dcn_coco-0000.params")
     assert "air" not in text.lower().replace("fair", "")
+    assert says(planned(capsys, "table3", "--weights", "authors"), "4 rows", "4 conversions", "4 tests")
     with refused("--weights authors", "table3"):
-        reproduce.main(["table3", "--weights", "authors"])
+        reproduce.main(["table3", "--weights", "authors", "--rows", "rfcn*"])
     with refused("--smoke", "--weights authors"):
         reproduce.main(["table5", "--weights", "authors", "--smoke"])
 

@@ -23,11 +23,10 @@ from dcn_det.visualize.effective_dilation import (
     places_of,
     plot,
     published,
-    stride_of,
     table,
     undeformed,
 )
-from dcn_det.visualize.offsets import Offsets, deformable_layers, reading_offsets
+from dcn_det.visualize.offsets import Offsets, deformable_layers, reading_offsets, stride_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -13,7 +13,7 @@ from dcn_det.models.build import build_detector
 from dcn_det.models.folded import Folding
 from dcn_det.ops import DeformConv2d
 from dcn_det.structures import Batch, ImageInfo
-from dcn_det.visualize.offsets import Offsets, deformable_layers, reading_offsets
+from dcn_det.visualize.offsets import BinOffsets, Offsets, deformable_layers, reading_bin_offsets, reading_offsets
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -44,7 +44,7 @@ def test_points_by_hand() -> None:
         layer.offset.bias[2 * 5], layer.offset.bias[2 * 5 + 1] = 0.5, -0.25  # row 1, column 2
     (reading,) = read(layer, torch.zeros(1, 1, 9, 15))
     points = reading.points()
-    assert points.shape == (1, 1, 3, 3, 2, 5, 6)
+    assert points.shape == (1, 1, 3, 3, 2, 5, 6) and reading.input_size == (9, 15)
     # The filter of row 2, column 4 starts at (2 * 2 - 1, 4 * 2 - 1); its taps are 1 apart along y and 3 along x.
     assert points[0, 0, :, :, 0, 2, 4].tolist() == [[3, 3, 3], [4, 4, 4.5], [5, 5, 5]]
     assert points[0, 0, :, :, 1, 2, 4].tolist() == [[7, 10, 13], [7, 10, 12.75], [7, 10, 13]]
@@ -154,13 +154,36 @@ def test_a_layer_that_is_called_twice_is_read_twice() -> None:
     assert [(each.name, each.offset.shape[-1]) for each in readings] == [("0", 8), ("0", 4)]
 
 
+@pytest.mark.parametrize(
+    ("config", "overrides", "channels"),
+    [
+        ("sample/rfcn_dcn", (), (2 * 11, 2)),
+        ("sample/faster_rcnn_dcn", (), (2,)),
+        ("coco/faster_rcnn_r101_fpn_dcn", (*SMALL_PYRAMID, "model.head.pooling=modulated"), (2,) * 4),
+        ("sample/faster_rcnn", (), ()),
+    ],
+)
+def test_offsets_of_bins(config: str, overrides: tuple[str, ...], channels: tuple[int, ...]) -> None:
+    """R-FCN moves scores and deltas, Faster R-CNN all channels of each level; masks are no offsets."""
+    torch.manual_seed(0)
+    model = build_detector(load_config(CONFIGS / f"{config}.yaml", *overrides), 10).eval()
+    readings: list[BinOffsets] = []
+    with reading_bin_offsets(model, readings.append):
+        model(batch(side=64))
+    assert tuple(each.offset.shape[1] for each in readings) == channels
+    for each in readings:
+        assert each.name == "head" and each.head is model.head
+        assert each.offset.shape[2:] == (each.head.pooled_size, each.head.pooled_size)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_hooks_end_with_the_block() -> None:
     layer = DeformConv2d(2, 2, 3, padding=1)
     readings: list[Offsets] = []
     with pytest.raises(ZeroDivisionError), reading_offsets(layer, readings.append):
         raise ZeroDivisionError
     layer(torch.zeros(1, 2, 8, 8))
-    assert readings == [] and not layer._forward_hooks
+    assert readings == [] and not any(module._forward_hooks for module in layer.modules())
 
 
 def test_a_folded_network_is_bypassed_while_it_is_read() -> None:

@@ -9,8 +9,8 @@ import torch
 
 from dcn_det.cli.convert_weights import main
 from dcn_det.config import load_config, to_plain
+from dcn_det.engine.testing import load
 from dcn_det.entry import USER_ERROR, exit_code
-from dcn_det.inference.build import load
 from dcn_det.models.build import build_detector
 from dcn_det.weights import checkpoint, released
 from dcn_det.weights.coco_classes import COCO_CATEGORIES

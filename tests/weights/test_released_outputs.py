@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dcn_det.cli.convert_weights import main
-from dcn_det.inference.build import load
+from dcn_det.engine.testing import load
 from dcn_det.models.boxes import to_rois
 from dcn_det.models.rpn import RPNOutput
 from dcn_det.structures import Batch, ImageInfo

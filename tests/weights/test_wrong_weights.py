@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from dcn_det.config import load_config
-from dcn_det.inference.build import load
+from dcn_det.engine.testing import load
 from dcn_det.weights import checkpoint
 from dcn_det.weights.convert import convert
 from dcn_det.weights.files import read_backbone, read_state_dict

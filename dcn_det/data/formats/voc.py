@@ -3,30 +3,32 @@
 An image set is a text file of image names such as ``VOC2007/ImageSets/Main/trainval.txt``; the folders ``Annotations``
 and ``JPEGImages`` are next to ``ImageSets``. The format is that of the development kits of 2007 and 2012 (Everingham et
 al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010). Image names with letters and image formats other
-than JPEG are also supported.
+than JPEG are also supported, and folders of XML files without image sets.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dcn_det.data.findings import Findings, first_few
 from dcn_det.data.formats.base import DataFormat
-from dcn_det.data.records import ImageRecord, ObjectRecord, Records, named_together, pack
+from dcn_det.data.records import ImageRecord, ObjectRecord, Records, image_id, named_together, pack
 from dcn_det.data.rules import MAX_SIDE, name_problem, screen
 from dcn_det.errors import UserError, did_you_mean, shown
 from dcn_det.files import read_text, read_xml
 from dcn_det.images import SUFFIXES, image_size
 
 if TYPE_CHECKING:
-    from dcn_det.config.data import VocSplitConfig
+    from dcn_det.config.data import VocDataConfig, VocSplitConfig
+
+Corners = Literal["inclusive", "half_open"]
 
 _NAMES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
@@ -36,25 +38,36 @@ VOC_CLASSES = tuple(_NAMES.split())
 
 
 class VocFormat(DataFormat):
-    """Pascal VOC's format: image sets, ``sets`` of a split."""
+    """Pascal VOC's format: image sets (``sets`` of a split), or a folder of XML files and images (``folder``)."""
 
+    data: VocDataConfig
     paths: VocSplitConfig
 
     @property
     def source(self) -> str | Path:
-        return named_together([self.root / each for each in self.paths.sets])
+        places = self.paths.sets or (self.paths.folder or ".",)
+        return named_together([self.root / each for each in places])
 
     def read(self, findings: Findings, labelled: bool = True) -> Records:
-        reader = _Reader(self.root, self.data.classes or VOC_CLASSES, findings, labelled, self.data.classes is not None)
-        return reader.read(self.paths.sets, self.paths.without)
+        classes = self.data.classes
+        reader = _Reader(self.root, classes or VOC_CLASSES, findings, labelled, classes is not None, self.data.corners)
+        if self.paths.folder is not None:
+            return reader.read_folder(self.paths.folder)
+        return reader.read(self.paths.sets or (), self.paths.without)
 
 
-def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = None, labelled: bool = True) -> Records:
+def read_voc(
+    root: Path,
+    sets: Sequence[str],
+    classes: Sequence[str] | None = None,
+    labelled: bool = True,
+    corners: Corners = "inclusive",
+) -> Records:
     """Reads the annotations of image sets.
 
     Image ids are the digits of the image name: ``2008_000002`` gives 2008000002. For other names, they are hashes of
-    folder and name. Boxes become half-open, with pixels counted from 0: (xmin - 1, ymin - 1, xmax, ymax). Difficult
-    objects are marked as crowds. Repeated names are counted once.
+    folder and name. Inclusive corners become half-open, with pixels counted from 0: (xmin - 1, ymin - 1, xmax, ymax).
+    Difficult objects are marked as crowds. Repeated names are counted once.
 
     Args:
         root: folder that contains ``VOC2007`` and the like.
@@ -63,6 +76,7 @@ def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = No
             treats other classes as errors.
         labelled: whether an image without annotation file is an error. If not, it has no objects, and its size is read
             from the image file.
+        corners: see ``VocDataConfig``.
 
     Returns:
         The images in the order of the sets.
@@ -71,9 +85,23 @@ def read_voc(root: Path, sets: Sequence[str], classes: Sequence[str] | None = No
         UserError: a file is missing or malformed, or an image or object cannot be used.
     """
     findings = Findings(named_together([root / each for each in sets]))
-    records = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None).read(sets)
+    records = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None, corners).read(sets)
     findings.refuse()
     return records
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An image to read.
+
+    Attributes:
+        name: of the image, without suffix.
+        annotation, image: paths of the files.
+    """
+
+    name: str
+    annotation: Path
+    image: Path
 
 
 def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
@@ -116,16 +144,19 @@ class _Reader:
         findings: receives errors and notes.
         labelled: see :func:`read_voc`.
         select: whether objects of other classes are left out; if not, they are errors.
+        corners: see :func:`read_voc`.
     """
 
-    def __init__(self, root: Path, classes: Sequence[str], findings: Findings, labelled: bool, select: bool) -> None:
+    def __init__(
+        self, root: Path, classes: Sequence[str], findings: Findings, labelled: bool, select: bool, corners: Corners
+    ) -> None:
         self.root = root
         self.classes = {name: label for label, name in enumerate(classes)}
         self.findings = findings
         self.labelled = labelled
         self.select = select
+        self.first = 1 if corners == "inclusive" else 0
         self._others: Counter[str] = Counter()
-        self._files: dict[Path, dict[str, str]] = {}
 
     def read(self, sets: Sequence[str], without: Sequence[str] = ()) -> Records:
         jobs = list_images(self.root, sets)
@@ -135,19 +166,48 @@ class _Reader:
         if not jobs:
             raise UserError(f"all images of {', '.join(sets)} in {self.root} are also in {', '.join(without)}")
         unique = list(dict.fromkeys(jobs))
-        for base in {base for base, _ in unique}:
-            self._files[base] = _image_files(base / "JPEGImages")
-        with ThreadPoolExecutor(8) as pool:
-            trees = list(pool.map(lambda job: _parse(job[0] / "Annotations" / f"{job[1]}.xml"), unique))
-        self.findings.images = len(unique)
-        images = [each for job, tree in zip(unique, trees) if (each := self._image(*job, tree)) is not None]
-        records = pack(images, list(self.classes), named_together([self.root / each for each in sets]))
+        files = {base: _image_files(base / "JPEGImages") for base in {base for base, _ in unique}}
         notes = []
         if left_out:
             notes.append(f"images also in {', '.join(without)}, left out: {len(left_out)} ({first_few(left_out)})")
         if len(jobs) > len(unique):
             repeated = [name for (_, name), count in Counter(jobs).items() if count > 1]
             notes.append(f"repeated image names, counted once: {first_few(repeated)}")
+        found = [
+            _Job(
+                name,
+                base / "Annotations" / f"{name}.xml",
+                base / "JPEGImages" / files[base].get(name, f"{name}.jpg"),
+            )
+            for base, name in unique
+        ]
+        return self._read(found, named_together([self.root / each for each in sets]), notes)
+
+    def read_folder(self, folder: str) -> Records:
+        """Reads all XML files in a folder and below. Their images have the same name, there or anywhere below it."""
+        place = self.root / folder
+        annotations, images = _annotated(place)
+        if not annotations:
+            raise UserError(f"no XML file in {place} or below")
+        jobs = []
+        for path in annotations:
+            near = images.get(path.stem, [])
+            same = [image for image in near if image.parent == path.parent]
+            if not same and len(near) > 1:
+                self.findings.error("several images of one name", f"{path}: {first_few(near, 2)}")
+                continue
+            jobs.append(_Job(path.stem, path, (same or near or [path.with_suffix(".jpg")])[0]))
+        known = {job.image for job in jobs}
+        extra = [image for found in images.values() for image in found if image not in known]
+        notes = [f"images without XML file, left out: {len(extra)} ({first_few(extra, 2)})"] if extra else []
+        return self._read(jobs, place, notes)
+
+    def _read(self, jobs: Sequence[_Job], source: str | Path, notes: list[str]) -> Records:
+        with ThreadPoolExecutor(8) as pool:
+            trees = list(pool.map(lambda job: _parse(job.annotation), jobs))
+        self.findings.images = len(jobs)
+        images = [each for job, tree in zip(jobs, trees) if (each := self._image(job, tree)) is not None]
+        records = pack(images, list(self.classes), source)
         if self._others:
             others = [f"{shown(name)} {count}" for name, count in self._others.most_common()]
             notes.append(f"objects of other classes, left out: {first_few(others)}")
@@ -161,15 +221,14 @@ class _Reader:
             if near:
                 raise UserError(f"data.classes: no object of class '{name}' in {records.source}{near}")
 
-    def _image(self, base: Path, name: str, tree: ElementTree.Element | str) -> ImageRecord | None:
+    def _image(self, job: _Job, tree: ElementTree.Element | str) -> ImageRecord | None:
+        name, path, file = job.name, job.annotation, job.image
         problem = name_problem(name)
         if problem:
             self.findings.error("image without a usable name", problem)
             return None
-        path = base / "Annotations" / f"{name}.xml"
-        file = base / "JPEGImages" / self._files[base].get(name, f"{name}.jpg")
         relative = file.relative_to(self.root).as_posix()
-        ident = _image_id(name, relative)
+        ident = image_id(name, relative)
         if isinstance(tree, str):
             if tree != _MISSING or self.labelled:
                 self.findings.error(tree.split(":")[0], f"{path}{tree[len(tree.split(':')[0]) :]}")
@@ -217,9 +276,23 @@ class _Reader:
             self.findings.error("object without a usable box", f"{where}: bndbox/{key} is {text}, expected a number")
             return None
         x1, y1, x2, y2 = (float(corner) for corner in corners if corner is not None)
-        # VOC counts pixels from 1, and xmax and ymax are inside the box.
         difficult = (node.findtext("difficult") or "0").strip() == "1"
-        return ObjectRecord(self.classes[name], (x1 - 1, y1 - 1, x2, y2), difficult)
+        return ObjectRecord(self.classes[name], (x1 - self.first, y1 - self.first, x2, y2), difficult)
+
+
+def _annotated(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """Returns the XML files in a folder and below, and the images by name without suffix, both sorted."""
+    annotations: list[Path] = []
+    images: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        suffix = path.suffix.lower()
+        if path.name.startswith("."):
+            continue
+        if suffix == ".xml":
+            annotations.append(path)
+        elif suffix in SUFFIXES:
+            images.setdefault(path.stem, []).append(path)
+    return annotations, images
 
 
 def _image_files(folder: Path) -> dict[str, str]:
@@ -240,14 +313,6 @@ def _parse(path: Path) -> ElementTree.Element | str:
         return read_xml(path)
     except UserError as error:
         return f"annotation file unreadable: {str(error).removeprefix(f'{path}: ')}"
-
-
-def _image_id(name: str, file: str) -> int:
-    """Returns the id of an image: its digits, or a hash of 52 bits (exact in JSON readers that use float64)."""
-    digits = name.replace("_", "")
-    if digits.isascii() and digits.isdigit() and len(digits) < 16:
-        return int(digits)
-    return int.from_bytes(hashlib.sha256(file.encode()).digest()[:8], "big") >> 12
 
 
 def _number(text: str | None) -> float | None:

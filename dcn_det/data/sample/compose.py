@@ -52,7 +52,7 @@ def load_material() -> tuple[Material, Material]:
 
         photos = load_sample_images().images
     except ImportError as error:
-        raise UserError('the sample data set needs scikit-learn and Pillow: pip install "dcn_det[sample]"') from error
+        raise UserError('the sample data set needs scikit-learn: pip install "dcn_det[sample]"') from error
     digits = load_digits()
 
     def by_class(part: slice) -> list[NDArray[np.float64]]:
@@ -72,13 +72,31 @@ def _glyph(digit: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.asarray(3 * smooth - 2 * cv2.GaussianBlur(smooth, (0, 0), 1.5 * _GLYPH_SCALE), dtype=np.float32)
 
 
-def compose(material: Material, rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Box], list[int]]:
-    """Returns an image: uint8 RGB canvas, half-open integer boxes around the visible ink, and labels from 0."""
+@dataclass(frozen=True)
+class Scene:
+    """A composed image and its digits.
+
+    Attributes:
+        image: uint8 RGB.
+        boxes: half-open, around the visible ink.
+        labels: of the digits, from 0.
+        mask: uint8, 0 for the background and label + 1 for the visible ink of a digit.
+    """
+
+    image: NDArray[np.uint8]
+    boxes: list[Box]
+    labels: list[int]
+    mask: NDArray[np.uint8]
+
+
+def compose(material: Material, rng: np.random.Generator) -> Scene:
+    """Returns an image of several digits."""
     canvas = _background(material.photos, rng)
     count = int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1))
     low, high = np.log(_LONG_SIDE)
     boxes: list[Box] = []
     labels: list[int] = []
+    mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
     # Large digits first: placed last, they would often not fit, and sizes would no longer be log-uniform.
     for long_side in sorted(np.exp(rng.uniform(low, high, count)).tolist(), reverse=True):
         label = int(rng.integers(len(CLASSES)))
@@ -91,10 +109,11 @@ def compose(material: Material, rng: np.random.Generator) -> tuple[NDArray[np.ui
             box = (x, y, x + width, y + height)
             if all(_cover(box, other) <= _MAX_COVER for other in boxes):
                 _paint(canvas[y : y + height, x : x + width], ink, rng)
+                mask[y : y + height, x : x + width][ink > _VISIBLE] = label + 1
                 boxes.append(box)
                 labels.append(label)
                 break
-    return np.rint(canvas).astype(np.uint8), boxes, labels
+    return Scene(np.rint(canvas).astype(np.uint8), boxes, labels, mask)
 
 
 def compose_digit(material: Material, label: int, rng: np.random.Generator) -> NDArray[np.uint8]:

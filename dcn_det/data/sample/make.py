@@ -49,7 +49,7 @@ def make_sample(
         ``root``.
 
     Raises:
-        UserError: scikit-learn or Pillow is not installed, or ``root`` contains other files.
+        UserError: scikit-learn is not installed, or ``root`` contains other files.
         OSError: the files cannot be written.
     """
     stamp = Stamp(VERSION, seed, train_images, val_images)
@@ -82,12 +82,12 @@ def _write_split(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(count):
-        canvas, boxes, labels = compose(material, np.random.default_rng([*seed, number]))
+        scene = compose(material, np.random.default_rng([*seed, number]))
         name = f"{number:06d}.jpg"
-        write_jpeg(root / split / name, canvas)
+        write_jpeg(root / split / name, scene.image)
         image_id = id_offset + number + 1
         images.append({"id": image_id, "file_name": name, "width": IMAGE_SIZE, "height": IMAGE_SIZE})
-        for (x1, y1, x2, y2), label in zip(boxes, labels):
+        for (x1, y1, x2, y2), label in zip(scene.boxes, scene.labels):
             annotations.append(
                 {
                     "id": id_offset + len(annotations) + 1,

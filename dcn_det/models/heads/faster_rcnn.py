@@ -153,7 +153,7 @@ class FasterRCNNHead(RoIHead):
             return pooled
         branch = self.offset[index] if isinstance(self.offset, nn.ModuleList) else self.offset
         predicted = branch(pooled.flatten(1)).unflatten(1, (-1, self.pooled_size, self.pooled_size))
-        pooled = self._sample(level, rois, scale, predicted[:, :2])
+        pooled = self._sample(level, rois, scale, self.bin_offsets(predicted[:, :2]))
         return pooled * predicted[:, 2:].sigmoid() if self.pooling == "modulated" else pooled
 
     def _sample(self, level: Tensor, rois: Tensor, scale: float, offsets: Tensor | None) -> Tensor:

@@ -142,7 +142,7 @@ class RFCNHead(RoIHead):
                 group_size=self.pooled_size,
                 pooled_size=self.pooled_size,
             )
-        offsets = None if offset_maps is None else self._sample(offset_maps, rois, None)
+        offsets = None if offset_maps is None else self.bin_offsets(self._sample(offset_maps, rois, None))
         return self._sample(maps, rois, offsets)
 
     def _sample(self, maps: Tensor, rois: Tensor, offsets: Tensor | None) -> Tensor:

@@ -27,6 +27,9 @@ class RoIHead(nn.Module, ABC):
     ``box_stds``; both should be float32 also under autocast. With ``class_agnostic``, the last of the D sets of deltas
     is used for all classes; otherwise D is ``num_classes + 1``.
 
+    With deformable pooling, the offsets of the bins pass the module ``bin_offsets``, (R, 2 * K, pooled_size,
+    pooled_size) in the layout of :func:`dcn_det.ops.deform_psroi_pool`; it returns them, and hooks can read them there.
+
     Args:
         num_classes: without background.
         class_agnostic: one set of box deltas instead of one per class.
@@ -69,6 +72,7 @@ class RoIHead(nn.Module, ABC):
         self.sigma = sigma
         self.loss_weight = loss_weight
         self.hidden_init = hidden_init
+        self.bin_offsets = nn.Identity()
         self._compiled_prepare: Callable[..., Any] | None = None
 
     @abstractmethod
