@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -42,11 +43,12 @@ def run(main: Callable[[], int]) -> NoReturn:
     """Runs a command and exits with its code.
 
     A ``UserError`` or an error of the file system prints ``error: ...`` and exits with 2, Ctrl-C exits with 130, and a
-    closed pipe (``... | head``) with 141. All other errors are defects and keep their traceback. Warnings are printed
-    on one line.
+    closed pipe (``... | head``) with 141. All other errors are defects and keep their traceback. Warnings, and errors
+    of the file system in background threads, are printed on one line.
     """
     use_console()
     warnings.formatwarning = _one_line
+    threading.excepthook = _thread_failed
     code = exit_code(main)
     if code == INTERRUPTED:
         with contextlib.suppress(ValueError):  # not the main thread
@@ -60,6 +62,15 @@ def _one_line(
 ) -> str:
     """Formats a warning without its source location."""
     return f"warning: {message}\n"
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Prints an error of the file system in a background thread, such as TensorBoard's writer, on one line."""
+    error = failure.exc_value
+    if isinstance(error, OSError) and error.errno in _USER_ERRNOS:
+        print_line(f"warning: a writer in the background has stopped: {error.strerror}", sys.stderr)
+    else:
+        threading.__excepthook__(failure)
 
 
 def exit_code(main: Callable[[], int]) -> int:
