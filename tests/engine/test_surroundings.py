@@ -40,7 +40,7 @@ def test_a_run_goes_on_without_its_console(tiny: Path, tmp_path: Path, redirecti
 
 
 TWICE = """
-import os, signal, sys, time
+import signal, sys, threading, time
 import torch
 from dcn_det.cli import train
 from dcn_det.entry import run
@@ -55,7 +55,8 @@ def slow(state, file):
             if not self.interrupted:
                 self.interrupted = True
                 for _ in range(2):
-                    os.kill(os.getpid(), signal.SIGINT)
+                    # To this thread: another one might receive it too late on a busy machine.
+                    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
                     time.sleep(0.05)
             return file.write(data)
 
