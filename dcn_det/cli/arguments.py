@@ -6,6 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
+from dcn_det.errors import UserError
+
 LARGEST = 10**9
 
 
@@ -43,6 +45,22 @@ def png(text: str) -> Path:
     if not text.lower().endswith(".png"):
         raise argparse.ArgumentTypeError(f"'{text[:40]}', expected a file name that ends with .png")
     return Path(text)
+
+
+def require_files(args: argparse.Namespace, *names: str) -> None:
+    """Checks options that name files to write, before work begins.
+
+    Args:
+        args: parsed arguments.
+        names: of the options, such as ``save``.
+
+    Raises:
+        UserError: one of them is an existing folder.
+    """
+    for name in names:
+        path = getattr(args, name)
+        if path is not None and path.is_dir():
+            raise UserError(f"--{name}: '{path}' is a folder; give the name of a file")
 
 
 def _integer(text: str, least: int) -> int:

@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dcn_det.cli.arguments import png, positive
+from dcn_det.cli.arguments import png, positive, require_files
 from dcn_det.config import as_config, load_config
 from dcn_det.data.build import build_dataset
 from dcn_det.distributed import resolve_device
 from dcn_det.engine.detection import DetectionTask
-from dcn_det.errors import UserError
 from dcn_det.files import write_bytes, write_json
 from dcn_det.inference.build import with_settings_of_weights
 from dcn_det.progress import Progress
@@ -52,9 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
     config = load_config(args.config, *args.overrides)
-    for option, path in (("--save", args.save), ("--plot", args.plot)):
-        if path is not None and path.is_dir():
-            raise UserError(f"{option}: '{path}' is a folder; give the name of a file")
+    require_files(args, "save", "plot")
     if args.plot is not None:
         require_matplotlib("--plot")
     state = checkpoint.load(args.weights, checkpoint.TESTING)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import positive, require_files
 from dcn_det.distributed import resolve_device
-from dcn_det.errors import UserError
 from dcn_det.files import write_bytes
 from dcn_det.mnist.data import FOLDER, LARGEST_SCALE, SHIFT, read
 from dcn_det.mnist.report import picture, table
@@ -51,9 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
-    for option, path in (("--save", args.save), ("--picture", args.picture)):
-        if path is not None and path.is_dir():
-            raise UserError(f"{option}: '{path}' is a folder; give the name of a file")
+    require_files(args, "save", "picture")
     if args.picture is not None:
         require_matplotlib("--picture")
     if args.show is not None:

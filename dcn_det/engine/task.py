@@ -277,12 +277,12 @@ class Task(ABC, Generic[C]):
             result: of the function that :meth:`predictor` returns.
             score: minimum score to draw; None for the task's own.
         """
-        raise NotImplementedError
+        cls._refuse("results for single images")
 
     @classmethod
     def record(cls, result: Any) -> Mapping[str, Any]:
         """Returns a result as plain containers for JSON, by the name of what it holds."""
-        raise NotImplementedError
+        cls._refuse("results for single images")
 
     @classmethod
     def files(cls, result: Any) -> Mapping[str, bytes]:
