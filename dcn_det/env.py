@@ -67,7 +67,7 @@ def machine(device: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_model(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "instruction_set": library.instruction_set() or "plain PyTorch operators",
         "versions": {
             "dcn_det": dcn_det.__version__,
@@ -122,13 +122,13 @@ def cpu_model() -> str:
 
 def _machine() -> Lines:
     yield "platform", platform.platform()
-    yield "cpu", f"{cpu_model()}, {_usable_cores()} of {os.cpu_count()} cores usable"
+    yield "cpu", f"{cpu_model()}, {usable_cores()} of {os.cpu_count()} cores usable"
     import torch
 
     yield "torch threads", f"{torch.get_num_threads()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

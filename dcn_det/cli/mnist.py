@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from dcn_det.cli.arguments import positive, require_files
 from dcn_det.distributed import resolve_device
+from dcn_det.env import usable_cores
 from dcn_det.files import write_bytes
 from dcn_det.mnist.data import FOLDER, LARGEST_SCALE, SHIFT, read
 from dcn_det.mnist.report import picture, table
@@ -38,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seeds", type=positive, default=3, help="number of seeds (default: %(default)s)")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     result.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="networks trained at the same time, with one thread each (default: number of cores; 1 on a GPU)",
+    )
+    result.add_argument(
         "--save", type=Path, metavar="FILE.json", help="write results after each run; continue those in the file"
     )
     result.add_argument("--picture", type=Path, metavar="FILE.png", help="draw sampling points, and accuracy by scale")
@@ -62,8 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     device = resolve_device(args.device)
     training, testing = (digits.to(device) for digits in read(args.data))
     testing = testing.every(TEST_EVERY)
-    results = Results(args.save, settings(training, testing, SCHEDULES), device.type)
-    run_all(results, training, testing, range(args.seeds), SCHEDULES, say_on_stderr)
+    workers = args.workers or (usable_cores() if device.type == "cpu" else 1)
+    threads = 1 if workers > 1 else torch.get_num_threads()
+    results = Results(args.save, settings(training, testing, SCHEDULES), device.type, threads)
+    run_all(results, training, testing, range(args.seeds), SCHEDULES, say_on_stderr, workers)
     print(table(results.record))
     if args.picture is not None:
         write_bytes(args.picture, picture(results.record, testing))

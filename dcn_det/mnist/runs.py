@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +35,18 @@ SCHEDULES = {
     FAIR: Schedule(images=6000, scaled=True, batch_size=16, lr=1e-2, branch_lr=0.05),
 }
 
+_PLACES = {
+    each: place
+    for place, each in enumerate([(SOURCES, "plain"), (SOURCES, "deformable"), *((FAIR, method) for method in METHODS)])
+}
+
 TEST_EVERY = 4
 """One in so many test digits is used: all would take two fifths of the whole time. They are taken evenly, since the
 first half of them is harder than the second."""
 
 Run = dict[str, Any]
+Key = tuple[str, str, int]
+"""Protocol, method and seed of a run."""
 
 
 def settings(training: Digits, testing: Digits, schedules: dict[str, Schedule]) -> dict[str, Any]:
@@ -55,23 +65,24 @@ class Results:
         path: the file, which is continued if it exists; None keeps the results in memory.
         common: see :func:`settings`.
         device: type of the device.
+        threads: of each training.
 
     Raises:
         UserError: the file cannot be read, or its runs have other settings.
     """
 
-    def __init__(self, path: Path | None, common: dict[str, Any], device: str) -> None:
+    def __init__(self, path: Path | None, common: dict[str, Any], device: str, threads: int) -> None:
         self.path = path
-        self.record: dict[str, Any] = {**machine(device), "threads": torch.get_num_threads(), **common, "runs": []}
+        self.record: dict[str, Any] = {**machine(device), "threads": threads, **common, "runs": []}
         if path is not None and path.exists():
             saved = load(path)
             if json.loads(json.dumps(common)) != {name: saved.get(name) for name in common}:
                 raise UserError(f"--save: the runs in '{path}' have other settings; give the name of a new file")
             self.record["runs"] = saved["runs"]
 
-    def has(self, protocol: str, method: str, seed: int) -> bool:
+    def has(self, key: Key) -> bool:
         """Returns whether a run is finished."""
-        return any((run["protocol"], run["method"], run["seed"]) == (protocol, method, seed) for run in self.runs)
+        return any(_key(run) == key for run in self.runs)
 
     @property
     def runs(self) -> list[Run]:
@@ -79,10 +90,16 @@ class Results:
         return list(self.record["runs"])
 
     def add(self, runs: list[Run]) -> None:
-        """Adds finished runs and writes the file."""
-        self.record["runs"] += runs
+        """Adds finished runs, which are kept in the order of seeds, and writes the file."""
+        self.record["runs"] = sorted(
+            [*self.runs, *runs], key=lambda run: _PLACES[_key(run)[:2]] + len(_PLACES) * run["seed"]
+        )
         if self.path is not None:
             write_json(self.path, self.record)
+
+
+def _key(run: Run) -> Key:
+    return run["protocol"], run["method"], run["seed"]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -117,6 +134,7 @@ def run_all(
     seeds: Iterable[int],
     schedules: dict[str, Schedule],
     say: Say,
+    workers: int = 1,
 ) -> None:
     """Trains and tests all networks with both protocols, except those that are finished.
 
@@ -127,15 +145,39 @@ def run_all(
         seeds: of weights, order and scaling; the runs of seed 0 record sampling points.
         schedules: as :data:`SCHEDULES`.
         say: receives progress, and a line for each run.
+        workers: number of networks that are trained at the same time. With more than one, each has a process with a
+            single thread, which takes the functions and digits given here.
     """
-    for seed in seeds:
-        if not results.has(SOURCES, "deformable", seed):
-            results.add(list(_sources(training, testing, seed, say, schedules)))
-        for method in METHODS:
-            if not results.has(FAIR, method, seed):
-                torch.manual_seed(seed)
-                network = build(method).to(training.images.device)
-                results.add([_run(FAIR, method, network, training, testing, schedules[FAIR], seed, say)])
+    job = partial(_job, training=training, testing=testing, schedules=schedules, say=say)
+    # The runs of the first protocol come in pairs, whose second starts from the weights of the first.
+    keys: list[Key] = [
+        (protocol, method, seed)
+        for seed in seeds
+        for protocol, method in ((SOURCES, "deformable"), *((FAIR, method) for method in METHODS))
+    ]
+    missing = [key for key in keys if not results.has(key)]
+    if workers == 1:
+        for key in missing:
+            results.add(job(key))
+        return
+    # Leaving the pool ends its processes, also after Ctrl-C, which they leave to this one.
+    with multiprocessing.get_context("spawn").Pool(workers, _prepare_worker) as pool:
+        for runs in pool.imap_unordered(job, missing):
+            results.add(runs)
+
+
+def _prepare_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _job(key: Key, training: Digits, testing: Digits, schedules: dict[str, Schedule], say: Say) -> list[Run]:
+    protocol, method, seed = key
+    if protocol == SOURCES:
+        return list(_sources(training, testing, seed, say, schedules))
+    torch.manual_seed(seed)
+    network = build(method).to(training.images.device)
+    return [_run(FAIR, method, network, training, testing, schedules[FAIR], seed, say)]
 
 
 def _sources(training: Digits, testing: Digits, seed: int, say: Say, schedules: dict[str, Schedule]) -> Iterator[Run]:

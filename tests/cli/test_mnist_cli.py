@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments with which the command takes seconds."""
     monkeypatch.setattr(command, "SCHEDULES", SCHEDULES_OF_TWO_STEPS)
-    return ["--data", str(write_files(tmp_path / "digits")), "--seeds", "1", "--device", "cpu"]
+    return ["--data", str(write_files(tmp_path / "digits")), "--seeds", "1", "--device", "cpu", "--workers", "1"]
 
 
 def test_table_results_and_picture(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +23,15 @@ def ignore(*args: object) -> None:
     """Hears no progress."""
 
 
-def results_of(path: Path | None, seeds: int = 1) -> Results:
+def results_of(path: Path | None, seeds: int = 1, workers: int = 1) -> Results:
     training, testing = drawn(40), drawn(20, seed=1)
-    results = Results(path, settings(training, testing, SCHEDULES_OF_TWO_STEPS), "cpu")
-    run_all(results, training, testing, range(seeds), SCHEDULES_OF_TWO_STEPS, ignore)
+    results = Results(path, settings(training, testing, SCHEDULES_OF_TWO_STEPS), "cpu", 1)
+    run_all(results, training, testing, range(seeds), SCHEDULES_OF_TWO_STEPS, ignore, workers)
     return results
+
+
+def without_durations(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in each.items() if key not in ("seconds", "cpu_seconds")} for each in runs]
 
 
 def test_training_learns() -> None:
@@ -95,19 +100,29 @@ def test_an_interrupted_comparison_continues(tmp_path: Path, monkeypatch: pytest
     trained[:] = ["ic_stn"]
     continued = results_of(path).runs
     assert trained[1:] == ["ic_stn", "active", "deformable", "modulated"]
-    durations = ("seconds", "cpu_seconds")
-    assert [{key: value for key, value in each.items() if key not in durations} for each in continued] == [
-        {key: value for key, value in each.items() if key not in durations} for each in complete
-    ]
+    assert without_durations(continued) == without_durations(complete)
+
+
+def test_networks_trained_at_the_same_time_are_those_trained_in_turn(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = results_of(None).runs
+    finally:
+        torch.set_num_threads(threads)
+    path = tmp_path / "results.json"
+    found = results_of(path, workers=2)
+    assert without_durations(found.runs) == without_durations(expected)
+    assert load(path)["runs"] == json.loads(json.dumps(found.runs))
 
 
 def test_runs_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     common = settings(drawn(40), drawn(20), SCHEDULES_OF_TWO_STEPS)
-    Results(path, common, "cpu").add([])
-    assert Results(path, common, "cpu").runs == []
+    Results(path, common, "cpu", 1).add([])
+    assert Results(path, common, "cpu", 1).runs == []
     with pytest.raises(UserError, match="other settings"):
-        Results(path, settings(drawn(30), drawn(20), SCHEDULES_OF_TWO_STEPS), "cpu")
+        Results(path, settings(drawn(30), drawn(20), SCHEDULES_OF_TWO_STEPS), "cpu", 1)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": [{}]}', '{"runs": 1}'])
