@@ -21,7 +21,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcn_det.config import Config, load_config, register_backbone, register_detector, register_format
+    from dcn_det.config import (
+        Config,
+        load_config,
+        register_backbone,
+        register_detector,
+        register_format,
+        register_masks,
+        register_segmenter,
+    )
     from dcn_det.engine.testing import TestResult, load, test
     from dcn_det.engine.training import TrainingResult, train
     from dcn_det.errors import UserError
@@ -49,6 +57,8 @@ _HOMES = {
     "register_backbone": "config",
     "register_detector": "config",
     "register_format": "config",
+    "register_masks": "config",
+    "register_segmenter": "config",
     "test": "engine.testing",
     "train": "engine.training",
 }
@@ -69,6 +79,8 @@ __all__ = [
     "register_backbone",
     "register_detector",
     "register_format",
+    "register_masks",
+    "register_segmenter",
     "test",
     "train",
 ]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from dcn_det.cli.arguments import natural
-from dcn_det.cli.dataset_checks import AUGMENTED, open_check
+from dcn_det.cli.dataset_checks import AUGMENTED, FixableCheck, open_check
 from dcn_det.config import load_any
 from dcn_det.errors import UserError
 from dcn_det.progress import Progress
@@ -43,11 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
     check = open_check(load_any(args.config, *args.overrides), args.split)
-    if args.fix and not check.fixable:
+    if args.fix and not isinstance(check, FixableCheck):
         raise UserError("--fix: only annotations of boxes can be repaired; correct or remove the files that are listed")
     report = check.report(args.workers, Progress("image"))
     print(report.text())
-    if args.fix:
+    if args.fix and isinstance(check, FixableCheck):
         written, use = check.fix(args.fix)
         print(f"fixed: {written}\n{use}")
     if args.browse:

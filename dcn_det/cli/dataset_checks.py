@@ -55,9 +55,6 @@ class DatasetCheck(ABC):
         UserError: the split does not exist.
     """
 
-    fixable = False
-    """Whether :meth:`fix` is possible."""
-
     def __init__(self, config: Any, split: Literal["train", "test"]) -> None:
         self.config = config
 
@@ -70,13 +67,17 @@ class DatasetCheck(ABC):
             progress: called with the number of images read and their total number.
         """
 
-    def fix(self, path: Path) -> tuple[str, str]:
-        """Writes the usable part of the split after :meth:`report`; returns what was written and how to use it."""
-        raise NotImplementedError
-
     @abstractmethod
     def pictures(self, count: int) -> Iterator[tuple[str, list[Image]]]:
         """Yields names of training images and, for each, pictures of it unchanged and as used in training."""
+
+
+class FixableCheck(DatasetCheck):
+    """Check that can write the usable part of a split."""
+
+    @abstractmethod
+    def fix(self, path: Path) -> tuple[str, str]:
+        """Writes the usable part of the split after :meth:`report`; returns what was written and how to use it."""
 
     def browse(self, folder: Path, count: int) -> int:
         """Draws training images, unchanged and augmented; returns the number of images."""
@@ -107,10 +108,8 @@ def open_check(config: RunConfig, split: Literal["train", "test"]) -> DatasetChe
     return opened
 
 
-class DetectionCheck(DatasetCheck):
+class DetectionCheck(FixableCheck):
     """Check of images with boxes."""
-
-    fixable = True
 
     def __init__(self, config: Config, split: Literal["train", "test"]) -> None:
         super().__init__(config, split)

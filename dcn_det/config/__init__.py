@@ -9,6 +9,7 @@ from dcn_det.config.registry import (
     register_backbone,
     register_detector,
     register_format,
+    register_masks,
     register_segmenter,
 )
 from dcn_det.config.run import RunConfig
@@ -36,6 +37,7 @@ __all__ = [
     "register_backbone",
     "register_detector",
     "register_format",
+    "register_masks",
     "register_segmenter",
     "settings_of",
     "to_plain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal
 
@@ -194,9 +195,9 @@ class LoadingConfig(Section):
         return len(getattr(self, "classes", None) or ()) or self.class_count
 
     @property
+    @abstractmethod
     def input_size(self) -> tuple[int, int]:
         """Height and width of a typical input, in pixels."""
-        raise NotImplementedError
 
     @property
     def train_size(self) -> tuple[int, int]:

@@ -12,11 +12,10 @@ import pytest
 from dcn_det.config.segmentation_data import SampleMasksConfig
 from dcn_det.data import sample
 from dcn_det.data.build import build_masks
-from dcn_det.data.sample import make, make_sample, make_sample_masks
-from dcn_det.data.sample.compose import IMAGE_SIZE, draw_ink, load_material
-from dcn_det.data.sample.masks import with_border
+from dcn_det.data.sample import make, make_sample_masks
+from dcn_det.data.sample.compose import IMAGE_SIZE, compose, draw_ink, load_material
+from dcn_det.data.sample.masks import LAYOUT, with_border
 from dcn_det.errors import UserError
-from dcn_det.images import read_image
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -154,28 +153,23 @@ def test_missing_scikit_learn_says_what_to_install(tmp_path: Path, monkeypatch: 
         sample.make_sample(tmp_path / "set", train_images=1, val_images=1)
 
 
-def test_sample_masks_have_the_images_of_the_sample_set(tmp_path: Path) -> None:
-    make_sample(tmp_path / "boxes", 4, 2)
+def test_sample_masks_mark_the_ink_of_digits(tmp_path: Path) -> None:
     make_sample_masks(tmp_path / "masks", 4, 2)
     data = SampleMasksConfig(root=str(tmp_path / "masks"), workers=0)
     train, test = build_masks(data, "train"), build_masks(data, "test")
     assert (len(train), len(test)) == (4, 2)
-    for split, dataset in (("train", train), ("val", test)):
+    for part, (material, dataset) in enumerate(zip(load_material(), (train, test))):
         for i in range(len(dataset)):
             image, mask = dataset.read(i)
-            assert np.array_equal(image, read_image(tmp_path / "boxes" / split / f"{dataset.index.name(i)}.jpg"))
-            assert mask is not None and 0.005 < (mask > 0).mean() < 0.6
-    boxes = json.loads((tmp_path / "boxes/annotations/train.json").read_text())
-    first = [each for each in boxes["annotations"] if each["image_id"] == 1]
-    _, mask = train.read(0)
-    assert mask is not None
-    inside = np.zeros_like(mask, dtype=bool)
-    for each in first:
-        x, y, width, height = each["bbox"]
-        part = mask[y : y + height, x : x + width]
-        assert (part == each["category_id"]).any()  # category ids are digits + 1, and so are values
-        inside[y : y + height, x : x + width] = True
-    assert set(np.unique(mask[~inside])) <= {0, 255}
+            assert mask is not None and 0.02 < ((mask > 0) & (mask < 255)).mean() < 0.6
+            scene = compose(material, np.random.default_rng([0, part, i]), LAYOUT)
+            assert np.abs(image.astype(float) - scene.image).mean() < 8  # JPEG
+            inside = np.zeros_like(mask, dtype=bool)
+            for (x1, y1, x2, y2), label in zip(scene.boxes, scene.labels):
+                assert (mask[y1:y2, x1:x2] == label + 1).any()
+                assert LAYOUT.long_side[0] - 6 < max(x2 - x1, y2 - y1) < LAYOUT.long_side[1] + 6
+                inside[y1:y2, x1:x2] = True
+            assert set(np.unique(mask[~inside])) <= {0, 255}
 
 
 def test_edges_of_sample_digits_have_no_label() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from dcn_det.cli import analyze, evaluate, infer, model_info, test, train
 from dcn_det.cli import config as config_command
 from dcn_det.data.sample.masks import make_sample_masks
 from dcn_det.errors import UserError
+from tests.data.mask_trees import cityscapes_tree, voc_tree
 from tests.engine.launching import start, together, until
 from tests.engine.test_plain_train import plain_train
 from tests.engine.test_resume import newest, same
@@ -47,6 +50,9 @@ SETTINGS: dict[str, Any] = {
         "optimizer": {"lr": 0.01},
     },
 }
+
+TRAINED_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+"""Label ids of the 19 classes of Cityscapes that are evaluated."""
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +181,39 @@ def test_missing_and_surplus_results_are_user_errors(tested: Path, trained: Path
     weights = str(trained / "run" / "last.pth")
     with pytest.raises(UserError, match="--submission"):
         test.main([str(trained / "deeplab.yaml"), "--weights", weights, "--submission", "name"])
+
+
+@pytest.mark.parametrize(
+    ("tree", "data", "packed"),
+    [
+        (voc_tree, {"kind": "voc_masks"}, [f"results/VOC2012/Segmentation/comp6_test_cls/2008_{x}.png" for x in "de"]),
+        (
+            cityscapes_tree,
+            {"kind": "cityscapes", "crop": None},
+            [f"lindau_{number:06d}_000019_labelIds.png" for number in range(2)],
+        ),
+    ],
+    ids=["voc", "cityscapes"],
+)
+def test_a_test_packs_its_predictions_for_the_server(
+    tree: Callable[[Path], None], data: dict[str, Any], packed: list[str], tmp_path: Path
+) -> None:
+    tree(tmp_path / "data")
+    small = {"root": str(tmp_path / "data"), "resize": {"short_side": 32, "max_side": 64}, "workers": 0}
+    path = tmp_path / "deeplab.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS | {"data": data | small}))
+    assert run([str(path), "train.iterations=1", "train.warmup.kind=none", "--output", str(tmp_path / "run")]) == 0
+    output = tmp_path / "test"
+    weights = ["--weights", str(tmp_path / "run" / "last.pth")]
+    assert test.main([str(path), *weights, "--output", str(output), "--submission", "ours"]) == 0
+    (archive,) = (each for each in output.iterdir() if each.stem == "ours")
+    shutil.unpack_archive(archive, tmp_path / "unpacked", "gztar" if archive.suffix == ".tgz" else "zip")
+    files = sorted(each for each in (tmp_path / "unpacked").rglob("*") if each.is_file())
+    assert [str(each.relative_to(tmp_path / "unpacked")) for each in files] == packed
+    for own, sent in zip(sorted((output / "masks").rglob("*.png")), files):
+        labels, values = (np.asarray(PillowImage.open(each)) for each in (own, sent))
+        ids = np.array([0, *range(1, 21)]) if data["kind"] == "voc_masks" else np.array(TRAINED_IDS)
+        assert np.array_equal(values, ids[labels])
 
 
 def test_infer_draws_labels_with_a_legend(trained: Path, masks: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ SMALL: dict[str, Any] = {
         },
     },
     "train": {
-        "iterations": 240,
+        "iterations": 500,
         "batch_size": 2,
         "reference_batch": 2,
         "optimizer": {"kind": "adamw", "lr": 2e-3},

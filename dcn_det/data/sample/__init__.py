@@ -3,8 +3,8 @@
 It is composed offline from data that scikit-learn contains: 1,797 digits of 8x8 pixels and two photographs of 640x427.
 All commands can be tried and tested on it without a download. Training and validation images share neither digits nor
 pixels of the photographs. ``python -m dcn_det.data.sample FOLDER`` writes the data set. With ``--digits``, it writes
-images of single digits in one folder per class, for classifiers; with ``--masks``, the images of the data set with
-masks of their digits, for semantic segmentation.
+images of single digits in one folder per class, for classifiers; with ``--masks``, images of larger digits with masks
+of their ink, for semantic segmentation.
 """
 
 from dcn_det.data.sample.digits import holds_digits, make_digits

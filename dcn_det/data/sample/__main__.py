@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("root", nargs="?", help=f"folder to write (default: {roots})")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--digits", action="store_true", help="write single digits, in one folder per class, instead")
-    form.add_argument("--masks", action="store_true", help="write masks of the digits instead of boxes")
+    form.add_argument("--masks", action="store_true", help="write larger digits, with masks instead of boxes")
     parser.add_argument("--train-images", type=int, help=f"default: {TRAIN_IMAGES}, or {TRAIN_DIGITS} with --digits")
     parser.add_argument("--val-images", type=int, help=f"default: {VAL_IMAGES}, or {VAL_DIGITS} with --digits")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

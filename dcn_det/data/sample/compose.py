@@ -15,8 +15,6 @@ IMAGE_SIZE = 256
 DIGIT_SIZE = 96
 CLASSES = tuple("0123456789")
 
-_OBJECTS = (1, 5)
-_LONG_SIDE = (24.0, 140.0)
 _LONE_LONG_SIDE = (56.0, 88.0)
 _MAX_ROTATION = math.radians(22)
 _MAX_SHEAR = 0.25
@@ -35,6 +33,23 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 Box = tuple[int, int, int, int]
 """Half-open integer corners x1, y1, x2, y2 in pixels."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many digits an image contains, and how large they are.
+
+    Attributes:
+        objects: smallest and largest number of digits, drawn uniformly; those that find no place are left out.
+        long_side: smallest and largest longer side, in pixels, drawn log-uniformly.
+    """
+
+    objects: tuple[int, int] = (1, 5)
+    long_side: tuple[float, float] = (24.0, 140.0)
+
+
+BOXES = Layout()
+"""That of the data set for detection."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +104,11 @@ class Scene:
     mask: NDArray[np.uint8]
 
 
-def compose(material: Material, rng: np.random.Generator) -> Scene:
+def compose(material: Material, rng: np.random.Generator, layout: Layout = BOXES) -> Scene:
     """Returns an image of several digits."""
     canvas = _background(material.photos, rng)
-    count = int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1))
-    low, high = np.log(_LONG_SIDE)
+    count = int(rng.integers(layout.objects[0], layout.objects[1] + 1))
+    low, high = np.log(layout.long_side)
     boxes: list[Box] = []
     labels: list[int] = []
     mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)

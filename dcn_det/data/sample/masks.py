@@ -1,4 +1,4 @@
-"""Writes the images of the sample data set with masks of their digits, for semantic segmentation."""
+"""Writes images of digits with masks of their ink, for semantic segmentation."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcn_det.config.segmentation_data import IGNORED
-from dcn_det.data.sample.compose import Material, compose, load_material
+from dcn_det.data.sample.compose import Layout, Material, compose, load_material
 from dcn_det.data.sample.generate import Stamp, generate, holds, write_jpeg
 from dcn_det.data.sample.make import TRAIN_IMAGES, VAL_IMAGES
 from dcn_det.images import write_indices
 from dcn_det.progress import Count
 
-MASKS_VERSION = 2
+MASKS_VERSION = 3
 """Version of the data set, increased when images or masks of a seed change; other versions are rewritten."""
 RECORD = "sample_masks.json"
 """File with the arguments that a data set was made with."""
 MASKS_ROOT = "datasets/sample_masks"
+LAYOUT = Layout(objects=(3, 6), long_side=(64.0, 128.0))
+"""Every digit covers several cells of a map at stride 16."""
 BORDER = 2
 """Pixels on each side of the edge of a digit that have no label."""
 
@@ -34,7 +36,8 @@ def make_sample_masks(
 ) -> Path:
     """Writes images of digits and their masks unless ``root`` already contains them.
 
-    The images are those of :func:`dcn_det.data.sample.make.make_sample`, which see also for arguments and errors.
+    Digits, photographs and colors are those of :func:`dcn_det.data.sample.make.make_sample`, and so is the split; see
+    there also for arguments and errors. Digits are larger and more numerous, see :data:`LAYOUT`.
 
     Returns:
         ``root``, with images in ``{train,val}/images`` and masks in ``{train,val}/masks``: PNG files whose values are 0
@@ -61,7 +64,7 @@ def _write_split(
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     for number in range(count):
-        scene = compose(material, np.random.default_rng([*seed, number]))
+        scene = compose(material, np.random.default_rng([*seed, number]), LAYOUT)
         write_jpeg(folder / "images" / f"{number:06d}.jpg", scene.image)
         write_indices(folder / "masks" / f"{number:06d}.png", with_border(scene.mask))
         count_one()
