@@ -272,7 +272,7 @@ def theirs(
         model = model.to(memory_format=torch.channels_last)
     settle(model, train_batch.to(device))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, fused=True)
     heads = model.network.roi_heads
 
     def detect() -> list[dict[str, Tensor]]:

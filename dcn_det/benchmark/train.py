@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         theirs = TorchvisionFasterRCNN(len(session.categories), *config.data.input_size)
         model = theirs.to(session.device).train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
+        optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9, fused=True)
         records["torchvision"] = _time(session, model, optimizer, args.steps, args.warmup)
     for name, record in records.items():
         parts = "  ".join(f"{phase} {record[phase]:.0%}" for phase in PHASES)
