@@ -55,8 +55,8 @@ def build_optimizer(train: TrainConfig, model: nn.Module, multipliers: Mapping[s
             decay = settings.weight_decay if parameter.ndim > 1 or settings.decay_bias else 0.0
             groups.append({"params": [parameter], "base": rate * multipliers.get(name, 1.0), "weight_decay": decay})
     if settings.kind == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=rate, betas=settings.betas)
+        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, betas=settings.betas, fused=True)
 
 
 def main(argv: list[str] | None = None) -> int:
