@@ -119,10 +119,10 @@ class YoloSplitConfig(SplitConfig):
 
     @property
     def title(self) -> str:
-        return "+".join(_yolo_title(each) for each in _listed(self.images))
+        return "+".join(folder_title(each) for each in _listed(self.images))
 
 
-def _yolo_title(place: str) -> str:
+def folder_title(place: str) -> str:
     """Returns the name of a split: ``val`` for ``images/val``, ``val/images`` and ``val.txt``."""
     parts = [part for part in PurePath(place).with_suffix("").parts if part not in ("images", ".", "..")]
     return parts[-1] if parts else "images"

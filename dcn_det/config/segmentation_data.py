@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dcn_det.config.data import ResizeConfig, SplitConfig, SplitsConfig, Texts, VocSplitConfig
+from dcn_det.config.data import ResizeConfig, SplitConfig, SplitsConfig, Texts, VocSplitConfig, folder_title
 from dcn_det.config.section import Pixels, Text
 
 MASK_METRICS = ("mIoU", "mIoU_full", "pixel_accuracy")
@@ -147,7 +147,7 @@ class MaskSplitConfig(SplitConfig):
 
     @property
     def title(self) -> str:
-        return self.images
+        return folder_title(self.images)
 
 
 class MaskFoldersConfig(MaskDataConfig):

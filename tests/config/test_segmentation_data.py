@@ -49,7 +49,7 @@ def test_wrong_values_are_refused(keys: dict[str, Any]) -> None:
 def test_test_splits_have_titles() -> None:
     assert VocMasksConfig().test_title == "VOC2012 val"
     assert CityscapesDataConfig().test_title == "Cityscapes val"
-    assert SampleMasksConfig().test_title == "sample masks val/images"
+    assert SampleMasksConfig().test_title == "sample masks val"
     test = CityscapesDataConfig.model_validate({"test": {"sets": ["val", "test"]}}).test
     assert test is not None and test.paths == ("leftImg8bit/val", "leftImg8bit/test", "gtFine/val")
     part = VocMasksConfig.model_validate({"fraction": 0.5})
