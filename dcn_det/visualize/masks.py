@@ -96,9 +96,13 @@ def draw_masks(
     total = max(int(counts.sum()), 1)
     order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
     entries = [
-        (f"{categories[label].name}: {100 * counts[label] / total:.0f}%", colors[label].tolist()) for label in order
+        (f"{categories[label].name}: {_percent(counts[label] / total)}", colors[label].tolist()) for label in order
     ]
     return np.hstack([overlay(image, labels, colors, opacity), legend(entries, image.shape[0])])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%" if share >= 0.005 else "<1%"
 
 
 def confusion_picture(metrics: MaskMetrics) -> bytes:
