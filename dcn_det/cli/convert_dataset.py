@@ -16,7 +16,7 @@ from dcn_det.data.records import Records, to_coco
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 from dcn_det.progress import Progress
-from dcn_det.starting.data import find_data, section_of
+from dcn_det.starting.data import SHARE, find_data, section_of
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
@@ -86,7 +86,9 @@ def _below_root(records: Records, folder: Path, root: Path) -> Records:
     """Returns the records with file names relative to the root of the data set."""
     place = os.path.relpath(folder, root)
     if place.startswith(".."):
-        raise UserError(f"images in {folder} are outside data.root {root}; set data.root to a folder that contains them")
+        raise UserError(
+            f"images in {folder} are outside data.root {root}; set data.root to a folder that contains them"
+        )
     return in_folder(records, place)
 
 
@@ -117,6 +119,9 @@ def _united(documents: list[dict[str, Any]]) -> dict[str, Any]:
 def _settings(data: DataConfig, files: dict[Literal["train", "test"], Path]) -> list[str]:
     """Returns ``key=value`` settings that use the files."""
     values: dict[str, Any] = {"data.kind": "coco", "data.root": str(Path(data.root).absolute())}
+    whole = len(set(files.values())) < len(files)
     for split, path in files.items():
         values[f"data.{split}"] = {"images": ".", "annotations": str(path.absolute())}
+        if whole:
+            values[f"data.{split}"]["part"] = [0, SHARE] if split == "train" else [SHARE, 1]
     return [f"'{key}={value if isinstance(value, str) else json.dumps(value)}'" for key, value in values.items()]

@@ -102,7 +102,7 @@ def fit_anchors(boxes: Boxes, resize: ResizeConfig, base: AnchorsConfig, strides
     sides = boxes.sides(resize)
     sizes, shapes = np.sqrt(sides.prod(axis=1)), sides[:, 1] / sides[:, 0]
     unit = strides[0] if base.base_size == "stride" else base.base_size
-    scales = [(float(each),) for each in (2, 3, 4, 5, 6, 8, 10, 12, 16)]
+    scales: list[tuple[float, ...]] = [(float(each),) for each in (2, 3, 4, 5, 6, 8, 10, 12, 16)]
     if len(strides) == 1:
         scales = [_centers(sizes / unit, count) for count in (1, 2, 3, 4, 5)]
     ratios = [tuple(base.ratios), *(_centers(shapes, count) for count in (1, 2, 3))]
@@ -132,9 +132,7 @@ def _cells(
     return [cell_anchors(unit, ratios, scales).double().numpy() for unit in units]
 
 
-def _sides(
-    scales: Sequence[float], ratios: Sequence[float], base: AnchorsConfig, strides: Sequence[int]
-) -> Floats:
+def _sides(scales: Sequence[float], ratios: Sequence[float], base: AnchorsConfig, strides: Sequence[int]) -> Floats:
     cells = np.concatenate(_cells(scales, ratios, base, strides))
     return np.asarray(cells[:, 2:] - cells[:, :2])
 

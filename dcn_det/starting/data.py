@@ -132,7 +132,9 @@ def _divide(layout: Layout, records: Records, usable: np.ndarray) -> tuple[dict[
         "test": {**train, "part": [SHARE, 1]},
         **({"part_seed": seed} if seed else {}),
     }
-    text = f"splits    none found; by image names: {int(trained.sum())} for training, {int((~trained).sum())} for testing"
+    text = (
+        f"splits    none found; by image names: {int(trained.sum())} for training, {int((~trained).sum())} for testing"
+    )
     return settings, usable & trained, [f"{text} (data.train.part, data.test.part; data.part_seed {seed})"]
 
 

@@ -64,9 +64,7 @@ class Plan:
     def text(self, output: Path, comments: Sequence[str]) -> str:
         """Returns the config as YAML, for a file at ``output``, with lines of comments before it."""
         plain = {"base": _reference(self.base, output), **self.settings}
-        body = yaml.dump(
-            plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None
-        )
+        body = yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
         return "\n".join([*(f"# {printable(line)}" for line in comments), body])
 
 
@@ -172,7 +170,7 @@ def _choose_length(settings: dict[str, Any], config: Config, images: int, lines:
         settings["train"]["checkpoint_every"] = every
     passes = iterations * train.reference_batch / images
     lines.append(
-        f"length    {iterations} iterations of {train.reference_batch} images: {passes:.0f} passes over {images} images; "
+        f"length    {iterations} iterations of {train.reference_batch} images: {passes:.0f} passes over {images}; "
         f"{warmup} of warm-up"
     )
 

@@ -194,7 +194,6 @@ class _Reader:
         return ObjectRecord(self.classes[name], (x1 - self.first, y1 - self.first, x2, y2), difficult)
 
 
-
 def _with_own_ids(images: Sequence[ImageRecord]) -> list[ImageRecord]:
     """Replaces ids that several files share, such as those of ``a/1.jpg`` and ``b/1.jpg``."""
     files: dict[int, set[str]] = {}

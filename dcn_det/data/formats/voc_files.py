@@ -117,7 +117,9 @@ def jobs_of_folder(
     place, notes = root / folder, []
     if not place.is_relative_to(root):
         raise UserError(f"folder {folder}: outside data.root {root}; give a path relative to it")
-    annotations = sorted(path for path in place.rglob("*") if path.suffix.lower() == ".xml" and not path.name.startswith("."))
+    annotations = sorted(
+        path for path in place.rglob("*") if path.suffix.lower() == ".xml" and not path.name.startswith(".")
+    )
     if not annotations:
         raise UserError(f"no XML file in {place} or below")
     images = _Images(root, place)
@@ -161,7 +163,8 @@ class _Images:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root, self._folder = root, folder
-        self._near, self._all = self._by_name(folder), None if folder != root else {}
+        self._near = self._by_name(folder)
+        self._all: dict[str, list[Path]] | None = None if folder != root else {}
         self.inside = {path for found in self._near.values() for path in found}
         """All images in the folder and below."""
 

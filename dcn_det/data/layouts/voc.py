@@ -1,6 +1,6 @@
 """Pascal VOC's XML files in the places where tools write them.
 
-``VOC2007/{Annotations,ImageSets/Main,JPEGImages}`` (Pascal VOC, CVAT), ``train/*.xml`` next to the images (Roboflow), or
+``VOC2007/{Annotations,ImageSets/Main,JPEGImages}`` (Pascal VOC, CVAT), ``train/*.xml`` next to images (Roboflow), or
 any folders of XML files and images (LabelImg), with or without text files that list the images of each split.
 """
 
@@ -119,9 +119,7 @@ def _listed(tree: Tree, found: _Contents) -> dict[Role, dict[str, Any]]:
         names = _names(tree, path) if role else set()
         if role and names and len(names & found.names) > len(names) / 2:
             sets.setdefault(role, []).append(path)
-    return _without_repeats(
-        tree, {role: {"folder": found.folder, "sets": paths[:1]} for role, paths in sets.items()}
-    )
+    return _without_repeats(tree, {role: {"folder": found.folder, "sets": paths[:1]} for role, paths in sets.items()})
 
 
 def _folders(found: _Contents) -> dict[Role, dict[str, Any]]:

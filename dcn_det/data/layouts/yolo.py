@@ -87,7 +87,7 @@ def _described(tree: Tree, names: str) -> dict[Role, list[str]]:
     folders += [path.parent, tree.root]
     found: dict[Role, list[str]] = {}
     for role, keys in _KEYS.items():
-        places = next((description[key] for key in keys if description.get(key)), [])
+        places: Any = next((description[key] for key in keys if description.get(key)), [])
         located = [_place(each, folders, tree) for each in (places if isinstance(places, list) else [places])]
         if located and all(located):
             found[role] = [each for each in located if each is not None]
