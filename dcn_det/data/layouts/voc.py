@@ -27,8 +27,9 @@ def find(tree: Tree) -> Layout | None:
     if not found.files:
         return None
     splits = _kit_sets(tree, found) or _listed(tree, found) or _folders(found)
-    corners = "half_open" if found.from_zero else "inclusive"
-    why = f"{found.from_zero} boxes have corners below 1 or fractions" if found.from_zero else "no corner is below 1"
+    from_zero = found.below_one > 0 or found.fractions > found.boxes / 2
+    corners = "half_open" if from_zero else "inclusive"
+    why = f"{found.below_one} boxes begin below 1, {found.fractions} of {found.boxes} have decimal points"
     return Layout(
         kind="voc",
         what=f"{len(found.files)} XML files of Pascal VOC",
@@ -37,7 +38,7 @@ def find(tree: Tree) -> Layout | None:
         whole={"folder": found.folder},
         classes=tuple(sorted(found.classes)),
         extra={"corners": corners},
-        notes=(f"corners of boxes: {corners}, since {why}",),
+        notes=(f"corners {corners}: {why}",),
     )
 
 
@@ -49,13 +50,16 @@ class _Contents:
         files: their paths.
         names: image names, without suffix.
         classes: number of objects by class name.
-        from_zero: number of boxes whose corners cannot be pixels counted from 1.
+        boxes, below_one, fractions: numbers of boxes, of those whose corners cannot be pixels counted from 1, and of
+            those with decimal points. Pascal VOC itself has a few of the latter.
     """
 
     tree: Tree
     files: list[str] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
-    from_zero: int = 0
+    boxes: int = 0
+    below_one: int = 0
+    fractions: int = 0
 
     def __post_init__(self) -> None:
         paths = self.tree.files(".xml")
@@ -86,7 +90,9 @@ class _Contents:
                 values = [float(corner) for corner in corners]
             except ValueError:
                 continue
-            self.from_zero += any(value < 1 or value != int(value) for value in values if abs(value) < 2**31)
+            self.boxes += 1
+            self.below_one += min(values) < 1
+            self.fractions += any("." in corner for corner in corners)
 
 
 def _kit_sets(tree: Tree, found: _Contents) -> dict[Role, dict[str, Any]]:
