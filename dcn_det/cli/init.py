@@ -63,14 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(lines))
     write_text(output, plan.text(output, (*data.lines, *lines)))
     print(f"written   {output}")
-    _print_next(args.folder, output, data.problems)
+    config, weights = shlex.quote(str(output)), shlex.quote(f"runs/{output.stem}/last.pth")
+    for split in data.problems:
+        print(f"\nFirst see what cannot be used: dcn-det check-dataset {config} --split {split}")
+    print(f"\nNext:\n  dcn-det train {config}")
+    print(f"  dcn-det infer --weights {weights} --output pictures {shlex.quote(str(data.pictures))}")
     return 0
-
-
-def _print_next(folder: Path, output: Path, problems: bool) -> None:
-    config, run = shlex.quote(str(output)), shlex.quote(f"runs/{output.stem}")
-    if problems:
-        print(f"\nFirst, see what cannot be used:\n  dcn-det check-dataset {config}")
-    print("\nNext:")
-    print(f"  dcn-det train {config}")
-    print(f"  dcn-det infer --weights {run}/last.pth --output pictures {shlex.quote(str(folder))}")

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from dcn_det.config import FORMATS
 from dcn_det.config.data import DataConfig
 from dcn_det.data.findings import Findings, first_few
-from dcn_det.data.formats import open_split
+from dcn_det.data.formats import DataFormat, Split, open_split
 from dcn_det.data.layouts import find_layouts
-from dcn_det.data.layouts.tree import Layout
+from dcn_det.data.layouts.tree import Layout, Role
 from dcn_det.data.records import Records
 from dcn_det.data.subset import draw
 from dcn_det.errors import UserError
@@ -34,15 +34,17 @@ class OwnData:
         settings: the section ``data``, as plain values.
         records: images and objects of the training split.
         trained: bool (N,), images of ``records`` that the settings train on; those without objects are not.
+        pictures: a folder of test images.
         lines: what was found and chosen, one line each.
-        problems: whether ``dcn-det check-dataset`` reports errors.
+        problems: splits in which ``dcn-det check-dataset`` reports errors.
     """
 
     settings: dict[str, Any]
     records: Records
     trained: np.ndarray
+    pictures: Path
     lines: tuple[str, ...]
-    problems: bool
+    problems: tuple[str, ...]
 
     @property
     def classes(self) -> list[str]:
@@ -81,26 +83,38 @@ def find_data(root: Path, kind: str = "auto") -> OwnData:
     if layout.classes:
         settings["classes"] = list(layout.classes)
     train = layout.splits.get("train", layout.whole)
-    settings |= {"train": train, "test": None}
-    opened = open_split(section_of(settings), "train")
-    findings = Findings(opened.source)
-    records = opened.read(findings)
-    settings["classes"] = [category.name for category in records.categories]
+    tested = next((role for role in ("val", "test") if role in layout.splits), None)
+    settings |= {"train": train, "test": layout.splits[tested] if tested else None}
+    opened, records, findings = _read(settings, "train")
+    last, last_records, last_findings = _read(settings, "test") if tested else (opened, records, findings)
+    names = [category.name for category in records.categories]
+    if set(names) <= {category.name for category in last_records.categories}:  # in COCO's format, all must be there
+        settings["classes"] = names
     lines = [f"found     {layout.what}", f"          {_contents(records)}"]
     lines += [f"          {note}" for note in (*layout.notes, *records.notes)]
     lines += [f"          also found, not used: {each.what} (--format {each.kind})" for each in others]
+    problems = {"train": findings.errors} | ({"test": last_findings.errors} if tested else {})
+    lines += [f"problems  {split}: {first_few(each, 3)}" for split, each in problems.items() if each]
     usable = _has_objects(records)
-    if findings.errors or not usable.any():
-        count = sum(map(len, findings.errors.values()))
-        lines.append(f"problems  {count or 'no'} usable annotations: {first_few(findings.errors, 3)}")
-    division, trained, text = _divide(layout, records, usable)
-    settings |= division
-    return OwnData(_ordered(settings), records, trained, (*lines, *text), bool(findings.errors))
+    if tested:
+        trained, text = usable, _as_found(layout, tested, len(records.names), len(last_records.names))
+    else:
+        division, trained, text = _divide(train, records, usable)
+        settings |= division
+    return OwnData(
+        settings={key: settings[key] for key in sorted(settings, key=lambda key: key == "classes")},
+        records=records,
+        trained=trained,
+        pictures=(last.folder / next(iter(last_records.names), "x")).parent,
+        lines=(*lines, *text),
+        problems=tuple(split for split, each in problems.items() if each),
+    )
 
 
-def _ordered(settings: dict[str, Any]) -> dict[str, Any]:
-    """Puts the long list of classes last."""
-    return {**{key: value for key, value in settings.items() if key != "classes"}, "classes": settings["classes"]}
+def _read(settings: Mapping[str, Any], split: Split) -> tuple[DataFormat, Records, Findings]:
+    opened = open_split(section_of(settings), split)
+    findings = Findings(opened.source)
+    return opened, opened.read(findings, labelled=split == "train"), findings
 
 
 def _contents(records: Records) -> str:
@@ -115,31 +129,29 @@ def _has_objects(records: Records) -> np.ndarray:
     return np.asarray(counts > 0)
 
 
-def _divide(layout: Layout, records: Records, usable: np.ndarray) -> tuple[dict[str, Any], np.ndarray, list[str]]:
-    """Returns the settings of both splits, the images to train on, and what was chosen."""
-    train = layout.splits.get("train", layout.whole)
-    tested = next((role for role in ("val", "test") if role in layout.splits), None)
-    if tested is not None:
-        lines = [f"splits    as found: train {_named(train)}, test {_named(layout.splits[tested])}"]
-        if tested == "val" and "test" in layout.splits:
-            lines.append(f"          not used until you test on it: {_named(layout.splits['test'])}")
-        return {"train": train, "test": layout.splits[tested]}, usable, lines
-    if usable.sum() < 2:
-        return {"train": train, "test": None}, usable, ["splits    none: too few images to test on some of them"]
-    seed, trained = _seed(records, usable)
-    settings = {
-        "train": {**train, "part": [0, SHARE]},
-        "test": {**train, "part": [SHARE, 1]},
-        **({"part_seed": seed} if seed else {}),
-    }
-    text = (
-        f"splits    none found; by image names: {int(trained.sum())} for training, {int((~trained).sum())} for testing"
-    )
-    return settings, usable & trained, [f"{text} (data.train.part, data.test.part; data.part_seed {seed})"]
+def _as_found(layout: Layout, tested: Role, train: int, test: int) -> list[str]:
+    splits = layout.splits
+    lines = [f"splits    as found: train {_named(splits['train'])} ({train}), test {_named(splits[tested])} ({test})"]
+    if tested == "val" and "test" in splits:
+        lines.append(f"          for a final test, not used so far: {_named(splits['test'])}")
+    return lines
 
 
 def _named(split: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in split.items())
+    return ", ".join(f"{key} {value if isinstance(value, str) else ' '.join(value)}" for key, value in split.items())
+
+
+def _divide(
+    split: Mapping[str, Any], records: Records, usable: np.ndarray
+) -> tuple[dict[str, Any], np.ndarray, list[str]]:
+    """Returns the settings that divide one split in two, the images to train on, and what was chosen."""
+    if usable.sum() < 2:
+        return {}, usable, ["splits    train only: too few images to test on some of them"]
+    seed, trained = _seed(records, usable)
+    settings = {"train": {**split, "part": [0, SHARE]}, "test": {**split, "part": [SHARE, 1]}}
+    counts = f"{int(trained.sum())} for training, {int((~trained).sum())} for testing"
+    text = f"splits    none found; by image names: {counts} (data.train.part, data.test.part; data.part_seed {seed})"
+    return settings | ({"part_seed": seed} if seed else {}), usable & trained, [text]
 
 
 def _seed(records: Records, usable: np.ndarray) -> tuple[int, np.ndarray]:

@@ -181,7 +181,9 @@ def _choose_batch(
     images, free = config.train.reference_batch, free_memory(device)
     fixed, per_image, _ = step_memory(config, classes)
     batch = fitting_batch(images, free, fixed, per_image)
-    settings["train"] |= {"batch_size": batch, "accumulate": images // batch}
+    settings["train"]["batch_size"] = batch
+    if images // batch != config.train.accumulate:
+        settings["train"]["accumulate"] = images // batch
     passes = "" if batch == images else f", {images // batch} passes per step"
     lines.append(
         f"batch     {batch}{passes}: {free / _GIB:.1f} GiB of {device.type} memory are free; about "

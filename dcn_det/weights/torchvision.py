@@ -65,7 +65,7 @@ def available(kind: str) -> str | None:
     """
     known = collection()
     if (known.folder / known.parts[kind].name).is_file():
-        return "there"
+        return "in torch's cache"
     return (
         "downloaded by training" if reachable(torchvision.models.get_model_weights(kind)["IMAGENET1K_V1"].url) else None
     )
