@@ -1,5 +1,7 @@
 """Input size, anchors, length and batch size that follow from the data."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from dcn_det.starting.memory import fitting_batch
 from dcn_det.starting.plan import run_length
 
 
-def boxes(sides: list[tuple[float, float]], image: tuple[float, float] = (300, 400)) -> Boxes:
+def boxes(sides: Sequence[tuple[float, float]], image: tuple[float, float] = (300, 400)) -> Boxes:
     """Boxes of these widths and heights, around the middle of images of one size (height, width)."""
     wide = np.array(sides, np.float64)
     middle = np.array([image[1] / 2, image[0] / 2])

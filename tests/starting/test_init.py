@@ -54,7 +54,12 @@ def test_the_base_fits_the_device(
     tmp_path: Path, device: str, weights: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(plan, "available", lambda kind: asked.append(kind) or weights)
+
+    def available(kind: str) -> str | None:
+        asked.append(kind)
+        return weights
+
+    monkeypatch.setattr(plan, "available", available)
     monkeypatch.setattr(plan, "free_memory", lambda device: 2**33)
     monkeypatch.setattr(init, "resolve_device", lambda name: torch.device(device))
     config = load_config(made(tmp_path, "coco_original"))

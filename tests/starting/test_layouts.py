@@ -47,7 +47,7 @@ def test_all_classes_are_in_both_parts_and_the_division_is_the_same_every_time(t
     assert settings == find_data(tmp_path).settings
     assert settings["train"]["part"] == [0, 0.8] and settings["test"]["part"] == [0.8, 1]
     for split in ("train", "test"):
-        records = open_split(section_of(settings), split).records()  # type: ignore[arg-type]
+        records = open_split(section_of(settings), split).records()
         assert set(records.labels.tolist()) == {0, 1}
 
 

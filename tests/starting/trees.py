@@ -70,7 +70,8 @@ def coco(files: Sequence[str], first_id: int = 1, root_category: bool = False) -
             {"id": 0, "name": "cells", "supercategory": "none"},
             *({**row, "supercategory": "cells"} for row in categories),
         ]
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, file in enumerate(files, start=first_id):
         images.append({"id": number, "license": 1, "file_name": file, "height": HEIGHT, "width": WIDTH})
         for label in labels_of(Path(file).name.split(".")[0].removesuffix("_jpg")):
