@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = parser().parse_args(argv)
-    output = args.output or Path(f"{args.folder.resolve().name or 'data'}.yaml")
+    output = args.output or Path(f"{Path(os.path.normpath(args.folder.absolute())).name or 'data'}.yaml")
     if output.suffix.lower() not in (".yaml", ".yml"):
         raise UserError(f"--output: '{output}', expected a file name that ends with .yaml")
     if output.is_dir() or (output.exists() and not args.force):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def find_data(root: Path, kind: str = "auto") -> OwnData:
         UserError: nothing is annotated, or the annotations cannot be read.
     """
     layout, *others = find_layouts(root, kind)
-    settings: dict[str, Any] = {"kind": layout.kind, "root": str(root.absolute()), **layout.extra}
+    settings: dict[str, Any] = {"kind": layout.kind, "root": os.path.normpath(root.absolute()), **layout.extra}
     if layout.kind == "voc" and not layout.classes:
         raise UserError(f"{root}: {layout.what}, but no object with a name")
     if layout.classes:
@@ -88,8 +89,8 @@ def find_data(root: Path, kind: str = "auto") -> OwnData:
     opened, records, findings = _read(settings, "train")
     last, last_records, last_findings = _read(settings, "test") if tested else (opened, records, findings)
     names = [category.name for category in records.categories]
-    if set(names) <= {category.name for category in last_records.categories}:  # in COCO's format, all must be there
-        settings["classes"] = names
+    # COCO files that lack one of the listed classes are refused; without a list, classes are matched by name.
+    settings["classes"] = names if set(names) <= {each.name for each in last_records.categories} else None
     lines = [f"found     {layout.what}", f"          {_contents(records)}"]
     lines += [f"          {note}" for note in (*layout.notes, *records.notes)]
     lines += [f"          also found, not used: {each.what} (--format {each.kind})" for each in others]
@@ -151,7 +152,7 @@ def _divide(
     settings = {"train": {**split, "part": [0, SHARE]}, "test": {**split, "part": [SHARE, 1]}}
     counts = f"{int(trained.sum())} for training, {int((~trained).sum())} for testing"
     text = f"splits    none found; by image names: {counts} (data.train.part, data.test.part; data.part_seed {seed})"
-    return settings | ({"part_seed": seed} if seed else {}), usable & trained, [text]
+    return {**settings, "part_seed": seed}, usable & trained, [text]
 
 
 def _seed(records: Records, usable: np.ndarray) -> tuple[int, np.ndarray]:

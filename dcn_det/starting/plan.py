@@ -65,7 +65,8 @@ class Plan:
         """Returns the config as YAML, for a file at ``output``, with lines of comments before it."""
         plain = {"base": _reference(self.base, output), **self.settings}
         body = yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-        return "\n".join([*(f"# {printable(line)}" for line in comments), body])
+        escaped = (printable(line).replace("\n", "\\n") for line in comments)
+        return "\n".join([*(f"# {line}" for line in escaped), body])
 
 
 def _reference(base: Path, output: Path) -> str:

@@ -146,3 +146,29 @@ def test_all_splits_in_one_file(tmp_path: Path, tiny: Path, capsys: pytest.Captu
     TREES["coco_roboflow"][0](roboflow)
     with refused("id", "both splits", "folder"):
         convert_dataset.main([str(roboflow), "--output", str(tmp_path / "two.json")])
+
+
+def test_a_coco_test_file_may_lack_a_class(tmp_path: Path, tiny: Path) -> None:
+    root, output = tmp_path / "set", tmp_path / "c.yaml"
+    TREES["coco_original"][0](root)
+    file = root / "annotations/instances_val2017.json"
+    document = json.loads(file.read_text())
+    document["categories"].pop()
+    document["annotations"] = [row for row in document["annotations"] if row["category_id"] == 1]
+    write(file, json.dumps(document))
+    assert init.main([str(root), "--output", str(output), "--base", str(tiny)]) == 0
+    for split in ("train", "test"):
+        assert check_dataset.main([str(output), "--split", split, "--workers", "0"]) == 0
+    short = ["train.iterations=1", "train.warmup.iterations=1", "data.workers=0"]
+    assert train.main([str(output), *short, "--output", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("name", ["two\nlines: {x}", "yes", "1e3", "# no", "caf\u00e9 \u2603", "- a", "'", "a, b]", "~"])
+def test_classes_may_have_any_name(tmp_path: Path, tiny: Path, name: str) -> None:
+    root, output = tmp_path / "set", tmp_path / "c.yaml"
+    TREES["coco_label_studio"][0](root)
+    document = json.loads((root / "result.json").read_text())
+    document["categories"][0]["name"] = name
+    write(root / "result.json", json.dumps(document))
+    assert init.main([str(root), "--output", str(output), "--base", str(tiny)]) == 0
+    assert (load_config(output).data.classes or ())[0] == name
