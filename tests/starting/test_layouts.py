@@ -115,7 +115,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         find_data(tmp_path / "a.jpg")
     (tmp_path / "a.txt").unlink()
     write(tmp_path / "boxes.json", coco(["elsewhere/b0.jpg"]))
-    with refused("no image", "boxes.json", "elsewhere/b0.jpg"):
+    with refused("none of the images", "boxes.json", "elsewhere/b0.jpg"):
         find_data(tmp_path)
     write(tmp_path / "boxes.json", coco(["a0.jpg"])[:-1])
     with refused("boxes.json", "not valid JSON"):

@@ -53,7 +53,7 @@ def find(tree: Tree) -> Layout | None:
         documents.append(_Document(path, len(content["images"]), folder))
     if not documents:
         if lost:
-            raise UserError(f"{tree.root}: no image is there of those that {first_few(lost, 2)} names")
+            raise UserError(f"{tree.root}: has none of the images listed in {first_few(lost, 2)}")
         return None
     return _layout(documents, lost)
 
