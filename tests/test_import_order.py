@@ -32,6 +32,7 @@ ORDER = (
     "engine",
     "reproduce",
     "mnist",
+    "starting",
     "cli",
     "benchmark",
 )

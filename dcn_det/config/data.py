@@ -89,26 +89,26 @@ class VocSplitConfig(SplitConfig):
     alternatives = (("sets", "folder"),)
 
     sets: Texts | None = None
-    """Image sets of Pascal VOC, relative to ``data.root``; for example ``VOC2007/ImageSets/Main/trainval.txt``."""
+    """Image sets of Pascal VOC, relative to ``data.root``; for example ``VOC2007/ImageSets/Main/trainval.txt``. With
+    ``folder``: text files that list some of its images, one per line."""
     folder: Text | None = None
-    """In place of ``sets``: folder relative to ``data.root`` (``.`` for all of it). All XML files in it and below are
-    used; their images have the same name and are next to them or anywhere below the folder."""
+    """Folder of XML files relative to ``data.root`` (``.`` for all of it), for other layouts than Pascal VOC's. The XML
+    files in it and below are used. Their images have the same name and are next to them, below the folder, or anywhere
+    below ``data.root``."""
     without: tuple[Text, ...] = ()
     """Image sets whose images are left out, such as those of the training split in a test split that repeats some."""
 
     @property
     def title(self) -> str:
-        if self.folder is not None:
+        if self.folder is not None and self.sets is None:
             return PurePath(self.folder).name
         paths = [PurePath(each) for each in self.sets or ()]
         return "+".join(f"{path.parts[-4]} {path.stem}" if len(path.parts) > 3 else path.stem for path in paths)
 
     @model_validator(mode="after")
     def _check(self) -> VocSplitConfig:
-        if (self.sets is None) == (self.folder is None):
-            raise ValueError("give either sets (image sets) or folder (of XML files and images)")
-        if self.folder is not None and self.without:
-            raise ValueError("without lists image sets to leave out; it belongs to sets, not to folder")
+        if self.sets is None and self.folder is None:
+            raise ValueError("give sets (image sets of Pascal VOC), folder (of XML files and images), or both")
         return self
 
 

@@ -65,6 +65,15 @@ def fetch(url: str, path: Path, digest: str) -> None:
     part.replace(path)
 
 
+def reachable(url: str, timeout: float = 5.0) -> bool:
+    """Returns whether a server answers to a request for a file within ``timeout`` seconds; the file is not sent."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout):
+            return True
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
 def verify(path: Path, digest: str) -> None:
     """Checks the hash of a file.
 

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor
 
 from dcn_det.download.catalog import Collection, Part
-from dcn_det.download.fetch import fetch, verify
+from dcn_det.download.fetch import fetch, reachable, verify
 from dcn_det.errors import UserError
 from dcn_det.models.backbones.resnet import DEPTHS
 from dcn_det.weights.files import read_state_dict
@@ -55,3 +55,17 @@ def imagenet_weights(kind: str) -> dict[str, Tensor]:
             "model.backbone.weights"
         ) from error
     return read_state_dict(path)
+
+
+def available(kind: str) -> str | None:
+    """Returns how :func:`imagenet_weights` can get the weights of a network, without getting them; None if it cannot.
+
+    Args:
+        kind: torchvision's name, such as ``resnet101``.
+    """
+    known = collection()
+    if (known.folder / known.parts[kind].name).is_file():
+        return "in torch's cache"
+    return (
+        "downloaded by training" if reachable(torchvision.models.get_model_weights(kind)["IMAGENET1K_V1"].url) else None
+    )

@@ -111,7 +111,8 @@ def test_a_folder_of_xml_files_and_images(tmp_path: Path) -> None:
     (tmp_path / "twice.jpg").write_bytes(b"another image of this name, further away than none")
     (tmp_path / "a/JPEGImages/extra.jpg").write_bytes((tmp_path / "Bl\u00fcte 1.jpg").read_bytes())
     records = read_folder(tmp_path, ".")
-    assert records.names == ["Bl\u00fcte 1.jpg"] and records.boxes.tolist() == [[10, 20, 60, 70]]
+    assert records.names == ["Bl\u00fcte 1.jpg", "a/JPEGImages/twice.jpg"], "the nearer one of two images"
+    assert records.boxes.tolist() == [[10, 20, 60, 70], [0, 0, 5, 5]]
     assert "extra.jpg" in "".join(records.notes)
     assert read_folder(tmp_path, "a").names == ["a/JPEGImages/twice.jpg"]
     with pytest.raises(UserError, match=r"no XML file in .*empty"):
@@ -120,18 +121,79 @@ def test_a_folder_of_xml_files_and_images(tmp_path: Path) -> None:
 
 
 def read_folder(root: Path, folder: str) -> Records:
-    data = {"kind": "voc", "root": str(root), "classes": ["rose", "tulip"], "test": None, "train": {"folder": folder}}
-    config = Config.model_validate({"data": data, "train": {"best_metric": "mAP50"}})
-    split = open_split(config.data, "train")
-    return split.read(Findings(split.source))
+    return read_split(root, {"folder": folder})
+
+
+def read_split(root: Path, split: dict) -> Records:
+    opened = open_split(voc_config(root, split).data, "train")
+    return opened.read(Findings(opened.source))
+
+
+def voc_config(root: Path, split: dict) -> Config:
+    data = {"kind": "voc", "root": str(root), "classes": ["rose", "tulip"], "test": None, "train": split}
+    return Config.model_validate({"data": data, "train": {"best_metric": "mAP50"}})
 
 
 @pytest.mark.parametrize(
-    "split", [{}, {"sets": SETS, "folder": "."}, {"folder": ".", "without": SETS}], ids=["neither", "both", "without"]
+    ("split", "names"),
+    [
+        ({"folder": "xml/train"}, ["photos/train/1.png", "photos/train/b c.png"]),
+        ({"folder": "xml", "sets": ["lists/some.txt"]}, ["photos/train/b c.png", "photos/val/1.png"]),
+        ({"folder": "xml", "without": ["lists/some.txt"]}, ["photos/train/1.png"]),
+    ],
 )
-def test_a_split_has_sets_or_a_folder(split: dict) -> None:
+def test_xml_files_and_images_in_separate_folders(tmp_path: Path, split: dict, names: list[str]) -> None:
+    for place in ("train/1", "train/b c", "val/1"):
+        write(tmp_path / "new", "x", ("rose", 0, 11, 21, 60, 70))
+        for file, target in (("Annotations/x.xml", f"xml/{place}.xml"), ("JPEGImages/x.jpg", f"photos/{place}.png")):
+            (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "new" / file).rename(tmp_path / target)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/some.txt").write_text("photos/train/b c.png\n1.xml\n")
+    if "folder" in split and split.get("sets"):
+        (tmp_path / "xml/train/1.xml").unlink()
+    if split.get("without"):
+        (tmp_path / "lists/some.txt").write_text("b c\n")
+        (tmp_path / "xml/val/1.xml").unlink()
+    records = read_split(tmp_path, split)
+    assert records.names == names and len(set(records.image_ids.tolist())) == len(names)
+
+
+def test_the_xml_file_may_name_its_image(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        write(tmp_path, name, ("rose", 0, 11, 21, 60, 70))
+    (tmp_path / "Annotations/1.xml").rename(tmp_path / "Annotations/1.jpg.xml")
+    file = tmp_path / "Annotations/2.xml"
+    file.write_text(file.read_text().replace("<size>", "<filename>C:\\photos\\third.jpg</filename><size>"))
+    (tmp_path / "JPEGImages/2.jpg").rename(tmp_path / "JPEGImages/third.jpg")
+    assert read_split(tmp_path, {"folder": "Annotations"}).names == ["JPEGImages/1.jpg", "JPEGImages/third.jpg"]
+
+
+def test_images_of_one_name_are_ambiguous_if_none_is_nearer(tmp_path: Path) -> None:
+    write(tmp_path, "1", ("rose", 0, 11, 21, 60, 70))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.jpg").write_bytes((tmp_path / "JPEGImages/1.jpg").read_bytes())
+    split = open_split(voc_config(tmp_path, {"folder": "Annotations"}).data, "train")
+    findings = Findings(split.source)
+    split.read(findings)
+    assert "several images of one name" in findings.errors
+
+
+def test_equal_names_of_several_years_have_different_ids(tmp_path: Path) -> None:
+    for base in ("a", "b"):
+        write(tmp_path / base, "000001", ("rose", 0, 11, 21, 60, 70))
+        (tmp_path / base / "ImageSets/Main/train.txt").write_text("000001\n")
+    sets = {"sets": ["a/ImageSets/Main/train.txt", "b/ImageSets/Main/train.txt"]}
+    ids = read_split(tmp_path, sets).image_ids.tolist()
+    assert len(set(ids)) == 2 and 1 not in ids and ids == read_split(tmp_path, sets).image_ids.tolist()
+
+
+def test_a_split_has_sets_or_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sets"):
-        Config.model_validate({"data": {"kind": "voc", "train": split, "test": None}})
+        voc_config(tmp_path, {})
+    with pytest.raises(UserError, match="outside"):
+        read_split(tmp_path, {"folder": "/"})
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ class CocoFormat(DataFormat):
             part = _parse(document, path, found, labelled)
             categories.append(document["categories"])
             findings.include(found, named=len(self.paths.sources) > 1)
-            parts.append(_in_folder(part, os.path.relpath(self.root / folder, self.folder)))
+            parts.append(in_folder(part, os.path.relpath(self.root / folder, self.folder)))
         return _finish(of_all(join(parts)), categories[0], findings, self.data.classes, labelled)
 
     def settings_of_fixed(self, path: Path) -> list[str]:
@@ -106,7 +106,7 @@ class CocoFormat(DataFormat):
         return [*folder, f"{split}.annotations={path.absolute()}"]
 
 
-def _in_folder(records: Records, folder: str) -> Records:
+def in_folder(records: Records, folder: str) -> Records:
     """Returns the records with names relative to the folder that contains ``folder``; unusable names are kept."""
     if folder == ".":
         return records

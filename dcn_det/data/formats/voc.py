@@ -13,17 +13,18 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dcn_det.data.findings import Findings, first_few
 from dcn_det.data.formats.base import DataFormat
+from dcn_det.data.formats.voc_files import Job, jobs_of_folder, jobs_of_sets
 from dcn_det.data.records import ImageRecord, ObjectRecord, Records, image_id, named_together, pack
 from dcn_det.data.rules import MAX_SIDE, name_problem, screen
 from dcn_det.errors import UserError, did_you_mean, shown
-from dcn_det.files import read_text, read_xml
-from dcn_det.images import SUFFIXES, image_size
+from dcn_det.files import read_xml
+from dcn_det.images import image_size
 
 if TYPE_CHECKING:
     from dcn_det.config.data import VocDataConfig, VocSplitConfig
@@ -51,9 +52,10 @@ class VocFormat(DataFormat):
     def read(self, findings: Findings, labelled: bool = True) -> Records:
         classes = self.data.classes
         reader = _Reader(self.root, classes or VOC_CLASSES, findings, labelled, classes is not None, self.data.corners)
-        if self.paths.folder is not None:
-            return reader.read_folder(self.paths.folder)
-        return reader.read(self.paths.sets or (), self.paths.without)
+        sets, without = self.paths.sets or (), self.paths.without
+        if self.paths.folder is None:
+            return reader.read(*jobs_of_sets(self.root, sets, without), self.source)
+        return reader.read(*jobs_of_folder(self.root, self.paths.folder, sets, without, findings), self.source)
 
 
 def read_voc(
@@ -85,58 +87,14 @@ def read_voc(
         UserError: a file is missing or malformed, or an image or object cannot be used.
     """
     findings = Findings(named_together([root / each for each in sets]))
-    records = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None, corners).read(sets)
+    reader = _Reader(root, classes or VOC_CLASSES, findings, labelled, classes is not None, corners)
+    records = reader.read(*jobs_of_sets(root, sets, ()), findings.source)
     findings.refuse()
     return records
 
 
-@dataclass(frozen=True)
-class _Job:
-    """An image to read.
-
-    Attributes:
-        name: of the image, without suffix.
-        annotation, image: paths of the files.
-    """
-
-    name: str
-    annotation: Path
-    image: Path
-
-
-def list_images(root: Path, sets: Sequence[str]) -> list[tuple[Path, str]]:
-    """Returns the images of image sets, in order: the folder of the year (such as ``VOC2007``) and the image name.
-
-    Raises:
-        UserError: a set is missing, or all sets are empty.
-    """
-    jobs: list[tuple[Path, str]] = []
-    for name in sets:
-        path = root / name
-        if not path.is_file():
-            raise UserError(f"no image set {path}; expected a file such as VOC2007/ImageSets/Main/trainval.txt")
-        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-        jobs += [(path.parents[2], line) for line in _names(lines)]
-    if not jobs:
-        raise UserError(f"image set {', '.join(sets)} in {root} is empty")
-    return jobs
-
-
-def _names(lines: list[str]) -> list[str]:
-    """Returns the image names in the lines of a set, without folders and suffixes."""
-    # Sets of a single class have a second column of -1, 0 or 1; otherwise, spaces are part of the name.
-    words = [line.rsplit(maxsplit=1) for line in lines]
-    if all(len(each) == 2 and each[1] in ("-1", "0", "1") for each in words):
-        lines = [first for first, _ in words]
-    names = [line.replace("\\", "/").rsplit("/", 1)[-1] for line in lines]
-    return [name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in _KNOWN else name for name in names]
-
-
-_KNOWN = {*SUFFIXES, ".xml"}
-
-
 class _Reader:
-    """Reader of image sets.
+    """Reader of annotation files.
 
     Args:
         root: see :func:`read_voc`.
@@ -158,61 +116,17 @@ class _Reader:
         self.first = 1 if corners == "inclusive" else 0
         self._others: Counter[str] = Counter()
 
-    def read(self, sets: Sequence[str], without: Sequence[str] = ()) -> Records:
-        jobs = list_images(self.root, sets)
-        excluded = set(list_images(self.root, without)) if without else set()
-        left_out = [name for _, name in dict.fromkeys(job for job in jobs if job in excluded)]
-        jobs = [job for job in jobs if job not in excluded]
-        if not jobs:
-            raise UserError(f"all images of {', '.join(sets)} in {self.root} are also in {', '.join(without)}")
-        unique = list(dict.fromkeys(jobs))
-        files = {base: _image_files(base / "JPEGImages") for base in {base for base, _ in unique}}
-        notes = []
-        if left_out:
-            notes.append(f"images also in {', '.join(without)}, left out: {len(left_out)} ({first_few(left_out)})")
-        if len(jobs) > len(unique):
-            repeated = [name for (_, name), count in Counter(jobs).items() if count > 1]
-            notes.append(f"repeated image names, counted once: {first_few(repeated)}")
-        found = [
-            _Job(
-                name,
-                base / "Annotations" / f"{name}.xml",
-                base / "JPEGImages" / files[base].get(name, f"{name}.jpg"),
-            )
-            for base, name in unique
-        ]
-        return self._read(found, named_together([self.root / each for each in sets]), notes)
-
-    def read_folder(self, folder: str) -> Records:
-        """Reads all XML files in a folder and below. Their images have the same name, there or anywhere below it."""
-        place = self.root / folder
-        annotations, images = _annotated(place)
-        if not annotations:
-            raise UserError(f"no XML file in {place} or below")
-        jobs = []
-        for path in annotations:
-            near = images.get(path.stem, [])
-            same = [image for image in near if image.parent == path.parent]
-            if not same and len(near) > 1:
-                self.findings.error("several images of one name", f"{path}: {first_few(near, 2)}")
-                continue
-            jobs.append(_Job(path.stem, path, (same or near or [path.with_suffix(".jpg")])[0]))
-        known = {job.image for job in jobs}
-        extra = [image for found in images.values() for image in found if image not in known]
-        notes = [f"images without XML file, left out: {len(extra)} ({first_few(extra, 2)})"] if extra else []
-        return self._read(jobs, place, notes)
-
-    def _read(self, jobs: Sequence[_Job], source: str | Path, notes: list[str]) -> Records:
+    def read(self, jobs: Sequence[Job], notes: Sequence[str], source: str | Path) -> Records:
         with ThreadPoolExecutor(8) as pool:
             trees = list(pool.map(lambda job: _parse(job.annotation), jobs))
         self.findings.images = len(jobs)
         images = [each for job, tree in zip(jobs, trees) if (each := self._image(job, tree)) is not None]
-        records = pack(images, list(self.classes), source)
+        records = pack(_with_own_ids(images), list(self.classes), source).noted(*notes)
         if self._others:
             others = [f"{shown(name)} {count}" for name, count in self._others.most_common()]
-            notes.append(f"objects of other classes, left out: {first_few(others)}")
+            records = records.noted(f"objects of other classes, left out: {first_few(others)}")
             self._refuse_misspelt(records)
-        return screen(records.noted(*notes), self.findings, self.labelled)
+        return screen(records, self.findings, self.labelled)
 
     def _refuse_misspelt(self, records: Records) -> None:
         used = {records.categories[label].name for label in records.labels.tolist()}
@@ -221,14 +135,14 @@ class _Reader:
             if near:
                 raise UserError(f"data.classes: no object of class '{name}' in {records.source}{near}")
 
-    def _image(self, job: _Job, tree: ElementTree.Element | str) -> ImageRecord | None:
-        name, path, file = job.name, job.annotation, job.image
-        problem = name_problem(name)
+    def _image(self, job: Job, tree: ElementTree.Element | str) -> ImageRecord | None:
+        path, file = job.annotation, job.image
+        problem = name_problem(file.name) if file.is_relative_to(self.root) else f"{file} is outside data.root"
         if problem:
             self.findings.error("image without a usable name", problem)
             return None
         relative = file.relative_to(self.root).as_posix()
-        ident = image_id(name, relative)
+        ident = image_id(job.name, relative)
         if isinstance(tree, str):
             if tree != _MISSING or self.labelled:
                 self.findings.error(tree.split(":")[0], f"{path}{tree[len(tree.split(':')[0]) :]}")
@@ -280,26 +194,15 @@ class _Reader:
         return ObjectRecord(self.classes[name], (x1 - self.first, y1 - self.first, x2, y2), difficult)
 
 
-def _annotated(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
-    """Returns the XML files in a folder and below, and the images by name without suffix, both sorted."""
-    annotations: list[Path] = []
-    images: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if path.name.startswith("."):
-            continue
-        if suffix == ".xml":
-            annotations.append(path)
-        elif suffix in SUFFIXES:
-            images.setdefault(path.stem, []).append(path)
-    return annotations, images
-
-
-def _image_files(folder: Path) -> dict[str, str]:
-    """Returns image file names by name without suffix; JPEG files are preferred."""
-    found = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    found.sort(key=lambda name: Path(name).suffix.lower() in (".jpg", ".jpeg"))
-    return {Path(name).stem: name for name in found}
+def _with_own_ids(images: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """Replaces ids that several files share, such as those of ``a/1.jpg`` and ``b/1.jpg``."""
+    files: dict[int, set[str]] = {}
+    for image in images:
+        files.setdefault(image.image_id, set()).add(image.file_name)
+    return [
+        replace(image, image_id=image_id("", image.file_name)) if len(files[image.image_id]) > 1 else image
+        for image in images
+    ]
 
 
 _MISSING = "annotation file missing"

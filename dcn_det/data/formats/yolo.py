@@ -7,10 +7,10 @@ sets have the class id and the corners of a polygon; their box encloses the poly
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -121,15 +121,14 @@ def _lines(path: Path) -> list[str]:
 def list_images(root: Path, place: str) -> list[Path]:
     """Returns the images in a folder and below, sorted, or those that a text file lists.
 
-    Listed paths are relative to the folder of the text file, or to ``root``.
+    Listed paths are relative to the folder of the text file, or to ``root``; see :func:`locate`.
 
     Raises:
         UserError: the folder or file does not exist, or has no image.
     """
     path = root / place
     if path.is_file():
-        listed = [Path(line.replace("\\", "/")) for line in _lines(path)]
-        images = [base / each for each in listed for base in _bases(each, path.parent, root)]
+        images = [locate(line, path.parent, root) or path.parent / line for line in _lines(path)]
     elif path.is_dir():
         images = sorted(
             each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and not each.name.startswith(".")
@@ -141,9 +140,19 @@ def list_images(root: Path, place: str) -> list[Path]:
     return images
 
 
-def _bases(file: Path, *folders: Path) -> Iterator[Path]:
-    """Yields the first of the folders that has the file, or the first one."""
-    yield next((folder for folder in folders if (folder / file).is_file()), folders[0])
+def locate(place: str, *folders: Path) -> Path | None:
+    """Returns a file or folder that tools name from where they ran, in the first of the folders that has it; or None.
+
+    Leading folders are left out until the rest exists: ``data/obj_train_data/a.jpg`` (CVAT), ``../train/images``
+    (Roboflow) and ``/content/set/train/images`` are ``obj_train_data/a.jpg`` and ``train/images`` of the data set.
+    """
+    parts = [part for part in PurePosixPath(place.replace("\\", "/")).parts if part != "/"]
+    for first in range(len(parts)):
+        if parts[first] != "..":
+            found = next((each for folder in folders if (each := folder.joinpath(*parts[first:])).exists()), None)
+            if found is not None:
+                return found
+    return None
 
 
 def label_path(image: Path) -> Path:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from dcn_det.categories import Category
 from dcn_det.data.findings import Findings
-from dcn_det.data.formats.voc import VOC_CLASSES, list_images
+from dcn_det.data.formats.voc import VOC_CLASSES
+from dcn_det.data.formats.voc_files import list_images
 from dcn_det.data.masks.base import MaskFormat, Pair
 from dcn_det.data.records import named_together
 from dcn_det.errors import UserError

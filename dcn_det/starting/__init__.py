@@ -1,0 +1,1 @@
+"""Settings for new data: what ``dcn-det init`` proposes."""
