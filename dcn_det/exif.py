@@ -15,7 +15,7 @@ Exif = Literal["apply", "ignore", "auto"]
 
 _TAG = 0x0112
 _JPEG, _START = b"\xff\xd8", 1 << 17
-"""Bytes of a JPEG file that have its EXIF block, if there is one: it is the first or second segment of at most 64 KiB."""
+"""Bytes of a JPEG file that have its EXIF block, if there is one: it is in the first or second segment."""
 
 
 def orientation(source: str | Path | bytes) -> int:

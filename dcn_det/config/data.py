@@ -179,9 +179,9 @@ class LoadingConfig(Section):
     max_pixels: Annotated[int, Field(gt=0, le=2**30)] = 2**27
     """Maximum width times height of an image; larger ones are refused before decoding."""
     exif: Literal["apply", "ignore", "auto"] = "auto"
-    """Orientation of photos that annotations refer to: ``apply`` the EXIF orientation, as most viewers do, ``ignore`` it,
-    or ``auto``, for each photo the one that has the annotated size (as stored, if both have; upright, if no size is
-    annotated)."""
+    """Orientation of photos that annotations refer to: ``apply`` the EXIF orientation, as most viewers do, ``ignore``
+    it, or ``auto``, for each photo the one that has the annotated size (as stored, if both have; upright, if no size
+    is annotated)."""
     workers: Annotated[NonNegative, at_most(512)] = 2
     """Loader processes; 0 loads in the main process."""
     timeout: PositiveFloat = 300.0

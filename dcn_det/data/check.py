@@ -164,7 +164,7 @@ def _look(records: Records, folder: Path, max_pixels: int, workers: int, progres
 
 
 def _judge_images(records: Records, report: Report, exif: Exif) -> NDArray[np.int64]:
-    """Reports problems of image files; returns the sizes (N, 2) in which they are used, or as annotated if unreadable."""
+    """Reports problems of image files; returns the sizes (N, 2) that are used, or as annotated if unreadable."""
     sizes = records.sizes.copy()
     findings = report.findings
     for row, name in enumerate(records.names):

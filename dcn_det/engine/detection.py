@@ -37,6 +37,7 @@ from dcn_det.images import Image, draw_boxes, read_annotated, sheet
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
+from dcn_det.inference.writers import MINIMUM_SCORE, WRITERS
 from dcn_det.models.detector import Detector
 from dcn_det.precision import autocast
 from dcn_det.progress import Progress, Say
@@ -44,8 +45,6 @@ from dcn_det.structures import Batch, Category, Detections, ImageInfo, Target
 
 DRAWN_IMAGES = 8
 """Test images drawn at each evaluation."""
-MINIMUM_SCORE = 0.5
-"""Minimum score of drawn detections (exclusive)."""
 OBJECTS = 8
 """Objects per image of noise; COCO has 7."""
 CANDIDATES = 1000
@@ -64,6 +63,7 @@ class DetectionTask(Task[Config]):
     schema = Config
     title = "detection"
     results_file = "detections.json"
+    writers = WRITERS
 
     def __init__(self, config: Config, processes: Processes | None = None) -> None:
         super().__init__(config, processes)
@@ -261,7 +261,9 @@ def pictures(predictor: Predictor, dataset: DetectionDataset, count: int) -> lis
         image = dataset.image(i)
         boxes, labels = dataset.index.objects(i)
         truth = draw_boxes(image, boxes, labels.tolist(), predictor.names)
-        drawn.append((Path(dataset.index.file_name(i)).stem, sheet([DetectionTask.draw(image, predictor(image)), truth], 2)))
+        drawn.append(
+            (Path(dataset.index.file_name(i)).stem, sheet([DetectionTask.draw(image, predictor(image)), truth], 2))
+        )
     return drawn
 
 

@@ -25,6 +25,7 @@ from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
 from dcn_det.images import Image
 from dcn_det.inference.build import restore_model, with_settings_of_weights
+from dcn_det.inference.writers import Writer
 from dcn_det.models.build import build_model
 from dcn_det.models.detector import Backbone
 from dcn_det.progress import Say
@@ -157,6 +158,8 @@ class Task(ABC, Generic[C]):
     """Name of the task in messages."""
     results_file: ClassVar[str] = "results.json"
     """Name of the file with the records of the images of ``dcn-det infer``."""
+    writers: ClassVar[Mapping[str, type[Writer]]] = {}
+    """Further formats of results, by name."""
     train_set: Any
     """The training images, with their ``index``; see :class:`dcn_det.data.build.TrainSet`."""
 

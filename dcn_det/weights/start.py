@@ -136,7 +136,9 @@ def _table(
         parts.setdefault(layer.partition(".")[0], {})[layer] = done
     rows: list[tuple[str, str]] = []
     for part, done in parts.items():
-        by_result = {result: [layer for layer in done if done[layer] == result] for result in dict.fromkeys(done.values())}
+        by_result = {
+            result: [layer for layer in done if done[layer] == result] for result in dict.fromkeys(done.values())
+        }
         for result, found in by_result.items():
             if len(found) > _FEW:
                 rows.append((f"{part} ({len(found)} layers)", result))

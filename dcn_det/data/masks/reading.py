@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dcn_det.config.segmentation_data import IGNORED
 from dcn_det.data.findings import first_few
 from dcn_det.errors import UserError
-from dcn_det.files import read_bytes
 from dcn_det.exif import Exif
+from dcn_det.files import read_bytes
 from dcn_det.images import MAX_PIXELS, Image, read_annotated
 
 Mask = NDArray[np.uint8]
