@@ -21,6 +21,8 @@ _JPEG, _START = b"\xff\xd8", 1 << 17
 def orientation(source: str | Path | bytes) -> int:
     """Returns the EXIF orientation of an image, 1 to 8; 1 (upright) where there is none.
 
+    It is 1 for TIFF, where orientation is part of the format, so that OpenCV and Pillow decode images upright.
+
     Args:
         source: the file, or its content.
     """
@@ -32,7 +34,7 @@ def orientation(source: str | Path | bytes) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with PillowImage.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                found = opened.getexif().get(_TAG, 1)
+                found = 1 if opened.format == "TIFF" else opened.getexif().get(_TAG, 1)
     except Exception:  # damaged metadata, in one of many ways
         return 1
     return found if found in range(1, 9) else 1

@@ -30,7 +30,7 @@ _HEADER = 1 << 16
 
 MAX_PIXELS = 2**27
 """Largest image that is decoded unless said otherwise: 134 million pixels, 403 MB as RGB."""
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SUFFIXES = {".avif", ".bmp", ".gif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}
 """Suffixes of image files, in lower case."""
 
 

@@ -202,10 +202,11 @@ def _frames(source: Source, every: int) -> Iterator[Shot]:
         rate = (rate if 0 < rate < 1000 else RATE) / every
         number = 0
         while capture.grab():
-            good, image = capture.retrieve() if number % every == 0 else (False, None)
-            if good:
-                pixels = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-                yield Shot(source.place, pixels, number, rate)
+            if number % every == 0:
+                good, image = capture.retrieve()
+                if good and image is not None:
+                    pixels = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+                    yield Shot(source.place, pixels, number, rate)
             number += 1
         if number == 0:
             raise UserError(f"cannot read {what}: it has no frames")

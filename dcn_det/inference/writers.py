@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dcn_det.download.content import is_address
 from dcn_det.files import write_bytes, write_json, write_text
 from dcn_det.images import write_image
 from dcn_det.inference.sources import Shot
@@ -70,7 +71,10 @@ class CsvWriter(Writer):
 
 
 class CocoWriter(Writer):
-    """``coco.json``: images, categories and annotations, each with a ``score``, in the format of COCO's annotations."""
+    """``coco.json``: images, categories and annotations, each with a ``score``, in the format of COCO's annotations.
+
+    File names are relative to the innermost folder that contains all files, which is ``info.folder``.
+    """
 
     def __init__(self, folder: Path, score: float | None = None) -> None:
         super().__init__(folder, score)
@@ -92,8 +96,13 @@ class CocoWriter(Writer):
             self._annotations.append({**row, **more})
 
     def close(self) -> None:
+        files = [row for row in self._images if "frame" not in row and not is_address(row["file_name"])]
+        paths = [os.path.abspath(row["file_name"]) for row in files]
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+        for row, path in zip(files, paths):
+            row["file_name"] = os.path.relpath(path, folder)
         content = {"images": self._images, "categories": self._categories, "annotations": self._annotations}
-        write_json(self.folder / "coco.json", content)
+        write_json(self.folder / "coco.json", {"info": {"folder": folder}, **content})
 
 
 class YoloWriter(Writer):

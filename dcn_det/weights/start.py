@@ -135,15 +135,13 @@ def _table(
             done = _of_classes(layers[layer], names, known)
         parts.setdefault(layer.partition(".")[0], {})[layer] = done
     rows: list[tuple[str, str]] = []
-    for part, done in parts.items():
-        by_result = {
-            result: [layer for layer in done if done[layer] == result] for result in dict.fromkeys(done.values())
-        }
-        for result, found in by_result.items():
-            if len(found) > _FEW:
-                rows.append((f"{part} ({len(found)} layers)", result))
+    for part, results in parts.items():
+        for result in dict.fromkeys(results.values()):
+            alike = [layer for layer in results if results[layer] == result]
+            if len(alike) > _FEW:
+                rows.append((f"{part} ({len(alike)} layers)", result))
             else:
-                rows += [(layer, result) for layer in found]
+                rows += [(layer, result) for layer in alike]
     width = max(len(layer) for layer, _ in rows)
     return [f"{layer:<{width}}  {result}" for layer, result in rows]
 
