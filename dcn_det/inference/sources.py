@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _sources(given: str, recursive: bool) -> list[Source]:
         return _in_list(path)
     if path.exists():
         return [_of_file(given)]
-    if given.isdigit():
+    if re.fullmatch(r"[0-9]{1,3}", given):
         return [Source(given, "camera")]
     if glob.has_magic(given):
         files = [each for each in sorted(glob.glob(given, recursive=True)) if Path(each).is_file()]  # noqa: PTH207

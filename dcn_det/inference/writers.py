@@ -97,8 +97,8 @@ class CocoWriter(Writer):
 
     def close(self) -> None:
         files = [row for row in self._images if "frame" not in row and not is_address(row["file_name"])]
-        paths = [os.path.abspath(row["file_name"]) for row in files]
-        folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+        paths = [Path(row["file_name"]).absolute() for row in files]
+        folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
         for row, path in zip(files, paths):
             row["file_name"] = os.path.relpath(path, folder)
         content = {"images": self._images, "categories": self._categories, "annotations": self._annotations}
