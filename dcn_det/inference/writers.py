@@ -1,4 +1,4 @@
-"""Files of detections in the formats of other tools, for evaluation and as a start for annotation."""
+"""Files of results in the formats of other tools, for evaluation and as a start for annotation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import csv
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dcn_det.download.content import is_address
 from dcn_det.files import write_bytes, write_json, write_text
@@ -21,53 +22,69 @@ MINIMUM_SCORE = 0.5
 
 
 class Writer(ABC):
-    """Writes detections of many images in one format.
+    """Writes the results of many images in one format.
 
     Args:
         folder: output folder.
-        score: minimum score of annotations (exclusive); None for :data:`MINIMUM_SCORE`.
+        score: minimum score of annotations (exclusive); None for ``default_score``.
     """
+
+    default_score: ClassVar[float] = MINIMUM_SCORE
 
     def __init__(self, folder: Path, score: float | None = None) -> None:
         self.folder = folder
-        self.score = MINIMUM_SCORE if score is None else score
+        self.score = self.default_score if score is None else score
 
     @abstractmethod
-    def add(self, shot: Shot, name: str, detections: Detections) -> None:
-        """Adds the detections of an image.
+    def add(self, shot: Shot, name: str, result: Any) -> None:
+        """Adds the result of an image.
 
         Args:
             shot: the image.
             name: unique name, without suffix.
-            detections: best score first, in pixels of the image.
+            result: of the task, in pixels of the image.
         """
 
     def close(self) -> None:  # noqa: B027 - formats with one file per image have nothing left to do
         """Writes what is left to write."""
 
 
-class CsvWriter(Writer):
-    """``detections.csv``: a line per detection, of any score; ``frame`` is empty for still images.
+class TableWriter(Writer):
+    """A CSV file: image, frame (empty for still images), and the columns of a subclass."""
 
-    Boxes are half-open x1, y1, x2, y2 in pixels.
-    """
+    file: ClassVar[str]
+    columns: ClassVar[Sequence[str]]
 
     def __init__(self, folder: Path, score: float | None = None) -> None:
         super().__init__(folder, score)
         self._rows: list[list[object]] = []
 
-    def add(self, shot: Shot, name: str, detections: Detections) -> None:
+    @abstractmethod
+    def rows(self, result: Any) -> Iterable[Sequence[object]]:
+        """Returns the values of the columns, for each row of a result."""
+
+    def add(self, shot: Shot, name: str, result: Any) -> None:
         frame = "" if shot.frame is None else shot.frame
-        for each in detections:
-            self._rows.append([shot.source, frame, each.name, round(each.score, 5), *_rounded(each)])
+        self._rows += [[shot.source, frame, *row] for row in self.rows(result)]
 
     def close(self) -> None:
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(["image", "frame", "class", "score", "x1", "y1", "x2", "y2"])
+        lines.writerow(["image", "frame", *self.columns])
         lines.writerows(self._rows)
         # Names of files need not be text.
-        write_bytes(self.folder / "detections.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+        write_bytes(self.folder / self.file, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+class CsvWriter(TableWriter):
+    """``detections.csv``: a line per detection, of any score; boxes are half-open, in pixels."""
+
+    file = "detections.csv"
+    columns = ("class", "score", "x1", "y1", "x2", "y2")
+
+    def rows(self, result: Detections) -> Iterator[Sequence[object]]:
+        for each in result:
+            yield each.name, round(each.score, 5), *_rounded(each)
 
 
 class CocoWriter(Writer):
@@ -82,15 +99,15 @@ class CocoWriter(Writer):
         self._annotations: list[dict[str, Any]] = []
         self._categories: list[dict[str, Any]] = []
 
-    def add(self, shot: Shot, name: str, detections: Detections) -> None:
-        self._categories = [{"id": each.id, "name": each.name} for each in detections.categories]
+    def add(self, shot: Shot, name: str, result: Detections) -> None:
+        self._categories = [{"id": each.id, "name": each.name} for each in result.categories]
         height, width = shot.image.shape[:2]
         image_id = len(self._images) + 1
         image = {"id": image_id, "file_name": shot.source, "height": height, "width": width}
         if shot.frame is not None:
             image |= {"file_name": f"{name}.jpg", "video": shot.source, "frame": shot.frame}
         self._images.append(image)
-        for row in detections.above(self.score).to_coco(image_id):
+        for row in result.above(self.score).to_coco(image_id):
             box = [round(value, 2) for value in row["bbox"]]
             more = {"id": len(self._annotations) + 1, "bbox": box, "area": round(box[2] * box[3], 2), "iscrowd": 0}
             self._annotations.append({**row, **more})
@@ -110,22 +127,43 @@ class YoloWriter(Writer):
 
     _named = False
 
-    def add(self, shot: Shot, name: str, detections: Detections) -> None:
+    def add(self, shot: Shot, name: str, result: Detections) -> None:
         height, width = shot.image.shape[:2]
         lines = []
-        for x1, y1, x2, y2, each in _boxes(detections.above(self.score)):
+        for x1, y1, x2, y2, each in _boxes(result.above(self.score)):
             center = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
             lines.append(" ".join([str(each.label), *(f"{value:.6f}" for value in center)]))
         write_text(self.folder / "labels" / f"{name}.txt", "".join(f"{line}\n" for line in lines))
         if not self._named:
-            write_text(self.folder / "classes.txt", "".join(f"{category.name}\n" for category in detections.categories))
+            write_text(self.folder / "classes.txt", "".join(f"{category.name}\n" for category in result.categories))
             self._named = True
 
 
-class LabelmeWriter(Writer):
+@dataclass(frozen=True)
+class Shape:
+    """A region with a label.
+
+    Attributes:
+        label: name of its class.
+        kind: ``rectangle``, with two opposite corners, or ``polygon``.
+        points: x, y in pixels; the center of the first pixel is at 0.5.
+        note: what is known about it.
+    """
+
+    label: str
+    kind: str
+    points: Sequence[Sequence[float]]
+    note: str = ""
+
+
+class ShapesWriter(Writer):
     """``labelme/NAME.json`` for LabelMe; images that are not in files are written next to it."""
 
-    def add(self, shot: Shot, name: str, detections: Detections) -> None:
+    @abstractmethod
+    def shapes(self, result: Any) -> Iterable[Shape]:
+        """Returns the regions of a result that become annotations."""
+
+    def add(self, shot: Shot, name: str, result: Any) -> None:
         folder = self.folder / "labelme"
         image = f"{name}.jpg"
         if shot.frame is None and Path(shot.source).is_file():
@@ -138,14 +176,14 @@ class LabelmeWriter(Writer):
             "flags": {},
             "shapes": [
                 {
-                    "label": each.name,
-                    "points": [[x1, y1], [x2, y2]],
+                    "label": each.label,
+                    "points": [list(point) for point in each.points],
                     "group_id": None,
-                    "description": f"score {each.score:.3f}",
-                    "shape_type": "rectangle",
+                    "description": each.note,
+                    "shape_type": each.kind,
                     "flags": {},
                 }
-                for x1, y1, x2, y2, each in _boxes(detections.above(self.score))
+                for each in self.shapes(result)
             ],
             "imagePath": image,
             "imageData": None,
@@ -153,6 +191,14 @@ class LabelmeWriter(Writer):
             "imageWidth": width,
         }
         write_json(folder / f"{name}.json", content)
+
+
+class LabelmeWriter(ShapesWriter):
+    """Boxes for LabelMe."""
+
+    def shapes(self, result: Detections) -> Iterator[Shape]:
+        for x1, y1, x2, y2, each in _boxes(result.above(self.score)):
+            yield Shape(each.name, "rectangle", [(x1, y1), (x2, y2)], f"score {each.score:.3f}")
 
 
 class LabelStudioWriter(Writer):
@@ -163,7 +209,7 @@ class LabelStudioWriter(Writer):
         super().__init__(folder, score)
         self._tasks: list[dict[str, Any]] = []
 
-    def add(self, shot: Shot, name: str, detections: Detections) -> None:
+    def add(self, shot: Shot, name: str, result: Detections) -> None:
         height, width = shot.image.shape[:2]
         place = shot.source
         if shot.frame is not None:
@@ -171,7 +217,7 @@ class LabelStudioWriter(Writer):
             write_image(place, shot.image)
         if Path(place).is_file():
             place = f"/data/local-files/?d={Path(place).resolve().as_posix().lstrip('/')}"
-        result = [
+        regions = [
             {
                 "id": f"{len(self._tasks)}_{number}",
                 "type": "rectanglelabels",
@@ -190,9 +236,9 @@ class LabelStudioWriter(Writer):
                     "rectanglelabels": [each.name],
                 },
             }
-            for number, (x1, y1, x2, y2, each) in enumerate(_boxes(detections.above(self.score)))
+            for number, (x1, y1, x2, y2, each) in enumerate(_boxes(result.above(self.score)))
         ]
-        prediction = {"model_version": "dcn_det", "result": result}
+        prediction = {"model_version": "dcn_det", "result": regions}
         self._tasks.append({"data": {"image": place}, "predictions": [prediction]})
 
     def close(self) -> None:
@@ -206,7 +252,7 @@ WRITERS: dict[str, type[Writer]] = {
     "labelme": LabelmeWriter,
     "labelstudio": LabelStudioWriter,
 }
-"""Writers by format."""
+"""Writers of detections by format."""
 
 
 def _rounded(each: Detection) -> list[float]:

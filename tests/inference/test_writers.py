@@ -12,7 +12,9 @@ import torch
 from dcn_det.config.data import YoloDataConfig, YoloSplitConfig
 from dcn_det.data.formats import open_split
 from dcn_det.evaluation.ground_truth import load_ground_truth
-from dcn_det.images import read_image, write_image
+from dcn_det.images import read_image, voc_palette, write_image
+from dcn_det.inference.mask_writers import MASK_WRITERS
+from dcn_det.inference.segmenter import LabelMap
 from dcn_det.inference.sources import Shot
 from dcn_det.inference.writers import WRITERS
 from dcn_det.structures import Category, Detections
@@ -118,3 +120,23 @@ def test_label_studio(photo: Shot, tmp_path: Path) -> None:
     assert value["rectanglelabels"] == ["dog"] and len(prediction["result"]) == 2
     ids = [each["id"] for task in tasks for each in task["predictions"][0]["result"]]
     assert len(set(ids)) == len(ids)
+
+
+def test_segmented_images_become_polygons_and_shares(photo: Shot, tmp_path: Path) -> None:
+    labels = np.zeros(IMAGE.shape[:2], np.uint8)
+    labels[10:30, 20:60] = 1
+    labels[50:52, 50:52] = 1  # a speck
+    scores = np.full(labels.shape, 0.8, np.float32)
+    scores[10:30, 40:60] = 0.3
+    classes = (Category(1, "background"), Category(2, "road"))
+    result = LabelMap(labels, scores, classes, voc_palette())
+    for score, right in ((None, 59.5), (0.5, 39.5)):
+        for kind in ("labelme", "csv"):
+            writer = MASK_WRITERS[kind](tmp_path / "out", score)
+            writer.add(photo, "a b", result)
+            writer.close()
+        (shape,) = read(tmp_path / "out" / "labelme" / "a b.json")["shapes"]
+        assert (shape["label"], shape["shape_type"]) == ("road", "polygon")
+        assert sorted(shape["points"]) == [[20.5, 10.5], [20.5, 29.5], [right, 10.5], [right, 29.5]]
+    rows = {row["class"]: float(row["share"]) for row in csv.DictReader((tmp_path / "out" / "shares.csv").open())}
+    assert rows == {"background": pytest.approx(1 - 804 / 8000), "road": pytest.approx(804 / 8000)}
