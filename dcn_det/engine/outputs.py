@@ -59,12 +59,15 @@ class Outputs:
         self._used: set[str] = set()
         self._film: Film | None = None
         self._name = ""
+        self._last = "", 0
 
     def add(self, shot: Shot, result: Any) -> None:
         """Writes the result of an image."""
-        if not shot.frame:  # the first one of its source
+        source, frame = self._last
+        if shot.frame is None or shot.source != source or shot.frame <= frame:
             self._end_film()
             self._name = unique_name(shot.source, self._used)
+        self._last = shot.source, shot.frame or 0
         name = self._name if shot.frame is None else f"{self._name}_{shot.frame:06d}"
         wanted = PICTURES in self.kinds
         if wanted or len(self._cells) < self.shown:

@@ -110,7 +110,13 @@ def apply(run: Callable[[Image], T], images: Any, recursive: bool, every: int) -
 
     Returns:
         A result for a single image; an iterator for a video or a camera; otherwise a list.
+
+    Raises:
+        UserError: an image does not exist or cannot be read.
+        ValueError: ``every`` is below 1.
     """
+    if every < 1:
+        raise ValueError(f"every is {every}, expected at least 1")
     if isinstance(images, list | tuple):
         return [result for each in images for result in _listed(apply(run, each, recursive, every))]
     if isinstance(images, int) and not isinstance(images, bool):

@@ -48,7 +48,8 @@ def test_photos_are_shown_as_pillow_shows_them(tmp_path: Path, orientation: int,
     path = tmp_path / f"a.{kind}"
     exif = PillowImage.Exif()
     exif[0x0112] = orientation
-    PillowImage.fromarray(STORED).save(path, exif=exif, **({"lossless": True} if kind == "webp" else {}))
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
+    PillowImage.fromarray(STORED).save(path, exif=exif, **options)
     shown = np.asarray(ImageOps.exif_transpose(PillowImage.open(path)))
     assert np.array_equal(read_image(path, upright=True), shown)
     assert image_size(path, upright=True) == shown.shape[:2]
@@ -110,7 +111,7 @@ def test_yolo_labels_refer_to_the_upright_photo(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("x\n")
     split = YoloSplitConfig(images="images")
     for exif, expected in (("apply", shown), ("ignore", STORED)):
-        given = {} if exif == "apply" else {"exif": exif}
+        given: dict[str, Any] = {} if exif == "apply" else {"exif": exif}
         dataset = build_dataset(YoloDataConfig(root=str(tmp_path), train=split, test=None, **given), "train")
         assert np.array_equal(dataset.image(0), expected)
         height, width = expected.shape[:2]
