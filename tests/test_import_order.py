@@ -14,6 +14,7 @@ ORDER = (
     "heap",
     "categories",
     "files",
+    "exif",
     "config",
     "ops",
     "env",

@@ -109,7 +109,12 @@ def main(argv: list[str] | None = None) -> int:
 
     # Checkpoint, in the format that dcn-det test and dcn-det infer read.
     categories = checkpoint.categories_to_plain(task.categories)
-    state = {"config": to_plain(config), "categories": categories, "model": model.state_dict(), "iteration": length}
+    state = {
+        "config": to_plain(task.config),
+        "categories": categories,
+        "model": model.state_dict(),
+        "iteration": length,
+    }
     checkpoint.save(args.output, state)
     print(f"saved '{args.output}'")
     return 0

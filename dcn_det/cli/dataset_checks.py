@@ -23,7 +23,7 @@ from dcn_det.data.sampler import Draw, mix, permutation
 from dcn_det.errors import UserError
 from dcn_det.evaluation.segmentation_files import palette
 from dcn_det.files import write_json
-from dcn_det.images import Image, draw_boxes, read_image, sheet, write_image
+from dcn_det.images import Image, draw_boxes, sheet, write_image
 from dcn_det.models.anchor_head import AnchorHead
 from dcn_det.models.build import build_detector
 from dcn_det.progress import Count, Progress
@@ -147,7 +147,7 @@ class DetectionCheck(FixableCheck):
 
     @staticmethod
     def _before(dataset: DetectionDataset, i: int, names: list[str]) -> Image:
-        image = read_image(dataset.index.folder / dataset.index.file_name(i))
+        image = dataset.image(i)
         boxes, labels = dataset.index.objects(i)
         return draw_boxes(image, boxes, labels.tolist(), names)
 

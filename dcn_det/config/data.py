@@ -179,6 +179,10 @@ class LoadingConfig(Section):
     kind: str
     max_pixels: Annotated[int, Field(gt=0, le=2**30)] = 2**27
     """Maximum width times height of an image; larger ones are refused before decoding."""
+    exif: Literal["apply", "ignore", "auto"] = "auto"
+    """Orientation of photos that annotations refer to: ``apply`` the EXIF orientation, as most viewers do, ``ignore``
+    it, or ``auto``, for each photo the one that has the annotated size (as stored, if both have; upright, if no size
+    is annotated)."""
     workers: Annotated[NonNegative, at_most(512)] = 2
     """Loader processes; 0 loads in the main process."""
     timeout: PositiveFloat = 300.0
@@ -323,6 +327,9 @@ class YoloDataConfig(DataConfig):
     kind: Literal["yolo"] = "yolo"
     root: Text = "datasets/yolo"
     """Folder to which all paths of the data set are relative."""
+    exif: Literal["apply", "ignore", "auto"] = "apply"
+    """Orientation of photos that labels refer to: ``apply`` the EXIF orientation, as the tools that write this format
+    do, or read images as they are stored (``ignore``, ``auto``: labels state no size to compare with)."""
     train: YoloSplitConfig = YoloSplitConfig(images="images/train")
     test: YoloSplitConfig | None = YoloSplitConfig(images="images/val")
     """Null: train without evaluation."""

@@ -288,6 +288,9 @@ class ModelConfig(Section):
     """Keys of the model of every task."""
 
     kind: str
+    weights: Text = "none"
+    """Checkpoint of the same architecture to start from, also with other classes: ``none``, or a local file. Replaces
+    ``backbone.weights``; settings that belong to the weights, such as anchors, come from the file."""
     backbone: Annotated[BackboneConfig, OneOf(BACKBONES)] = ResNetConfig()
 
     @property

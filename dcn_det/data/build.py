@@ -58,7 +58,12 @@ def build_dataset(
     if split == "test":
         index = opened.index(labelled=False, classes=classes)
         return DetectionDataset(
-            index, resize.short_side, resize.max_side, with_targets=False, max_pixels=data.max_pixels
+            index,
+            resize.short_side,
+            resize.max_side,
+            with_targets=False,
+            max_pixels=data.max_pixels,
+            exif=data.exif,
         )
     index = opened.index(data.empty_images, data.bad_images)
     augmentation = Augmentation(
@@ -74,6 +79,7 @@ def build_dataset(
         augmentation=augmentation,
         cache=_cache(data),
         max_pixels=data.max_pixels,
+        exif=data.exif,
     )
 
 
@@ -111,7 +117,7 @@ def build_folders(
         transform = training_transform(data.size, data.scale, data.ratio, data.flip == "random")
     else:
         transform = evaluation_transform(data.size, data.resize)
-    return FolderDataset(index, transform, data.max_pixels)
+    return FolderDataset(index, transform, data.max_pixels, data.exif)
 
 
 def build_masks(
@@ -142,9 +148,9 @@ def build_masks(
         )
     resize = resize or data.resize
     training = split == "train"
-    return MaskDataset(
-        index, resize.short_side, resize.max_side, training, data.crop if training else None, data.max_pixels
-    )
+    crop = data.crop if training else None
+    sizes = resize.short_side, resize.max_side
+    return MaskDataset(index, *sizes, training, crop, data.max_pixels, data.exif)
 
 
 class TrainSet(Batched[B], Protocol[B]):

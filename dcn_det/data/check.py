@@ -20,7 +20,8 @@ from dcn_det.data.formats.base import DataFormat
 from dcn_det.data.formats.coco import read_document
 from dcn_det.data.records import Records, to_coco
 from dcn_det.errors import UserError
-from dcn_det.images import ImageTooLarge, orientation, read_image
+from dcn_det.exif import Exif, applies, orientation
+from dcn_det.images import ImageTooLarge, read_image
 from dcn_det.progress import Count
 
 COUNTED = 100
@@ -94,6 +95,16 @@ class Look:
     width: int = 0
     orientation: int = 1
 
+    def size(self, exif: Exif, stated: tuple[int, int] | None) -> tuple[int, int]:
+        """Returns height and width in the orientation in which the image is used, see ``data.exif``.
+
+        Args:
+            exif: the setting.
+            stated: height and width in the annotations; None if they state none.
+        """
+        stored = (self.height, self.width)
+        return stored[::-1] if self.orientation >= 5 and applies(exif, stored, stated) else stored
+
 
 def look_at(path: str, max_pixels: int) -> Look:
     """Decodes an image completely and returns its properties."""
@@ -131,7 +142,7 @@ def check_split(
     report.images = max(report.findings.images, len(records.names))
     report.objects = max(report.findings.objects, len(records.labels))
     report.looks = _look(records, split.folder, split.data.max_pixels, workers, progress)
-    usable = _judge_images(records, report)
+    usable = _judge_images(records, report, split.data.exif)
     _judge_objects(records, usable, anchors, report)
     return report
 
@@ -152,25 +163,25 @@ def _look(records: Records, folder: Path, max_pixels: int, workers: int, progres
     return found
 
 
-def _judge_images(records: Records, report: Report) -> NDArray[np.int64]:
-    """Reports problems of image files; returns the sizes (N, 2) of the files, or as annotated if unreadable."""
+def _judge_images(records: Records, report: Report, exif: Exif) -> NDArray[np.int64]:
+    """Reports problems of image files; returns the sizes (N, 2) that are used, or as annotated if unreadable."""
     sizes = records.sizes.copy()
     findings = report.findings
     for row, name in enumerate(records.names):
         look = report.looks[name]
         stated = (int(records.sizes[row, 0]), int(records.sizes[row, 1]))
-        stored = (look.height, look.width)
+        used = look.size(exif, stated)
         if look.problem is not None:
             findings.error(look.problem, name)
-        elif stated == stored[::-1] != stored and look.orientation >= 5:
-            findings.error("image annotated as shown, but stored rotated (EXIF orientation)", name)
+        elif stated == used[::-1] != used and look.orientation >= 5:
+            findings.error("image annotated in its other orientation (EXIF); set data.exif to auto", name)
         else:
-            if stated != stored:
-                example = f"{name} is {stored[1]}x{stored[0]}, not {stated[1]}x{stated[0]}"
+            if stated != used:
+                example = f"{name} is {used[1]}x{used[0]}, not {stated[1]}x{stated[0]}"
                 findings.error("image size differs from the annotation", example)
-            elif look.orientation != 1:
+            elif look.orientation != 1 and not applies(exif, (look.height, look.width), stated):
                 findings.note("image rotated by viewers (EXIF orientation), but not in training", name)
-            sizes[row] = stored
+            sizes[row] = used
     return sizes
 
 
@@ -221,8 +232,8 @@ def _judge_counts(records: Records, with_area: NDArray[np.bool_], report: Report
 def fixed_document(split: DataFormat, report: Report) -> dict[str, Any]:
     """Returns the usable part of a split in COCO's format, with values repaired where possible.
 
-    Images that are missing, unreadable or annotated in another orientation than stored are left out. Sizes become those
-    of the image files. Boxes are clipped to their image; boxes without area are left out.
+    Images that are missing, unreadable or annotated in another orientation than they are used in are left out. Sizes
+    become those of the image files. Boxes are clipped to their image; boxes without area are left out.
 
     Args:
         split: the split.
@@ -235,11 +246,13 @@ def fixed_document(split: DataFormat, report: Report) -> dict[str, Any]:
     looks = [
         report.looks.get(name) or look_at(str(split.folder / name), split.data.max_pixels) for name in records.names
     ]
-    stored = np.array([(look.height, look.width) for look in looks], np.int64).reshape(-1, 2)
+    stated = [(int(height), int(width)) for height, width in records.sizes]
+    used = [look.size(split.data.exif, size) for look, size in zip(looks, stated)]
+    sizes = np.array(used, np.int64).reshape(-1, 2)
     turned = np.array([look.orientation >= 5 for look in looks], np.bool_)
-    turned &= (records.sizes == stored[:, ::-1]).all(axis=1) & (records.sizes != stored).any(axis=1)
+    turned &= (records.sizes == sizes[:, ::-1]).all(axis=1) & (records.sizes != sizes).any(axis=1)
     bad = np.array([look.problem is not None for look in looks], np.bool_)
-    records = replace(records, sizes=stored).select(images=~bad & ~turned)
+    records = replace(records, sizes=sizes).select(images=~bad & ~turned)
     limits = records.sizes[records.owners][:, [1, 0, 1, 0]]
     clipped = np.clip(records.boxes, 0, limits)
     with_area = np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))

@@ -14,7 +14,8 @@ from dcn_det.data.index import DatasetIndex
 from dcn_det.data.sampler import Draw
 from dcn_det.data.transforms import flip_boxes, flip_image, resize_short_side, scale_boxes
 from dcn_det.errors import UserError
-from dcn_det.images import MAX_PIXELS, Image, read_image
+from dcn_det.exif import Exif
+from dcn_det.images import MAX_PIXELS, Image, read_annotated
 from dcn_det.structures import Batch, Category, ImageInfo, Target
 
 Example = tuple[Tensor, ImageInfo, Target | None]
@@ -33,6 +34,7 @@ class DetectionDataset(Dataset[Example]):
         augmentation: random changes; None for none.
         cache: cache of decoded images; None for none.
         max_pixels: maximum number of pixels of an image, see ``read_image``.
+        exif: orientation of the images, see :func:`dcn_det.images.read_annotated`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class DetectionDataset(Dataset[Example]):
         augmentation: Augmentation | None = None,
         cache: ImageCache | None = None,
         max_pixels: int = MAX_PIXELS,
+        exif: Exif = "auto",
     ) -> None:
         self.index = index
         self.short_side = short_side
@@ -52,6 +55,7 @@ class DetectionDataset(Dataset[Example]):
         self.augmentation = augmentation or Augmentation()
         self.cache = cache
         self.max_pixels = max_pixels
+        self.exif: Exif = exif
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -119,14 +123,20 @@ class DetectionDataset(Dataset[Example]):
         """Loads the images of a batch; raises like indexing."""
         return collate([self[draw] for draw in draws])
 
+    def image(self, i: int) -> Image:
+        """Returns image ``i`` in its original size, in the orientation of its objects; raises like indexing."""
+        return self._read(self.index.file_name(i), self.index.size(i))
+
     def _cached(self, name: str, form: str, make: Callable[[], Image]) -> Image:
         if self.cache is None:
             return make()
+        if self.exif == "apply":  # the others read an image alike, or refuse it
+            form += "-upright"
         return self.cache.get(self.index.folder / name, form, make)
 
     def _read(self, name: str, size: tuple[int, int]) -> Image:
         path, (height, width) = f"{self.index.folder}/{name}", size
-        image = read_image(path, self.max_pixels)
+        image = read_annotated(path, size, self.exif, self.max_pixels)
         if image.shape[:2] != size:
             raise UserError(
                 f"image {path} is {image.shape[1]}x{image.shape[0]}, but {self.index.source} says {width}x{height}"

@@ -20,7 +20,8 @@ from dcn_det.categories import Category
 from dcn_det.data.findings import first_few
 from dcn_det.data.sampler import Draw
 from dcn_det.errors import UserError, did_you_mean
-from dcn_det.images import MAX_PIXELS, SUFFIXES, read_image
+from dcn_det.exif import Exif
+from dcn_det.images import MAX_PIXELS, SUFFIXES, read_annotated
 from dcn_det.structures import ImageInfo, LabelBatch
 
 Transform = Callable[[Tensor], Tensor]
@@ -146,12 +147,16 @@ class FolderDataset(Dataset[tuple[Tensor, ImageInfo]]):
         index: the images.
         transform: all results have the same size.
         max_pixels: maximum number of pixels of an image, see ``read_image``.
+        exif: orientation of the images, see :func:`dcn_det.images.read_annotated`.
     """
 
-    def __init__(self, index: FolderIndex, transform: Transform, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, index: FolderIndex, transform: Transform, max_pixels: int = MAX_PIXELS, exif: Exif = "auto"
+    ) -> None:
         self.index = index
         self.transform = transform
         self.max_pixels = max_pixels
+        self.exif: Exif = exif
 
     @property
     def image_ids(self) -> Tensor:
@@ -173,7 +178,7 @@ class FolderDataset(Dataset[tuple[Tensor, ImageInfo]]):
             UserError: the file is missing or damaged.
         """
         name = self.index.file_name(draw.image)
-        image = read_image(f"{self.index.folder}/{name}", self.max_pixels)
+        image = read_annotated(f"{self.index.folder}/{name}", None, self.exif, self.max_pixels)
         with _seeded(draw.seed):
             pixels = self.transform(torch.from_numpy(image).permute(2, 0, 1))
         height, width = pixels.shape[1:]

@@ -19,7 +19,6 @@ from dcn_det.config.testing import EvaluationConfig
 from dcn_det.data.build import build_dataset
 from dcn_det.data.dataset import DetectionDataset, collate
 from dcn_det.data.findings import first_few
-from dcn_det.data.index import DatasetIndex
 from dcn_det.distributed import Processes
 from dcn_det.engine.logging import Log
 from dcn_det.engine.task import Page, PageOptions, Task, TestJob, TestResult, Trial
@@ -34,10 +33,11 @@ from dcn_det.evaluation.results import Result
 from dcn_det.evaluation.submission import write_submission
 from dcn_det.evaluation.truth import Truth, truth_class
 from dcn_det.files import write_json
-from dcn_det.images import Image, draw_boxes, read_image, sheet
+from dcn_det.images import Image, draw_boxes, read_annotated, sheet
 from dcn_det.inference.build import build_predictor
 from dcn_det.inference.dataset import detect_dataset
 from dcn_det.inference.predictor import Predictor
+from dcn_det.inference.writers import MINIMUM_SCORE, WRITERS
 from dcn_det.models.detector import Detector
 from dcn_det.precision import autocast
 from dcn_det.progress import Progress, Say
@@ -45,8 +45,6 @@ from dcn_det.structures import Batch, Category, Detections, ImageInfo, Target
 
 DRAWN_IMAGES = 8
 """Test images drawn at each evaluation."""
-MINIMUM_SCORE = 0.5
-"""Minimum score of drawn detections (exclusive)."""
 OBJECTS = 8
 """Objects per image of noise; COCO has 7."""
 CANDIDATES = 1000
@@ -65,6 +63,7 @@ class DetectionTask(Task[Config]):
     schema = Config
     title = "detection"
     results_file = "detections.json"
+    writers = WRITERS
 
     def __init__(self, config: Config, processes: Processes | None = None) -> None:
         super().__init__(config, processes)
@@ -134,10 +133,10 @@ class DetectionTask(Task[Config]):
                 assert metrics is not None
                 log.say(metrics.table())
                 log.scalars(iteration, {f"AP of class/{name}": ap for name, ap in metrics.per_class.items()}, "test")
-                for name, picture in pictures(predictor, test_set.index, DRAWN_IMAGES):
+                for name, picture in pictures(predictor, test_set, DRAWN_IMAGES):
                     log.image(iteration, f"pictures/{name}", picture)
                 if not self.config.train.compile:  # compiled regions do not run hooks
-                    log_offsets(log, iteration, predictor, test_set.index)
+                    log_offsets(log, iteration, predictor, test_set)
                 values = metrics.values
             return processes.share(values)
 
@@ -255,15 +254,16 @@ def run_test(
     return results, (truth or Truth.of_config(config)).measure(results, evaluation_settings(config))
 
 
-def pictures(predictor: Predictor, index: DatasetIndex, count: int) -> list[tuple[str, np.ndarray]]:
+def pictures(predictor: Predictor, dataset: DetectionDataset, count: int) -> list[tuple[str, np.ndarray]]:
     """Returns names and pictures (uint8 RGB) of the first images: detections on the left, ground truth on the right."""
     drawn = []
-    for i in range(min(count, len(index))):
-        path = index.folder / index.file_name(i)
-        image = read_image(path)
-        boxes, labels = index.objects(i)
+    for i in range(min(count, len(dataset))):
+        image = dataset.image(i)
+        boxes, labels = dataset.index.objects(i)
         truth = draw_boxes(image, boxes, labels.tolist(), predictor.names)
-        drawn.append((path.stem, sheet([DetectionTask.draw(image, predictor(image)), truth], 2)))
+        drawn.append(
+            (Path(dataset.index.file_name(i)).stem, sheet([DetectionTask.draw(image, predictor(image)), truth], 2))
+        )
     return drawn
 
 
@@ -294,7 +294,7 @@ def detection_page(truth: Truth, settings: EvaluationConfig, source: Path, optio
         if folder is None or name is None or not (folder / name).is_file():
             absent.append(str(image_id))
             return None
-        return read_image(folder / name)
+        return read_annotated(folder / name, truth.coco.images[image_id])
 
     title = str(Path(*source.resolve().parts[-2:]))
     html = page(title, metrics, analysis, drawn, truth.coco, results, picture)

@@ -31,6 +31,7 @@ from dcn_det.evaluation.segmentation_files import (
     write_prediction,
 )
 from dcn_det.images import Image, index_png, sheet
+from dcn_det.inference.mask_writers import MASK_WRITERS
 from dcn_det.inference.segmenter import LabelMap, Segmenter, segmenter_of
 from dcn_det.models.deeplab import DeepLab
 from dcn_det.progress import Progress, Say
@@ -55,6 +56,7 @@ class SegmentationTask(Task[SegmentationConfig]):
 
     schema = SegmentationConfig
     title = "segmentation"
+    writers = MASK_WRITERS
 
     def __init__(self, config: SegmentationConfig, processes: Processes | None = None) -> None:
         super().__init__(config, processes)

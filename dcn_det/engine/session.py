@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,11 @@ def set_up_process(config: RunConfig, device: torch.device) -> None:
     if config.train.deterministic:
         be_deterministic()
     randomness.seed(config.seed)
+
+
+def _labelled(label: str, lines: Sequence[str]) -> list[str]:
+    """Returns lines of a summary with a label before the first one."""
+    return [f"{label if not number else '':<9} {line}" for number, line in enumerate(lines)]
 
 
 class Session:
@@ -105,6 +110,7 @@ class Session:
             [
                 f"config    {config.name} (seed {config.seed}, {self.device})",
                 f"model     {kinds}: {total:,} parameters, {trainable:,} trainable",
+                *_labelled("start", self.task.started),
                 *self.task.summary(),
                 f"rate      effective learning rate {self.rate}",
                 f"length    {self.length} iterations of {self.division}, "

@@ -24,13 +24,15 @@ from dcn_det.errors import UserError
 from dcn_det.evaluation.metrics import Metrics
 from dcn_det.evaluation.results import Result
 from dcn_det.images import Image
-from dcn_det.inference.build import restore_model
+from dcn_det.inference.build import restore_model, with_settings_of_weights
+from dcn_det.inference.writers import Writer
 from dcn_det.models.build import build_model
 from dcn_det.models.detector import Backbone
 from dcn_det.progress import Say
 from dcn_det.structures import Category
 from dcn_det.weights import checkpoint
 from dcn_det.weights.backbone import load_backbone_weights
+from dcn_det.weights.start import start_from
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -156,10 +158,20 @@ class Task(ABC, Generic[C]):
     """Name of the task in messages."""
     results_file: ClassVar[str] = "results.json"
     """Name of the file with the records of the images of ``dcn-det infer``."""
+    writers: ClassVar[Mapping[str, type[Writer]]] = {}
+    """Further formats of results, by name."""
     train_set: Any
     """The training images, with their ``index``; see :class:`dcn_det.data.build.TrainSet`."""
 
     def __init__(self, config: C, processes: Processes | None = None) -> None:
+        self.started: Sequence[str] = ()
+        """What was copied from ``model.weights``, one line per layer; see :func:`dcn_det.weights.start.start_from`."""
+        self._start: Mapping[str, Any] | None = None
+        if config.model.weights != "none":
+            path = Path(config.model.weights)
+            state = checkpoint.load(path, checkpoint.TESTING)
+            self._start = {key: state[key] for key in checkpoint.TESTING}
+            config = with_settings_of_weights(config, self._start, path)
         self.config = config
         self.processes = processes or Processes()
 
@@ -174,10 +186,16 @@ class Task(ABC, Generic[C]):
         return text
 
     def build_model(self) -> Any:
-        """Builds the model on the CPU, with the pretrained weights of the config."""
+        """Builds the model on the CPU, with the weights that the config names, of the whole model or its backbone."""
+        settings = self.config.model
         with self.processes.main_first():
             model: Trained = build_model(self.config, len(self.categories))
-            load_backbone_weights(model.backbone, self.config.model.backbone)
+            if self._start is None:
+                load_backbone_weights(model.backbone, settings.backbone)
+            else:
+                assert isinstance(model, nn.Module)
+                path = Path(settings.weights)
+                self.started = start_from(model, self.categories, self.config, self._start, path)
         return model
 
     def train_batches(

@@ -121,6 +121,7 @@ def _run(
 
     set_up_process(config, device)
     task = task_of(config)(config, processes)
+    config = task.config
     session = Session(task, device, resumed[1]["images_per_step"] if resumed else None)
     log = _open_log(config, store, resumed[1]["iteration"] if resumed else 0) if processes.main else Log()
     weights, files = None, {}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcn_det.data.index import DatasetIndex
+from dcn_det.data.dataset import DetectionDataset
 from dcn_det.engine.logging import Log
 from dcn_det.errors import UserError
-from dcn_det.images import read_image
 from dcn_det.inference.predictor import Predictor
 from dcn_det.visualize.observation import automatic_points, observe
 from dcn_det.visualize.offsets import BinOffsets, Offsets, reading_bin_offsets, reading_offsets
@@ -93,7 +93,7 @@ class OffsetMeter:
         return {name: float(total) / self._counts[name] for name, total in self._sums.items() if self._counts[name]}
 
 
-def log_offsets(log: Log, iteration: int, predictor: Predictor, index: DatasetIndex) -> None:
+def log_offsets(log: Log, iteration: int, predictor: Predictor, dataset: DetectionDataset) -> None:
     """Logs what deformable layers do in the first images of a split.
 
     Histograms contain all offsets: of convolutions in cells of the layer's input, of RoI pooling in fractions of the
@@ -104,14 +104,13 @@ def log_offsets(log: Log, iteration: int, predictor: Predictor, index: DatasetIn
         log: receives histograms ``offsets/...`` and pictures ``sampling/...``.
         iteration: completed optimizer steps.
         predictor: the detector.
-        index: the images with their annotations.
+        dataset: the images with their annotations.
     """
     model: Any = predictor.model
     layers = stacked_layers(model.eval())
     values: dict[str, list[Tensor]] = {}
-    for i in range(min(WATCHED_IMAGES, len(index))):
-        path = index.folder / index.file_name(i)
-        image = read_image(path)
+    for i in range(min(WATCHED_IMAGES, len(dataset))):
+        path, image = Path(dataset.index.file_name(i)), dataset.image(i)
         try:
             seen = observe(predictor, image, layers=layers)
         except UserError as error:
@@ -120,7 +119,7 @@ def log_offsets(log: Log, iteration: int, predictor: Predictor, index: DatasetIn
         readings: tuple[Offsets | BinOffsets, ...] = (*seen.readings, *seen.bins)
         for reading in readings:
             values.setdefault(reading.name, []).append(reading.offset.float().flatten().cpu())
-        points = automatic_points(index.objects(i)[0], (image.shape[0], image.shape[1]))
+        points = automatic_points(dataset.index.objects(i)[0], (image.shape[0], image.shape[1]))
         if seen.stack is not None and points:
             log.image(iteration, f"sampling/{path.stem}", sampling_picture(image, seen.stack, points, PANEL_SIDE))
     for name, parts in values.items():

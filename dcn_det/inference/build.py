@@ -104,7 +104,10 @@ def with_settings_of_weights(config: C, state: Mapping[str, Any], weights: Path)
     for key in ("model.kind", "model.backbone.kind"):
         ours, theirs = get(plain, key), get(state["config"], key)
         if ours != theirs:
-            raise UserError(f"checkpoint '{weights}' has {key} {theirs}, the config {ours}")
+            raise UserError(
+                f"checkpoint '{weights}' has {key} {theirs}, the config {ours}; set {key}={theirs}, or give other "
+                "weights"
+            )
     belonging = of_checkpoint(state["config"])
     changed = differences(config, belonging)
     if changed:

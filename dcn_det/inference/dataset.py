@@ -178,7 +178,7 @@ def _fingerprint(predictor: Predictor, dataset: DetectionDataset, batch_size: in
     digest = hashlib.sha256()
     settings: list[Any] = [predictor.views, predictor.postprocess, predictor.box_average, predictor.categories]
     settings += [predictor.box_corners, predictor.precision, predictor.device.type]
-    settings += [batch_size, dataset.index.image_ids.tolist()]
+    settings += [batch_size, dataset.exif, dataset.index.image_ids.tolist()]
     digest.update(repr(settings).encode())
     assert isinstance(predictor.model, nn.Module)
     for name, tensor in predictor.model.state_dict().items():

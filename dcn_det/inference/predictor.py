@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from dcn_det.data.dataset import collate
 from dcn_det.data.transforms import flip_image, resize_short_side
-from dcn_det.images import Image, as_rgb
+from dcn_det.images import Image
 from dcn_det.inference.box_average import BoxAverage, iterate
+from dcn_det.inference.sources import apply
 from dcn_det.models.detector import TwoStageDetector
 from dcn_det.models.folded import Folding
 from dcn_det.models.postprocess import PostProcess
@@ -131,24 +132,34 @@ class Predictor:
         return [category.name for category in self.categories]
 
     @overload
-    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Detections]: ...
+    def __call__(
+        self, images: list[Any] | tuple[Any, ...], *, recursive: bool = False, every: int = 1
+    ) -> list[Detections]: ...
 
     @overload
-    def __call__(self, images: str | PathLike[str] | np.ndarray | Tensor | PIL.Image.Image) -> Detections: ...
+    def __call__(self, images: np.ndarray | Tensor | PIL.Image.Image) -> Detections: ...
 
-    def __call__(self, images: Any) -> Any:
-        """Detects objects in an image, or in each image of a list.
+    @overload
+    def __call__(self, images: str | PathLike[str] | int, *, recursive: bool = False, every: int = 1) -> Any: ...
+
+    def __call__(self, images: Any, *, recursive: bool = False, every: int = 1) -> Any:
+        """Detects objects in an image, or in each of many images.
 
         Args:
-            images: a path, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W), see
-                :func:`dcn_det.images.as_rgb`; or a list of these.
+            images: a PIL image, a uint8 RGB array (H, W, 3), a uint8 RGB tensor (3, H, W), or a file or address of an
+                image, which is turned upright; a folder, a pattern, a list in a text file, a video, or the number of a
+                camera, see :func:`dcn_det.inference.sources.find_sources`; or a list of these.
+            recursive: whether images in subfolders of a folder are included.
+            every: use every so many frames of a video or camera.
 
         Returns:
-            Detections in the image's pixels, best score first, on the CPU; a list of them for a list.
+            Detections in the image's pixels, best score first, on the CPU: those of a single image; an iterator over
+            those of the frames for a video or a camera; otherwise a list.
+
+        Raises:
+            UserError: an image does not exist or cannot be read.
         """
-        if isinstance(images, list | tuple):
-            return [self._detect(as_rgb(image)) for image in images]
-        return self._detect(as_rgb(images))
+        return apply(self._detect, images, recursive, every)
 
     def _detect(self, image: Image) -> Detections:
         return self.predict([batch_of(image, view) for view in self.views])[0]

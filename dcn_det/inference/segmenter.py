@@ -17,7 +17,8 @@ from dcn_det.config.segmentation import SegmentationConfig
 from dcn_det.config.segmentation_data import IGNORED
 from dcn_det.data.transforms import resize_short_side
 from dcn_det.evaluation.segmentation_files import palette
-from dcn_det.images import Image, as_rgb
+from dcn_det.images import Image
+from dcn_det.inference.sources import apply
 from dcn_det.models.deeplab import DeepLab
 from dcn_det.models.folded import Folding
 from dcn_det.precision import PRECISIONS, autocast
@@ -91,18 +92,16 @@ class Segmenter:
     def names(self) -> list[str]:
         return [category.name for category in self.categories]
 
-    def __call__(self, images: Any) -> Any:
-        """Classifies the pixels of an image, or of each image of a list.
+    def __call__(self, images: Any, *, recursive: bool = False, every: int = 1) -> Any:
+        """Classifies the pixels of an image, or of each of many images.
 
         Args:
-            images: see :meth:`dcn_det.inference.predictor.Predictor.__call__`.
+            images, recursive, every: see :meth:`dcn_det.inference.predictor.Predictor.__call__`.
 
         Returns:
-            A :class:`LabelMap`; a list of them for a list.
+            A :class:`LabelMap`; an iterator over them, or a list of them, as for detections.
         """
-        if isinstance(images, list | tuple):
-            return [self._segment(as_rgb(image)) for image in images]
-        return self._segment(as_rgb(images))
+        return apply(self._segment, images, recursive, every)
 
     def _segment(self, image: Image) -> LabelMap:
         resized = resize_short_side(image, self.short_side, self.max_side)

@@ -95,7 +95,7 @@ def build_backbone(settings: BackboneConfig) -> Backbone:
 
 def build_classifier(settings: ClassifierConfig, num_classes: int) -> Classifier:
     """Builds a classifier, on the CPU and without pretrained weights."""
-    backbone, options = build_backbone(settings.backbone), Options(settings, "kind")
+    backbone, options = build_backbone(settings.backbone), Options(settings, "kind", "weights")
     parts = options(Classifier, preprocess=_preprocess(settings.backbone.preprocess, backbone), backbone=backbone)
     options.done()
     return Classifier(num_classes=num_classes, **parts)
@@ -114,7 +114,7 @@ def build_segmenter(settings: SegmenterConfig, num_classes: int) -> DeepLab:
 
 def build_deeplab(settings: DeepLabConfig, backbone: Backbone, num_classes: int) -> DeepLab:
     """Builds DeepLab."""
-    options = Options(settings, "kind", "backbone")
+    options = Options(settings, "kind", "backbone", "weights")
     head = DeepLabHead(backbone.channels["res5"], num_classes, **options(DeepLabHead))
     preprocess = _preprocess(settings.backbone.preprocess, backbone)
     model = DeepLab(**options(DeepLab, preprocess=preprocess, backbone=backbone, head=head))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class ClassAwareRPN(AnchorHead):
     """
 
     num_classes: int
+    class_layers: ClassVar[Mapping[str, int]] = {"cls_score": 1}
+    """Layers whose outputs are grouped by class, see :func:`dcn_det.weights.start.class_layers`."""
 
     def __init__(
         self,

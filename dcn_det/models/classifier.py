@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,8 @@ class Classifier(nn.Module):
     """
 
     backbone: Backbone
+    class_layers: ClassVar[Mapping[str, int]] = {"fc": 0}
+    """Layers whose outputs are grouped by class, see :func:`dcn_det.weights.start.class_layers`."""
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +92,9 @@ class DeepLabHead(nn.Module):
         channels: of the first convolution.
         hidden_init: its initialization: ``normal``, N(0, 0.01), or ``he``, for narrow networks trained from scratch.
     """
+
+    class_layers: ClassVar[Mapping[str, int]] = {"score": 0}
+    """Layers whose outputs are grouped by class, see :func:`dcn_det.weights.start.class_layers`."""
 
     def __init__(
         self,

@@ -32,6 +32,26 @@ OF_DEFORM = (
 )
 """Settings that belong to weights of deformable convolutions."""
 
+OF_SHAPE = (
+    "model.kind",
+    "model.backbone.kind",
+    "model.backbone.width",
+    "model.backbone.stem_width",
+    "model.backbone.norm",
+    "model.backbone.deform.blocks",
+    "model.backbone.deform.kind",
+    "model.fpn",
+    "model.channels",
+    "model.rpn.channels",
+    "model.rpn.conv_channels",
+    "model.head.pooling",
+    "model.head.channels",
+    "model.head.pooled_size",
+    "model.head.hidden",
+    "model.head.class_agnostic",
+)
+"""Settings that determine names and shapes of weights."""
+
 _POOLING = "model.head.pooling"
 OF_DETECTOR = (
     *OF_BACKBONE,
@@ -99,14 +119,23 @@ def laid_over(config: C, belonging: Mapping[str, Any], source: str) -> C:
 
 
 def of_checkpoint(saved: Mapping[str, Any], keys: Iterable[str] = OF_DETECTOR) -> dict[str, Any]:
-    """Returns the settings that belong to the weights, from the plain config in a checkpoint."""
-    return {key: get(saved, key) for key in keys if get(saved, key) is not None}
+    """Returns the settings that belong to the weights, from the plain config in a checkpoint.
+
+    Those of deformable convolutions are left out if the network has none.
+    """
+    absent = () if get(saved, "model.backbone.deform.blocks") else OF_DEFORM
+    return {key: get(saved, key) for key in keys if key not in absent and get(saved, key) is not None}
 
 
 def of_backbone(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings that belong to the weights of a backbone, from the plain config they were trained with."""
-    deformable = bool(get(saved, "model.backbone.deform.blocks"))
-    return of_checkpoint(saved, (*OF_BACKBONE, *(OF_DEFORM if deformable else ())))
+    return of_checkpoint(saved, (*OF_BACKBONE, *OF_DEFORM))
+
+
+def shaping_differences(plain: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the plain config in a checkpoint has for the keys of :data:`OF_SHAPE` that differ from ``plain``."""
+    pairs = {key: (get(plain, key), get(saved, key)) for key in OF_SHAPE}
+    return {key: theirs for key, (ours, theirs) in pairs.items() if theirs is not None and ours != theirs}
 
 
 def as_overrides(values: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def test_offsets_that_are_not_finite_do_not_end_a_run(
     model = build_detector(config, len(dataset.categories))
     model.get_parameter("backbone.layer4.1.conv2.offset.bias").data.fill_(math.nan)
     log = RunLog(tmp_path)
-    log_offsets(log, 1, build_predictor(model, dataset.categories, config), dataset.index)
+    log_offsets(log, 1, build_predictor(model, dataset.categories, config), dataset)
     log.close()
     assert capsys.readouterr().out.count("not finite") == 4
 

@@ -52,6 +52,7 @@ class VocFormat(DataFormat):
     def read(self, findings: Findings, labelled: bool = True) -> Records:
         classes = self.data.classes
         reader = _Reader(self.root, classes or VOC_CLASSES, findings, labelled, classes is not None, self.data.corners)
+        reader.upright = self.data.exif != "ignore"
         sets, without = self.paths.sets or (), self.paths.without
         if self.paths.folder is None:
             return reader.read(*jobs_of_sets(self.root, sets, without), self.source)
@@ -114,6 +115,8 @@ class _Reader:
         self.labelled = labelled
         self.select = select
         self.first = 1 if corners == "inclusive" else 0
+        self.upright = False
+        """Whether sizes that annotations do not state are those of the upright image."""
         self._others: Counter[str] = Counter()
 
     def read(self, jobs: Sequence[Job], notes: Sequence[str], source: str | Path) -> Records:
@@ -148,7 +151,7 @@ class _Reader:
                 self.findings.error(tree.split(":")[0], f"{path}{tree[len(tree.split(':')[0]) :]}")
                 return None
             self.findings.note("image without annotation file", str(path))
-            size = image_size(file)
+            size = image_size(file, self.upright)
             if size is None:
                 self.findings.error("image missing or unreadable", str(file))
                 return None
@@ -166,7 +169,7 @@ class _Reader:
         sides = [_number(text or "0") for text in texts]
         if all(side is not None and 1 <= side <= MAX_SIDE for side in sides):
             return int(sides[0] or 0), int(sides[1] or 0)
-        size = image_size(file) if all(side == 0 for side in sides) else None
+        size = image_size(file, self.upright) if all(side == 0 for side in sides) else None
         if size is None:
             given = f"width {shown(texts[1])}, height {shown(texts[0])}"
             self.findings.error("image without a usable size", f"{path}: {given}")

@@ -42,9 +42,10 @@ class YoloFormat(DataFormat):
 
     def read(self, findings: Findings, labelled: bool = True) -> Records:
         names = read_names(self.root, self.data.names)
+        upright = self.data.exif == "apply"
         files = list(dict.fromkeys(path for place in self.paths.paths for path in list_images(self.root, place)))
         with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda path: _read(path, self.root, len(names)), files))
+            read = list(pool.map(lambda path: _read(path, self.root, len(names), upright), files))
         findings.images = len(files)
         images, absent = [], []
         for path, each in zip(files, read):
@@ -176,8 +177,8 @@ class _Found:
     problems: list[tuple[str, str]]
 
 
-def _read(path: Path, root: Path, classes: int) -> _Found:
-    size = image_size(path)
+def _read(path: Path, root: Path, classes: int, upright: bool) -> _Found:
+    size = image_size(path, upright)
     if size is None:
         return _Found(None, 0, True, [("image missing or unreadable", str(path))])
     labels = label_path(path)

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from dcn_det.data.check import bar, look_at
 from dcn_det.data.findings import Findings
 from dcn_det.data.masks.base import MaskFormat, Pair
 from dcn_det.data.masks.reading import MaskProblem, Values, check_size, read_mask
+from dcn_det.exif import Exif, applies
 from dcn_det.progress import Count
 
 
@@ -69,24 +71,25 @@ class PairLook:
     counts: NDArray[np.int64] | None = None
 
 
-def look_at_pair(pair: Pair, root: str, values: Values, max_pixels: int) -> PairLook:
+def look_at_pair(pair: Pair, root: str, values: Values, max_pixels: int, exif: Exif = "auto") -> PairLook:
     """Decodes an image and its mask completely."""
     look = look_at(f"{root}/{pair.image}", max_pixels)
     errors, notes = [], []
     if look.problem is not None:
         errors.append((look.problem, pair.image))
-    elif look.orientation != 1:
-        notes.append(("image rotated by viewers (EXIF orientation), but not in training", pair.image))
-    counts = None
+    counts, stated = None, None
     if pair.mask is not None:
         path = f"{root}/{pair.mask}"
         try:
             labels = values.labels(read_mask(path, max_pixels), path)
+            stated = (labels.shape[0], labels.shape[1])
             if look.problem is None:
-                check_size(labels, (look.height, look.width), path)
+                check_size(labels, look.size(exif, stated), path)
             counts = np.bincount(labels.ravel(), minlength=256)
         except MaskProblem as problem:
             errors.append((problem.kind, problem.example.removeprefix(f"{root}/")))
+    if look.orientation != 1 and not applies(exif, (look.height, look.width), stated):
+        notes.append(("image rotated by viewers (EXIF orientation), but not in training", pair.image))
     return PairLook(tuple(errors), tuple(notes), counts)
 
 
@@ -106,7 +109,8 @@ def check_masks(split: MaskFormat, workers: int = 0, progress: Count | None = No
     report = MaskReport(Findings(split.source, fixable=False))
     pairs = split.read(report.findings)
     pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
-    look = partial(look_at_pair, root=str(split.root), values=split.values, max_pixels=split.data.max_pixels)
+    reading: dict[str, Any] = {"max_pixels": split.data.max_pixels, "exif": split.data.exif}
+    look = partial(look_at_pair, root=str(split.root), values=split.values, **reading)
     with ExitStack() as stack:
         looks: Iterable[PairLook] = map(look, pairs)
         if workers > 0:

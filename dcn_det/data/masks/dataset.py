@@ -17,7 +17,8 @@ from dcn_det.data.masks.base import MaskIndex
 from dcn_det.data.masks.reading import Mask, read_pair
 from dcn_det.data.sampler import Draw
 from dcn_det.data.transforms import flip_image, resize_short_side
-from dcn_det.images import MAX_PIXELS, Image, read_image
+from dcn_det.exif import Exif
+from dcn_det.images import MAX_PIXELS, Image, read_annotated
 from dcn_det.structures import ImageInfo, MaskBatch
 
 MaskExample = tuple[Tensor, ImageInfo, Tensor | None]
@@ -38,6 +39,7 @@ class MaskDataset(Dataset[MaskExample]):
         training: whether examples have labels of the input; if not, of the original image, if it has a mask.
         crop: height and width of a random part of the resized image to train on, in pixels; None for the whole image.
         max_pixels: maximum number of pixels of an image, see ``read_image``.
+        exif: orientation of the images, see :func:`dcn_det.images.read_annotated`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class MaskDataset(Dataset[MaskExample]):
         training: bool,
         crop: tuple[int, int] | None = None,
         max_pixels: int = MAX_PIXELS,
+        exif: Exif = "auto",
     ) -> None:
         assert index.annotated or not training
         self.index = index
@@ -56,6 +59,7 @@ class MaskDataset(Dataset[MaskExample]):
         self.training = training
         self.crop = crop
         self.max_pixels = max_pixels
+        self.exif: Exif = exif
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -111,9 +115,9 @@ class MaskDataset(Dataset[MaskExample]):
         """Returns image ``i`` and the class of each of its pixels as they are stored; raises like indexing."""
         image = f"{self.index.root}/{self.index.file_name(i)}"
         if not self.index.annotated:
-            return read_image(image, self.max_pixels), None
+            return read_annotated(image, None, self.exif, self.max_pixels), None
         mask = f"{self.index.root}/{self.index.mask_name(i)}"
-        return read_pair(image, mask, self.index.values, self.max_pixels)
+        return read_pair(image, mask, self.index.values, self.max_pixels, self.exif)
 
     def _part(self, image: Image, seed: int) -> tuple[int, int, int, int]:
         """Returns the part of an image to train on: top, left, bottom, right, half-open."""

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from dcn_det.config.segmentation_data import IGNORED
 from dcn_det.data.findings import first_few
 from dcn_det.errors import UserError
+from dcn_det.exif import Exif
 from dcn_det.files import read_bytes
-from dcn_det.images import MAX_PIXELS, Image, read_image
+from dcn_det.images import MAX_PIXELS, Image, read_annotated
 
 Mask = NDArray[np.uint8]
 """Class of each pixel, (H, W); 255 where there is none."""
@@ -134,13 +135,16 @@ def _from_matlab(data: bytes, name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(mask)
 
 
-def read_pair(image: str, mask: str, values: Values, max_pixels: int = MAX_PIXELS) -> tuple[Image, Mask]:
+def read_pair(
+    image: str, mask: str, values: Values, max_pixels: int = MAX_PIXELS, exif: Exif = "auto"
+) -> tuple[Image, Mask]:
     """Reads an image and its mask, and checks that they fit.
 
     Args:
         image, mask: paths.
         values: what the values in the mask mean.
         max_pixels: maximum number of pixels of either.
+        exif: orientation of the image that the mask has, see :func:`dcn_det.images.read_annotated`.
 
     Returns:
         uint8 (H, W, 3) RGB, and the class of each pixel, uint8 (H, W), 255 where there is none.
@@ -148,8 +152,9 @@ def read_pair(image: str, mask: str, values: Values, max_pixels: int = MAX_PIXEL
     Raises:
         UserError: the image or the mask cannot be used.
     """
-    pixels = read_image(image, max_pixels)
     labels = values.labels(read_mask(mask, max_pixels), mask)
+    height, width = labels.shape
+    pixels = read_annotated(image, (height, width), exif, max_pixels)
     check_size(labels, pixels.shape[:2], mask)
     return pixels, labels
 

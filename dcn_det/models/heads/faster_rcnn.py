@@ -102,6 +102,11 @@ class FasterRCNNHead(RoIHead):
         initialize.zero(last)
         return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), last)
 
+    @property
+    def class_layers(self) -> dict[str, int]:
+        """Layers whose outputs are grouped by class, see :func:`dcn_det.weights.start.class_layers`."""
+        return {"cls_score": 1} if self.class_agnostic else {"cls_score": 1, "bbox_pred": 1}
+
     def lr_multipliers(self) -> dict[str, float]:
         """Returns learning-rate multipliers other than 1, by parameter name."""
         if self.offset is None or self.offset_lr_mult == 1:

@@ -97,6 +97,12 @@ class RFCNHead(RoIHead):
             self.bbox_offset = nn.Conv2d(channels, bins * 2, 1)
             initialize.zero(self.cls_offset, self.bbox_offset)
 
+    @property
+    def class_layers(self) -> dict[str, int]:
+        """Layers whose outputs are grouped by class, see :func:`dcn_det.weights.start.class_layers`."""
+        layers = {"cls_score": 1} if self.class_agnostic else {"cls_score": 1, "bbox_pred": 1}
+        return layers if self.cls_offset is None else {**layers, "cls_offset": 1}
+
     def lr_multipliers(self) -> dict[str, float]:
         """Returns learning-rate multipliers other than 1, by parameter name."""
         layers = {"reduce": self.reduce_lr_mult}
