@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dcn_det.cli.arguments import natural, number
+from dcn_det.cli.arguments import Parser, natural, number
 from dcn_det.engine.testing import load_task
 from dcn_det.errors import UserError
 from dcn_det.files import write_bytes, write_json
@@ -23,11 +23,12 @@ UNREADABLE = 1
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det infer",
         description="Detect objects in images, or classify their pixels, and draw the results. The checkpoint contains "
         "config and class names.",
-        epilog="exit codes: 0 all images were read; 1 some could not be read; 2 invalid arguments",
+        notes="exit codes: 0 all images were read; 1 some could not be read; 2 invalid arguments",
+        examples=["dcn-det infer --weights runs/rfcn/last.pth --output pictures photos/"],
     )
     result.add_argument("images", nargs="+", type=Path, help="image files or folders of images")
     result.add_argument(
