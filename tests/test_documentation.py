@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from dcn_det.cli.completion import all_parsers
+from dcn_det.config import load_any
+from dcn_det.config.reference import blocks, words_by_key
 from tests.commands import ROOT, check
 
 FILES = sorted(
@@ -54,3 +56,14 @@ def test_the_commands_of_all_files_are_found() -> None:
 def test_links_lead_to_files(path: Path) -> None:
     for target in LINK.findall(path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_keys_and_settings_in_the_migration_tables_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    known = {*words_by_key(), *blocks()}
+    text = (ROOT / "configs" / "MIGRATION.md").read_text()
+    found = re.findall(r"`((?:model|data|train|test|evaluation)(?:\.[a-z0-9_]+)+)(=[^`]*)?`", text)
+    assert len(found) > 100 and {key for key, _ in found} <= known
+    for key, value in found:
+        if value:
+            load_any("configs/coco/faster_rcnn_r101.yaml", "model.backbone.weights=none", f"{key}{value}")

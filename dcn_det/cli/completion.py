@@ -10,7 +10,7 @@ from pathlib import Path
 from dcn_det.cli import COMMANDS
 from dcn_det.cli.arguments import Parser
 from dcn_det.cli.benchmark import BENCHMARKS
-from dcn_det.config.reference import choices, key_names
+from dcn_det.config.reference import words_by_key
 
 CONFIG, FILE, FOLDER, NOTHING = "_dcn_det_configs", "_dcn_det_files", "_dcn_det_folders", ":"
 """Functions of the script, and bash's command that does nothing."""
@@ -118,10 +118,10 @@ def bash(parsers: dict[str, argparse.ArgumentParser]) -> str:
     for first, _, second in (name.partition(" ") for name in parsers):
         if second:
             groups.setdefault(first, []).append(second)
-    values = {key: words for key in key_names() if (words := choices(key))}
+    keys = words_by_key()
     lists = {
-        "@KEYS@": [" ".join(f"{key}=" for key in key_names())],
-        "@VALUES@": [f"    {key}) _dcn_det_words {' '.join(words)} ;;" for key, words in values.items()],
+        "@KEYS@": [" ".join(f"{key}=" for key in keys)],
+        "@VALUES@": [f"    {key}) _dcn_det_words {' '.join(words)} ;;" for key, words in keys.items() if words],
         "@COMMANDS@": [" ".join(name for name in parsers if " " not in name)],
         "@GROUPS@": list(_groups(groups)),
         "@OPTIONS@": [line for name, each in parsers.items() for line in _options(name, each)],

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from dcn_det.cli.arguments import COLUMNS, Parser, add_config
 from dcn_det.config import differences, json_schema, load_any, print_config
-from dcn_det.config.reference import key_names, reference
+from dcn_det.config.reference import reference, words_by_key
 from dcn_det.config.shipped import REFERENCE, SCHEMA, configs_folder, shipped, summary
 from dcn_det.errors import UserError, did_you_mean
 from dcn_det.files import read_text, write_text
@@ -146,7 +146,7 @@ def _reference(args: argparse.Namespace) -> int:
     try:
         text = reference(args.key)
     except KeyError:
-        raise UserError(f"unknown key '{args.key}'{did_you_mean(args.key, key_names())}") from None
+        raise UserError(f"unknown key '{args.key}'{did_you_mean(args.key, words_by_key())}") from None
     return _give(text, configs_folder() / REFERENCE if args.write else None)
 
 

@@ -88,24 +88,23 @@ def reference(prefix: str = "") -> str:
     return "\n".join(texts)
 
 
-def key_names() -> list[str]:
-    """Returns the dotted names of all keys that are not blocks, without those in lists of blocks."""
-    every = blocks()
-    names = []
+def words_by_key() -> dict[str, list[str]]:
+    """Returns all keys that are not blocks by dotted name, without those in lists of blocks, and the values of those
+    that allow only some words; the others have none."""
+    every, found = blocks(), {}
     for path, block in every.items():
-        names += [f"{path}.kind"] if block.has_kinds else []
-        names += [f"{path}.{key.name}".lstrip(".") for key in block.keys]
-    return [name for name in dict.fromkeys(names) if name not in every and "[" not in name]
+        kinds = {"kind": block.labels} if block.has_kinds else {}
+        names = dict.fromkeys(key.name for key in block.keys)
+        for name, words in (kinds | {name: _words(block, name) for name in names}).items():
+            dotted = f"{path}.{name}".lstrip(".")
+            if dotted not in every and "[" not in dotted:
+                found[dotted] = words
+    return found
 
 
-def choices(name: str) -> list[str]:
-    """Returns the values of a key that allows only some words, otherwise nothing."""
-    outer, _, last = name.rpartition(".")
-    block = blocks()[outer]
-    if last == "kind" and block.has_kinds:
-        return block.labels
-    words = [word for key in block.keys if key.name == last for word in re.split(r", or |, | or ", key.allowed)]
-    return list(dict.fromkeys(words)) if all(re.fullmatch(r"[\w-]+", word) for word in words) else []
+def _words(block: Block, name: str) -> list[str]:
+    texts = [text for key in block.keys if key.name == name for text in re.split(r", or |, | or ", key.allowed)]
+    return list(dict.fromkeys(texts)) if all(re.fullmatch(r"[\w-]+", text) for text in texts) else []
 
 
 def _collect(found: dict[str, Block], path: str, section: type[Section], *labels: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dcn_det.config.reference import blocks, choices, key_names, reference
+from dcn_det.config.reference import blocks, reference, words_by_key
 from dcn_det.config.section import Section
 from dcn_det.config.tasks import SCHEMAS
 
@@ -79,10 +79,10 @@ def test_a_part_is_its_block_and_those_below_or_its_row() -> None:
 
 
 def test_keys_and_their_words() -> None:
-    names = key_names()
-    assert {"seed", "train.optimizer.lr", "model.kind", "model.backbone.deform.blocks", "data.train.sets"} <= set(names)
-    assert not {"train", "train.optimizer", "expected.metric"} & set(names)
-    assert choices("train.precision") == ["float32", "bfloat16", "float16"]
-    assert set(choices("model.kind")) >= {"faster_rcnn", "deeplab", "classifier"}
-    assert choices("test.flip") == ["true", "false"]
-    assert choices("train.batch_size") == choices("name") == []
+    words = words_by_key()
+    assert {"seed", "train.optimizer.lr", "model.kind", "model.backbone.deform.blocks", "data.train.sets"} <= set(words)
+    assert not {"train", "train.optimizer", "expected.metric"} & set(words)
+    assert words["train.precision"] == ["float32", "bfloat16", "float16"]
+    assert set(words["model.kind"]) >= {"faster_rcnn", "deeplab", "classifier"}
+    assert words["test.flip"] == ["true", "false"]
+    assert words["train.batch_size"] == words["name"] == []
