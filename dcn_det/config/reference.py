@@ -49,12 +49,14 @@ class Block:
         has_kinds: whether they are its own kinds.
         about: what the classes of the block say, with the labels for which they say it.
         keys: with the labels for which they are so.
+        seen: classes that were added, with their labels.
     """
 
     labels: list[str] = field(default_factory=list)
     has_kinds: bool = False
     about: dict[str, list[str]] = field(default_factory=dict)
     keys: dict[Key, list[str]] = field(default_factory=dict)
+    seen: set[tuple[type[Section], tuple[str, ...]]] = field(default_factory=set)
 
 
 def blocks() -> dict[str, Block]:
@@ -110,6 +112,9 @@ def _words(block: Block, name: str) -> list[str]:
 def _collect(found: dict[str, Block], path: str, section: type[Section], *labels: str) -> None:
     """Adds a section at a place, and those below it."""
     block = found.setdefault(path, Block())
+    if (section, labels) in block.seen:
+        return
+    block.seen.add((section, labels))
     _add(block.labels, labels)
     if about := _about(section):
         _add(block.about.setdefault(about, []), labels)
@@ -119,8 +124,8 @@ def _collect(found: dict[str, Block], path: str, section: type[Section], *labels
             _add(block.keys.setdefault(_key(section, below, info), []), labels)
         if variants := section.variants(name):
             found.setdefault(below, Block(has_kinds=True))
-            for kind, inner in variants.items():
-                _collect(found, below, inner, kind)
+            for inner in dict.fromkeys(variants.values()):
+                _collect(found, below, inner, *(kind for kind, each in variants.items() if each is inner))
         elif inner_section := _inner(info.annotation):
             is_list, kinds = _is_list(info.annotation), _only_kind(inner_section) or labels
             _collect(found, f"{below}[]" if is_list else below, inner_section, *kinds)
@@ -128,8 +133,8 @@ def _collect(found: dict[str, Block], path: str, section: type[Section], *labels
 
 def _only_kind(section: type[Section]) -> tuple[str, ...]:
     """Returns the kind of a block that has one only, such as the model of a task."""
-    form = section.model_fields["kind"].annotation if "kind" in section.model_fields else None
-    kinds = get_args(form) if get_origin(form) is Literal else ()
+    info = section.model_fields.get("kind")
+    kinds = get_args(info.annotation) if info and get_origin(info.annotation) is Literal else ()
     return kinds if len(kinds) == 1 else ()
 
 
