@@ -35,9 +35,11 @@ _dcn_det_configs() {
 }
 
 _dcn_det_keys() {  # after a config
+  local before=${#COMPREPLY[@]}
   [[ " ${COMP_WORDS[*]:1:COMP_CWORD-1} " == *.yaml" "* ]] || return
-  compopt -o nospace 2>/dev/null
   _dcn_det_words @KEYS@ overlay=
+  # As names of files, they would be written with a backslash before "=".
+  ((${#COMPREPLY[@]} > before)) && compopt +o filenames -o nospace 2>/dev/null
 }
 
 _dcn_det_values() {  # of the setting $prev
