@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from dcn_det.benchmark.ratios import add_output, print_bars
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import Parser, add_config, positive
 from dcn_det.config import load_config
 from dcn_det.data.build import build_dataset, build_train_loader
 from dcn_det.data.dataset import collate
@@ -32,13 +31,13 @@ LIMIT = 1.1
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det benchmark data",
-        description="Measures images per second of loading a config's data: by stage on one core, then with workers.",
+        description="Measure images per second of loading a config's data: by stage on one core, then with workers.",
+        examples=["dcn-det benchmark data configs/sample/rfcn.yaml --images 32"],
     )
-    result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
-    result.add_argument("--images", type=positive, default=64, help="number of images (default %(default)s)")
+    add_config(result)
+    result.add_argument("--images", type=positive, default=64, help="number of images (default: %(default)s)")
     add_output(result)
     return result
 

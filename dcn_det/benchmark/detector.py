@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dcn_det.benchmark.ratios import Bars, add_output, print_bars
 from dcn_det.benchmark.timing import Work, measure
 from dcn_det.benchmark.train import TorchvisionFasterRCNN
-from dcn_det.cli.arguments import positive, seconds
+from dcn_det.cli.arguments import Parser, positive, seconds
 from dcn_det.config import Config, RunConfig, as_any, load_any
 from dcn_det.distributed import resolve_device
 from dcn_det.engine.build import build_optimizer
@@ -51,10 +51,14 @@ TORCHVISION = "torchvision faster_rcnn_r50_fpn"
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det benchmark detector",
-        description="Measures images per second of whole detectors on random images: training steps, and testing with "
+        description="Measure images per second of whole detectors on random images: training steps, and testing with "
         "post-processing. Ratios are to the first config.",
+        examples=[
+            "dcn-det benchmark detector configs/coco/rfcn_r101.yaml \\",
+            "    configs/coco/rfcn_r101_dcn.yaml model.backbone.weights=none",
+        ],
     )
     result.add_argument(
         "arguments",
@@ -62,18 +66,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="config | key=value",
         help="YAML files, and settings that override all of them",
     )
-    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     result.add_argument(
         "--precision", choices=PRECISIONS, help="instead of the configs' train.precision and test.precision"
     )
-    result.add_argument("--batch", type=positive, default=1, help="images per training step (default %(default)s)")
+    result.add_argument("--batch", type=positive, default=1, help="images per training step (default: %(default)s)")
     result.add_argument(
         "--size",
         type=positive,
         nargs=2,
         default=[600, 1000],
         metavar=("SHORT", "LONG"),
-        help="sides of an image in pixels (default 600 1000)",
+        help="sides of an image in pixels (default: 600 1000)",
     )
     result.add_argument(
         "--stages",
@@ -82,11 +86,11 @@ def parser() -> argparse.ArgumentParser:
         default=["training", "testing"],
         metavar="STAGE",
         help="what to measure: training (a step), network (an image, up to scored boxes) or testing (the same with "
-        "post-processing) (default training testing)",
+        "post-processing) (default: training testing)",
     )
-    result.add_argument("--classes", type=positive, default=CLASSES, help="number of classes (default %(default)s)")
-    result.add_argument("--rounds", type=positive, default=7, help="turns of each contestant (default %(default)s)")
-    result.add_argument("--seconds", type=seconds, default=1.0, help="length of a turn (default %(default)s)")
+    result.add_argument("--classes", type=positive, default=CLASSES, help="number of classes (default: %(default)s)")
+    result.add_argument("--rounds", type=positive, default=7, help="turns of each contestant (default: %(default)s)")
+    result.add_argument("--seconds", type=seconds, default=1.0, help="length of a turn (default: %(default)s)")
     result.add_argument(
         "--torchvision", action="store_true", help="also measure torchvision's Faster R-CNN (ResNet-50, FPN)"
     )

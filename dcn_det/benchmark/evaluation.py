@@ -15,18 +15,20 @@ from typing import Any
 import numpy as np
 
 from dcn_det.benchmark.ratios import Bars, add_output, report
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import Parser, positive
 
 CLASSES = 80
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
-    result = argparse.ArgumentParser(
-        prog="dcn-det benchmark eval", description="Measures the evaluation command on synthetic results."
+    result = Parser(
+        prog="dcn-det benchmark eval",
+        description="Measure the evaluation command on synthetic results.",
+        examples=["dcn-det benchmark eval --images 500 --detections 50000"],
     )
-    result.add_argument("--images", type=positive, default=5000, help="number of images (default %(default)s)")
-    result.add_argument("--detections", type=positive, default=500_000, help="number of them (default %(default)s)")
+    result.add_argument("--images", type=positive, default=5000, help="number of images (default: %(default)s)")
+    result.add_argument("--detections", type=positive, default=500_000, help="number of them (default: %(default)s)")
     add_output(result)
     return result
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import Parser, positive
 from dcn_det.errors import UserError
 from dcn_det.files import write_json
 
@@ -22,15 +22,16 @@ STAGES = ("training", "testing")
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det benchmark memory",
-        description="Measures the peak memory of a training step and of a test image, each in a process of its own.",
+        description="Measure the peak memory of a training step and of a test image, each in a process of its own.",
+        examples=["dcn-det benchmark memory configs/coco/rfcn_r101_dcn.yaml"],
     )
     result.add_argument(
         "arguments", nargs="+", metavar="config | key=value", help="YAML files, and settings that override all of them"
     )
-    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    result.add_argument("--batch", type=positive, default=1, help="images per training step (default %(default)s)")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    result.add_argument("--batch", type=positive, default=1, help="images per training step (default: %(default)s)")
     for stage, what in (("train", "a training image"), ("test", "a test image")):
         result.add_argument(
             f"--{stage}-size",
@@ -39,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
             metavar=("HEIGHT", "WIDTH"),
             help=f"of {what}, in pixels (default: from the config)",
         )
-    result.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to measure (default: both)")
+    result.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE", help="training, testing (default: both)"
+    )
     result.add_argument("--classes", type=positive, help="number of classes (default: from the config)")
     result.add_argument("--save", type=Path, help="write the numbers as JSON")
     return result

@@ -14,7 +14,7 @@ import torch
 from dcn_det.benchmark.memory import CONTESTANTS, OUTPUT_MEGABYTES, extra_megabytes
 from dcn_det.benchmark.op_cases import GROUPS
 from dcn_det.benchmark.timing import COMPARE, ON_GPU, Case, measure, measure_peaks
-from dcn_det.cli.arguments import positive, seconds
+from dcn_det.cli.arguments import Parser, positive, seconds
 from dcn_det.env import machine
 from dcn_det.errors import UserError
 from dcn_det.files import write_json, write_text
@@ -126,13 +126,22 @@ def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    result = argparse.ArgumentParser(prog="dcn-det benchmark ops", description=__doc__)
-    result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    result.add_argument("--threads", type=positive, nargs="+", default=[1, 2], help="CPU threads (default 1 2)")
+    result = Parser(
+        prog="dcn-det benchmark ops",
+        description="Time the operators next to torchvision's and to the plain convolution, in turns in one process.",
+        examples=[
+            "dcn-det benchmark ops --only forward+backward --markdown ops.md",
+            "dcn-det benchmark ops --show tools/benchmarks/h200_ops.json",
+        ],
+    )
+    result.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default: %(default)s)"
+    )
+    result.add_argument("--threads", type=positive, nargs="+", default=[1, 2], help="CPU threads (default: 1 2)")
     result.add_argument("--tf32", action="store_true", help="allow TF32 products for all contestants on a GPU")
     result.add_argument("--only", default="", help="measure only cases whose name contains this")
-    result.add_argument("--rounds", type=positive, default=7, help="turns per contestant (default %(default)s)")
-    result.add_argument("--seconds", type=seconds, default=0.2, help="length of a turn (default %(default)s)")
+    result.add_argument("--rounds", type=positive, default=7, help="turns per contestant (default: %(default)s)")
+    result.add_argument("--seconds", type=seconds, default=0.2, help="length of a turn (default: %(default)s)")
     result.add_argument("--markdown", type=Path, help="write the table as Markdown")
     result.add_argument("--save", type=Path, help="write the numbers as JSON")
     result.add_argument("--show", type=Path, help="print a table of a file written by --save, and measure nothing")

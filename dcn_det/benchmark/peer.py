@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 from dcn_det.benchmark.torchvision_twin import TorchvisionTwin, check
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import Parser, positive
 from dcn_det.config import Config, load_config, to_plain, with_values
 from dcn_det.distributed import resolve_device
 from dcn_det.engine.build import build_optimizer
@@ -43,10 +43,11 @@ SHOWN = ("AP", "AP50", "AP75", "mAP50", "mAP70")
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det benchmark peer",
-        description="Trains and tests the plain Faster R-CNN of a config, and torchvision's Faster R-CNN with the same "
-        "layers, data, anchors, schedule and seeds. Writes accuracy and time of both.",
+        description="Train and test the plain Faster R-CNN of a config, and torchvision's Faster R-CNN with the same "
+        "layers, data, anchors, schedule and seeds. Write accuracy and time of both.",
+        examples=["dcn-det benchmark peer configs/fod/faster_rcnn.yaml --seeds 3"],
     )
     result.add_argument("config", type=Path, help="YAML file, such as configs/fod/faster_rcnn.yaml")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")

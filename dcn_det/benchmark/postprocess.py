@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 from dcn_det.benchmark.ratios import Bars, add_output, report, take_turns
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import Parser, positive
 from dcn_det.config import from_plain
 from dcn_det.inference.build import build_predictor
 from dcn_det.models import boxes as box_ops
@@ -27,11 +27,12 @@ ROIS = 300
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det benchmark postprocess",
-        description="Compares post-processing with torchvision's operators, and three scales with each of them alone.",
+        description="Compare post-processing with torchvision's operators, and three scales with each of them alone.",
+        examples=["dcn-det benchmark postprocess --rounds 3"],
     )
-    result.add_argument("--rounds", type=positive, default=7, help="turns of each contestant (default %(default)s)")
+    result.add_argument("--rounds", type=positive, default=7, help="turns of each contestant (default: %(default)s)")
     add_output(result)
     return result
 

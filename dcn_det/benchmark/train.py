@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from dcn_det.cli.arguments import natural, positive
+from dcn_det.cli.arguments import Parser, add_config, natural, positive
 from dcn_det.config import load_any
 from dcn_det.config.data import DataConfig
 from dcn_det.engine.session import Session
@@ -31,14 +31,16 @@ PHASES = ("data", "forward", "backward", "optimizer")
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's argument parser."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det benchmark train",
-        description="Measures images per second of a config's training, and the share of each phase.",
+        description="Measure images per second of a config's training, and the share of each phase.",
+        examples=["dcn-det benchmark train configs/sample/rfcn.yaml --steps 20"],
     )
-    result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
-    result.add_argument("--steps", type=positive, default=10, help="number of timed steps (default %(default)s)")
-    result.add_argument("--warmup", type=natural, default=2, help="number of steps before timing (default %(default)s)")
+    add_config(result)
+    result.add_argument("--steps", type=positive, default=10, help="number of timed steps (default: %(default)s)")
+    result.add_argument(
+        "--warmup", type=natural, default=2, help="number of steps before timing (default: %(default)s)"
+    )
     result.add_argument(
         "--torchvision",
         action="store_true",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from typing import NoReturn
 
 from dcn_det import __version__
+from dcn_det.cli.arguments import Parser, listing
 from dcn_det.entry import run
 
 COMMANDS = {
@@ -29,7 +29,8 @@ COMMANDS = {
     "mnist": ("dcn_det.cli.mnist", "compare deformable convolution with other methods on scaled digits"),
     "model-info": ("dcn_det.cli.model_info", "count parameters, multiply-adds and memory of models"),
     "benchmark": ("dcn_det.cli.benchmark", "measure the speed of operators, loading, training or evaluation"),
-    "config": ("dcn_det.cli.config", "print a config with the origin of every value, or its JSON schema"),
+    "config": ("dcn_det.cli.config", "list, show and compare configs, and describe their keys"),
+    "completion": ("dcn_det.cli.completion", "print a script that completes commands in bash"),
     "env": ("dcn_det.cli.env", "print versions, devices and compiled operators"),
 }
 """Name, module (imported only when called) and summary; a module has ``main(argv) -> exit code``."""
@@ -45,12 +46,15 @@ def dispatch(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return int(module.main(argv[1:]))
-    width = max(map(len, COMMANDS))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dcn-det",
         description="Object detection with deformable convolutional networks.",
-        epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        notes=listing("commands", {name: text for name, (_, text) in COMMANDS.items()}),
+        examples=[
+            "dcn-det train configs/sample/faster_rcnn_dcn.yaml --output runs/digits",
+            "dcn-det infer --weights runs/digits/last.pth --output pictures photos/",
+            "dcn-det train --help",
+        ],
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dcn_det.cli.arguments import natural, number
+from dcn_det.cli.arguments import Parser, natural, number
 from dcn_det.cli.evaluate import read_ground_truth
 from dcn_det.engine.task import PageOptions
 from dcn_det.engine.tasks import task_of
@@ -16,10 +16,11 @@ from dcn_det.files import write_bytes
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det analyze",
         description="Write report.html, a self-contained page with metrics, plots, confusions and the worst images, "
         "and the plots as PNG files.",
+        examples=["dcn-det analyze runs/rfcn/test/detections.json --worst 20"],
     )
     result.add_argument(
         "results", type=Path, help="detections in COCO's results format (JSON), or the folder of dcn-det test"

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from dcn_det.cli.arguments import natural
+from dcn_det.cli.arguments import Parser, add_config, natural
 from dcn_det.cli.dataset_checks import AUGMENTED, FixableCheck, open_check
 from dcn_det.config import load_any
 from dcn_det.errors import UserError
@@ -15,13 +15,13 @@ from dcn_det.progress import Progress
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det check-dataset",
         description="Read every image and annotation of a config's data and report problems.",
-        epilog="exit codes: 0 nothing stops or shortens training; 1 something does; 2 invalid arguments or config",
+        notes="exit codes: 0 nothing stops or shortens training; 1 something does; 2 invalid arguments or config",
+        examples=["dcn-det check-dataset configs/sample/rfcn.yaml --browse pictures"],
     )
-    result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    add_config(result)
     result.add_argument(
         "--split", choices=["train", "test"], default="train", help="split to check (default: %(default)s)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dcn_det.cli.arguments import Parser
 from dcn_det.config import load_any
 from dcn_det.errors import UserError
 from dcn_det.weights import checkpoint, storage
@@ -16,10 +17,14 @@ SUFFIXES = (".pth", storage.SAFETENSORS)
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det convert-weights",
         description="Convert the authors' released networks, and ImageNet weights of ResNet from MXNet, Caffe and "
         "torchvision. Every name and shape must fit the config; other settings of the weights are stored with them.",
+        examples=[
+            "dcn-det convert-weights weights/resnet101.pth weights/caffe.safetensors \\",
+            "    --config configs/coco/rfcn_r101.yaml --format caffe",
+        ],
     )
     result.add_argument("source", metavar="IN", type=Path, help="MXNet .params, PyTorch .pth, .safetensors or .pkl")
     result.add_argument("target", metavar="OUT", type=Path, help="checkpoint to write, .pth or .safetensors")

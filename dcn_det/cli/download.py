@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dcn_det.cli.arguments import Parser, listing
 from dcn_det.download import fod
 from dcn_det.download.catalog import COCO, VOC, Collection
 from dcn_det.download.run import download, plan
@@ -15,20 +16,23 @@ COLLECTIONS = ("coco", "voc", "fod", "weights")
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det download",
         description="Download and extract data sets and weights. Prints what is missing and its size, then gets it. "
         "After an interruption, the same command continues; complete parts are skipped.",
-        epilog="\n".join(
-            ["parts, * by default:"]
-            + [
-                f"  coco     {_names(COCO)}",
-                f"  voc      {_names(VOC)}",
-                "  fod      one part",
-                "  weights  resnet101* and torchvision's others",
-            ]
+        notes=listing(
+            "parts, * by default",
+            {
+                "coco": _names(COCO),
+                "voc": _names(VOC),
+                "fod": "one part",
+                "weights": "resnet101* and torchvision's others",
+            },
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=[
+            "dcn-det download coco --to /data/coco",
+            "dcn-det download voc --dry-run",
+        ],
     )
     result.add_argument("collection", choices=COLLECTIONS, help="what to download")
     result.add_argument("--parts", nargs="+", metavar="PART", help="parts to download (default: see below)")
@@ -36,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         type=Path,
         metavar="DIR",
-        help="folder (default: datasets/coco, datasets/voc, datasets/fod, or torch's cache, in which weights: "
+        help="folder (default: datasets/coco, datasets/voc or datasets/fod; for weights torch's cache, in which "
         "torchvision looks)",
     )
     result.add_argument(

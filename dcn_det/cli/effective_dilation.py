@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dcn_det.cli.arguments import png, positive, require_files
+from dcn_det.cli.arguments import Parser, add_config, png, positive, require_files
 from dcn_det.config import as_config, load_config
 from dcn_det.data.build import build_dataset
 from dcn_det.distributed import resolve_device
@@ -23,21 +23,24 @@ ONE_VIEW: dict[str, Any] = {"test.scales": None, "test.flip": False, "test.box_a
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det effective-dilation",
         description="Print mean and standard deviation of the effective dilation of each deformable convolution, for "
         "filters on small, medium and large objects and on background of the test split (the paper's Table 2). The "
         "effective dilation of a filter is the mean distance over all pairs of horizontally or vertically adjacent "
         "sampling points (12 for a 3x3 filter), in cells of the layer's input; without offsets it is the layer's "
         "dilation.",
-        epilog="A filter is on the smallest box that contains its center in the image. By the area of the box in the "
+        notes="A filter is on the smallest box that contains its center in the image. By the area of the box in the "
         "original image, in pixels, objects are small below 32^2, large from 96^2 on, else medium, as in COCO; the "
         "paper does not give its bounds. Filters on padding, and those on crowds or difficult objects only, are not "
         "counted. Each offset group of each position is one filter. Images are shown once, at the size of "
         "test.resize, else data.resize.",
+        examples=[
+            "dcn-det effective-dilation configs/sample/class_aware_rpn_dcn.yaml \\",
+            "    --weights runs/rpn_dcn/last.pth --images 50 --plot dilation.png",
+        ],
     )
-    result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    add_config(result)
     result.add_argument(
         "--weights", type=Path, required=True, help="checkpoint from training or dcn-det convert-weights"
     )

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcn_det.cli.arguments import Parser
 from dcn_det.config import Config, RunConfig, load_any
 from dcn_det.config.testing import ExpectedConfig
 from dcn_det.engine.task import Truth
@@ -23,10 +24,14 @@ MISSED = 1
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det evaluate",
         description="Compute the metrics of results files: COCO's 12, or those of the config's data format. Exits "
         "with 1 if a metric misses its expected value.",
+        examples=[
+            "dcn-det evaluate instances_val2017.json runs/a/test/detections.json",
+            "dcn-det evaluate configs/sample/rfcn.yaml runs/rfcn/test/detections.json",
+        ],
     )
     result.add_argument(
         "ground_truth", type=Path, help="annotations in COCO format (JSON), or a config (YAML) with a test split"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcn_det.cli.arguments import natural, number, positive
+from dcn_det.cli.arguments import Parser, natural, number, positive
 from dcn_det.engine.outputs import DEFAULT, Outputs
 from dcn_det.engine.testing import load_task
 from dcn_det.errors import UserError
@@ -20,11 +20,12 @@ UNREADABLE = 1
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det infer",
         description="Detect objects in images and videos, or classify their pixels, and draw the results. The "
         "checkpoint contains config and class names.",
-        epilog="exit codes: 0 all images were read; 1 some could not be read; 2 invalid arguments",
+        notes="exit codes: 0 all images were read; 1 some could not be read; 2 invalid arguments",
+        examples=["dcn-det infer --weights runs/rfcn/last.pth --output pictures photos/"],
     )
     result.add_argument(
         "images",

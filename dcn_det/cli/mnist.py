@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dcn_det.cli.arguments import positive, require_files
+from dcn_det.cli.arguments import Parser, positive, require_files
 from dcn_det.distributed import resolve_device
 from dcn_det.env import usable_cores
 from dcn_det.files import write_bytes
@@ -20,15 +20,16 @@ from dcn_det.visualize.plots import require_matplotlib
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det mnist",
         description="Train small networks on MNIST digits of different sizes, and print their accuracy on regular and "
         "on scaled digits, in Markdown: a plain network, an affine Spatial Transformer, an inverse compositional one "
         "with two warps, Active Convolution, and deformable convolution without and with modulation.",
-        epilog=f"Scaled digits are from 1 to {LARGEST_SCALE:g} times smaller, and shifted by up to "
+        notes=f"Scaled digits are from 1 to {LARGEST_SCALE:g} times smaller, and shifted by up to "
         f"{SHIFT:g} of the image before that. Protocol 'sources' is that of the published numbers: the plain network "
         "is trained on regular digits only; the deformable one starts from its weights and is trained on scaled "
         "digits. Protocol 'fair' trains all networks alike on the same scaled digits.",
+        examples=["dcn-det mnist --save digits.json --picture digits.png"],
     )
     result.add_argument(
         "--data",

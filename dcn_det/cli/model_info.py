@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import Parser, positive
 from dcn_det.config import RunConfig, load_any
 from dcn_det.config.model import ResidualBackboneConfig
 from dcn_det.config.testing import ExpectedConfig
@@ -38,9 +38,13 @@ NOTHING = "-"
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det model-info",
         description="Count parameters, multiply-adds and activation memory of models. Needs no weights or data.",
+        examples=[
+            "dcn-det model-info configs/coco/rfcn_r101.yaml configs/coco/rfcn_r101_dcn.yaml",
+            "dcn-det model-info configs/coco/rfcn_r101.yaml --size 800x1333 --markdown",
+        ],
     )
     result.add_argument(
         "configs", nargs="+", metavar="CONFIG", help="YAML files, then key=value settings that override them all"

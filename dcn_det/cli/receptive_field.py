@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dcn_det.cli.arguments import png, positive, require_files
+from dcn_det.cli.arguments import Parser, add_config, png, positive, require_files
 from dcn_det.cli.effective_dilation import ONE_VIEW
 from dcn_det.config import as_config, load_config
 from dcn_det.data.build import build_dataset, build_eval_loader
@@ -25,16 +25,19 @@ from dcn_det.weights import checkpoint
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det receptive-field",
         description="Print the size of the effective receptive field of a detector: the absolute gradient of the unit "
         "in the middle of the last feature map from which boxes are predicted, averaged over images of the test split "
         "(Luo et al., NIPS 2016). The size is 4 standard deviations of the Gaussian fitted to it, in pixels of the "
         "network's input. The theoretical field contains all pixels that can have an influence, in a network without "
         "offsets.",
+        examples=[
+            "dcn-det receptive-field configs/sample/rfcn_dcn.yaml \\",
+            "    --weights runs/rfcn_dcn/last.pth --plot field.png",
+        ],
     )
-    result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    add_config(result)
     result.add_argument(
         "--weights", type=Path, required=True, help="checkpoint from training or dcn-det convert-weights"
     )

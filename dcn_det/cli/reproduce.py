@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dcn_det import cli
-from dcn_det.cli.arguments import positive, seconds
+from dcn_det.cli.arguments import Parser, positive, seconds
 from dcn_det.config import load_any
 from dcn_det.errors import UserError
 from dcn_det.progress import say_on_stderr
@@ -26,13 +26,17 @@ Dispatch = Callable[[list[str]], int]
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det reproduce",
         description="Reproduce a table of the paper, or 'fod', a table like them on public photographs: plan it (the "
         "default: nothing is run or written), run what is not done yet, or show its state. A training that several "
         "rows need is done once.",
-        epilog="exit codes: 0 done, or submitted; 1 some steps failed or could not run; 2 invalid arguments; 130, 143, "
+        notes="exit codes: 0 done, or submitted; 1 some steps failed or could not run; 2 invalid arguments; 130, 143, "
         "138 stopped by SIGINT, SIGTERM or SIGUSR1 (the same command continues)",
+        examples=[
+            "dcn-det reproduce table5 --rows 'rfcn_air*' --step-seconds 0.3",
+            "dcn-det reproduce table5 --smoke",
+        ],
     )
     result.add_argument("table", choices=TABLES, help="the table")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override every config")

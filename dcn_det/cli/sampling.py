@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcn_det.cli.arguments import natural, number
+from dcn_det.cli.arguments import Parser, natural, number
 from dcn_det.engine.testing import load_detector
 from dcn_det.errors import UserError
 from dcn_det.files import write_text
@@ -20,16 +20,20 @@ TITLES = {
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det sampling",
         description="Draw where the deformable layers of a detector sample an image: sampling.png, the locations of "
         "the last (at most three) deformable convolutions of the backbone, stacked (729 for three 3x3 layers), as in "
         "the paper's Figure 6; offsets.png, heat maps of the length of the offsets; parts.png, the bins of deformable "
         "RoI pooling, as in Figure 7; and sampling.html, a self-contained page where a click on the image shows the "
         "locations of that point. The checkpoint contains config and class names.",
-        epilog="Coordinates are pixels of the image: 0,0 is its top-left corner, and the middle of the first pixel is "
+        notes="Coordinates are pixels of the image: 0,0 is its top-left corner, and the middle of the first pixel is "
         "0.5,0.5. A cell of a feature map stands at the middle of the pixels that it covers. The boxes of the "
         "detections are pooled as RoIs.",
+        examples=[
+            "dcn-det sampling --weights runs/rfcn_dcn/last.pth photo.jpg --output pictures",
+            "dcn-det sampling --weights FILE photo.jpg --output pictures --at 120,80",
+        ],
     )
     result.add_argument("image", type=Path, help="image file")
     result.add_argument(

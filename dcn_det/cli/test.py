@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dcn_det.cli.arguments import Parser, add_config
 from dcn_det.config import load_any
 from dcn_det.engine.testing import test
 from dcn_det.evaluation.expected import beside_expected
@@ -13,14 +14,14 @@ from dcn_det.evaluation.submission import submission_name
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det test",
         description="Write results (detections.json, or masks as PNG files) and metrics.json for the test split of a "
         "config. torchrun shares the images among processes. Finished images of detectors are stored in the output "
         "folder: after a kill, the same command continues.",
+        examples=["dcn-det test configs/sample/rfcn.yaml --weights runs/rfcn/last.pth"],
     )
-    result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    add_config(result)
     result.add_argument(
         "--weights", type=Path, required=True, help="checkpoint from training or dcn-det convert-weights"
     )

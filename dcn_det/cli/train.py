@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcn_det.cli.arguments import positive
+from dcn_det.cli.arguments import Parser, add_config, positive
 from dcn_det.config import load_any, print_config
 from dcn_det.engine.signals import Interrupted
 from dcn_det.engine.training import Resume, describe, train
@@ -13,15 +13,19 @@ from dcn_det.engine.training import Resume, describe, train
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det train",
         description="Train the detector, classifier or segmentation network that a config describes; with torchrun, on "
         "several GPUs or machines.",
-        epilog="exit codes: 0 done; 2 invalid arguments or config, or diverged; 130, 143, 138 stopped by SIGINT, "
+        notes="exit codes: 0 done; 2 invalid arguments or config, or diverged; 130, 143, 138 stopped by SIGINT, "
         "SIGTERM or SIGUSR1 after saving (continue with --resume)",
+        examples=[
+            "dcn-det train configs/sample/rfcn.yaml --output runs/rfcn",
+            "dcn-det train configs/sample/rfcn.yaml train.epochs=2 --dry-run",
+            "dcn-det train configs/sample/rfcn.yaml --output runs/rfcn --resume",
+        ],
     )
-    result.add_argument("config", type=Path, help="YAML file")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")
+    add_config(result)
     result.add_argument("--output", type=Path, help="folder of the run (default: runs/<config name>)")
     resuming = result.add_mutually_exclusive_group()
     resuming.add_argument("--resume", action="store_true", help="continue the run in the folder")

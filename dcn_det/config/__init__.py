@@ -14,7 +14,7 @@ from dcn_det.config.registry import (
 )
 from dcn_det.config.run import RunConfig
 from dcn_det.config.schema import Config
-from dcn_det.config.show import json_schema, print_config
+from dcn_det.config.show import differences, json_schema, print_config
 from dcn_det.config.tasks import any_from_plain, as_any, load_any
 from dcn_det.config.upgrade import upgrade_plain
 
@@ -28,6 +28,7 @@ __all__ = [
     "any_from_plain",
     "as_any",
     "as_config",
+    "differences",
     "from_plain",
     "json_schema",
     "load_any",

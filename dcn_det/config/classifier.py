@@ -103,6 +103,7 @@ class ClassifierTrainConfig(TrainConfig):
 
 class ClassifierTestConfig(RunTestConfig):
     batch_size: BatchSize = 32
+    """Images per process and forward pass."""
 
 
 class ClassificationConfig(RunConfig):

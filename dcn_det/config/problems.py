@@ -114,7 +114,7 @@ def _dotted(path: KeyPath) -> str:
 def _key_paths(section: type[Section]) -> Iterator[str]:
     for key, field in section.model_fields.items():
         yield key
-        for inner in dict.fromkeys(_sections(_form(field))):
+        for inner in dict.fromkeys(_sections(form_of(field))):
             yield from (f"{key}.{path}" for path in _key_paths(inner))
 
 
@@ -139,7 +139,7 @@ def _locate(loc: KeyPath, root: Item, schema: type[Section]) -> _Place:
         if isinstance(bare, type) and issubclass(bare, Section):
             section = bare
             path = (*path, part)
-            form = _form(section.model_fields[str(part)]) if part in section.model_fields else None
+            form = form_of(section.model_fields[str(part)]) if part in section.model_fields else None
         elif get_origin(bare) is tuple and isinstance(part, int):
             path = (*path, part)
             form = get_args(bare)[0]
@@ -157,7 +157,8 @@ def _kind_at(root: Item, path: KeyPath, section: type[Section]) -> str:
     return str(given or section.default_kind(str(path[-1])))
 
 
-def _form(field: FieldInfo) -> Any:
+def form_of(field: FieldInfo) -> Any:
+    """Returns the type of a key with its constraints, as written in the schema."""
     parts = (field.annotation, *field.metadata)
     return Annotated[parts] if field.metadata else field.annotation
 

@@ -33,6 +33,7 @@ class RunConfig(Section):
     name: str = ""
     """Name of the experiment; runs are written to ``runs/<name>``. Default: name of the file."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of all random numbers: initialization, order of images, augmentation, sampling."""
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, Field(pattern="^cuda:[0-9]+$")] = "auto"
     """``auto``: CUDA if available, otherwise the CPU; ``cuda:N``: the N-th GPU, from 0."""
     model: ModelConfig

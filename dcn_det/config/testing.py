@@ -37,6 +37,7 @@ class RunTestConfig(Section):
     """Keys of testing of every task."""
 
     batch_size: BatchSize = 1
+    """Images per process and forward pass."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of most layers, independent of ``train.precision``; class scores and box deltas are always float32."""
 
@@ -65,6 +66,7 @@ class TestConfig(RunTestConfig):
     max_detections: Positive = 100
     """Maximum per image, over all classes."""
     box_average: BoxAverageConfig | None = None
+    """Null: no box averaging."""
 
     @model_validator(mode="after")
     def _check(self) -> TestConfig:

@@ -26,7 +26,9 @@ class SGDConfig(Section):
     lr: PositiveFloat = 0.004
     """Learning rate for a global batch of ``train.reference_batch`` images."""
     momentum: BelowOne = 0.9
+    """Share of the previous step that is added to the gradient."""
     weight_decay: NonNegativeFloat = 6.25e-5
+    """Multiple of the weights that is added to the gradient."""
     decay_bias: bool = False
     """Also decay biases and normalization parameters."""
 
@@ -36,13 +38,16 @@ class AdamWConfig(Section):
     lr: PositiveFloat = 1e-4
     """Learning rate for a global batch of ``train.reference_batch`` images."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    """Decay of the moving averages of the gradient and of its square."""
     weight_decay: NonNegativeFloat = 0.05
+    """Share of the weights, times the learning rate, that each step subtracts."""
     decay_bias: bool = False
     """Also decay biases and normalization parameters."""
 
 
 class WarmupConfig(Section):
     kind: Literal["constant", "linear", "none"] = "constant"
+    """A constant lower learning rate, one that rises linearly, or no warm-up."""
     iterations: NonNegative = 1000
     """Length in iterations of ``train.reference_batch`` images; at most that of the run."""
     factor: Fraction = 0.1
@@ -56,6 +61,7 @@ class StepScheduleConfig(Section):
     unit: Literal["share", "epochs", "iterations"] = "share"
     """Unit of ``drops``: fractions of the run (``share``), epochs, or iterations of ``reference_batch`` images."""
     gamma: PositiveFloat = 0.1
+    """Factor at each drop."""
 
     @model_validator(mode="after")
     def _check(self) -> StepScheduleConfig:
@@ -119,6 +125,7 @@ class TrainConfig(Section):
     checkpoint_every: Positive = 1000
     """Iterations between checkpoints."""
     keep_checkpoints: Positive = 2
+    """Number of the most recent checkpoints to keep."""
     eval_every: NonNegative = 0
     """Iterations or epochs between evaluations (``eval_unit``); 0 evaluates only at the end."""
     eval_unit: Literal["iterations", "epochs"] = "iterations"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import dcn_det
 from dcn_det.config import RunConfig, load_any, to_plain
 from dcn_det.config.data import SplitConfig
+from dcn_det.config.shipped import configs_folder
 from dcn_det.errors import UserError
 from dcn_det.reproduce.tables import Row, Table
 
@@ -171,18 +171,6 @@ def _chain(row: Row, released: str, options: Options, seed: int) -> tuple[Step, 
         return (_peer(row, options, seed),)
     weights = _converted(row, released, options) if released else _trained(row, options, seed)
     return weights, _dilation(row, weights, options) if row.layer else _tested(row, weights, options, seed)
-
-
-def configs_folder() -> Path:
-    """Returns the project's folder of configs, relative to the working directory where possible.
-
-    Raises:
-        UserError: the package is installed without them.
-    """
-    folder = Path(dcn_det.__file__).resolve().parents[1] / "configs"
-    if not (folder / "base").is_dir():
-        raise UserError(f"'{folder}' not found; run dcn-det from a checkout of the project, which has the configs")
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _settings(name: str, options: Options, seed: int = 0) -> tuple[Path, list[str]]:

@@ -36,7 +36,8 @@ OPTIONS = {
     "model-info": ["--size", "--rois", "--classes", "--json", "--markdown"],
     "benchmark data": ["--images", "--json"],
     "benchmark train": ["--steps", "--warmup", "--json"],
-    "config": ["--json-schema"],
+    "config show": ["--json-schema"],
+    "config reference": ["--all"],
 }
 """Commands with their options; some options do not exist."""
 

@@ -9,11 +9,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from dcn_det.cli.config import main
 from dcn_det.config import (
     Config,
     from_plain,
-    json_schema,
     load_config,
     print_config,
     to_plain,
@@ -139,25 +137,3 @@ def test_a_line_that_is_too_long_does_not_push_the_comments_away(tmp_path: Path)
 def test_a_yaml_1_1_reader_sees_the_same_values() -> None:
     config = Config(name="no", data=CocoDataConfig(root="1e-3", classes=("yes", "on", "null", "012")))
     assert yaml.safe_load(print_config(config)) == to_plain(config)
-
-
-def test_the_json_schema_knows_every_key_and_what_it_means() -> None:
-    schema = json_schema()
-    assert set(schema["properties"]) == {*Config.model_fields, "base"}
-    assert schema["additionalProperties"] is False
-    momentum = schema["$defs"]["SGDConfig"]["properties"]["momentum"]
-    assert (momentum["minimum"], momentum["exclusiveMaximum"], momentum["default"]) == (0, 1, 0.9)
-    assert "pixels" in schema["$defs"]["ResizeConfig"]["properties"]["short_side"]["description"]
-
-
-def test_the_module_prints_a_config_or_the_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text("seed: 4\n")
-    assert main([str(path), "seed=5"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 5
-    assert main(["--json-schema"]) == 0
-    assert json.loads(capsys.readouterr().out) == json_schema()
-    for wrong in ([], [str(path), "--json-schema"]):
-        with pytest.raises(SystemExit) as stop:
-            main(wrong)
-        assert stop.value.code == 2

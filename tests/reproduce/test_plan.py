@@ -9,9 +9,9 @@ import pytest
 
 from dcn_det.cli import reproduce
 from dcn_det.config import load_config
+from dcn_det.config.shipped import configs_folder
 from dcn_det.errors import UserError
 from dcn_det.reproduce.plan import images_seen
-from dcn_det.reproduce.steps import configs_folder
 from tests.messages import refused, says
 
 
