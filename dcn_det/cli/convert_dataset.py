@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from dcn_det.cli.arguments import Parser
 from dcn_det.config import load_config
 from dcn_det.config.data import DataConfig
 from dcn_det.data.formats import open_split
@@ -23,12 +24,11 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det convert-dataset",
         description="Write the annotations of boxes of a config, or of a folder in any format that dcn-det init finds, "
         "in COCO's format. Images are not copied; file names are relative to the root of the data set.",
-        epilog="example:\n  dcn-det convert-dataset photos/flowers --output flowers_coco",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=["dcn-det convert-dataset photos/flowers --output flowers_coco"],
     )
     result.add_argument("source", type=Path, metavar="CONFIG|DIR", help="YAML file, or folder of annotated images")
     result.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the config")

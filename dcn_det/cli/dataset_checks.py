@@ -71,14 +71,6 @@ class DatasetCheck(ABC):
     def pictures(self, count: int) -> Iterator[tuple[str, list[Image]]]:
         """Yields names of training images and, for each, pictures of it unchanged and as used in training."""
 
-
-class FixableCheck(DatasetCheck):
-    """Check that can write the usable part of a split."""
-
-    @abstractmethod
-    def fix(self, path: Path) -> tuple[str, str]:
-        """Writes the usable part of the split after :meth:`report`; returns what was written and how to use it."""
-
     def browse(self, folder: Path, count: int) -> int:
         """Draws training images, unchanged and augmented; returns the number of images."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +86,14 @@ class FixableCheck(DatasetCheck):
         for i in permutation(len(ids), config.seed)[:count].tolist():
             flips = [config.data.flip != "none" and epoch % 2 == 1 for epoch in range(AUGMENTED)]
             yield i, [Draw(i, flip, mix(config.seed, epoch, int(ids[i]))) for epoch, flip in enumerate(flips)]
+
+
+class FixableCheck(DatasetCheck):
+    """Check that can write the usable part of a split."""
+
+    @abstractmethod
+    def fix(self, path: Path) -> tuple[str, str]:
+        """Writes the usable part of the split after :meth:`report`; returns what was written and how to use it."""
 
 
 def open_check(config: RunConfig, split: Literal["train", "test"]) -> DatasetCheck:

@@ -7,6 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
+from dcn_det.cli.arguments import Parser
 from dcn_det.config import load_config
 from dcn_det.data.layouts import FINDERS
 from dcn_det.distributed import resolve_device
@@ -19,13 +20,12 @@ from dcn_det.starting.plan import default_base, make_plan
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="dcn-det init",
         description="Look at a folder of annotated images and write a config that trains on them: format, splits, "
         "classes, anchors, input size, length and batch size. Writes this file only; images and annotations are used "
         "where they are.",
-        epilog="example:\n  dcn-det init photos/flowers --output flowers.yaml\n  dcn-det train flowers.yaml",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=["dcn-det init photos/flowers --output flowers.yaml", "dcn-det train flowers.yaml"],
     )
     result.add_argument("folder", type=Path, metavar="DIR", help="folder of images and annotations")
     result.add_argument(

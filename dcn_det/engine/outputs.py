@@ -82,8 +82,10 @@ class Outputs:
         if JSON in self.kinds:
             for ending, content in self.task.files(result).items():
                 write_bytes(self.folder / f"{name}{ending}", content)
-            frame = {} if shot.frame is None else {"frame": shot.frame}
-            self.records.append({"image": shot.source, **frame, **self.task.record(result)})
+            place: dict[str, Any] = {"image": shot.source}
+            if shot.frame is not None:
+                place["frame"] = shot.frame
+            self.records.append({**place, **self.task.record(result)})
         for writer in self.writers:
             writer.add(shot, name, result)
 
