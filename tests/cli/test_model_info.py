@@ -153,10 +153,10 @@ def test_settings_alone_are_no_config() -> None:
 @pytest.mark.parametrize(
     ("file", "part", "rows"),
     [
-        ("README.md", "coco", 14),
+        ("configs/REPRODUCE.md", "coco", 14),
         ("configs/README.md", "coco", 2),
         ("configs/README.md", "voc", 10),
-        ("configs/README.md", "sample", 11),
+        ("configs/README.md", "sample", 13),
     ],
 )
 def test_tables_in_the_documentation_are_what_the_command_prints(
