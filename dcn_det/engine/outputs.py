@@ -63,8 +63,8 @@ class Outputs:
 
     def add(self, shot: Shot, result: Any) -> None:
         """Writes the result of an image."""
-        source, frame = self._last
-        if shot.frame is None or shot.source != source or shot.frame <= frame:
+        source, last = self._last
+        if shot.frame is None or shot.source != source or shot.frame <= last:
             self._end_film()
             self._name = unique_name(shot.source, self._used)
         self._last = shot.source, shot.frame or 0
