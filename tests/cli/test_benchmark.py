@@ -7,7 +7,7 @@ def test_without_a_name_it_lists_the_benchmarks(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as exit:
         main(["--help"])
     assert exit.value.code == 0
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert all(name in text and summary in text for name, (_, summary) in BENCHMARKS.items())
 
 

@@ -36,6 +36,7 @@ OPTIONS = {
     "model-info": ["--size", "--rois", "--classes", "--json", "--markdown"],
     "benchmark data": ["--images", "--json"],
     "benchmark train": ["--steps", "--warmup", "--json"],
+    "config list": ["*", "coco/*", "--all"],
     "config show": ["--json-schema"],
     "config reference": ["--all"],
 }
