@@ -111,6 +111,11 @@ def png(text: str) -> Path:
     return Path(text)
 
 
+def place(text: str) -> str:
+    """Returns what may name a file, a pattern, an address or a camera; for completion, it is a file."""
+    return text
+
+
 def require_files(args: argparse.Namespace, *names: str) -> None:
     """Checks options that name files to write, before work begins.
 

@@ -170,7 +170,7 @@ def _values(action: argparse.Action) -> str:
         return CONFIG if "config" in named else "_dcn_det_keys"
     if "config" in named:
         return CONFIG
-    if action.type is Path or getattr(action.type, "__name__", "") == "png":
+    if action.type is Path or getattr(action.type, "__name__", "") in ("png", "place"):
         return FOLDER if named in ("dir", "output") and "folder" in str(action.help) else FILE
     return NOTHING
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcn_det.cli.arguments import Parser, natural, number, positive
+from dcn_det.cli.arguments import Parser, natural, number, place, positive
 from dcn_det.engine.outputs import DEFAULT, Outputs
 from dcn_det.engine.testing import load_task
 from dcn_det.errors import UserError
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "images",
         nargs="+",
+        type=place,
         metavar="IMAGE",
         help="image or video file, folder of images, quoted pattern ('photos/*.jpg'), text file that lists images, "
         "address of an image (https://...), or number of a camera, which runs until Ctrl-C",

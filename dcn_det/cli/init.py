@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         description="Look at a folder of annotated images and write a config that trains on them: format, splits, "
         "classes, anchors, input size, length and batch size. Writes this file only; images and annotations are used "
         "where they are.",
-        examples=["dcn-det init photos/flowers --output flowers.yaml", "dcn-det train flowers.yaml"],
+        examples=["dcn-det init photos/flowers --output flowers.yaml"],
     )
     result.add_argument("folder", type=Path, metavar="DIR", help="folder of images and annotations")
     result.add_argument(

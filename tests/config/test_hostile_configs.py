@@ -38,7 +38,7 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source = draw.choice(SOURCES)
         path = tmp_path / source.parent.name / "mutated.yaml"
         path.write_bytes(mutated(source.read_bytes(), draw))
-        codes.add(assert_result_or_clear_error(main, [str(path)], capsys))
+        codes.add(assert_result_or_clear_error(main, ["show", str(path)], capsys))
     assert codes == {0, 2}, "mutations must be neither harmless nor fatal throughout"
 
 
@@ -54,10 +54,10 @@ def test_overrides(capsys: pytest.CaptureFixture[str]) -> None:
             overrides.append(f"{key}={draw.choice(VALUES)}")
         # The system refuses some of them as arguments.
         overrides = [text for text in overrides if "\0" not in text]
-        codes.add(assert_result_or_clear_error(main, [str(draw.choice(SOURCES)), *overrides], capsys))
+        codes.add(assert_result_or_clear_error(main, ["show", str(draw.choice(SOURCES)), *overrides], capsys))
     assert codes == {0, 2}
 
 
 @pytest.mark.parametrize("name", ["/dev/null", "/", "/dev/zero", "/proc/self/mem", "x" * 5000, "a\nb\x1b[2J", ""])
 def test_names_of_files(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_result_or_clear_error(main, [name], capsys)
+    assert_result_or_clear_error(main, ["show", name], capsys)

@@ -262,7 +262,7 @@ def test_another_kind_of_model_keeps_backbone_and_rpn_alone(write):
     message = error(write("model: {kind: class_aware_rpn, head: {hidden: 7}}\n"))
     assert (
         message
-        == "a.yaml:1: model.head: unknown key for kind class_aware_rpn; allowed: kind, backbone, box_corners, rpn"
+        == "a.yaml:1: model.head: unknown key for kind class_aware_rpn; allowed: kind, weights, backbone, box_corners, rpn"
     )
     message = error(write("model: {kind: rfnc}\n"))
     assert "model.kind: unknown choice (got the string 'rfnc'); allowed: faster_rcnn, rfcn, " in message

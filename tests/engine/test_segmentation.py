@@ -261,7 +261,7 @@ def test_it_learns(config: Path, tmp_path: Path) -> None:
 def test_every_command_chooses_the_task_by_the_kind_of_the_model(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert config_command.main([str(config)]) == 0
+    assert config_command.main(["show", str(config)]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["model"]["bias_lr_mult"] == 2
     assert model_info.main([str(config)]) == 0
     assert run([str(config), "--dry-run"]) == 0
