@@ -261,8 +261,8 @@ def test_another_kind_of_model_keeps_backbone_and_rpn_alone(write):
     assert message.startswith("a.yaml:1: model.head.hidden: unknown key; allowed: ")
     message = error(write("model: {kind: class_aware_rpn, head: {hidden: 7}}\n"))
     assert (
-        message
-        == "a.yaml:1: model.head: unknown key for kind class_aware_rpn; allowed: kind, weights, backbone, box_corners, rpn"
+        message == "a.yaml:1: model.head: unknown key for kind class_aware_rpn; "
+        "allowed: kind, weights, backbone, box_corners, rpn"
     )
     message = error(write("model: {kind: rfnc}\n"))
     assert "model.kind: unknown choice (got the string 'rfnc'); allowed: faster_rcnn, rfcn, " in message
