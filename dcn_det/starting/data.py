@@ -122,7 +122,8 @@ def _contents(records: Records) -> str:
     counts = np.bincount(records.labels, minlength=len(records.categories)).tolist()
     classes = sorted(zip(counts, (category.name for category in records.categories)), reverse=True)
     named = first_few([f"{name} {count}" for count, name in classes], 8)
-    return f"{len(records.names)} images, {len(records.labels)} objects, {len(classes)} classes: {named}"
+    kinds = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
+    return f"{len(records.names)} images, {len(records.labels)} objects, {kinds}: {named}"
 
 
 def _has_objects(records: Records) -> np.ndarray:
