@@ -153,7 +153,9 @@ def test_a_cache_changes_nothing_and_spares_decoding(
         found = list(islice(build.build_train_loader(dataset, cached, 2, seed=1), 40))
         for a, b in zip(expected, found):
             assert torch.equal(a.images, b.images) and a.infos == b.infos
-        monkeypatch.setattr("dcn_det.data.dataset.read_image", lambda path: pytest.fail(f"{path} was decoded again"))
+        monkeypatch.setattr(
+            "dcn_det.data.dataset.read_annotated", lambda path, *more: pytest.fail(f"{path} was decoded again")
+        )
 
 
 def test_a_changed_file_is_decoded_anew_and_a_damaged_entry_too(tmp_path: Path) -> None:
