@@ -158,6 +158,10 @@ def test_a_cache_changes_nothing_and_spares_decoding(
         )
 
 
+def _no_decoding(path: str, *more: object) -> None:
+    pytest.fail(f"{path} was decoded again")
+
+
 def test_a_changed_file_is_decoded_anew_and_a_damaged_entry_too(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8))
