@@ -79,7 +79,7 @@ def test_ctrl_c_twice_while_saving_is_one_line(tiny: Path, tmp_path: Path) -> No
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert (done.returncode, done.stderr) == (130, "interrupted\n"), done.stdout
     assert "SIGINT" in done.stdout
     assert not list(out.glob("*.pth")) and not list(out.glob(".*"))
 
