@@ -172,7 +172,10 @@ class Trainer:
         load_into(self.model, state["model"], source=source)
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
+            saved = state["optimizer"]
+            # It decides where the step counts are loaded to, and was not set by earlier versions.
+            groups = [{**group, "fused": own[0].get("fused")} for group in saved["param_groups"]]
+            self.optimizer.load_state_dict({**saved, "param_groups": groups})
             fits = all(
                 value is None or value.shape in (parameter.shape, ())  # AdamW counts its steps in a scalar
                 for parameter, values in self.optimizer.state.items()

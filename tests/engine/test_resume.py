@@ -250,6 +250,27 @@ def test_what_came_after_the_checkpoint_is_taken_out_of_the_numbers(tmp_path: Pa
     assert [(record["iteration"], record["loss"]) for record in records] == [(1, 1.0), (2, 2.0), (3, 9.0)]
 
 
+def test_a_run_whose_optimizer_was_not_fused_continues_fused(tiny: Path, tmp_path: Path) -> None:
+    common = [
+        str(tiny),
+        "train.optimizer={kind: adamw, lr: 1e-3}",
+        "train.iterations=4",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    assert run([*common, "--stop-at", "2"]) == 0
+    path = (tmp_path / "run" / "latest.pth").resolve()
+    state = torch.load(path, weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        assert group["fused"] is True
+        group["fused"] = None  # as saved by earlier versions
+    torch.save(state, path)
+    assert run([*common, "--resume"]) == 0
+    optimizer = newest(tmp_path / "run")["optimizer"]
+    assert all(group["fused"] is True for group in optimizer["param_groups"])
+    assert {float(each["step"]) for each in optimizer["state"].values()} == {4.0}
+
+
 def test_random_states_come_back() -> None:
     import random as python_random
 
