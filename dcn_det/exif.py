@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+T = TypeVar("T")
 
 Exif = Literal["apply", "ignore", "auto"]
 """Values of ``data.exif``."""
@@ -28,16 +34,26 @@ def orientation(source: str | Path | bytes) -> int:
     """
     if isinstance(source, bytes) and source.startswith(_JPEG) and b"Exif\0" not in source[:_START]:
         return 1  # most images, without the time to open them
-    from PIL import Image as PillowImage
+    found = by_pillow(source, lambda opened: 1 if opened.format == "TIFF" else opened.getexif().get(_TAG, 1))
+    return found if found is not None and found in range(1, 9) else 1
+
+
+def by_pillow(source: str | Path | bytes, read: Callable[[PillowImage], T]) -> T | None:
+    """Returns what ``read`` finds in an image that Pillow opens; None if it is damaged or Pillow cannot read it.
+
+    Args:
+        source: the file, or its content.
+        read: is given the image, which is not decoded yet.
+    """
+    import PIL.Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with PillowImage.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                found = 1 if opened.format == "TIFF" else opened.getexif().get(_TAG, 1)
-    except Exception:  # damaged metadata, in one of many ways
-        return 1
-    return found if found in range(1, 9) else 1
+            with PIL.Image.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                return read(opened)
+    except Exception:  # Pillow's decoders raise errors of a dozen kinds for damaged files, SyntaxError among them
+        return None
 
 
 def turned(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

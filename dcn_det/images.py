@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcn_det.errors import UserError
-from dcn_det.exif import Exif, applies, orientation, turned
+from dcn_det.exif import Exif, applies, by_pillow, orientation, turned
 from dcn_det.files import write_bytes
 
 Image = NDArray[np.uint8]
@@ -152,14 +152,8 @@ def _by_pillow(data: bytes, size: tuple[int, int] | None, flags: int) -> NDArray
     """Decodes what OpenCV cannot, such as CMYK in TIFF; ``flags`` determine the order of the channels."""
     if size is None or data.startswith((_JPEG, _PNG)):
         return None
-    from PIL import Image as PillowImage
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with PillowImage.open(BytesIO(data)) as opened:
-                image = np.asarray(opened.convert("RGB"))
-    except Exception:  # damaged, in one of many ways
+    image = by_pillow(data, lambda opened: np.asarray(opened.convert("RGB")))
+    if image is None:
         return None
     return image if flags == _RGB else np.ascontiguousarray(image[..., ::-1])
 

@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from dcn_det.download.content import content_of, is_address
 from dcn_det.errors import UserError
+from dcn_det.exif import by_pillow
 from dcn_det.files import read_text
 from dcn_det.images import SUFFIXES, Image, as_rgb, file_content, image_of
 
@@ -152,6 +152,7 @@ def _sources(given: str, recursive: bool) -> list[Source]:
     if re.fullmatch(r"[0-9]{1,3}", given):
         return [Source(given, "camera")]
     if glob.has_magic(given):
+        # Path.glob takes relative patterns only, and refuses some that shells take.
         files = [each for each in sorted(glob.glob(given, recursive=True)) if Path(each).is_file()]  # noqa: PTH207
         if not files:
             raise UserError(f"no file matches '{given}'")
@@ -188,15 +189,7 @@ def _frame_count(data: bytes) -> int:
     """Returns the number of frames of an animation, or of pages of a TIFF."""
     if data.startswith(b"\xff\xd8"):  # previews in a JPEG are no animation
         return 1
-    from PIL import Image as PillowImage
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with PillowImage.open(BytesIO(data)) as opened:
-                return int(getattr(opened, "n_frames", 1))
-    except Exception:  # a format that only OpenCV reads, or damaged after the first frame
-        return 1
+    return by_pillow(data, lambda opened: int(getattr(opened, "n_frames", 1))) or 1
 
 
 def _frames(source: Source, every: int) -> Iterator[Shot]:

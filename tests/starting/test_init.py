@@ -8,6 +8,8 @@ import torch
 
 from dcn_det.cli import check_dataset, convert_dataset, infer, init, train
 from dcn_det.config import load_config, print_config, to_plain
+from dcn_det.config.data import VocSplitConfig
+from dcn_det.config.train import StepScheduleConfig
 from dcn_det.data.formats import open_split
 from dcn_det.data.formats.coco import read_coco
 from dcn_det.starting import plan
@@ -82,8 +84,9 @@ def test_settings_of_the_bases_own_data_do_not_remain(tmp_path: Path, tiny: Path
     for split_config, folder in ((config.data.train, "train"), (config.data.test, "valid")):
         assert to_plain(config)["data"]["train"]["folder"] == "train"
         assert split_config is not None and split_config.part == (0, 1)
-        assert getattr(split_config, "without") == () and getattr(split_config, "folder") == folder  # noqa: B009
-    assert config.train.schedule.unit == "share"  # type: ignore[union-attr]
+        assert isinstance(split_config, VocSplitConfig)
+        assert split_config.without == () and split_config.folder == folder
+    assert isinstance(config.train.schedule, StepScheduleConfig) and config.train.schedule.unit == "share"
     assert config.train.best_metric == "mAP50"
 
 
